@@ -1,0 +1,231 @@
+"""What a backend is verified on: op calls as shapes and options, from which fresh random arguments are made."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from convbench.registry.ops import OPS
+
+Layout = Literal["contiguous", "channels_last", "strided"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of one op: the shapes of its tensors, its other arguments, and how its input lies in memory.
+
+    `strided` is a view with gaps, as slicing makes it. The text of a case is the call it stands for.
+    """
+
+    op: str
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    options: tuple[tuple[str, Any], ...] = ()
+    layout: Layout = "contiguous"
+
+    def __str__(self) -> str:
+        parts = [f"{name}={shape}" for name, shape in self.shapes]
+        parts += [f"{name}={value!r}" for name, value in self.options]
+        layout = "" if self.layout == "contiguous" else f", {self.layout} input"
+        return f"{self.op}({', '.join(parts)}){layout}"
+
+    def arguments(self, dtype: torch.dtype, device: torch.device, seed: int) -> dict[str, Any]:
+        """Random normal tensors of these shapes, leaves without gradient, and the other arguments."""
+        generator = torch.Generator().manual_seed(seed)  # on the CPU: the same numbers for every device
+        arguments: dict[str, Any] = {}
+        for name, shape in self.shapes:
+            values = torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
+            arguments[name] = self._laid_out(values) if name == "input" else values
+        return arguments | dict(self.options)
+
+    def _laid_out(self, values: Tensor) -> Tensor:
+        if self.layout == "channels_last":
+            return values.contiguous(memory_format=torch.channels_last)
+        if self.layout == "strided":
+            wide = values.new_full((*values.shape[:-1], 2 * values.shape[-1]), float("nan"))
+            view = wide[..., ::2]  # the gaps hold NaN, so that reading past the strides shows
+            view.copy_(values)
+            return view
+        return values
+
+
+def conv2d(
+    input: tuple[int, ...],
+    weight: tuple[int, ...],
+    *,
+    bias: bool = True,
+    layout: Layout = "contiguous",
+    **options: Any,
+) -> Case:
+    """A convolution of these shapes."""
+    shapes: list[tuple[str, tuple[int, ...]]] = [("input", input), ("weight", weight)]
+    if bias:
+        shapes.append(("bias", weight[:1]))
+    return Case("conv2d", tuple(shapes), tuple(options.items()), layout)
+
+
+def pool(op: str, input: tuple[int, ...], layout: Layout = "contiguous", **options: Any) -> Case:
+    """A pooling of this shape."""
+    return Case(op, (("input", input),), tuple(options.items()), layout)
+
+
+def conformance_cases(op: str) -> list[Case]:
+    """The calls of one op that every backend is held against, or says that it does not support."""
+    return list(_CASES[op]())
+
+
+def refused_calls(op: str) -> list[Case]:
+    """Calls that torch refuses, and so must a backend."""
+    return list(_REFUSED[op])
+
+
+def model_cases(model: nn.Module, *inputs: Tensor) -> list[Case]:
+    """The distinct calls of contract ops in one forward pass of a plain torch model, in order.
+
+    The pass runs under `no_grad` in the model's own mode; what the calls are given is replaced by random
+    numbers of the same shapes when they are verified.
+    """
+    recorder = _Recorder()
+    with torch.no_grad(), recorder:
+        model(*inputs)
+    return list(recorder.cases)
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cases: dict[Case, None] = {}
+        self._ops = {function: op for op in OPS.values() for function in op.functions}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in self._ops:
+            op = self._ops[func]
+            call = {name: value for name, value in (kwargs or {}).items() if name != "return_indices"}
+            self.cases[_case(op.name, op.bind(args, call))] = None
+        return func(*args, **(kwargs or {}))
+
+
+def _case(op: str, arguments: Mapping[str, Any]) -> Case:
+    tensors = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
+    options = {name: _hashable(value) for name, value in arguments.items() if name not in tensors}
+    input = tensors["input"]
+    last = not input.is_contiguous() and input.is_contiguous(memory_format=torch.channels_last)
+    return Case(
+        op,
+        tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items()),
+        tuple(options.items()),
+        "channels_last" if last else "contiguous",
+    )
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, (list, torch.Size)) else value
+
+
+def _conv2d_cases() -> Iterator[Case]:
+    yield conv2d((2, 3, 8, 8), (4, 3, 3, 3))
+    yield conv2d((128, 1, 28, 28), (6, 1, 5, 5), padding=2)  # LeNet's first
+    for stride, padding, dilation in itertools.product((1, 2, (3, 2)), (0, 1, (2, 1)), (1, (2, 3))):
+        yield conv2d((2, 3, 13, 11), (4, 3, 3, 2), stride=stride, padding=padding, dilation=dilation)
+    for groups in (1, 2, 6):
+        for bias in (True, False):
+            yield conv2d((2, 6, 7, 7), (12, 6 // groups, 3, 3), bias=bias, padding=1, groups=groups)
+    for kernel in ((1, 1), (1, 5), (5, 1), (2, 2), (4, 3), (7, 7)):
+        yield conv2d((2, 2, 7, 9), (3, 2, *kernel))
+        yield conv2d((2, 2, 7, 9), (3, 2, *kernel), padding="same", bias=False)
+    yield conv2d((2, 3, 7, 9), (4, 3, 3, 3), padding="valid", stride=2)
+    yield conv2d((2, 3, 9, 9), (4, 3, 2, 4), padding="same", dilation=(3, 1))
+    yield conv2d((2, 4, 7, 7), (8, 4, 1, 1), stride=2)  # 1x1, as in a residual shortcut
+    yield conv2d((1, 1, 1, 1), (1, 1, 1, 1))
+    yield conv2d((1, 1, 1, 1), (2, 1, 3, 3), padding=1)
+    yield conv2d((1, 2, 2, 3), (1, 2, 2, 3))
+    yield conv2d((0, 3, 8, 8), (4, 3, 3, 3), padding=1)  # an empty batch
+    yield conv2d((3, 3, 5, 5), (4, 3, 3, 3), padding=3)
+    yield conv2d((2, 3, 17, 31), (5, 3, 3, 3), stride=(2, 1))
+    for layout in ("channels_last", "strided"):
+        yield conv2d((2, 3, 8, 6), (4, 3, 3, 3), padding=1, layout=layout)  # type: ignore[arg-type]
+
+
+def _pool_cases(op: str) -> Iterator[Case]:
+    yield pool(op, (2, 3, 8, 8), kernel_size=2)
+    yield pool(op, (2, 3, 8, 8), kernel_size=2, stride=2)
+    for kernel, stride, padding in (
+        (3, 2, 1),
+        (3, 1, 1),
+        ((2, 3), (2, 3), (0, 1)),
+        ((3, 1), (1, 2), (1, 0)),
+        (2, 3, 0),
+        (5, 2, 2),
+    ):
+        for ceil_mode in (False, True):
+            yield pool(
+                op,
+                (2, 3, 9, 7),
+                kernel_size=kernel,
+                stride=stride,
+                padding=padding,
+                ceil_mode=ceil_mode,
+            )
+    yield pool(op, (1, 1, 1, 1), kernel_size=1)
+    yield pool(op, (3, 2, 4, 4), kernel_size=4)
+    yield pool(op, (0, 2, 4, 4), kernel_size=2)
+    for layout in ("channels_last", "strided"):
+        yield pool(op, (2, 3, 8, 6), kernel_size=2, stride=1, layout=layout)  # type: ignore[arg-type]
+
+
+def _max_pool2d_cases() -> Iterator[Case]:
+    yield from _pool_cases("max_pool2d")
+    yield pool("max_pool2d", (2, 3, 9, 9), kernel_size=3, stride=1, padding=1, dilation=2)
+    yield pool("max_pool2d", (2, 3, 9, 8), kernel_size=(2, 3), dilation=(3, 1), ceil_mode=True)
+
+
+def _avg_pool2d_cases() -> Iterator[Case]:
+    yield from _pool_cases("avg_pool2d")
+    for ceil_mode in (False, True):
+        yield pool(
+            "avg_pool2d",
+            (2, 3, 9, 7),
+            kernel_size=3,
+            stride=2,
+            padding=1,
+            ceil_mode=ceil_mode,
+            count_include_pad=False,
+        )
+    yield pool("avg_pool2d", (2, 3, 9, 7), kernel_size=3, padding=1, divisor_override=5)
+
+
+_CASES = {"conv2d": _conv2d_cases, "max_pool2d": _max_pool2d_cases, "avg_pool2d": _avg_pool2d_cases}
+
+_REFUSED = {
+    "conv2d": (
+        conv2d((2, 3, 8, 8), (4, 2, 3, 3)),  # channels that do not match
+        conv2d((2, 3, 8, 8), (4, 3, 3, 3), groups=2),
+        conv2d((2, 4, 8, 8), (3, 2, 3, 3), groups=2),
+        conv2d((2, 3, 2, 2), (4, 3, 3, 3)),  # a kernel larger than the image
+        conv2d((2, 3, 8, 8), (4, 3, 3, 3), stride=0),
+        conv2d((2, 3, 8, 8), (4, 3, 3, 3), dilation=0),
+        conv2d((2, 3, 8, 8), (4, 3, 3, 3), padding=-1),
+        conv2d((2, 3, 8, 8), (4, 3, 3, 3), padding="same", stride=2),
+        conv2d((2, 3, 8, 8), (4, 3, 3, 3), padding="full"),
+    ),
+    "max_pool2d": (
+        pool("max_pool2d", (2, 3, 8, 8), kernel_size=0),
+        pool("max_pool2d", (2, 3, 8, 8), kernel_size=2, stride=0),
+        pool("max_pool2d", (2, 3, 8, 8), kernel_size=2, padding=2),
+        pool("max_pool2d", (2, 3, 2, 2), kernel_size=3),
+    ),
+    "avg_pool2d": (
+        pool("avg_pool2d", (2, 3, 8, 8), kernel_size=0),
+        pool("avg_pool2d", (2, 3, 8, 8), kernel_size=2, stride=0),
+        pool("avg_pool2d", (2, 3, 8, 8), kernel_size=2, padding=2),
+        pool("avg_pool2d", (2, 3, 2, 2), kernel_size=3),
+        pool("avg_pool2d", (2, 3, 8, 8), kernel_size=2, divisor_override=0),
+    ),
+}

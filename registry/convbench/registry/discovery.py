@@ -1,0 +1,242 @@
+"""Find plugins: the built-in ones and every installed entry point of group `convbench`, one by one.
+
+A plugin that fails to import, misspells a hook or returns something that is no record is quarantined: it is
+kept in `Registry.plugins` with its error, nothing of it is registered, and every other plugin works on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from convbench.registry import hookspecs
+from convbench.registry.catalog import Catalog
+from convbench.registry.errors import PluginError, choices
+from convbench.registry.hookspecs import PROJECT
+from convbench.registry.records import Architecture, Backend, Dataset
+
+if TYPE_CHECKING:
+    import click
+
+# What convbench ships comes in as anybody's plugin does: by the dotted name of a module with hook functions.
+BUILTINS = (
+    "convbench.plugins.backends.fft",
+    "convbench.plugins.backends.im2col",
+    "convbench.plugins.backends.loops",
+    "convbench.plugins.backends.shift",
+    "convbench.plugins.backends.torch",
+    "convbench.plugins.backends.winograd",
+    "convbench.plugins.architectures.alexnet",
+    "convbench.plugins.architectures.densenet",
+    "convbench.plugins.architectures.googlenet",
+    "convbench.plugins.architectures.lenet",
+    "convbench.plugins.architectures.lenet_bn",
+    "convbench.plugins.architectures.local",
+    "convbench.plugins.architectures.mlp",
+    "convbench.plugins.architectures.nin",
+    "convbench.plugins.architectures.resnet18",
+    "convbench.plugins.architectures.resnext",
+    "convbench.plugins.architectures.timm",
+    "convbench.plugins.architectures.torchvision",
+    "convbench.plugins.architectures.vgg11",
+    "convbench.plugins.datasets.fashion_mnist",
+    "convbench.plugins.datasets.commands",
+    "convbench.suites.commands",
+    "convbench.suites.definitions",
+    "convbench.suites.inspection",
+    "convbench.results.commands",
+    "convbench.registry.commands",
+)
+
+# `torchvision/resnet18` is a name; `package:name` is reserved for choosing between plugins.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+/-]*")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """Where records come from; `error` says why a quarantined plugin is not used."""
+
+    name: str
+    distribution: str
+    version: str
+    module: str
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Everything that was found. The catalogs are mappings from name to record, sorted by name."""
+
+    plugins: tuple[Plugin, ...]
+    backends: Catalog[Backend]
+    architectures: Catalog[Architecture]
+    datasets: Catalog[Dataset]
+    suites: Catalog[Path]
+    _manager: pluggy.PluginManager = field(repr=False, compare=False)
+
+    @property
+    def version(self) -> str:
+        """The installed version of convbench."""
+        return _version("convbench")
+
+    def backend(self, name: str) -> Backend:
+        """The backend of that name, or of `package:name`.
+
+        Raises:
+            UnknownName: nothing of that name; the message has the nearest match and what exists.
+            AmbiguousName: two plugins offer it; the message names both.
+        """
+        return self.backends.find(name)
+
+    def architecture(self, name: str) -> Architecture:
+        """The architecture of that name; raises as `backend` does."""
+        return self.architectures.find(name)
+
+    def dataset(self, name: str) -> Dataset:
+        """The dataset of that name; raises as `backend` does."""
+        return self.datasets.find(name)
+
+    def suite(self, name: str) -> Path:
+        """The definition file of the suite of that name; raises as `backend` does."""
+        return self.suites.find(name)
+
+    def add_commands(self, group: click.Group) -> tuple[str, ...]:
+        """Let every plugin add its commands to `group`; returns a sentence for each one that failed."""
+        problems = []
+        for plugin in self.plugins:
+            loaded = self._manager.get_plugin(plugin.name)
+            if loaded is None:
+                continue
+            for implementation in _implementations(self._manager, "convbench_commands", loaded):
+                try:
+                    implementation(group=group)
+                except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's code: anything can come
+                    problems.append(f"plugin {plugin.name!r}: {describe(error)}")
+        return tuple(problems)
+
+
+def discover(builtins: Iterable[str] = BUILTINS, installed: Iterable[EntryPoint] | None = None) -> Registry:
+    """Load every plugin and collect its records.
+
+    Args:
+        builtins: dotted names of modules with hook functions.
+        installed: entry points to load; those of group `convbench` in this environment when None.
+    """
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(hookspecs)
+    own_version = _version("convbench")
+    found = [_load(manager, point, "convbench", own_version) for point in map(_builtin, builtins)]
+    points = entry_points(group=PROJECT) if installed is None else installed
+    for point in sorted(set(points), key=lambda point: (point.name, point.value)):
+        distribution = point.dist.name if point.dist else point.module.partition(".")[0]
+        release = point.dist.version if point.dist else "unknown"
+        found.append(_load(manager, point, distribution, release))
+
+    catalogs: tuple[Catalog[Any], ...] = tuple(
+        Catalog(kind) for kind in ("backend", "architecture", "dataset", "suite")
+    )
+    plugins = []
+    for plugin in found:
+        try:
+            if plugin.error is None:
+                records = [
+                    list(_records(manager, hook, kind, plugin)) for hook, kind in _RECORD_HOOKS.items()
+                ]
+                for catalog, of_this_kind in zip(catalogs, records, strict=True):
+                    catalog.check(plugin, of_this_kind)  # all of them first: a plugin is taken whole
+                for catalog, of_this_kind in zip(catalogs, records, strict=True):
+                    catalog.add(plugin, of_this_kind)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's code: anything can come out of it
+            manager.unregister(name=plugin.name)
+            plugin = replace(plugin, error=describe(error))
+        plugins.append(plugin)
+    manager.check_pending()
+    return Registry(tuple(plugins), *catalogs, _manager=manager)
+
+
+_RECORD_HOOKS: dict[str, type] = {
+    "convbench_backends": Backend,
+    "convbench_architectures": Architecture,
+    "convbench_datasets": Dataset,
+    "convbench_suites": Path,
+}
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line, with its type where convbench did not raise it."""
+    text = " ".join(str(error).split())
+    if isinstance(error, PluginError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _builtin(module: str) -> EntryPoint:
+    return EntryPoint(name=module, value=module, group=PROJECT)
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "unknown"
+
+
+def _load(manager: pluggy.PluginManager, point: EntryPoint, distribution: str, release: str) -> Plugin:
+    """Import one plugin and register its hooks; a failure becomes the plugin's `error`."""
+    name = point.name
+    if manager.has_plugin(name):  # another distribution chose the same entry-point name
+        name = f"{distribution}:{point.name}"
+    plugin = Plugin(name, distribution, release, point.value)
+    try:
+        loaded = point.load()
+        if manager.is_registered(loaded):
+            raise PluginError(f"{point.value} is already registered by another entry point")
+        manager.register(loaded, name)
+        _check_hooks(manager, loaded)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - importing a plugin may do anything
+        if manager.has_plugin(name):
+            manager.unregister(name=name)
+        return replace(plugin, error=describe(error))
+    return plugin
+
+
+def _check_hooks(manager: pluggy.PluginManager, loaded: object) -> None:
+    """Refuse a plugin with a hook nobody calls: a misspelt hook would otherwise vanish without a word."""
+    callers = manager.get_hookcallers(loaded) or []
+    if not callers:
+        raise PluginError("no hook of convbench is implemented; mark the functions with @hookimpl")
+    known = [name for name in vars(hookspecs) if name.startswith("convbench_")]
+    for caller in callers:
+        if not caller.has_spec():
+            raise PluginError(f"unknown hook {caller.name!r}; {choices(caller.name, known)}")
+
+
+def _implementations(
+    manager: pluggy.PluginManager, hook: str, loaded: object
+) -> Iterator[Callable[..., Any]]:
+    for implementation in getattr(manager.hook, hook).get_hookimpls():
+        if implementation.plugin is loaded:
+            yield implementation.function
+
+
+def _records(
+    manager: pluggy.PluginManager, hook: str, kind: type, plugin: Plugin
+) -> Iterator[tuple[str, Any]]:
+    """The records one plugin returns from one hook, checked, each with its name."""
+    for implementation in _implementations(manager, hook, manager.get_plugin(plugin.name)):
+        offered: Any = implementation()
+        if not isinstance(offered, Iterable):
+            raise PluginError(f"{hook} must return an iterable of {kind.__name__} records, not {offered!r}")
+        for record in offered:
+            if not isinstance(record, kind):
+                raise PluginError(f"{hook} must return {kind.__name__} records, not {record!r}")
+            name = record.stem if isinstance(record, Path) else record.name
+            if not isinstance(name, str) or not NAME.fullmatch(name):
+                raise PluginError(f"{hook}: {name!r} cannot be a name; letters, digits and _ . + / - can")
+            yield name, record

@@ -1,0 +1,78 @@
+"""What can go wrong, and the exit code each kind of wrong ends the command line with.
+
+ConvbenchError                2   anything a user or a plugin author can put right
+├── UsageError                2   an argument, a file or a value that cannot be used
+│   ├── UnknownName           2   no record of that name is registered
+│   └── AmbiguousName         2   several plugins register that name
+├── PluginError               2   a plugin that breaks the contract
+├── DataError                 2   a dataset file that is damaged, partial or unreachable
+├── GateFailed                1   a check that was asked to be a gate did not pass
+├── NothingRan                3   nothing was measured, or nothing could be compared
+└── Unsupported               2   an op call that a backend does not implement (routing falls back to torch)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConvbenchError(Exception):
+    """Base of every error convbench raises on purpose; its text is one clear sentence."""
+
+    exit_code = 2
+
+
+class UsageError(ConvbenchError):
+    """An argument, a file or a value that cannot be used."""
+
+
+class UnknownName(UsageError):
+    """No record of that name is registered."""
+
+    def __init__(self, kind: str, name: str, available: Iterable[str]) -> None:
+        self.kind, self.name, self.available = kind, name, sorted(available)
+        super().__init__(f"unknown {kind} {name!r}; {choices(name, self.available)}")
+
+
+class AmbiguousName(UsageError):
+    """Several plugins register that name."""
+
+    def __init__(self, kind: str, name: str, packages: Iterable[str]) -> None:
+        self.kind, self.name, self.packages = kind, name, sorted(packages)
+        origins = " and ".join(self.packages)
+        qualified = " or ".join(repr(f"{package}:{name}") for package in self.packages)
+        super().__init__(f"{kind} {name!r} is registered by {origins}; choose {qualified}")
+
+
+class PluginError(ConvbenchError):
+    """A plugin that breaks the contract."""
+
+
+class DataError(ConvbenchError):
+    """A dataset file that is damaged, partial or unreachable."""
+
+
+class GateFailed(ConvbenchError):
+    """A check that was asked to be a gate did not pass."""
+
+    exit_code = 1
+
+
+class NothingRan(ConvbenchError):
+    """Nothing was measured, or nothing could be compared."""
+
+    exit_code = 3
+
+
+class Unsupported(ConvbenchError):
+    """An op call that a backend does not implement; raise it from the op, and routing falls back to torch."""
+
+
+def choices(name: str, available: Iterable[str]) -> str:
+    """Say what is allowed instead of `name`, nearest match first."""
+    names = sorted(available)
+    by_lower = {candidate.lower(): candidate for candidate in names}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    hint = f"did you mean {by_lower[near[0]]!r}? " if near else ""
+    return f"{hint}available: {', '.join(names) or 'none'}"

@@ -1,0 +1,130 @@
+"""The records a plugin hands over: frozen, and light until they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from convbench.registry.errors import PluginError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Implementation = Callable[..., Any]
+
+
+def always_available() -> str | None:
+    """The `unavailable` of a backend that runs wherever torch does."""
+    return None
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How the rounding errors of an op are bounded; it is declared by the backend, and shown by the report.
+
+    Direct sums are `elementwise`: each output has errors in proportion to its own terms. Algorithms that
+    transform whole images or tiles are `normwise`: an error is in proportion to the norms of the images and
+    kernels, whichever output it lands in. `growth` says how many times larger errors are than those of direct
+    sums; `convbench.registry.tolerances` has the bounds.
+
+    Raises:
+        PluginError: a growth below 1, or one so large that an answer of zeros would pass.
+    """
+
+    model: Literal["elementwise", "normwise"] = "elementwise"
+    growth: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.model not in ("elementwise", "normwise"):
+            raise PluginError(f"accuracy must be 'elementwise' or 'normwise', not {self.model!r}")
+        if not 1.0 <= self.growth <= 1000.0:
+            raise PluginError(f"the growth of rounding errors must be from 1 to 1000, not {self.growth}")
+
+    def __str__(self) -> str:
+        return f"{self.model}, growth {self.growth:.3g}"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A named set of op implementations.
+
+    `load` imports what is needed and returns `{op name: callable}`; the callables take and return what
+    `torch.nn.functional` does (see `convbench.registry.ops`). An op raises `Unsupported` for a call that it
+    does not implement. `accuracy` is for the ops whose errors are not those of direct sums.
+    """
+
+    name: str
+    summary: str
+    load: Callable[[], Mapping[str, Implementation]]
+    devices: tuple[str, ...] = ("cpu",)
+    dtypes: tuple[str, ...] = ("float32",)
+    unavailable: Callable[[], str | None] = always_available
+    deterministic: bool = True
+    accuracy: Mapping[str, Accuracy] = field(default_factory=dict, hash=False)
+
+    @cached_property
+    def ops(self) -> Mapping[str, Implementation]:
+        """The implementations by op name, loaded at first use.
+
+        Raises:
+            PluginError: `load` returned something other than a mapping of names to callables.
+        """
+        ops = self.load()
+        if not isinstance(ops, Mapping) or not all(callable(op) for op in ops.values()):
+            raise PluginError(f"backend {self.name!r}: load() must return a mapping of op names to callables")
+        return dict(ops)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an architecture is trained: plain SGD on the cross-entropy, as in the book.
+
+    `resize` is (height, width) in pixels, None for the dataset's own size; `init` names the initialiser of
+    convolution and linear weights (`xavier_uniform`, or `default` for torch's own).
+    """
+
+    lr: float = 0.1
+    epochs: int = 10
+    batch_size: int = 128
+    resize: tuple[int, int] | None = None
+    init: str = "xavier_uniform"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network of plain torch layers: `build(num_classes=10, in_channels=1, **options)` returns the module."""
+
+    name: str
+    summary: str
+    build: Callable[..., nn.Module]
+    input_shape: tuple[int, int, int] = (1, 28, 28)
+    recipe: Recipe = field(default_factory=Recipe)
+    source: str = ""
+
+
+class Images(NamedTuple):
+    """Train and test images, uint8 (N, C, H, W), with labels, int64 (N,).
+
+    `name` says what was really found, such as `fashion-mnist-sample`; rows carry it, so that results on
+    unlike data are never compared.
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A labelled set of images: `load(root)` finds it under `root`, or where it usually is when `root` is None."""
+
+    name: str
+    summary: str
+    load: Callable[[Path | None], Images]
+    num_classes: int = 10
+    source: str = ""
