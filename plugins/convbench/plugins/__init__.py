@@ -1,0 +1,1 @@
+"""What convbench ships: op backends, architectures and datasets, each a plugin like anybody's."""
