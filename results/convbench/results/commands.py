@@ -1,0 +1,101 @@
+"""The commands of this room: `convbench report` and `convbench compare`."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import click
+
+from convbench.registry.hookspecs import hookimpl
+
+
+@hookimpl
+def convbench_commands(group: click.Group) -> None:
+    """Add this room's commands."""
+    group.add_command(report)
+    group.add_command(compare)
+
+
+class Percent(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
+    """A percentage such as `5%`, as a share."""
+
+    name = "percent"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        text = str(value).strip()
+        try:
+            number = float(text.removesuffix("%"))
+        except ValueError:
+            number = -1.0
+        if not text.endswith("%") or not 0 <= number < float("inf"):
+            self.fail(f"{text!r} is not a percentage such as 5%", param, ctx)
+        return number / 100
+
+
+@click.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+def report(run_dir: Path) -> None:
+    """Write table.md of a run again, from its results."""
+    from convbench.results.report import write_table
+
+    click.echo(write_table(run_dir))
+
+
+@click.command()
+@click.argument("base", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+@click.argument("more", type=click.Path(path_type=Path), nargs=-1)
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["table", "csv", "markdown", "json"]),
+    default="table",
+    show_default=True,
+    help="How to print it.",
+)
+@click.option("--force", is_flag=True, help="Compare unlike machines, torch builds, data sets and recipes.")
+@click.option(
+    "--min-effect",
+    type=Percent(),
+    default="3%",
+    show_default=True,
+    help="Smaller differences of time are never called faster or slower.",
+)
+@click.option(
+    "--fail-if-slower",
+    type=Percent(),
+    help="Exit with 1 if a step became slower by more than this, or could not be measured any more.",
+)
+def compare(
+    base: Path,
+    new: Path,
+    more: tuple[Path, ...],
+    style: str,
+    force: bool,
+    min_effect: float,
+    fail_if_slower: float | None,
+) -> None:
+    """Compare results with those of BASE.
+
+    Each is a results.csv, a run directory, a JSON file of pytest-benchmark, or a directory of such files, one
+    per process. With more than two, the history of each combination is shown. Exits with 3 if nothing could
+    be compared.
+    """
+    from convbench.results.comparing import compare as compare_results
+    from convbench.results.comparison_formats import FORMATS
+
+    if fail_if_slower is not None:
+        min_effect = min(min_effect, max(fail_if_slower, 1e-3))  # a gate of 1 % is not to overlook 2 %
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        comparison = compare_results(base, new, *more, force=force, min_effect=min_effect)
+    for warning in caught:
+        click.echo(f"warning: {warning.message}", err=True)
+    try:
+        click.echo(FORMATS[style](comparison), nl=False)
+    finally:  # the gate decides also when the reader of a pipe has had enough
+        if fail_if_slower is not None:
+            click.echo(comparison.gate(fail_if_slower), err=True)

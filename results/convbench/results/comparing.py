@@ -1,0 +1,252 @@
+"""Compares results with those of a base, combination by combination, and lets a script depend on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from convbench.registry.errors import GateFailed, NothingRan, UsageError
+from convbench.results.pairing import Left, Match, joined, match, name, reasons
+from convbench.results.schema import Combination
+from convbench.results.sides import read_side
+from convbench.results.trends import Trend, geometric_mean, trends
+from convbench.results.verdicts import (
+    FLOOR_POINTS,
+    MIN_EFFECT,
+    MIN_POINTS,
+    Difference,
+    Judged,
+    Verdict,
+    difference,
+    judge,
+    log_difference,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    Source: TypeAlias = Path | str | pd.DataFrame
+
+SAME_EPOCHS = 0.1  # trainings whose lengths differ by a larger share have no accuracies to compare
+
+
+@dataclass(frozen=True)
+class TimePair:
+    """The step time of one combination on both sides, geometric means over processes.
+
+    `ratio` is new over base, above one is slower; `detectable` is the smallest ratio that processes so many
+    and so spread could have shown; `note` says what makes the pair less than sound.
+    """
+
+    combination: Combination
+    file: str
+    verdict: Verdict
+    ratio: float
+    low: float
+    high: float
+    p_value: float
+    detectable: float
+    base_ms: float
+    new_ms: float
+    base_processes: int
+    new_processes: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class AccuracyPair:
+    """The validation accuracy of one combination on both sides, means over the seeds that both trained.
+
+    `change` is new minus base; what rests on a spread over seeds is None where a side has one seed.
+    `combination` carries the first seed.
+    """
+
+    combination: Combination
+    file: str
+    verdict: Verdict
+    change: float
+    low: float | None
+    high: float | None
+    p_value: float | None
+    detectable: float | None
+    base_accuracy: float
+    new_accuracy: float
+    base_seeds: int
+    new_seeds: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found: `files` are the names of the base and of what was compared with it."""
+
+    files: tuple[str, ...]
+    times: tuple[TimePair, ...]
+    accuracies: tuple[AccuracyPair, ...]
+    left_out: tuple[Left, ...]
+    trends: tuple[Trend, ...]
+    min_effect: float
+
+    def gate(self, slower: float) -> str:
+        """Refuse a slow-down by more than `slower` (0.05 is 5 %); return what passing is worth.
+
+        A combination that the base measured, and that a new file planned and could not measure, is refused
+        too. A pair that is merely unclear passes, and is owned up to.
+
+        Raises:
+            GateFailed: a pair is slower by more than that, or a combination was lost.
+            NothingRan: no step time was compared.
+        """
+        failed = [pair for pair in self.times if pair.verdict == "slower" and pair.ratio > 1 + slower]
+        lost = [left for left in self.left_out if left.lost]
+        if failed:
+            worst = max(failed, key=lambda pair: pair.ratio)
+            raise GateFailed(
+                f"{len(failed)} of {len(self.times)} pairs are slower by more than {slower:.1%}, the worst "
+                f"by {worst.ratio - 1:.1%}: {name(worst.combination)} in {worst.file}"
+            )
+        if lost:
+            first = f"{name(lost[0].combination)} {lost[0].reason}"
+            raise GateFailed(f"{len(lost)} combinations of the base could not be measured again: {first}")
+        if not self.times:
+            raise NothingRan("the gate has nothing to judge: no step time was compared")
+        passed = f"none of {len(self.times)} pairs is shown to be slower by more than {slower:.1%}"
+        blind = [pair for pair in self.times if pair.verdict == "unclear" and pair.detectable > 1 + slower]
+        if not blind:
+            return passed
+        least = max(pair.detectable for pair in blind) - 1
+        return f"{passed}; but noise hides as much in {len(blind)}, in the worst anything below {least:.1%}"
+
+
+def compare(
+    base: Source, new: Source, *more: Source, force: bool = False, min_effect: float = MIN_EFFECT
+) -> Comparison:
+    """Compare results with those of a base.
+
+    Each is a results.csv, a run directory, a table of `read_results`, a JSON file of pytest-benchmark, or a
+    directory of such files, one per process. Pairs of unlike machine, torch, threads, data set or recipe are
+    left out unless `force`. A ratio of times nearer to one than `min_effect` is never called a difference.
+
+    Raises:
+        UsageError: a file cannot be read, or `min_effect` is not a share.
+        NothingRan: nothing could be compared.
+    """
+    if not 0 < min_effect < 1:
+        raise UsageError(f"the smallest effect is a share between 0 and 1, not {min_effect}")
+    sources = (base, new, *more)
+    files = labels(sources)
+    first, *others = (read_side(source, name) for source, name in zip(sources, files, strict=True))
+    matches: list[Match] = []
+    left_out: list[Left] = []
+    for side in others:
+        found, left = match(first, side, force=force)
+        matches += found
+        left_out += left
+    if not matches:
+        raise NothingRan(f"nothing could be compared: {reasons(left_out)}")
+    return Comparison(
+        files=tuple(files),
+        times=compare_times(matches, min_effect),
+        accuracies=compare_accuracies(matches),
+        left_out=tuple(left_out),
+        trends=trends(files, matches, min_effect) if more else (),
+        min_effect=min_effect,
+    )
+
+
+def labels(sources: Sequence[Source]) -> list[str]:
+    """A short name for each file, a longer one where the short ones are alike."""
+    paths = [Path(source) if isinstance(source, (str, Path)) else Path("table") for source in sources]
+    runs = [path.absolute().parent if path.name == "results.csv" else path for path in paths]
+    short = [path.name or str(path) for path in runs]
+    for names in (short, [str(path) for path in paths]):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} ({number})" for number, name in enumerate(short, 1)]
+
+
+def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair, ...]:
+    """Judge the step times of all pairs together."""
+    timed = [each for each in matches if each.base.step_ms and each.new.step_ms]
+    gaps = [log_difference(each.base.step_ms, each.new.step_ms) for each in timed]
+    words: dict[str, Verdict] = {"more": "slower", "less": "faster", "same": "same", "unclear": "unclear"}
+    return tuple(
+        TimePair(
+            combination=each.combination,
+            file=each.file,
+            verdict=words[judged.verdict],
+            ratio=math.exp(gap.estimate),
+            low=math.exp(judged.low),
+            high=math.exp(judged.high),
+            p_value=judged.p_value,
+            detectable=math.exp(judged.detectable),
+            base_ms=geometric_mean(each.base.step_ms),
+            new_ms=geometric_mean(each.new.step_ms),
+            base_processes=len(each.base.step_ms),
+            new_processes=len(each.new.step_ms),
+            note=joined(each.note, "one process on a side: its spread is assumed" * gap.assumed),
+        )
+        for each, gap, judged in zip(timed, gaps, judge(gaps, math.log1p(min_effect)), strict=True)
+    )
+
+
+def compare_accuracies(matches: Sequence[Match]) -> tuple[AccuracyPair, ...]:
+    """Judge the accuracies of all combinations together, the seeds of a combination being its sample."""
+    groups: dict[tuple[str, Combination], list[Match]] = {}
+    for each in matches:
+        if each.base.accuracies and each.new.accuracies:
+            groups.setdefault((each.file, replace(each.combination, seed=0)), []).append(each)
+    gaps: dict[tuple[str, Combination], Difference] = {}
+    for key, group in groups.items():
+        gap = difference(accuracies(group, "base"), accuracies(group, "new"), FLOOR_POINTS, assumed=None)
+        if gap is not None and not lengths(group):
+            gaps[key] = gap
+    judged = dict(zip(gaps, judge(list(gaps.values()), MIN_POINTS), strict=True))
+    return tuple(accuracy_pair(key[0], group, judged.get(key)) for key, group in groups.items())
+
+
+def accuracy_pair(file: str, group: Sequence[Match], judged: Judged | None) -> AccuracyPair:
+    """Put what was found of one combination's accuracy into words."""
+    words: dict[str, Verdict] = {"more": "higher", "less": "lower", "same": "same", "unclear": "unclear"}
+    base, new = accuracies(group, "base"), accuracies(group, "new")
+    means = sum(base) / len(base), sum(new) / len(new)
+    single = "one seed on a side shows no spread" if min(len(base), len(new)) == 1 else ""
+    return AccuracyPair(
+        combination=group[0].combination,
+        file=file,
+        verdict=words[judged.verdict] if judged else "unclear",
+        change=means[1] - means[0],
+        low=judged.low if judged else None,
+        high=judged.high if judged else None,
+        p_value=judged.p_value if judged else None,
+        detectable=judged.detectable if judged else None,
+        base_accuracy=means[0],
+        new_accuracy=means[1],
+        base_seeds=len(base),
+        new_seeds=len(new),
+        note=joined(*dict.fromkeys(each.note for each in group), lengths(group), single),
+    )
+
+
+def accuracies(group: Sequence[Match], side: str) -> list[float]:
+    """The accuracies of all seeds on one side."""
+    return [value for each in group for value in getattr(each, side).accuracies]
+
+
+def lengths(group: Sequence[Match]) -> str:
+    """What to say of trainings of unlike lengths, whose accuracies are not to be compared."""
+    base = [value for each in group for value in each.base.epochs]
+    new = [value for each in group for value in each.new.epochs]
+    longest, shortest = max(base + new, default=0), min(base + new, default=0)
+    if longest - shortest <= SAME_EPOCHS * longest:
+        return ""
+    return f"trained for {span(base)} and {span(new)} epochs"
+
+
+def span(values: Sequence[float]) -> str:
+    """A range of numbers, or the one they all are."""
+    low, high = f"{min(values, default=0):.3g}", f"{max(values, default=0):.3g}"
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,182 @@
+"""A comparison as text: a table for a terminal, Markdown, CSV or JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, fields
+from typing import NamedTuple
+
+from convbench.results.cells import guard, line
+from convbench.results.comparing import AccuracyPair, Comparison, TimePair
+from convbench.results.pairing import name
+from convbench.results.schema import COMBINATION
+from convbench.results.tables import escape
+from convbench.results.trends import Trend
+from convbench.results.verdicts import ALPHA, MIN_POINTS
+
+SHOWN = 50  # of what was left out; CSV and JSON hold it all
+
+
+class Section(NamedTuple):
+    """A titled table of texts."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
+
+
+def sections(comparison: Comparison) -> Iterator[Section]:
+    """What there is to show, table by table."""
+    base, new = comparison.files[0], comparison.files[1]
+    file: list[str] = []
+    if len(comparison.files) > 2:
+        file, new = ["file"], "new"
+    if comparison.times:
+        yield section(
+            "Step time: a ratio above 1 is slower",
+            [*file, "combination", f"{base}, ms", f"{new}, ms", "ratio (95 % interval)", "verdict", "note"],
+            [[pair.file] * len(file) + time_cells(pair) for pair in comparison.times],
+        )
+    if comparison.accuracies:
+        yield section(
+            "Validation accuracy",
+            [*file, "combination", base, new, "change (95 % interval)", "verdict", "note"],
+            [[pair.file] * len(file) + accuracy_cells(pair) for pair in comparison.accuracies],
+        )
+    if comparison.trends:
+        yield Section(
+            "History of the step time",
+            ["combination", *(f"{each}, ms" for each in comparison.files), "change (95 % interval)", "trend"],
+            [trend_cells(trend) for trend in comparison.trends],
+        )
+    if left := comparison.left_out:
+        yield Section(
+            f"Not compared: {len(left)}" + f", of which {SHOWN} are shown" * (len(left) > SHOWN),
+            [*file, "combination", "reason"],
+            [[each.file] * len(file) + [name(each.combination), each.reason] for each in left[:SHOWN]],
+        )
+
+
+def section(title: str, headings: list[str], rows: list[list[str]]) -> Section:
+    """A section whose last column, the notes, is left out where there are none."""
+    if any(row[-1] for row in rows):
+        return Section(title, headings, rows)
+    return Section(title, headings[:-1], [row[:-1] for row in rows])
+
+
+def time_cells(pair: TimePair) -> list[str]:
+    """A pair of step times as texts."""
+    verdict: str = pair.verdict
+    if verdict == "unclear":
+        verdict += f" (shows from {pair.detectable - 1:.1%})"
+    return [
+        name(pair.combination),
+        f"{pair.base_ms:.4g} (n={pair.base_processes})",
+        f"{pair.new_ms:.4g} (n={pair.new_processes})",
+        f"{pair.ratio:.3f} ({pair.low:.3f} to {pair.high:.3f})",
+        verdict,
+        pair.note,
+    ]
+
+
+def accuracy_cells(pair: AccuracyPair) -> list[str]:
+    """A pair of accuracies as texts."""
+    interval = "" if pair.low is None or pair.high is None else f" ({pair.low:+.4f} to {pair.high:+.4f})"
+    verdict: str = pair.verdict
+    if verdict == "unclear" and pair.detectable is not None:
+        verdict += f" (shows from {pair.detectable:.3f})"
+    return [
+        name(pair.combination).rpartition("/s")[0] or name(pair.combination),
+        f"{pair.base_accuracy:.4f} (n={pair.base_seeds})",
+        f"{pair.new_accuracy:.4f} (n={pair.new_seeds})",
+        f"{pair.change:+.4f}{interval}",
+        verdict,
+        pair.note,
+    ]
+
+
+def trend_cells(trend: Trend) -> list[str]:
+    """A history as texts."""
+    interval = "" if trend.low is None or trend.high is None else f" ({trend.low:.3f} to {trend.high:.3f})"
+    times = ["–" if value is None else f"{value:.4g}" for value in trend.step_ms]
+    return [name(trend.combination), *times, f"{trend.change:.3f}{interval}", trend.verdict]
+
+
+def legend(comparison: Comparison) -> str:
+    """What the verdicts mean, in this comparison."""
+    return (
+        "n counts processes (for accuracies, seeds). faster, slower, higher, lower: the difference exceeds "
+        f"{comparison.min_effect:.3g} of the base (for accuracies {MIN_POINTS:.3g}), and its p-value, corrected "
+        f"for all pairs, is below {ALPHA:g}. same: the interval lies within that. unclear: this data cannot "
+        "tell; a difference shows only from the size given."
+    )
+
+
+def as_markdown(comparison: Comparison) -> str:
+    """Markdown tables."""
+    parts = [f"# {' and '.join(comparison.files)}\n"]
+    for title, headings, rows in sections(comparison):
+        parts.append(f"## {title}\n")
+        parts.append(f"| {' | '.join(map(escape, headings))} |\n|{' --- |' * len(headings)}")
+        parts += [f"| {' | '.join(map(escape, row))} |" for row in rows]
+        parts.append("")
+    return "\n".join([*parts, legend(comparison)]) + "\n"
+
+
+def as_table(comparison: Comparison) -> str:
+    """Plain tables for a terminal, as wide as they need to be."""
+    parts = []
+    for title, headings, rows in sections(comparison):
+        widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+        parts.append(title)
+        for row in (headings, ["-" * width for width in widths], *rows):
+            parts.append(
+                "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            )
+        parts.append("")
+    return "\n".join([*parts, legend(comparison)]) + "\n"
+
+
+PAIR_COLUMNS = [field.name for pair in (TimePair, AccuracyPair) for field in fields(pair)]
+CSV_COLUMNS = [
+    name
+    for name in dict.fromkeys(["measure", "file", *COMBINATION, "verdict", *PAIR_COLUMNS, "reason", "lost"])
+    if name != "combination"
+]
+
+
+def as_csv(comparison: Comparison) -> str:
+    """One table: a row per pair, and one per combination that was left out, with a reason and no verdict."""
+    text = io.StringIO()
+    text.write(line(CSV_COLUMNS))
+    for measure, records in (
+        ("step_ms", comparison.times),
+        ("val_accuracy", comparison.accuracies),
+        ("", comparison.left_out),
+    ):
+        for record in records:
+            values = {**asdict(record), **asdict(record.combination), "measure": measure}
+            text.write(line(csv_cell(values.get(column)) for column in CSV_COLUMNS))
+    return text.getvalue()
+
+
+def csv_cell(value: object) -> str:
+    """A number with nine digits, a text that no spreadsheet runs."""
+    if isinstance(value, float):
+        return format(value, ".9g")
+    return "" if value is None else guard(str(value))
+
+
+def as_json(comparison: Comparison) -> str:
+    """Everything, as JSON."""
+    return json.dumps(asdict(comparison), indent=2) + "\n"
+
+
+FORMATS: Mapping[str, Callable[[Comparison], str]] = {
+    "table": as_table,
+    "csv": as_csv,
+    "markdown": as_markdown,
+    "json": as_json,
+}

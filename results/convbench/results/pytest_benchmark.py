@@ -1,0 +1,95 @@
+"""Reads the JSON files of pytest-benchmark as processes that timed something."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convbench.registry.errors import UsageError
+from convbench.results.schema import COMBINATION, Combination, Row, columns
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def read_pytest_benchmark(paths: Sequence[Path]) -> pd.DataFrame:
+    """Read files as `time` rows, one per benchmark and file: a file is one process, whatever its rounds.
+
+    What a benchmark put into its `extra_info` under the name of a column of results.csv is taken from there.
+    A benchmark that names no architecture is known by its full name alone.
+
+    Raises:
+        UsageError: a file cannot be read, or is none of pytest-benchmark's.
+    """
+    import pandas as pd
+
+    return pd.DataFrame([row for index, path in enumerate(paths) for row in read_file(path, index)])
+
+
+def looks_like_json(path: Path) -> bool:
+    """Whether a file begins as JSON does."""
+    try:
+        with path.open("rb") as file:
+            return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+
+
+def read_file(path: Path, index: int) -> list[dict[str, Any]]:
+    """The rows of one file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise UsageError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("benchmarks"), list):
+        raise UsageError(f"{path} is not a file of pytest-benchmark: it has no list 'benchmarks'")
+    machine = content.get("machine_info")
+    shared = machine_columns(machine if isinstance(machine, dict) else {})
+    return [
+        read_benchmark(each, f"{path}, benchmark {at}", index, shared)
+        for at, each in enumerate(content["benchmarks"])
+    ]
+
+
+def machine_columns(machine: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file tells of its machine; not its host name, for a container has a new one each time."""
+    cpu = machine.get("cpu")
+    cpu = cpu if isinstance(cpu, dict) else {}
+    facts = [cpu.get("brand_raw"), cpu.get("count"), machine.get("machine"), machine.get("system")]
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+    return {"device_name": cpu.get("brand_raw"), "machine_id": f"pytest-benchmark {digest}"}
+
+
+def read_benchmark(benchmark: Any, where: str, index: int, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """One benchmark as the columns of a row.
+
+    Raises:
+        UsageError: it has no name, or no median time above zero.
+    """
+    benchmark = benchmark if isinstance(benchmark, dict) else {}
+    name = benchmark.get("fullname") or benchmark.get("name")
+    stats, extra = benchmark.get("stats"), benchmark.get("extra_info")
+    seconds = stats.get("median") if isinstance(stats, dict) else None
+    if not isinstance(name, str):
+        raise UsageError(f"{where} has no name")
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
+        raise UsageError(f"{where} ({name}) has no median time above zero")
+    row: dict[str, Any] = {column.name: None for column in columns(Row)}
+    row.update(vars(Combination(name, "", "", "", 0, "", "", 0)), **shared)
+    known = typed(extra) if isinstance(extra, dict) else {}
+    named = "architecture" in known
+    row.update({key: value for key, value in known.items() if named or key not in COMBINATION})
+    measured = {"kind": "time", "status": "ok", "round": index, "run_id": "", "step_ms_median": seconds * 1e3}
+    return row | measured
+
+
+def typed(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said under the name of a column, in the type of that column."""
+    types = {column.name: (int, float) if column.type is float else column.type for column in columns(Row)}
+    return {key: value for key, value in extra.items() if key in types and isinstance(value, types[key])}

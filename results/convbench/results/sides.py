@@ -1,0 +1,196 @@
+"""One side of a comparison: what each combination measured, process by process, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convbench.registry.errors import UsageError
+from convbench.results.pytest_benchmark import looks_like_json, read_pytest_benchmark
+from convbench.results.reading import read_table, results_file
+from convbench.results.schema import COMBINATION, MEASURED, Combination, Row, columns
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+CONDITIONS = (
+    "machine_id",
+    "device_name",
+    "torch_version",
+    "threads",
+    "dataset",
+    "train_images",
+    "recipe",
+    "flush_denormal",
+)
+PROCESS = ("run_id", "kind", "round")
+VALUES = ("status", "error", "step_ms_median", "val_accuracy", "epochs")
+LATER = {column.name for column in columns(Row) if column.later}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one side has of one combination.
+
+    `step_ms` holds a median per process; `accuracies` and `epochs` a value per training; `failure` the status
+    and error of the combination if nothing of it could be measured; `conditions` every value found.
+    """
+
+    step_ms: tuple[float, ...] = ()
+    accuracies: tuple[float, ...] = ()
+    epochs: tuple[float, ...] = ()
+    failure: str | None = None
+    conditions: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Side:
+    """A file of results under the name it is shown by."""
+
+    name: str
+    combinations: Mapping[Combination, Measured]
+
+
+def read_side(source: Path | str | pd.DataFrame, name: str) -> Side:
+    """Read a results.csv, a run directory, a pytest-benchmark file, or a directory of such files.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    return Side(name, summed_up(load(source), name))
+
+
+def load(source: Path | str | pd.DataFrame) -> pd.DataFrame:
+    """The columns that a comparison needs."""
+    if not isinstance(source, (str, Path)):
+        wanted = (*COMBINATION, *CONDITIONS, *PROCESS, *VALUES)
+        if missing := [name for name in wanted if name not in source and name not in LATER]:
+            raise UsageError(f"the table lacks the columns {', '.join(missing)}")
+        return source.reindex(columns=list(wanted))
+    path = Path(source)
+    if path.is_dir() and not (path / "results.csv").exists() and (files := sorted(path.glob("*.json"))):
+        return read_pytest_benchmark(files)
+    path = results_file(path)
+    if looks_like_json(path):
+        return read_pytest_benchmark([path])
+    return read_table(path, {*COMBINATION, *CONDITIONS, *PROCESS, *VALUES}, compact=True)
+
+
+def summed_up(frame: pd.DataFrame, name: str) -> dict[Combination, Measured]:
+    """What a table has of each combination."""
+    if not len(frame):
+        return {}
+    combination = codes(frame, tuple(COMBINATION))
+    # A resumed run tries again what had failed, and appends: the last row of a process counts.
+    last = ~duplicated(pair(combination, codes(frame, PROCESS)))
+    frame, combination = frame[last], combination[last]
+    measured = frame["status"].isin(MEASURED).to_numpy()
+    timed = measured & (frame["kind"] == "time").to_numpy() & frame["step_ms_median"].notna().to_numpy()
+    trained = measured & (frame["kind"] == "train").to_numpy() & frame["val_accuracy"].notna().to_numpy()
+    if (wrong := frame["step_ms_median"][timed]).le(0).any() or (wrong == float("inf")).any():
+        bad = wrong[wrong.le(0) | (wrong == float("inf"))].iloc[0]
+        raise UsageError(f"{name}: step_ms_median is {bad:g}; a time is a number above zero")
+    step_ms = split(frame, "step_ms_median", combination, timed)
+    accuracies = split(frame, "val_accuracy", combination, trained)
+    epochs = split(frame, "epochs", combination, trained)
+    failures = failed(frame, combination, measured)
+    # Conditions of what was measured; a process that failed early knows few of them.
+    shared = conditions(frame, combination, timed | trained)
+    return {
+        key: Measured(
+            step_ms=step_ms.get(code, ()),
+            accuracies=accuracies.get(code, ()),
+            epochs=epochs.get(code, ()),
+            failure=failures.get(code),
+            conditions=shared.get(code, {}),
+        )
+        for code, key in keys(frame, combination)
+    }
+
+
+def codes(frame: pd.DataFrame, names: Sequence[str]) -> NDArray[np.int64]:
+    """Number the rows by their distinct values in these columns, (rows,)."""
+    import numpy as np
+    import pandas as pd
+
+    found: NDArray[np.int64] = np.zeros(len(frame), dtype=np.int64)
+    for name in names:
+        values = frame[name]
+        found = pair(found, pd.factorize(values.cat.codes if values.dtype == "category" else values)[0])
+    return found
+
+
+def pair(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number the distinct pairs of two numberings."""
+    import numpy as np
+    import pandas as pd
+
+    second = second.astype(np.int64) + 1  # missing values are numbered -1
+    numbers: NDArray[np.int64] = pd.factorize(first * (second.max(initial=0) + 1) + second)[0]
+    return numbers
+
+
+def duplicated(numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of them come again further down."""
+    import pandas as pd
+
+    return pd.Series(numbers).duplicated(keep="last").to_numpy()
+
+
+def split(
+    frame: pd.DataFrame, column: str, combination: NDArray[np.int64], chosen: NDArray[np.bool_]
+) -> dict[int, tuple[float, ...]]:
+    """The chosen values of a column, by combination."""
+    import numpy as np
+
+    numbers, values = combination[chosen], frame[column].to_numpy(dtype=np.float64, na_value=np.nan)[chosen]
+    order = np.argsort(numbers, kind="stable")
+    found, starts = np.unique(numbers[order], return_index=True)
+    parts = np.split(values[order], starts[1:]) if len(found) else []
+    return {int(code): tuple(part.tolist()) for code, part in zip(found, parts, strict=True)}
+
+
+def failed(
+    frame: pd.DataFrame, combination: NDArray[np.int64], measured: NDArray[np.bool_]
+) -> dict[int, str]:
+    """Why combinations were not measured, as far as one of their processes says so."""
+    rows = frame.loc[~measured, ["kind", "status", "error"]].astype(object).fillna("")
+    found: dict[int, str] = {}
+    for code, (kind, status, error) in zip(
+        combination[~measured].tolist(), rows.to_numpy().tolist(), strict=True
+    ):
+        found.setdefault(code, f"{kind} {status}{f': {error}' if error else ''}")
+    return found
+
+
+def conditions(
+    frame: pd.DataFrame, combination: NDArray[np.int64], chosen: NDArray[np.bool_]
+) -> dict[int, dict[str, frozenset[str]]]:
+    """Every value of every condition under which a combination was measured."""
+    frame, combination = frame[chosen], combination[chosen]
+    first = ~duplicated(pair(combination, codes(frame, CONDITIONS)))
+    found: dict[int, dict[str, set[str]]] = {}
+    rows = frame.loc[first, list(CONDITIONS)].astype(object)
+    rows = rows.where(rows.notna(), "")
+    for code, values in zip(combination[first].tolist(), rows.to_numpy().tolist(), strict=True):
+        for name, value in zip(CONDITIONS, values, strict=True):
+            found.setdefault(code, {}).setdefault(name, set()).add(str(value))
+    # A process that timed may not know what one that trained does: what is unknown is no second value.
+    return {
+        code: {name: frozenset(values - {""} or values) for name, values in each.items()}
+        for code, each in found.items()
+    }
+
+
+def keys(frame: pd.DataFrame, combination: NDArray[np.int64]) -> Iterator[tuple[int, Combination]]:
+    """Each combination with its number, in order of appearance."""
+    import numpy as np
+
+    found, first = np.unique(combination, return_index=True)
+    rows = frame.iloc[first][list(COMBINATION)].astype(object)
+    for code, values in zip(found.tolist(), rows.to_numpy().tolist(), strict=True):
+        yield code, Combination(*values)

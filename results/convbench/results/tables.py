@@ -1,0 +1,243 @@
+"""The comparison table of a run, as Markdown for table.md and as rich tables for a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convbench.results.cells import flatten, read_records
+from convbench.results.reading import results_file
+from convbench.results.samples import step_times
+from convbench.results.schema import MEASURED, Row
+from convbench.results.summary import BASELINE, Accuracy, Group, Line, Table, comparison_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+__all__ = ["comparison_table", "print_table", "rich_table", "table_markdown"]
+
+HEADINGS = (
+    "backend",
+    "images/s",
+    "step, ms",
+    "p10–p90, ms",
+    "processes",
+    f"speed vs {BASELINE}",
+    "validation accuracy",
+    "served",
+    "max error",
+    "status",
+)
+LEGEND = (
+    "**images/s**: training throughput, higher is better, median over processes; "
+    "**step**: median time of a whole training step; **p10–p90**: what eight of ten steps lie between; "
+    "**processes**: fresh processes timed, in random order across combinations; "
+    f"**speed vs {BASELINE}**: above 1 is faster than {BASELINE}, with its 95 % interval over processes; "
+    "**validation accuracy**: mean over seeds at the end of the epochs or of the budget; "
+    "**served**: share of the FLOPs that the backend computed itself, torch did the rest; "
+    "**max error**: largest error against the float64 reference in verification; "
+    "**status**: `budget` marks a combination that was cut by its budget, so its accuracy is not final."
+)
+EMPTY = "–"
+
+
+def table_markdown(run: Path | str | Iterable[Row]) -> str:
+    """The comparison table of a run directory, or of rows, for a person to understand at a glance.
+
+    Raises:
+        UsageError: the directory holds no results.csv, or one that cannot be read.
+    """
+    environment: Mapping[str, Any] = {}
+    if isinstance(run, (str, Path)):
+        table, environment = load(Path(run))
+    else:
+        table = comparison_table(run)
+    parts = [*heading(table, environment), *(note + "\n" for note in warnings(table))]
+    if not table.groups:
+        parts.append("Nothing was run.\n")
+    for group in table.groups:
+        if len(table.groups) > 1:
+            parts.append(f"## {group.race.title}\n")
+        parts.append(group_markdown(group))
+        parts += [f"- `{line.backend}`: {escape(note)}" for line in group.lines for note in line.notes]
+        if any(line.notes for line in group.lines):
+            parts.append("")
+    if table.failures:
+        parts.append("## What did not run\n")
+        parts += [f"- `{f.label}`, {f.kind}: **{f.status}**, {escape(f.error)}" for f in table.failures]
+        parts.append("")
+    parts.append(LEGEND + "\n")
+    return "\n".join(parts)
+
+
+def load(directory: Path) -> tuple[Table, Mapping[str, Any]]:
+    """The table and the environment of a run directory."""
+    path = results_file(directory)
+    environment: Mapping[str, Any] = {}
+    with suppress(OSError, ValueError):  # the table does without: the rows name the device
+        environment = json.loads((path.parent / "environment.json").read_text(encoding="utf-8"))
+    return comparison_table(read_records(path, Row), step_times(path.parent / "samples.csv")), environment
+
+
+def heading(table: Table, environment: Mapping[str, Any]) -> list[str]:
+    """What was run, on what, with what."""
+    rows = table.rows
+    if not rows:
+        return ["# convbench\n"]
+    title = f"# {' and '.join(some(row.suite for row in rows))}\n"
+    if len(table.groups) == 1:
+        title += f"\n{table.groups[0].race.title}.\n"
+    facts = [
+        ("run", some(row.run_id for row in rows)),
+        ("data set", some(dataset(row) for row in rows)),
+        ("seeds", some(str(row.seed) for row in rows)),
+        ("recipe", some(row.recipe for row in rows)),
+        ("machine", machine(rows, environment)),
+        ("torch", some(row.torch_version for row in rows)),
+        ("threads", some(None if row.threads is None else str(row.threads) for row in rows)),
+        ("convbench", some(row.convbench_version for row in rows)),
+    ]
+    return [title, *(f"- {name}: {escape('; '.join(values))}" for name, values in facts if values), ""]
+
+
+def some(values: Iterable[str | None]) -> list[str]:
+    """The distinct values that are there, in order of appearance."""
+    return list(dict.fromkeys(value for value in values if value))
+
+
+def dataset(row: Row) -> str | None:
+    """A row's data set with its size."""
+    if row.dataset is None:
+        return None
+    return f"{row.dataset}, {row.train_images:,} training images" if row.train_images else row.dataset
+
+
+def machine(rows: Iterable[Row], environment: Mapping[str, Any]) -> list[str]:
+    """The machine, from environment.json where it is there."""
+    devices = some(row.device_name for row in rows)
+    words = [
+        f"{environment['logical_cores']} hardware threads" if environment.get("logical_cores") else None,
+        f"{environment['memory_gb']:.0f} GB memory" if environment.get("memory_gb") else None,
+        environment.get("operating_system"),
+        environment.get("python"),
+    ]
+    return [", ".join([" and ".join(devices) or str(environment.get("cpu_model", "unknown")), *some(words)])]
+
+
+def warnings(table: Table) -> list[str]:
+    """What a reader must not miss."""
+    notes = []
+    if any((row.dataset or "").endswith("-sample") for row in table.rows):
+        notes.append(
+            "> **These are results on the small embedded sample, not on the whole data set: accuracies are "
+            "lower, and are not to be compared with anybody's.** `convbench data fetch` gets the whole."
+        )
+    if any(row.flush_denormal == 0 for row in table.rows):
+        notes.append(
+            "> **Denormal numbers were not flushed to zero: a CPU may slow down as training goes on.**"
+        )
+    if len({row.machine_id for row in table.rows}) > 1:
+        notes.append("> **These rows come from more than one machine.**")
+    return notes
+
+
+def group_markdown(group: Group) -> str:
+    """One group as a Markdown table."""
+    lines = [f"| {' | '.join(HEADINGS)} |", f"| --- |{' ---: |' * 5} --- | ---: | ---: | --- |"]
+    lines += [f"| {' | '.join(escape(cell) for cell in cells(line))} |" for line in group.lines]
+    return "\n".join(lines) + "\n"
+
+
+def rich_table(group: Group) -> RichTable:
+    """One group as a table for a terminal."""
+    from rich.markup import escape as plain
+    from rich.table import Table as RichTable
+
+    table = RichTable(title=group.race.title, title_justify="left")
+    for name in HEADINGS:
+        numeric = name not in ("backend", "validation accuracy", "status")
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for line in group.lines:
+        style = "red" if line.status not in MEASURED else "yellow" if line.status == "budget" else None
+        table.add_row(*(plain(cell) for cell in cells(line)), style=style)
+    return table
+
+
+def print_table(console: Console, run: Path | str | Iterable[Row]) -> None:
+    """Show the comparison table of a run directory, or of rows, on a terminal."""
+    from rich.markup import escape as plain
+
+    table = load(Path(run))[0] if isinstance(run, (str, Path)) else comparison_table(run)
+    for note in warnings(table):
+        console.print(plain(note.lstrip("> ").replace("**", "").replace("`", "")), style="bold red")
+    for group in table.groups:
+        console.print(rich_table(group))
+        for line in group.lines:
+            for note in line.notes:
+                console.print(plain(f"{line.backend}: {note}"), style="dim")
+    for failure in table.failures:
+        console.print(
+            plain(f"{failure.label}, {failure.kind}: {failure.status}, {failure.error}"), style="red"
+        )
+
+
+def cells(line: Line) -> list[str]:
+    """A line's texts, under HEADINGS."""
+    return [
+        line.backend,
+        number(line.images_per_second),
+        number(line.step_ms),
+        EMPTY if line.step_ms_p10 is None else f"{number(line.step_ms_p10)}–{number(line.step_ms_p90)}",
+        str(line.processes),
+        ratio(line),
+        accuracy(line.accuracy),
+        EMPTY if line.served_flops_fraction is None else share(line.served_flops_fraction),
+        EMPTY if line.max_error is None else f"{line.max_error:.1e}",
+        line.status if line.status == "ok" else line.status.upper(),
+    ]
+
+
+def ratio(line: Line) -> str:
+    """The speed relative to the baseline's, with its interval."""
+    if line.ratio is None:
+        return EMPTY
+    interval = line.ratio_interval
+    span = f" ({number(interval.low)}–{number(interval.high)})" if interval else ""
+    return f"{number(line.ratio)}×{span}"
+
+
+def accuracy(reached: Accuracy | None) -> str:
+    """What training reached, and what it took."""
+    if reached is None:
+        return EMPTY
+    text = f"{reached.mean:.3f}"
+    if reached.seeds > 1:
+        text += f" ({reached.low:.3f}–{reached.high:.3f}, {reached.seeds} seeds)"
+    took = []
+    if reached.epochs is not None:
+        took.append(f"{reached.epochs:.3g} epoch{'' if reached.epochs == 1 else 's'}")
+    if reached.seconds is not None:
+        took.append(f"{reached.seconds:.3g} s")
+    return f"{text}{' after ' * bool(took)}{', '.join(took)}{' (budget)' * reached.budgeted}"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits of a measure, all of an integer part."""
+    if value is None:
+        return EMPTY
+    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
+
+
+def share(fraction: float) -> str:
+    """Per cent, where 100 % means all of it and nothing less."""
+    percent = fraction * 100
+    return f"{percent:.0f} %" if percent in (0, 100) else f"{min(percent, 99.9):.1f} %"
+
+
+def escape(text: str) -> str:
+    """Keep a text from ending a cell or starting markup of its own."""
+    return flatten(text).replace("|", "\\|").replace("<", "&lt;")

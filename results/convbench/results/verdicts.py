@@ -1,0 +1,144 @@
+"""Decides whether one side is faster than the other, and owns up where the data cannot tell.
+
+A side is the median step times of its processes, one number each: steps of one process are not independent,
+processes are (see `statistics`). Times are compared by their logarithms, for noise multiplies, with Welch's t
+test, which lets each side have its own spread and pays for few processes with few degrees of freedom. The
+bootstrap was tried and not taken: with three processes a side, its 99 % interval misses the equality of
+equals one time in seven.
+
+A pair is called `faster` or `slower` when its p-value, corrected by Holm for all pairs that are judged with
+it, is below ALPHA, *and* the difference exceeds the smallest that matters: two runs of one program at
+different hours differ by more than the spread within either, and no number of processes shows that. It is
+`same` when its 95 % interval lies within what does not matter. All else is `unclear`, with the smallest
+difference that this data could have shown.
+
+False alarms among equals, `tests/test_results_verdicts.py`: below 1 % of comparisons for normal, skewed and
+heavy-tailed spreads. Processes that fall into two modes far apart, such as an autotuner's two choices, defeat
+any test of three: there up to 5 % of comparisons of ten pairs raise one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from convbench.results.statistics import holm, t_quantile, t_tail, welch_freedom
+
+Verdict = Literal["faster", "slower", "higher", "lower", "same", "unclear"]
+
+ALPHA = 0.01  # chance that any pair of a comparison of equals is called different
+CONFIDENCE = 0.95  # of the intervals shown
+MIN_EFFECT = 0.03  # smaller differences of time lie within the drift of one machine between two runs
+MIN_POINTS = 0.01  # of accuracy: one percentage point
+
+# One process says nothing of the spread between processes. It is then taken to be large, larger than we have
+# seen on machines that do nothing else, so that only gross differences are called.
+ASSUMED_SPREAD = 0.10
+KNOWN = 1e6  # values that an assumed spread counts as: there is nothing uncertain about an assumption
+FLOOR_SPREAD = 0.001  # three processes may agree by chance better than any machine repeats itself
+FLOOR_POINTS = 0.001  # of accuracy: ten of ten thousand images
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two sides lie apart, on the scale of the test: its standard error, freedom and p-value."""
+
+    estimate: float
+    error: float
+    freedom: float
+    assumed: bool = False  # a spread was assumed for a side of a single process
+
+    @property
+    def p_value(self) -> float:
+        """The chance of a difference this large between equals."""
+        return t_tail(abs(self.estimate) / self.error, self.freedom)
+
+    def margin(self, tail: float) -> float:
+        """Half the width of the interval that leaves `tail` on both sides together."""
+        return critical(tail, self.freedom) * self.error
+
+
+def difference(
+    base: Sequence[float], new: Sequence[float], floor: float, assumed: float | None
+) -> Difference | None:
+    """The difference of the means, new - base; None if a side has one value and no spread is assumed."""
+    variances: list[tuple[float, float]] = []
+    single = False
+    for values in (base, new):
+        count = len(values)
+        if count == 1:
+            if assumed is None:
+                return None
+            single = True
+            variances.append((KNOWN, assumed**2))
+        else:
+            mean = sum(values) / count
+            variance = sum((value - mean) ** 2 for value in values) / (count - 1)
+            variances.append((count, max(variance, floor**2) / count))
+    error = math.sqrt(sum(variance for _, variance in variances))
+    estimate = sum(new) / len(new) - sum(base) / len(base)
+    return Difference(estimate, error, welch_freedom(variances), single)
+
+
+def log_difference(base: Sequence[float], new: Sequence[float]) -> Difference:
+    """The difference of the logarithms of two sides' times: its exponential is their ratio, new / base."""
+    found = difference(
+        [math.log(value) for value in base], [math.log(value) for value in new], FLOOR_SPREAD, ASSUMED_SPREAD
+    )
+    assert found is not None  # a spread is assumed where there is none
+    return found
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is concluded of one difference, on the scale of the test."""
+
+    verdict: Literal["more", "less", "same", "unclear"]
+    low: float
+    high: float
+    p_value: float  # corrected for the number of differences judged together
+    detectable: float  # the smallest difference that would have been called
+
+
+def judge(differences: Sequence[Difference], matters: float) -> list[Judged]:
+    """Judge differences together; those within `matters` of zero are never called different."""
+    corrected = holm([each.p_value for each in differences])
+    judged = []
+    for each, p_value in zip(differences, corrected, strict=True):
+        margin = each.margin(1 - CONFIDENCE)
+        low, high = each.estimate - margin, each.estimate + margin
+        verdict: Literal["more", "less", "same", "unclear"] = "unclear"
+        if p_value < ALPHA and abs(each.estimate) > matters:
+            verdict = "more" if each.estimate > 0 else "less"
+        elif -matters < low and high < matters and not each.assumed:
+            verdict = "same"
+        detectable = max(each.margin(ALPHA / len(differences)), matters)
+        judged.append(Judged(verdict, low, high, p_value, detectable))
+    return judged
+
+
+def critical(tail: float, freedom: float) -> float:
+    """The quantile of Student's t that leaves `tail` on both sides together, interpolated between freedoms.
+
+    Thousands of pairs each have their own freedom; between neighbours in the grid the quantile is linear in
+    1 / freedom to within a thousandth.
+    """
+    above = next((point for point in GRID if point >= freedom), GRID[-1])
+    below = GRID[max(GRID.index(above) - 1, 0)]
+    if below == above or freedom >= above:
+        return grid_quantile(tail, above)
+    share = (1 / below - 1 / freedom) / (1 / below - 1 / above)
+    high, low = grid_quantile(tail, below), grid_quantile(tail, above)
+    return math.exp((1 - share) * math.log(high) + share * math.log(low))
+
+
+GRID = (*(1 + step / 20 for step in range(60)), *(4 * 1.05**step for step in range(120)), KNOWN)
+
+
+@cache
+def grid_quantile(tail: float, freedom: float) -> float:
+    """Student's t at a point of the grid."""
+    return t_quantile(1 - tail / 2, freedom)

@@ -1,0 +1,258 @@
+"""`convbench compare`: formats, inputs, and exit codes that cannot lie."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from convbench.registry.cli import main
+from convbench.results.cells import header, to_line
+from convbench.results.schema import Row
+from result_rows import row, timed, trained, write
+
+BASE = [10.0, 10.1, 9.9]
+SLOWER = [12.0, 12.1, 11.9]
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return write(tmp_path / "base" / "results.csv", [*timed(BASE), *trained([0.70, 0.71, 0.69])])
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Path:
+    rows = [*timed(SLOWER), *trained([0.70, 0.71, 0.69]), *timed(BASE, backend="mine|=cmd")]
+    return write(tmp_path / "new" / "results.csv", rows)
+
+
+class Result(NamedTuple):
+    exit_code: object
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def convbench(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `convbench compare` as the command line does."""
+
+    def run(*words: object) -> Result:
+        with pytest.raises(SystemExit) as ending:
+            main(["compare", *map(str, words)])
+        return Result(ending.value.code, *capsys.readouterr())
+
+    return run
+
+
+def test_the_table_tells_verdict_ratio_accuracy_and_what_is_missing(
+    convbench: Run, base: Path, new: Path
+) -> None:
+    result = convbench(base, new)
+    assert result.exit_code == 0, result.stderr
+    for text in ("lenet/im2col/cpu/float32/b128", "1.200 (", "slower", "0.7000 (n=3)", "only in new", "n=3"):
+        assert text in result.stdout
+    assert result.stderr == ""
+
+
+def test_markdown_is_tables(convbench: Run, base: Path, new: Path) -> None:
+    lines = convbench(base, new, "--format", "markdown").stdout.splitlines()
+    tables = [line for line in lines if line.startswith("|")]
+    assert "# base and new" in lines
+    assert len(tables) == 3 + 3 + 3
+    missing = next(line for line in tables if "only in new" in line)
+    assert "mine\\|=cmd" in missing
+
+
+def test_csv_is_one_table_with_numbers(convbench: Run, base: Path, new: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(convbench(base, new, "--format", "csv").stdout)))
+    assert [(each["measure"], each["verdict"]) for each in rows[:2]] == [
+        ("step_ms", "slower"),
+        ("val_accuracy", "unclear"),
+    ]
+    assert float(rows[0]["ratio"]) == pytest.approx(1.2, rel=1e-3)
+    assert rows[-1]["reason"] == "only in new"
+    assert rows[-1]["verdict"] == ""
+
+
+def test_json_holds_everything(convbench: Run, base: Path, new: Path) -> None:
+    found = json.loads(convbench(base, new, "--format", "json").stdout)
+    assert found["files"] == ["base", "new"]
+    assert found["times"][0]["verdict"] == "slower"
+    assert found["times"][0]["combination"]["backend"] == "im2col"
+    assert found["accuracies"][0]["base_seeds"] == 3
+    assert found["left_out"][0]["reason"] == "only in new"
+
+
+def test_more_files_show_a_history(convbench: Run, base: Path, new: Path, tmp_path: Path) -> None:
+    third = write(tmp_path / "third.csv", timed([14.4, 14.5, 14.3]))
+    result = convbench(base, new, third)
+    assert result.exit_code == 0, result.stderr
+    assert "History of the step time" in result.stdout
+    assert "third.csv, ms" in result.stdout
+
+
+def test_the_gate_is_exit_code_1_and_still_shows_the_table(convbench: Run, base: Path, new: Path) -> None:
+    result = convbench(base, new, "--fail-if-slower", "5%")
+    assert result.exit_code == 1
+    assert "slower" in result.stdout
+    assert "1 of 1 pairs are slower by more than 5.0%" in result.stderr
+    assert convbench(base, new, "--fail-if-slower", "30%").exit_code == 0
+    assert convbench(new, base, "--fail-if-slower", "5%").exit_code == 0
+
+
+def test_a_gate_finer_than_the_smallest_effect_is_not_deaf(convbench: Run, tmp_path: Path) -> None:
+    base = write(tmp_path / "base.csv", timed([10.0, 10.01, 9.99]))
+    new = write(tmp_path / "new.csv", timed([10.2, 10.21, 10.19]))
+    assert convbench(base, new, "--fail-if-slower", "1%").exit_code == 1
+    assert convbench(base, new, "--fail-if-slower", "5%").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "code"),
+    [
+        ([], 3),
+        ([row(status="crashed")], 3),
+        ([row(kind="verify")], 3),
+        (timed(BASE, backend="another"), 3),
+        (timed(BASE, machine_id="another"), 3),
+        (timed(BASE, status="unavailable"), 3),
+        (trained([0.7, 0.7]), 3),
+        ([*timed(BASE), *trained([0.7, 0.71, 0.69])], 0),
+    ],
+)
+def test_nothing_judged_is_never_green(
+    convbench: Run, base: Path, tmp_path: Path, rows: list[Row], code: int
+) -> None:
+    new = write(tmp_path / "other.csv", rows)
+    assert convbench(base, new, "--fail-if-slower", "5%").exit_code == code
+
+
+def test_unlike_machines_are_compared_when_forced(convbench: Run, base: Path, tmp_path: Path) -> None:
+    new = write(tmp_path / "new.csv", timed(SLOWER, machine_id="another"))
+    refused = convbench(base, new)
+    assert refused.exit_code == 3
+    assert "unlike machine_id (0123456789ab and another)" in refused.stderr
+    forced = convbench(base, new, "--force")
+    assert forced.exit_code == 0
+    assert "unlike machine_id" in forced.stdout
+
+
+@pytest.mark.parametrize(
+    "content", ["", "a,b\n1,2\n", "{", '{"benchmarks": 3}', "[]", '{"benchmarks": [{}]}']
+)
+def test_a_file_that_is_no_result_is_exit_code_2(
+    convbench: Run, base: Path, tmp_path: Path, content: str
+) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text(content)
+    for sides in ((base, broken), (broken, base)):
+        result = convbench(*sides)
+        assert result.exit_code == 2
+        assert "broken" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nowhere.csv"],
+        [],
+        ["--fail-if-slower", "5"],
+        ["--fail-if-slower", "-5%"],
+        ["--fail-if-slower", "nan%"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(convbench: Run, base: Path, words: list[str]) -> None:
+    extra = [base] if words and words[0].startswith("--") else []
+    assert convbench(base, *extra, *words).exit_code == 2
+
+
+# pytest-benchmark
+
+
+def benchmark_json(path: Path, seconds: float, machine: str = "A processor", **extra: Any) -> Path:
+    content = {
+        "machine_info": {"node": path.stem, "cpu": {"brand_raw": machine, "count": 8}},
+        "benchmarks": [
+            {
+                "name": "test_a",
+                "fullname": "tests/test_a.py::test_a",
+                "stats": {"median": seconds},
+                "extra_info": extra,
+            }
+        ],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_files_of_pytest_benchmark_are_compared(convbench: Run, tmp_path: Path) -> None:
+    base, new = benchmark_json(tmp_path / "a.json", 0.010), benchmark_json(tmp_path / "b.json", 0.025)
+    result = convbench(base, new, "--fail-if-slower", "5%", "--format", "json")
+    assert result.exit_code == 1
+    pair = json.loads(result.stdout)["times"][0]
+    assert pair["combination"]["architecture"] == "tests/test_a.py::test_a"
+    assert (pair["base_ms"], pair["new_ms"]) == pytest.approx((10, 25))
+    assert "one process" in pair["note"]
+
+
+def test_a_directory_of_files_is_as_many_processes(convbench: Run, tmp_path: Path) -> None:
+    for side, seconds in (("base", 0.0100), ("new", 0.0105)):
+        for number in range(4):
+            benchmark_json(tmp_path / side / f"{number}.json", seconds * (1 + number / 1000))
+    pair = json.loads(convbench(tmp_path / "base", tmp_path / "new", "--format", "json").stdout)["times"][0]
+    assert pair["base_processes"] == 4
+    assert pair["verdict"] == "slower"
+
+
+def test_a_benchmark_that_names_its_combination_is_set_against_a_run(
+    convbench: Run, base: Path, tmp_path: Path
+) -> None:
+    shared = {name: value for name, value in vars(timed(BASE)[0]).items() if value is not None}
+    new = benchmark_json(tmp_path / "new.json", 0.020, **shared)
+    result = convbench(base, new)
+    assert result.exit_code == 0, result.stderr
+    assert "slower" in result.stdout
+
+
+def test_benchmarks_of_unlike_machines_are_refused(convbench: Run, tmp_path: Path) -> None:
+    sides = (benchmark_json(tmp_path / f"{name}.json", 0.01, machine=name) for name in ("x", "y"))
+    result = convbench(*sides)
+    assert result.exit_code == 3
+    assert "unlike machine_id" in result.stderr
+
+
+def test_a_line_cut_short_is_a_warning(convbench: Run, base: Path, new: Path) -> None:
+    new.write_bytes(new.read_bytes()[:-3])
+    result = convbench(base, new)
+    assert result.exit_code == 0
+    assert result.stderr.startswith(f"warning: {new}: the last line is cut short")
+
+
+@pytest.mark.slow
+def test_a_million_rows_are_compared_in_seconds(convbench: Run, tmp_path: Path) -> None:
+    lines = [
+        to_line(each)
+        for seed in range(100)
+        for each in timed([10 + seed / 10 + number / 1000 for number in range(10)], seed=seed)
+    ]
+    path = tmp_path / "results.csv"
+    with path.open("w") as file:
+        file.write(header(Row))
+        for number in range(500):
+            file.write("".join(lines).replace("run,", f"run{number},"))
+    began = time.perf_counter()
+    result = convbench(path, path, "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["times"][0]["base_processes"] == 5000
+    assert time.perf_counter() - began < 30  # about 3 s on two quiet cores; this catches a loop per row

@@ -1,0 +1,288 @@
+"""Comparing results: which pairs are made, which are refused, and what a gate makes of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convbench.registry import GateFailed, NothingRan, UsageError
+from convbench.results import Comparison, Row, compare, read_results
+from result_rows import LENET, row, timed, trained, write
+
+BASE = [10.0, 10.1, 9.9]
+SLOWER = [12.0, 12.1, 11.9]
+
+
+@pytest.fixture
+def against(tmp_path: Path) -> Any:
+    """Compare lists of rows as if they were files."""
+
+    def compare_rows(*sides: Iterable[Row], **options: Any) -> Comparison:
+        paths = [write(tmp_path / f"run{index}" / "results.csv", side) for index, side in enumerate(sides)]
+        return compare(*paths, **options)
+
+    return compare_rows
+
+
+@pytest.mark.parametrize(
+    ("new", "verdict"),
+    [
+        (SLOWER, "slower"),
+        ([8.0, 8.1, 7.9], "faster"),
+        ([10.0, 10.01, 9.99], "same"),
+        ([9.0, 13.0, 11.0], "unclear"),
+    ],
+)
+def test_each_verdict(against: Any, new: list[float], verdict: str) -> None:
+    base = [10.0, 10.01, 9.99] if verdict == "same" else BASE
+    pair = against(timed(base), timed(new)).times[0]
+    assert pair.verdict == verdict
+    assert pair.low < pair.ratio < pair.high
+    assert pair.ratio == pytest.approx(pair.new_ms / pair.base_ms)
+    assert (pair.base_processes, pair.new_processes) == (3, 3)
+    assert pair.detectable > 1
+
+
+def test_files_runs_and_tables_are_compared_alike(tmp_path: Path) -> None:
+    base = write(tmp_path / "base" / "results.csv", timed(BASE))
+    new = write(tmp_path / "new" / "results.csv", timed(SLOWER))
+    expected = compare(base, new).times
+    assert compare(str(base.parent), new.parent).times == expected
+    frames = compare(read_results(base), read_results(new)).times
+    assert [pair.ratio for pair in frames] == pytest.approx([pair.ratio for pair in expected])
+    assert frames[0].combination == LENET
+
+
+def test_names_of_files_are_short_where_that_is_distinct(tmp_path: Path) -> None:
+    paths = [write(tmp_path / side / "a" / "results.csv", timed(BASE)) for side in ("x", "y")]
+    other = write(tmp_path / "new.csv", timed(BASE))
+    assert compare(paths[0], other).files == ("a", "new.csv")
+    assert compare(*paths).files == tuple(map(str, paths))
+    assert compare(paths[0], paths[0]).files == ("a (1)", "a (2)")
+
+
+def test_combinations_of_one_side_are_listed_for_both(against: Any) -> None:
+    found = against([*timed(BASE), *timed(BASE, backend="old")], [*timed(BASE), *timed(BASE, backend="new")])
+    assert [(left.combination.backend, left.reason, left.lost) for left in found.left_out] == [
+        ("old", "only in run0", False),
+        ("new", "only in run1", False),
+    ]
+    assert len(found.times) == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("machine_id", "another"),
+        ("device_name", "Another processor"),
+        ("dataset", "fashion-mnist-sample"),
+        ("recipe", "lr=0.2 epochs=10"),
+        ("torch_version", "2.12.0+cpu"),
+        ("threads", 4),
+        ("machine_id", None),
+    ],
+)
+def test_unlike_conditions_are_named_and_refused_unless_forced(
+    against: Any, column: str, value: object
+) -> None:
+    sides = timed(BASE), timed(SLOWER, **{column: value})
+    other = re.escape(str(value or "unknown"))
+    with pytest.raises(NothingRan, match=rf"unlike {column} \(.* and {other}\) \(--force"):
+        against(*sides)
+    pair = against(*sides, force=True).times[0]
+    assert pair.verdict == "slower"
+    assert pair.note.startswith(f"unlike {column}")
+
+
+def test_one_unlike_pair_does_not_hide_the_others(against: Any) -> None:
+    mine = {"backend": "mine"}
+    found = against([*timed(BASE), *timed(BASE, **mine)], [*timed(BASE), *timed(BASE, **mine, threads=4)])
+    assert [pair.combination.backend for pair in found.times] == ["im2col"]
+    assert [left.reason for left in found.left_out] == ["unlike threads (2 and 4)"]
+
+
+def test_a_side_of_two_machines_is_like_none(against: Any) -> None:
+    mixed = [*timed(BASE), *timed(BASE, run_id="other", machine_id="another")]
+    with pytest.raises(NothingRan, match=r"unlike machine_id \(0123456789ab or another and"):
+        against(mixed, mixed)
+
+
+def test_what_a_timing_process_does_not_know_is_no_difference(against: Any) -> None:
+    both = [*timed(BASE, dataset=None, train_images=None), *trained([0.7])]
+    assert against(both, trained([0.7])).left_out == ()
+
+
+def test_an_older_file_without_a_recipe_is_compared(against: Any) -> None:
+    assert against(timed(BASE, recipe=None), timed(BASE)).times[0].note == ""
+
+
+def test_the_last_row_of_a_process_counts(against: Any) -> None:
+    again = [row(status="crashed"), *timed([50.0, 50.0, 50.0]), *timed(BASE)]
+    pair = against(again, timed(BASE)).times[0]
+    assert pair.base_processes == 3
+    assert pair.base_ms == pytest.approx(10, rel=0.01)
+
+
+def test_runs_put_into_one_file_are_more_processes(against: Any) -> None:
+    assert against([*timed(BASE), *timed(BASE, run_id="second")], timed(BASE)).times[0].base_processes == 6
+
+
+def test_one_process_a_side_is_said_to_rest_on_an_assumption(against: Any) -> None:
+    pair = against(timed([10.0]), timed([10.0])).times[0]
+    assert pair.verdict == "unclear"
+    assert "one process on a side" in pair.note
+
+
+def test_budgeted_rows_are_compared(against: Any) -> None:
+    assert against(timed(BASE, status="budget"), timed(SLOWER, status="budget")).times[0].verdict == "slower"
+
+
+def test_a_round_that_crashed_is_noted(against: Any) -> None:
+    crashed = row(round=2, status="crashed", error="signal 11")
+    pair = against(timed(BASE), [*timed(BASE[:2]), crashed]).times[0]
+    assert pair.new_processes == 2
+    assert pair.note == "in run1: time crashed: signal 11"
+
+
+@pytest.mark.parametrize("time", [0.0, -1.0, float("inf")])
+def test_a_time_that_is_none_is_refused(against: Any, time: float) -> None:
+    with pytest.raises(UsageError, match=r"step_ms_median is .*; a time is a number above zero"):
+        against(timed([10.0, time]), timed(BASE))
+
+
+def test_rows_that_failed_are_no_measurement_even_with_a_time(against: Any) -> None:
+    with pytest.raises(NothingRan, match="of 1 combinations 1 is in run1: time incorrect: wrong"):
+        against(timed(BASE), timed(BASE, status="incorrect", error="wrong"))
+
+
+@pytest.mark.parametrize("sides", [([], []), ([], timed(BASE)), (timed(BASE), [])])
+def test_nothing_to_compare_is_never_a_success(against: Any, sides: tuple[list[Row], list[Row]]) -> None:
+    with pytest.raises(NothingRan, match="nothing could be compared"):
+        against(*sides)
+
+
+def test_verification_alone_is_nothing_to_compare(against: Any) -> None:
+    verified = [row(kind="verify")]
+    with pytest.raises(NothingRan, match="not measured on both sides"):
+        against(verified, verified)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, float("nan")])
+def test_a_smallest_effect_that_is_no_share_is_refused(against: Any, share: float) -> None:
+    with pytest.raises(UsageError, match="a share between 0 and 1"):
+        against(timed(BASE), timed(BASE), min_effect=share)
+
+
+# Accuracy
+
+
+@pytest.mark.parametrize(
+    ("new", "verdict"),
+    [
+        ([0.801, 0.799, 0.80], "higher"),
+        ([0.601, 0.599, 0.60], "lower"),
+        ([0.701, 0.699, 0.70], "same"),
+        ([0.65, 0.75, 0.72], "unclear"),
+    ],
+)
+def test_accuracy_is_judged_over_seeds(against: Any, new: list[float], verdict: str) -> None:
+    found = against(trained([0.70, 0.701, 0.699]), trained(new))
+    pair = found.accuracies[0]
+    assert pair.verdict == verdict
+    assert pair.low is not None
+    assert pair.high is not None
+    assert pair.low < pair.change < pair.high
+    assert (pair.base_seeds, pair.new_seeds) == (3, 3)
+    assert found.times == ()
+
+
+def test_one_seed_shows_nothing_of_accuracy(against: Any) -> None:
+    pair = against(trained([0.9]), trained([0.1])).accuracies[0]
+    assert (pair.verdict, pair.low, pair.detectable) == ("unclear", None, None)
+    assert pair.change == pytest.approx(-0.8)
+    assert "one seed" in pair.note
+
+
+def test_trainings_of_unlike_length_are_not_compared_in_accuracy(against: Any) -> None:
+    pair = against(
+        trained([0.9, 0.9, 0.9]), trained([0.1, 0.1, 0.1], epochs=0.4, status="budget")
+    ).accuracies[0]
+    assert pair.verdict == "unclear"
+    assert "trained for 10 and 0.4 epochs" in pair.note
+
+
+# History
+
+
+def test_more_than_two_files_are_a_history(against: Any) -> None:
+    sides = [timed([time * level for time in BASE]) for level in (1, 1.1, 1.21, 1.331)]
+    found = against(*sides)
+    trend = found.trends[0]
+    assert trend.verdict == "slower"
+    assert trend.change == pytest.approx(1.331)
+    assert [round(time or 0, 1) for time in trend.step_ms] == [10.0, 11.0, 12.1, 13.3]
+    assert [pair.file for pair in found.times] == ["run1", "run2", "run3"]
+
+
+def test_a_history_without_a_direction_is_not_called_one(against: Any) -> None:
+    sides = [timed([time * level for time in BASE]) for level in (1, 1.2, 0.9, 1.1)]
+    assert against(*sides).trends[0].verdict == "unclear"
+
+
+def test_a_history_has_gaps(against: Any) -> None:
+    trend = against(timed(BASE), timed(SLOWER), timed(BASE, backend="mine")).trends[0]
+    assert trend.step_ms[2] is None
+    assert trend.change == pytest.approx(1.2, rel=1e-3)
+    assert trend.verdict == "unclear"  # two points are no trend
+    assert trend.low is None
+
+
+# The gate
+
+
+def test_the_gate_fails_for_a_slow_down_beyond_it(against: Any) -> None:
+    found = against(timed(BASE), timed(SLOWER))
+    with pytest.raises(
+        GateFailed, match=r"1 of 1 pairs are .* than 5\.0%, the worst by 20\.0%: lenet/im2col"
+    ):
+        found.gate(0.05)
+    found.gate(0.30)
+
+
+def test_the_gate_passes_what_is_faster_or_the_same(against: Any) -> None:
+    assert "none of 1 pairs" in against(timed(SLOWER), timed(BASE)).gate(0.05)
+    assert "noise" not in against(timed([10.0, 10.01, 9.99]), timed([10.0, 10.01, 9.99])).gate(0.05)
+
+
+def test_the_gate_owns_up_to_what_noise_hides(against: Any) -> None:
+    assert "noise hides as much in 1" in against(timed(BASE), timed([9.0, 13.0, 11.0])).gate(0.05)
+
+
+@pytest.mark.parametrize("status", ["crashed", "timeout", "oom", "incorrect", "unavailable", "error"])
+def test_the_gate_fails_for_a_combination_that_was_lost(against: Any, status: str) -> None:
+    mine = {"backend": "mine"}
+    lost = row(**mine, status=status, error="gone")
+    found = against([*timed(BASE), *timed(BASE, **mine)], [*timed(BASE), lost])
+    with pytest.raises(GateFailed, match=f"could not be measured again: lenet/mine/.*{status}: gone"):
+        found.gate(0.05)
+
+
+def test_the_gate_does_not_mind_what_failed_before(against: Any) -> None:
+    failed = row(backend="mine", status="crashed")
+    found = against([*timed(BASE), failed], [*timed(BASE), failed])
+    assert found.left_out
+    found.gate(0.05)
+
+
+def test_the_gate_needs_a_time_to_judge(against: Any) -> None:
+    with pytest.raises(NothingRan, match="nothing to judge"):
+        against(trained([0.7, 0.7]), trained([0.7, 0.7])).gate(0.05)
+
+
+def test_the_gate_looks_at_every_file(against: Any) -> None:
+    with pytest.raises(GateFailed, match="in run1"):
+        against(timed(BASE), timed(SLOWER), timed(BASE)).gate(0.05)

@@ -1,0 +1,112 @@
+"""The statistics behind every interval, against published values and against simulation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from convbench.results.statistics import (
+    holm,
+    median,
+    median_interval,
+    percentile,
+    ratio_interval,
+    relative_spread,
+    t_quantile,
+    t_tail,
+    welch_freedom,
+)
+
+
+def test_median_percentile_and_spread() -> None:
+    values = list(range(1, 12))
+    assert median(values) == 6
+    assert percentile(values, 10) == 2
+    assert relative_spread(values) == pytest.approx((10 - 2) / 12)
+
+
+# NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2
+@pytest.mark.parametrize(
+    ("probability", "freedom", "expected"),
+    [(0.975, 1, 12.706), (0.975, 4, 2.776), (0.995, 2, 9.925), (0.95, 30, 1.697), (0.999, 100, 3.174)],
+)
+def test_quantiles_of_students_t_agree_with_the_tables(
+    probability: float, freedom: int, expected: float
+) -> None:
+    assert t_quantile(probability, freedom) == pytest.approx(expected, abs=5e-4)
+
+
+@pytest.mark.parametrize("freedom", [1.0, 2.5, 4.0, 250.0])
+def test_tail_and_quantile_are_inverse(freedom: float) -> None:
+    assert t_tail(t_quantile(0.995, freedom), freedom) == pytest.approx(0.01)
+    assert t_tail(0, freedom) == pytest.approx(1)
+
+
+def test_freedom_of_equal_sides_is_that_of_both_and_of_unequal_ones_of_the_noisy() -> None:
+    assert welch_freedom([(3, 1.0), (3, 1.0)]) == pytest.approx(4)
+    assert welch_freedom([(3, 1e-9), (3, 1.0)]) == pytest.approx(2, abs=1e-6)
+    assert welch_freedom([(3, 0.0), (3, 0.0)]) == 4
+
+
+def test_holm_corrects_as_in_the_worked_example() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def processes(
+    random: np.random.Generator, count: int, center: float, between: float, within: float = 0.02
+) -> list[np.ndarray[tuple[int], np.dtype[np.float64]]]:
+    """Step times of processes, each with a level of its own."""
+    levels = center * np.exp(random.normal(0, between, count))
+    return [level * np.exp(random.normal(0, within, 30)) for level in levels]
+
+
+def test_an_interval_needs_two_processes() -> None:
+    random = np.random.default_rng(0)
+    one, two = processes(random, 1, 10, 0.01), processes(random, 2, 10, 0.01)
+    assert median_interval(one) is None
+    assert ratio_interval(one, two) is None
+    assert ratio_interval(two, two) is not None
+
+
+def test_an_interval_is_the_same_each_time() -> None:
+    random = np.random.default_rng(0)
+    sides = processes(random, 3, 10, 0.02), processes(random, 3, 20, 0.02)
+    assert ratio_interval(*sides) == ratio_interval(*sides)
+
+
+@pytest.mark.parametrize("between", [0.0, 0.05])
+def test_three_processes_a_side_give_intervals_that_hold_the_truth(between: float) -> None:
+    random = np.random.default_rng(1)
+    held, widths = 0, []
+    for seed in range(60):
+        base, new = processes(random, 3, 10, between), processes(random, 3, 20, between)
+        ratio = ratio_interval(base, new, seed=seed)
+        middle = median_interval(new, seed=seed)
+        assert ratio is not None
+        assert middle is not None
+        held += (ratio.low <= 2 <= ratio.high) + (middle.low <= 20 <= middle.high)
+        widths.append(math.log(ratio.high / ratio.low))
+    assert held >= 110  # of 120 at 95 %
+    assert max(np.median(widths), 0.01) < 10 * max(between, 0.02)  # and are not wide without reason
+
+
+def test_more_processes_narrow_the_interval_and_more_steps_do_not() -> None:
+    random = np.random.default_rng(2)
+
+    def width(count: int, repeats: int) -> float:
+        found = []
+        for seed in range(10):
+            sides = [
+                [np.tile(each, repeats) for each in processes(random, count, 10, 0.05)] for _ in range(2)
+            ]
+            interval = ratio_interval(*sides, seed=seed)
+            assert interval is not None
+            found.append(math.log(interval.high / interval.low))
+        return float(np.median(found))
+
+    assert width(12, 1) < width(3, 1) / 2
+    assert width(3, 8) > width(3, 1) / 2

@@ -1,0 +1,163 @@
+"""The comparison table: what a person sees of a run at a glance."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from convbench.registry import UsageError
+from convbench.results import Row, RunStore, comparison_table, table_markdown
+from convbench.results.commands import report
+from convbench.results.tables import HEADINGS, print_table
+from result_rows import row, samples, timed, trained
+
+
+def backend(name: str, step_ms: float, **values: Any) -> list[Row]:
+    """Three processes that timed a backend, and one that trained it."""
+    speed = {"images_per_second": 128e3 / step_ms, "step_ms_p10": step_ms * 0.9, "step_ms_p90": step_ms * 1.2}
+    times = timed([step_ms, step_ms * 1.01, step_ms * 0.99], backend=name, **speed, **values)
+    return [*times, *trained([0.742], backend=name, train_seconds=71.0, **values)]
+
+
+def cells(text: str, name: str) -> dict[str, str]:
+    """A backend's line of the Markdown table."""
+    found = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
+    return dict(zip(HEADINGS, (cell.strip() for cell in found.strip("|").split(" | ")), strict=True))
+
+
+def test_backends_are_ordered_by_speed_and_set_against_torch() -> None:
+    text = table_markdown([*backend("im2col", 40.0), *backend("torch", 10.0), *backend("fft", 20.0)])
+    assert text.index("| torch |") < text.index("| fft |") < text.index("| im2col |")
+    line = cells(text, "im2col")
+    assert line["images/s"] == "3,200"
+    assert line["step, ms"] == "40.0"
+    assert line["p10–p90, ms"] == "36.0–48.0"
+    assert line["processes"] == "3"
+    assert line["speed vs torch"] == "0.250×"
+    assert line["validation accuracy"] == "0.742 after 10 epochs, 71 s"
+    assert line["status"] == "ok"
+
+
+def test_a_budgeted_backend_is_plainly_marked() -> None:
+    rows = [
+        *timed([900.0], backend="loops", status="budget", notes="timed 4 of 30 steps within its budget"),
+        *trained([0.103], backend="loops", status="budget", epochs=0.4, train_seconds=90.0),
+    ]
+    text = table_markdown(rows)
+    assert cells(text, "loops")["status"] == "BUDGET"
+    assert cells(text, "loops")["validation accuracy"] == "0.103 after 0.4 epochs, 90 s (budget)"
+    assert "- `loops`: timed 4 of 30 steps within its budget" in text
+
+
+def test_what_failed_keeps_its_line_and_its_reason() -> None:
+    wrong = row(kind="verify", backend="fft", status="incorrect", error="off by 3 | in conv2d")
+    crashed = [row(backend="mine", round=number, status="crashed", error="signal 11") for number in range(3)]
+    text = table_markdown([*backend("torch", 10.0), wrong, *crashed])
+    assert cells(text, "fft")["status"] == "INCORRECT"
+    assert cells(text, "fft")["images/s"] == "–"
+    label = "lenet/fft/cpu/float32/b128/contiguous/eager/s0"
+    assert f"- `{label}`, verify: **incorrect**, off by 3 \\| in conv2d" in text
+    assert text.count("signal 11") == 1  # once, not once a round
+
+
+def test_seeds_are_one_line_with_their_range() -> None:
+    text = table_markdown(trained([0.70, 0.80, 0.75], train_seconds=10.0))
+    assert (
+        cells(text, "im2col")["validation accuracy"] == "0.750 (0.700–0.800, 3 seeds) after 10 epochs, 10 s"
+    )
+
+
+def test_what_was_tried_again_replaces_what_had_failed() -> None:
+    text = table_markdown([row(status="timeout", error="too slow"), *timed([5.0])])
+    assert cells(text, "im2col")["status"] == "ok"
+    assert "too slow" not in text
+
+
+def test_the_sample_is_announced_loudly() -> None:
+    assert "**These are results on the small embedded sample" in table_markdown(
+        timed([1.0], dataset="fashion-mnist-sample")
+    )
+    assert "sample" not in table_markdown(timed([1.0]))
+
+
+def test_unlike_conditions_have_tables_of_their_own() -> None:
+    text = table_markdown([*timed([1.0]), *timed([2.0], batch_size=256), *timed([3.0], mode="compile")])
+    assert "## lenet on cpu, float32, batch 128\n" in text
+    assert "## lenet on cpu, float32, batch 256\n" in text
+    assert "## lenet on cpu, float32, batch 128, compile\n" in text
+
+
+def test_shares_and_errors_of_verification_are_shown() -> None:
+    mine = [row(kind="verify", max_error=3.2e-6), *timed([1.0], served_flops_fraction=0.9999)]
+    text = table_markdown([*mine, *timed([1.0], backend="b")])
+    assert cells(text, "im2col")["served"] == "99.9 %"  # not all of it
+    assert cells(text, "im2col")["max error"] == "3.2e-06"
+    assert cells(text, "b")["served"] == "–"
+
+
+def test_a_ratio_has_an_interval_where_samples_were_kept() -> None:
+    random = np.random.default_rng(0)
+    times = {"torch": 10.0, "im2col": 40.0}
+    rows, kept = [], {}
+    for name, step_ms in times.items():
+        for each in backend(name, step_ms)[:3]:
+            rows.append(each)
+            kept[each.combination, each.round] = (step_ms * random.normal(1, 0.02, 30)).tolist()
+    line = next(each for each in comparison_table(rows, kept).groups[0].lines if each.backend == "im2col")
+    assert line.ratio_interval is not None
+    assert line.ratio_interval.low < 0.25 < line.ratio_interval.high
+    assert line.ratio_interval.high / line.ratio_interval.low < 1.2
+    assert comparison_table(rows).groups[0].lines[1].ratio_interval is None
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    with RunStore.create(tmp_path / "run") as store:
+        for each in [*backend("torch", 10.0), *backend("im2col", 40.0)]:
+            if each.kind == "time":
+                step_ms = [each.step_ms_median or 0.0] * 5
+                store.append_samples(samples(step_ms, backend=each.backend, round=each.round))
+            store.append(each)
+    environment = {"logical_cores": 8, "memory_gb": 31.6, "operating_system": "Debian GNU/Linux 12"}
+    (tmp_path / "run" / "environment.json").write_text(json.dumps(environment))
+    return tmp_path / "run"
+
+
+def test_report_writes_the_table_with_machine_and_intervals(run_dir: Path) -> None:
+    result = CliRunner().invoke(report, [str(run_dir)])
+    assert result.exit_code == 0
+    assert result.stdout.strip() == str(run_dir / "table.md")
+    text = (run_dir / "table.md").read_text()
+    assert "- machine: A processor, 8 hardware threads, 32 GB memory, Debian GNU/Linux 12" in text
+    assert cells(text, "im2col")["speed vs torch"].startswith("0.250× (")
+    assert text == table_markdown(run_dir)
+
+
+def test_a_damaged_environment_costs_the_machine_alone(run_dir: Path) -> None:
+    (run_dir / "environment.json").write_text("{")
+    assert "- machine: A processor\n" in table_markdown(run_dir)
+
+
+def test_report_refuses_what_is_no_run(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UsageError):
+            CliRunner().invoke(report, [str(path)], catch_exceptions=False)
+
+
+def test_nothing_run_is_said() -> None:
+    assert "Nothing was run." in table_markdown([])
+
+
+def test_the_terminal_shows_the_same_lines(run_dir: Path) -> None:
+    from rich.console import Console
+
+    text = io.StringIO()
+    print_table(Console(file=text, width=200), run_dir)
+    for word in (*HEADINGS, "torch", "im2col", "3,200", "0.742 after 10 epochs, 71 s"):
+        assert word in text.getvalue()
