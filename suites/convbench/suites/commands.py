@@ -1,0 +1,233 @@
+"""The commands that measure: `convbench run` and `convbench verify`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tomllib
+from collections.abc import Iterable
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+import click
+
+from convbench.registry import GateFailed, NothingRan, Registry, UsageError, hookimpl
+from convbench.registry.errors import choices
+
+Options = dict[str, Any]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@hookimpl
+def convbench_commands(group: click.Group) -> None:
+    """Add this module's commands."""
+    group.add_command(run)
+    group.add_command(verify)
+
+
+def _split(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[str] | None:
+    """`--backend a,b --backend c` as a list; None where the option is not given."""
+    items = [item.strip() for value in values for item in value.split(",")]
+    return [item for item in items if item] or None
+
+
+def _whole_numbers(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> list[int] | None:
+    items = _split(context, parameter, values)
+    try:
+        return None if items is None else [int(item) for item in items]
+    except ValueError:
+        raise UsageError(f"--{parameter.human_readable_name} takes whole numbers, not {items}") from None
+
+
+def _many(name: str, help: str, numbers: bool = False) -> Callable[[F], F]:
+    callback = _whole_numbers if numbers else _split
+    metavar = "N" if numbers else "NAME"
+    return click.option(name, multiple=True, metavar=metavar, callback=callback, help=help)
+
+
+@click.command()
+@click.option("--suite", metavar="NAME|FILE", help="A registered suite, or a TOML file.")
+@_many("--architecture", "Networks, as names or globs; repeat, or separate with commas.")
+@_many("--backend", "Op backends, likewise.")
+@_many("--device", "Torch devices, such as cpu or cuda:0.")
+@_many("--dtype", "float32, float64, bfloat16 or float16.")
+@_many("--batch-size", "Images per step.", numbers=True)
+@_many("--memory-format", "contiguous or channels_last.")
+@_many("--mode", "eager, compile or graph.")
+@_many("--seed", "Seeds of weights and batch order.", numbers=True)
+@click.option("--dataset", metavar="NAME", help="Dataset to train on.")
+@click.option("--lr", type=float, help="Learning rate.")
+@click.option("--epochs", type=int, help="Epochs to train, unless the budget ends first.")
+@click.option("--budget", type=float, metavar="SECONDS", help="Training time of one combination.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="When a process is ended.")
+@click.option("--memory", type=int, metavar="MB", help="Memory a process may take.")
+@click.option("--rounds", type=int, help="Timing processes per combination.")
+@click.option("--warmup-steps", type=int, help="Steps before the timed ones.")
+@click.option("--steps", type=int, help="Timed steps per process.")
+@click.option("--threads", type=int, help="Torch's threads in every process.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any key of a suite file, such as recipe.resize=[56,56].",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where results go; a fresh directory by default."
+)
+@click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Complete the run in DIR.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the dataset is.")
+@click.option("--dry-run", is_flag=True, help="Show what would run, and stop.")
+@click.option("--no-train", is_flag=True, help="Only verify and time.")
+@click.option("--no-time", is_flag=True, help="Only verify and train.")
+@click.pass_obj
+def run(
+    registry: Registry,
+    /,
+    suite: str | None,
+    settings: tuple[str, ...],
+    out: Path | None,
+    resume: Path | None,
+    data_dir: Path | None,
+    dry_run: bool,
+    no_train: bool,
+    no_time: bool,
+    **options: Any,
+) -> None:
+    """Verify, time and train every combination of a suite, and write its comparison table."""
+    from convbench.suites import runner
+    from convbench.suites.watching import watcher_for
+
+    if out is not None and resume is not None:
+        raise UsageError("--out and --resume exclude each other: a resumed run stays in its directory")
+    if suite is None and resume is None:
+        raise UsageError(f"--suite is missing; {choices('', registry.suites)}")
+    chosen = suite if suite is not None else (resume or Path()) / "suite.toml"
+    resolved = overridden(runner.resolve_suite(chosen, registry), options, settings)
+    if dry_run:
+        _show_plan(
+            runner.preview(resolved, data_dir=data_dir, registry=registry), resolved, no_train, no_time
+        )
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    result = runner.run(
+        resolved,
+        out=out,
+        resume=resume,
+        data_dir=data_dir,
+        time=not no_time,
+        train=not no_train,
+        registry=registry,
+        watcher=watcher_for(),
+    )
+    _print_table(result.path)
+
+
+def overridden(suite: Any, options: Options, settings: Iterable[str] = ()) -> Any:
+    """The suite with what the command line says; a value that cannot be used is named by its option."""
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set takes KEY=VALUE, not {setting!r}")
+        suite = suite.override({key.strip(): _toml_value(text)})
+    for option, key in OPTION_KEYS.items():
+        try:
+            suite = suite.override({key: options.get(option.replace("-", "_"))})
+        except UsageError as error:
+            raise UsageError(f"--{option}{str(error).removeprefix(key)}") from None
+    return suite
+
+
+def _toml_value(text: str) -> Any:
+    """What the text means in a TOML file; a text without quotes is itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+
+
+OPTION_KEYS = {
+    "architecture": "architectures",
+    "backend": "backends",
+    "device": "devices",
+    "dtype": "dtypes",
+    "batch-size": "batch_sizes",
+    "memory-format": "memory_formats",
+    "mode": "modes",
+    "seed": "seeds",
+    "dataset": "dataset",
+    "lr": "recipe.lr",
+    "epochs": "recipe.epochs",
+    "budget": "budget.train_seconds",
+    "timeout": "budget.timeout_seconds",
+    "memory": "budget.memory_mb",
+    "rounds": "timing.rounds",
+    "warmup-steps": "timing.warmup_steps",
+    "steps": "timing.steps",
+    "threads": "timing.threads",
+}
+
+
+@click.command()
+@click.argument("backends", nargs=-1, metavar="[BACKEND]...")
+@click.option("--device", default="cpu", show_default=True, help="The torch device to run on.")
+@_many("--dtype", "Dtypes to check; every one a backend claims by default.")
+@click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds until one is ended.")
+@click.option("--verbose", is_flag=True, help="List what is unsupported too.")
+@click.pass_obj
+def verify(
+    registry: Registry,
+    /,
+    backends: tuple[str, ...],
+    device: str,
+    dtype: list[str] | None,
+    timeout: float,
+    verbose: bool,
+) -> None:
+    """Hold backends against the float64 reference: forward, gradients, bad arguments. Exits 1 if one fails."""
+    from convbench.suites.verification import verify_backends
+
+    results = verify_backends(registry, backends or ("*",), device=device, dtypes=dtype, timeout=timeout)
+    for result in results:
+        click.echo(result.line)
+        for outcome in result.outcomes:
+            if outcome["state"] != "unsupported" or verbose:
+                click.echo(
+                    f"    {outcome['state']}: {outcome['case']}, {outcome['dtype']}: {outcome['message']}"
+                )
+    wrong = [
+        result.backend for result in results if result.status not in ("ok", "unavailable", "unsupported")
+    ]
+    if wrong:
+        raise GateFailed(f"{len(wrong)} of {len(results)} backends failed: {', '.join(wrong)}")
+    if not any(result.status == "ok" for result in results):
+        raise NothingRan(f"no backend could be verified on {device}")
+
+
+def _show_plan(planned: list[Any], suite: Any, no_train: bool, no_time: bool) -> None:
+    for entry in planned:
+        status = f"{entry.obstacle[0]}: {entry.obstacle[1]}" if entry.obstacle else "to run"
+        click.echo(f"{entry.combination.label}  {status}")
+    kinds = ["verify"]
+    kinds += [] if no_time else [f"time in {suite.timing.rounds} rounds of {suite.timing.steps} steps"]
+    kinds += [] if no_train else [f"train for at most {suite.budget.train_seconds:g} s"]
+    click.echo(f"{len(planned)} combinations; each: {', '.join(kinds)}", err=True)
+
+
+def _print_table(path: Path) -> None:
+    from rich.console import Console
+
+    from convbench.results.tables import print_table
+
+    # a pipe has no width of its own to fit into
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    print_table(console, path)
+    click.echo(f"table: {path / 'table.md'}", err=True)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

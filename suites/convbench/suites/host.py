@@ -1,0 +1,275 @@
+"""The run's side of its worker processes: hand out a job, read what comes back, end it when its time is up."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from types import TracebackType
+from typing import Any
+
+from convbench.registry import ConvbenchError
+
+Event = dict[str, Any]
+LONGEST_LINE = 64 * 1024 * 1024  # bytes a worker may send without a line end
+# what OpenMP, numpy's BLAS and numba read when they are loaded
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a worker ended: its exit code (negative for a signal), None where its time was up."""
+
+    code: int | None
+
+    @property
+    def description(self) -> str:
+        """In words."""
+        if self.code is None:
+            return "was killed when its time was up"
+        if self.code < 0:
+            import signal
+
+            return f"was killed by signal {-self.code} ({signal.Signals(-self.code).name})"
+        return f"exited with code {self.code}"
+
+
+class Host:
+    """Starts workers from a fork server, one after the other, and outlives whatever they do.
+
+    Use it as a context manager: leaving it kills every process that is left.
+    """
+
+    def __init__(self, log: Path, threads: int | None = None) -> None:
+        """Start the fork server.
+
+        Args:
+            log: the file that what workers print is appended to.
+            threads: how many threads libraries other than torch may start in a worker; torch's own number is
+                part of a job.
+
+        Raises:
+            ConvbenchError: it does not start; the log has the reason.
+        """
+        self._log = log.open("ab", buffering=0)
+        self._threads = threads
+        # unlinked: it goes with its last user, even after kill -9
+        self.data = TemporaryFile()  # noqa: SIM115 - closed with the host
+        self._readable = _read_only(self.data.fileno())
+        self._jobs = 0
+        try:
+            self._start()
+        except BaseException:
+            self._release()
+            raise
+
+    def run(
+        self,
+        job: Mapping[str, Any],
+        timeout: float,
+        on_event: Callable[[Event], None],
+        *,
+        may_write_data: bool = False,
+    ) -> Ending:
+        """Run one job in a worker of its own and wait for it, asleep.
+
+        Args:
+            job: what `convbench.suites.worker.work` takes.
+            timeout: seconds until the worker is killed.
+            on_event: called with every event the worker sends.
+            may_write_data: whether the worker can write the data file that all workers read.
+
+        Raises:
+            ConvbenchError: no worker can be started.
+        """
+        self._jobs += 1
+        message = json.dumps({"number": self._jobs, "job": dict(job)}).encode() + b"\n"
+        read, write = os.pipe()
+        try:
+            data = self.data.fileno() if may_write_data else self._readable
+            self._hand_over(message, [write, self._log.fileno(), data])
+        except BaseException:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+        try:
+            return self._follow(read, time.monotonic() + timeout, on_event)
+        finally:
+            os.close(read)
+
+    def close(self) -> None:
+        """Kill what is left and release everything."""
+        try:
+            self._stop()
+        finally:
+            self._release()
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _hand_over(self, message: bytes, descriptors: list[int]) -> None:
+        """Send a job to the server; to a new one if a worker has killed the old."""
+        for attempt in range(2):
+            if attempt or self._server.poll() is not None:
+                self._stop()
+                self._start()
+            try:
+                sent = socket.send_fds(self._control, [message], descriptors)
+                self._control.sendall(message[sent:])  # a job larger than the socket's buffer
+                return
+            except OSError as error:
+                failure = error
+        raise ConvbenchError(f"the process that starts workers is gone: {failure.strerror}") from failure
+
+    def _start(self) -> None:
+        self._control, other = socket.socketpair()
+        # workers find the same packages as this process, whatever was added to its path
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
+        if self._threads is not None:
+            environment |= dict.fromkeys(THREAD_VARIABLES, str(self._threads))
+        command = f"from convbench.suites.forkserver import main; main({other.fileno()})"
+        with other:
+            self._server = subprocess.Popen(
+                [sys.executable, "-c", command],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                pass_fds=(other.fileno(),),
+                env=environment,
+                start_new_session=True,
+            )
+        self._lines = _Lines(self._control.fileno())
+        try:
+            ready = self._lines.wait()
+        except BaseException:  # interrupted: it would go on importing for a while
+            self._server.kill()
+            self._stop()
+            raise
+        if not ready:
+            self._control.close()
+            raise ConvbenchError(
+                f"the process that starts workers {Ending(self._server.wait()).description}; "
+                f"see {self._log.name}"
+            )
+
+    def _stop(self) -> None:
+        self._control.close()  # the server kills its workers and exits when it sees this
+        try:
+            self._server.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.wait()
+
+    def _release(self) -> None:
+        self._log.close()
+        self.data.close()
+        os.close(self._readable)
+
+    def _follow(self, read: int, deadline: float, on_event: Callable[[Event], None]) -> Ending:
+        events = _Lines(read)
+        timed_out = False
+        selector = selectors.DefaultSelector()
+        selector.register(read, selectors.EVENT_READ)
+        selector.register(self._control, selectors.EVENT_READ)
+        try:
+            while True:
+                ready = selector.select(max(0.0, deadline - time.monotonic()))
+                if time.monotonic() >= deadline:
+                    if timed_out:  # the kill was asked for and never reported
+                        self._server.kill()
+                    timed_out, deadline = True, time.monotonic() + 10.0
+                    self._send({"kill": self._jobs})
+                for key, _ in ready:
+                    if key.fileobj == read:
+                        if not events.read():
+                            selector.unregister(read)
+                        for event in events.take():
+                            on_event(event)
+                        continue
+                    alive = self._lines.read()
+                    for report in self._lines.take():
+                        if report.get("number") == self._jobs and "ended" in report:
+                            self._drain(events, on_event)
+                            return Ending(None if timed_out else report["ended"])
+                    if not alive:  # somebody killed the server, and its workers with it
+                        code = self._server.wait()
+                        return Ending(None if timed_out else code)
+        finally:
+            selector.close()
+
+    def _drain(self, events: _Lines, on_event: Callable[[Event], None]) -> None:
+        """Read what is still in the pipe; a grandchild may hold its other end open, so do not wait."""
+        os.set_blocking(events.descriptor, False)
+        for _ in range(16):  # more than a pipe can hold
+            if not events.read():
+                break
+        for event in events.take():
+            on_event(event)
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        try:
+            self._control.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            pass  # the server is gone, which the caller is about to read
+
+
+class _Lines:
+    """JSON objects, one a line, from a descriptor; a line that is none is dropped."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._pending = b""
+
+    def read(self) -> bool:
+        """Take in what is there; False at the end of the file, or where nothing is there to read."""
+        try:
+            chunk = os.read(self.descriptor, 1 << 20)
+        except (BlockingIOError, ConnectionError):
+            return False
+        self._pending += chunk
+        return bool(chunk)
+
+    def take(self) -> list[Event]:
+        """The whole lines so far; one that never ends is given up."""
+        *lines, self._pending = self._pending.split(b"\n")
+        if len(self._pending) > LONGEST_LINE:
+            self._pending = b""
+        events = []
+        for line in lines:
+            try:
+                event = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(event, dict):
+                events.append(event)
+        return events
+
+    def wait(self) -> bool:
+        """Block until a first line is there; False if the other side closes without one."""
+        while not self.take():
+            if not self.read():
+                return False
+        return True
+
+
+def _read_only(descriptor: int) -> int:
+    """Another descriptor of the same file, through which nobody can write."""
+    entry = f"/proc/self/fd/{descriptor}"
+    return os.open(entry, os.O_RDONLY) if os.path.exists(entry) else os.dup(descriptor)

@@ -1,0 +1,134 @@
+"""What a worker does with one combination: verify it, time it, train it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from convbench.registry.routing import use_backend
+from convbench.suites.census import count_flops
+from convbench.suites.devices import peak_memory_mb
+from convbench.suites.preparation import Job, Setup
+from convbench.suites.stepping import time_steps
+from convbench.suites.training import Progress, train
+
+Send = Callable[[dict[str, Any]], None]
+
+
+def verify_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
+    """Hold the backend against the reference on every op call of this model, at this batch and dtype."""
+    setup = Setup(job, data)
+    model, cases = setup.model, setup.cases()
+    outcome = setup.verify(cases, seed=setup.seed)
+    forward, step = count_flops(model, setup.sample)
+    measures: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "flops_per_image": forward / len(setup.sample),
+        "step_flops_per_image": step / len(setup.sample),
+    }
+    if outcome["status"] != "ok":  # the model would only stumble over the wrong answer
+        return {**outcome, "measures": measures | setup.conditions()}
+    routed = use_backend(model, setup.backend)
+    with torch.no_grad():
+        routed(setup.sample)
+    measures |= {
+        "served_calls": routed.served_calls,
+        "served_flops_fraction": routed.served_flops_fraction,
+        "served": routed.served,
+        "max_error": outcome["max_error"],
+    }
+    notes = ["no op of the contract in this network"] if not cases else []
+    notes += [f"left to torch: {reason}" for reason in routed.refusals]
+    return {"status": "ok", "measures": measures | setup.conditions(), "notes": notes}
+
+
+def time_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
+    """Time training steps, then verify once more on new data."""
+    began = time.perf_counter()
+    timing = job["timing"]
+    setup = Setup(job, data)
+    model = setup.runnable()
+    ready = time.perf_counter() - began
+    steps = time_steps(
+        model,
+        setup.train_data,
+        lr=setup.recipe.lr,
+        batch_size=setup.batch_size,
+        seed=setup.seed,
+        warmup_steps=timing["warmup_steps"],
+        steps=timing["steps"],
+        max_seconds=timing["max_seconds"],
+    )
+    peak = peak_memory_mb(setup.device)
+    again = setup.verify(setup.cases(), seed=setup.seed + 1000 * (1 + job["round"]))
+    if again["status"] != "ok":
+        return {**again, "error": f"wrong after timing: {again['error']}"}
+    send({"event": "samples", "step_ms": steps.step_ms, **steps.phases})
+    taken = len(steps.step_ms)
+    notes = []
+    if taken < timing["steps"]:
+        notes.append(f"timed {taken} of {timing['steps']} steps within {timing['max_seconds']:g} s")
+    measures = {
+        "steps": taken,
+        "setup_seconds": ready + steps.setup_seconds,
+        "peak_memory_mb": peak,
+    }
+    return {"status": "ok", "measures": measures | setup.conditions(), "notes": notes}
+
+
+def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
+    """Train until the epochs or the budget end; an event for every epoch."""
+    began = time.perf_counter()
+    setup = Setup(job, data)
+    model = setup.runnable()
+    setup_seconds = time.perf_counter() - began
+    last: Progress | None = None
+    best = 0.0
+    for progress in train(
+        model,
+        setup.train_data,
+        setup.test_data,
+        lr=setup.recipe.lr,
+        epochs=setup.recipe.epochs,
+        batch_size=setup.batch_size,
+        seed=setup.seed,
+        budget_seconds=job["budget"]["train_seconds"],
+    ):
+        last, best = progress, max(best, progress.val_accuracy)
+        send(
+            {
+                "event": "epoch",
+                "epoch": progress.epochs,
+                "steps": progress.steps,
+                "train_images_seen": progress.images,
+                "train_seconds": progress.train_seconds,
+                "train_loss": progress.train_loss,
+                "val_loss": progress.val_loss,
+                "val_accuracy": progress.val_accuracy,
+            }
+        )
+    assert last is not None  # at least one epoch
+    measures = {
+        "epochs": last.epochs,
+        "steps": last.steps,
+        "train_seconds": last.train_seconds,
+        "images_per_second": last.images / last.train_seconds,
+        "setup_seconds": setup_seconds,
+        "train_loss": last.train_loss,
+        "val_loss": last.val_loss,
+        "val_accuracy": last.val_accuracy,
+        "best_val_accuracy": best,
+        "peak_memory_mb": peak_memory_mb(setup.device),
+        **setup.conditions(),
+    }
+    if last.diverged:
+        error = f"the loss is not a number after {last.steps} steps"
+        return {"status": "diverged", "error": error, "measures": measures}
+    if last.within_budget:
+        return {"status": "ok", "measures": measures}
+    budget = job["budget"]["train_seconds"]
+    note = f"{last.epochs:.3g} of {setup.recipe.epochs} epochs within its budget of {budget:g} s"
+    return {"status": "budget", "measures": measures, "notes": [note]}

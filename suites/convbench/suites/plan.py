@@ -1,0 +1,115 @@
+"""Which combinations a suite stands for on this machine, and which of them cannot run and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from itertools import product
+from typing import Any
+
+from convbench.registry import Recipe, Registry, UnknownName, UsageError
+from convbench.results.schema import Combination, Status
+from convbench.suites.suite import Suite
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A combination with its recipe, and the status and reason where it cannot run here."""
+
+    combination: Combination
+    recipe: Recipe
+    obstacle: tuple[Status, str] | None = None
+
+
+def plan(
+    suite: Suite, registry: Registry, devices: Sequence[str], unavailable: Mapping[str, str]
+) -> list[Planned]:
+    """Every combination of the suite, in the order of its lists.
+
+    Args:
+        suite: what to run.
+        registry: where its names are looked up.
+        devices: the torch devices of this machine.
+        unavailable: why backends cannot run here, by name.
+
+    Raises:
+        UnknownName: a pattern that matches nothing; with the nearest match.
+    """
+    combinations = []
+    for architecture_name, backend_name, device, dtype, memory_format, mode, seed in product(
+        registry.architectures.matching(suite.architectures),
+        registry.backends.matching(suite.backends),
+        _matching_devices(suite.devices, devices),
+        suite.dtypes,
+        suite.memory_formats,
+        suite.modes,
+        suite.seeds,
+    ):
+        recipe = resolve_recipe(registry.architecture(architecture_name).recipe, suite)
+        for batch_size in suite.batch_sizes or (recipe.batch_size,):
+            combination = Combination(
+                architecture=architecture_name,
+                backend=backend_name,
+                device=device,
+                dtype=dtype,
+                batch_size=batch_size,
+                memory_format=memory_format,
+                mode=mode,
+                seed=seed,
+            )
+            obstacle = _obstacle(combination, registry, unavailable)
+            combinations.append(Planned(combination, recipe, obstacle))
+    return combinations
+
+
+def resolve_recipe(recipe: Recipe, suite: Suite) -> Recipe:
+    """The architecture's recipe with what the suite overrides."""
+    overrides: dict[str, Any] = {
+        name: value for name, value in vars(suite.recipe).items() if value is not None
+    }
+    return replace(recipe, **overrides)
+
+
+def check_batch_sizes(planned: Sequence[Planned], train_images: int, dataset: str) -> None:
+    """Refuse a batch that no training set of this size can fill.
+
+    Raises:
+        UsageError: with the batch size and the size of the training set.
+    """
+    for entry in planned:
+        if entry.combination.batch_size > train_images:
+            raise UsageError(
+                f"batch size {entry.combination.batch_size} is larger than the training set of {dataset}, "
+                f"{train_images} images"
+            )
+
+
+def _matching_devices(patterns: Sequence[str], devices: Sequence[str]) -> list[str]:
+    chosen: list[str] = []
+    for pattern in patterns:
+        matches = [device for device in devices if fnmatchcase(device, pattern)]
+        if not matches and f"{pattern}:0" in devices:  # `cuda` is torch's name for the first one
+            matches = [f"{pattern}:0"]
+        if not matches:
+            raise UnknownName("device", pattern, devices)
+        chosen += [device for device in matches if device not in chosen]
+    return chosen
+
+
+def _obstacle(
+    combination: Combination, registry: Registry, unavailable: Mapping[str, str]
+) -> tuple[Status, str] | None:
+    backend = registry.backend(combination.backend)
+    if combination.backend in unavailable:
+        return "unavailable", unavailable[combination.backend]
+    device_type = combination.device.partition(":")[0]
+    for kind, value, claimed in (
+        ("device", device_type, backend.devices),
+        ("dtype", combination.dtype, backend.dtypes),
+    ):
+        if value not in claimed:
+            return "unsupported", f"backend {backend.name!r} runs on {kind} {', '.join(claimed)}, not {value}"
+    if combination.mode == "graph" and device_type != "cuda":
+        return "unsupported", f"mode 'graph' captures CUDA graphs; {combination.device} has none"
+    return None

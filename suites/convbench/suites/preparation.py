@@ -1,0 +1,105 @@
+"""What the jobs on a combination have in common: its records, its device, its model, its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convbench.registry import Architecture, Backend, Recipe, Unsupported, discover
+from convbench.registry.cases import Case, model_cases
+from convbench.registry.conformance import verify
+from convbench.registry.models import create_model, initialise
+from convbench.registry.routing import use_backend
+from convbench.suites.batches import read_images, resident
+
+Job = Mapping[str, Any]
+
+
+class Setup:
+    """One combination, ready to be measured in this process."""
+
+    def __init__(self, job: Job, data: int) -> None:
+        self._flushed = set_process(job)
+        combination = job["combination"]
+        registry = discover()
+        self.architecture: Architecture = registry.architecture(combination["architecture"])
+        self.backend: Backend = registry.backend(combination["backend"])
+        recipe = dict(job["recipe"])
+        recipe["resize"] = tuple(recipe["resize"]) if recipe["resize"] else None
+        self.recipe = Recipe(**recipe)
+        self.batch_size: int = combination["batch_size"]
+        self.mode: str = combination["mode"]
+        self.seed: int = combination["seed"]
+        self.dtype_name: str = combination["dtype"]
+        self.device = torch.device(combination["device"])
+
+        images = read_images(job["data"], data)
+        dtype: torch.dtype = getattr(torch, self.dtype_name)
+        where = (self.device, dtype, combination["memory_format"], self.recipe.resize)
+        self.train_data = resident(images.train_images, images.train_labels, *where)
+        self.test_data = resident(images.test_images, images.test_labels, *where)
+        torch.manual_seed(self.seed)
+        model = create_model(
+            self.architecture, num_classes=job["num_classes"], in_channels=images.train_images.shape[1]
+        )
+        if self.recipe.init != self.architecture.recipe.init:
+            torch.manual_seed(self.seed)
+            initialise(model, self.recipe.init)
+        self.model = model.to(self.device, dtype).to(memory_format=self.train_data.memory_format)
+
+    @property
+    def sample(self) -> Tensor:
+        """One batch of real images."""
+        return self.train_data.batch(torch.arange(self.batch_size, device=self.device))[0]
+
+    def conditions(self) -> dict[str, int]:
+        """What this process runs under, as it is now: a plugin may have changed it."""
+        return {"threads": torch.get_num_threads(), "flush_denormal": int(self._flushed)}
+
+    def runnable(self) -> nn.Module:
+        """The model on its backend, in its mode."""
+        routed = use_backend(self.model, self.backend)
+        if self.mode == "compile":
+            compiled: Any = torch.compile(routed)
+            return compiled  # type: ignore[no-any-return]  # a module, whatever its stub says
+        if self.mode != "eager":
+            raise Unsupported(f"mode {self.mode!r} is not available on {self.device}")
+        return routed
+
+    def cases(self) -> Mapping[str, list[Case]]:
+        """The distinct op calls of one forward pass, by op."""
+        cases: dict[str, list[Case]] = {}
+        for case in model_cases(self.model, self.sample):
+            cases.setdefault(case.op, []).append(case)
+        return cases
+
+    def verify(self, cases: Mapping[str, list[Case]], seed: int) -> dict[str, Any]:
+        """Hold the backend against the reference; the status, and the first failure in a sentence."""
+        report = verify(
+            self.backend, device=str(self.device), dtypes=[self.dtype_name], cases=cases, seed=seed
+        )
+        for outcome in report.failures:
+            status = "incorrect" if outcome.state == "failed" else "error"
+            if outcome.state == "crashed" and outcome.memory:
+                status = "oom"
+            return {"status": status, "error": f"{outcome.case}: {outcome.message}"}
+        if cases and not report.count("passed"):
+            reasons = sorted({f"{outcome.op}: {outcome.message}" for outcome in report.outcomes})
+            return {
+                "status": "unsupported",
+                "error": "; ".join(reasons) or f"it offers none of {', '.join(cases)}",
+            }
+        return {"status": "ok", "max_error": report.max_error if cases else None}
+
+
+def set_process(job: Job) -> bool:
+    """Fix what the speed of every worker depends on, before torch starts its threads.
+
+    Returns:
+        whether denormal numbers are flushed to zero, which not every processor can.
+    """
+    torch.set_num_threads(job["threads"])
+    return torch.set_flush_denormal(True)

@@ -1,0 +1,209 @@
+"""Turn what a worker sends, and how it ended, into rows."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from convbench.registry import Registry
+from convbench.results.schema import MEASURED, Combination, Epoch, Kind, Row, Sample, Status
+from convbench.results.store import RunStore
+from convbench.suites.host import Ending
+from convbench.suites.schedule import Task
+from convbench.suites.suite import Suite
+
+# what verification finds out about a combination and its later rows repeat
+OF_THE_COMBINATION = (
+    "parameters",
+    "flops_per_image",
+    "step_flops_per_image",
+    "served_calls",
+    "served_flops_fraction",
+    "served",
+    "max_error",
+)
+NOUNS: Mapping[Kind, str] = {"verify": "verification", "time": "timing", "train": "training"}
+PHASES = ("data_ms", "forward_ms", "backward_ms", "optimizer_ms")
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What results depend on besides the suite: versions, machine, data."""
+
+    convbench_version: str
+    torch_version: str
+    machine_id: str
+    device_names: Mapping[str, str]
+    data: Mapping[str, Any]
+    registry: Registry
+
+    def of_combination(self, combination: Combination) -> dict[str, str]:
+        """Those that one combination depends on."""
+        backend = self.registry.backends.plugin(combination.backend)
+        architecture = self.registry.architectures.plugin(combination.architecture)
+        return {
+            "convbench": self.convbench_version,
+            "torch": self.torch_version,
+            "machine": self.machine_id,
+            "device": self.device_names.get(combination.device, ""),
+            "dataset": str(self.data),
+            "backend": f"{backend.distribution} {backend.version}",
+            "architecture": f"{architecture.distribution} {architecture.version}",
+        }
+
+
+class Recorder:
+    """Writes the rows of one run."""
+
+    def __init__(self, suite: Suite, store: RunStore, facts: Circumstances) -> None:
+        self.suite, self.store, self.facts = suite, store, facts
+        self._verified = {row.combination: row for row in store.rows() if row.kind == "verify"}
+        self._wrong: dict[Combination, Row] = {}  # those that were right at first
+
+    def begin(self, task: Task) -> Process:
+        """A process is about to start."""
+        return Process(self, task)
+
+    def skip(self, task: Task, status: Status, reason: str) -> Row:
+        """Write the row of a process that is not started, and why."""
+        return self.write(task, status, reason, {}, _now())
+
+    def found_wrong(self, combination: Combination) -> tuple[Status, str] | None:
+        """The status and reason that keep a combination from being measured: fail closed."""
+        row = self._wrong.get(combination) or self._verified.get(combination)
+        if row is None or row.status in MEASURED:
+            return None
+        return row.status, f"not measured, for its {NOUNS[row.kind]} ended {row.status}: {row.error}"
+
+    def num_classes(self, dataset: str) -> int:
+        """How many classes the dataset has."""
+        return self.facts.registry.dataset(dataset).num_classes
+
+    def write(
+        self, task: Task, status: Status, error: str | None, measures: Mapping[str, Any], started_at: str
+    ) -> Row:
+        """Append one row."""
+        combination, recipe = task.combination, task.planned.recipe
+        plugin = self.facts.registry.backends.plugin(combination.backend)
+        verified = self._verified.get(combination)
+        shared = {name: getattr(verified, name) for name in OF_THE_COMBINATION} if verified else {}
+        resize = "x".join(map(str, recipe.resize)) if recipe.resize else "none"
+        values: dict[str, Any] = {
+            "threads": self.suite.timing.threads,
+            "dataset": self.facts.data["name"],
+            "train_images": self.facts.data["shapes"]["train_images"][0],
+            "convbench_version": self.facts.convbench_version,
+            "plugin": plugin.distribution,
+            "plugin_version": plugin.version,
+            "torch_version": self.facts.torch_version,
+            "device_name": self.facts.device_names.get(combination.device),
+            "machine_id": self.facts.machine_id,
+            "recipe": f"lr={recipe.lr:g} epochs={recipe.epochs} resize={resize} init={recipe.init}",
+            **shared,
+            **measures,
+        }
+        if values.get("images_per_second") and values.get("step_flops_per_image"):
+            values["gflops_per_second"] = values["images_per_second"] * values["step_flops_per_image"] / 1e9
+        row = Row(
+            run_id=self.store.path.name,
+            suite=self.suite.name,
+            kind=task.kind,
+            round=task.round,
+            status=status,
+            error=error,
+            started_at=started_at,
+            order=task.order,
+            combination_key=task.key,
+            **asdict(combination),
+            **values,
+        )
+        self.store.append(row)
+        if task.kind == "verify":
+            self._verified[combination] = row
+        elif status == "incorrect":
+            self._wrong[combination] = row
+        return row
+
+
+@dataclass
+class Process:
+    """One worker process: collects its events, and becomes a row when it has ended."""
+
+    recorder: Recorder
+    task: Task
+    started_at: str = field(default_factory=lambda: _now())
+    measures: dict[str, Any] = field(default_factory=dict)
+    ending: dict[str, Any] = field(default_factory=dict)
+
+    def epoch(self, event: Mapping[str, Any]) -> Epoch:
+        """Keep an epoch at once, so that a killed training still shows its curve."""
+        values = {name: value for name, value in event.items() if name != "event"}
+        epoch = Epoch(**self._identity, **values)
+        self.recorder.store.append_epochs([epoch])
+        self.measures |= {
+            "epochs": epoch.epoch,
+            "steps": epoch.steps,
+            "train_seconds": epoch.train_seconds,
+            "train_loss": epoch.train_loss,
+            "val_loss": epoch.val_loss,
+            "val_accuracy": epoch.val_accuracy,
+        }
+        return epoch
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        """Take in samples, or how the work ended."""
+        if event["event"] == "samples":
+            self._samples(event)
+        elif event["event"] == "end":
+            self.ending = dict(event)
+            self.measures |= event.get("measures") or {}
+
+    def finish(self, ending: Ending, timeout: float) -> Row:
+        """The process is over: write its row."""
+        status: Status | None = self.ending.get("status")
+        error: str | None = self.ending.get("error")
+        if status is None:
+            if ending.code is None:
+                status, error = "timeout", f"no end after {timeout:g} s; its process was killed"
+            else:
+                status, error = "crashed", f"its process {ending.description} without a result"
+        notes = "; ".join(self.ending.get("notes") or ()) or None
+        return self.recorder.write(
+            self.task, status, error, {**self.measures, "notes": notes}, self.started_at
+        )
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        return {"run_id": self.recorder.store.path.name, **asdict(self.task.combination)}
+
+    def _samples(self, event: Mapping[str, Any]) -> None:
+        step_ms: list[float] = event["step_ms"]
+        self.recorder.store.append_samples(
+            Sample(
+                **self._identity,
+                round=self.task.round,
+                step=number,
+                step_ms=time,
+                **{phase: event[phase][number] for phase in PHASES},
+            )
+            for number, time in enumerate(step_ms)
+        )
+        median = statistics.median(step_ms)
+        deciles = (
+            statistics.quantiles(step_ms, n=10, method="inclusive") if len(step_ms) > 1 else [median] * 9
+        )
+        self.measures |= {
+            "steps": len(step_ms),
+            "step_ms_median": median,
+            "step_ms_p10": deciles[0],
+            "step_ms_p90": deciles[8],
+            "images_per_second": self.task.combination.batch_size / median * 1000,
+            **{phase: statistics.median(event[phase]) for phase in PHASES},
+        }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,247 @@
+"""Run a suite: verify, time and train every combination, each in a worker process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from convbench.registry import ConvbenchError, NothingRan, Registry, UsageError, discover
+from convbench.registry.discovery import describe
+from convbench.results.schema import MEASURED, Combination, Row
+from convbench.results.store import RunStore
+from convbench.suites.capacity import free_memory_mb, usable_cores
+from convbench.suites.host import Host
+from convbench.suites.plan import Planned, check_batch_sizes, plan
+from convbench.suites.recording import Circumstances, Recorder
+from convbench.suites.schedule import Task, left_alone, schedule, still_valid
+from convbench.suites.suite import Suite, load_suite
+from convbench.suites.survey import Survey, find_unavailable, look_around
+from convbench.suites.watching import Silent, Watcher
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its directory and its rows."""
+
+    path: Path
+    rows: tuple[Row, ...]
+
+    @property
+    def measured(self) -> tuple[Row, ...]:
+        """The rows that carry a measurement."""
+        return tuple(row for row in self.rows if row.status in MEASURED)
+
+
+def run(
+    suite: Suite | Path | str | None = None,
+    *,
+    out: Path | str | None = None,
+    resume: Path | str | None = None,
+    data_dir: Path | str | None = None,
+    time: bool = True,
+    train: bool = True,
+    registry: Registry | None = None,
+    watcher: Watcher | None = None,
+) -> RunResult:
+    """Run a suite and write its results directory.
+
+    Args:
+        suite: a suite, the path of a TOML file, or the name of a registered suite; that of the resumed run
+            when None.
+        out: the directory to write; `results/<suite>-<UTC time>` when None.
+        resume: a directory whose run is to be completed; what was measured there under the same circumstances
+            is kept, and so is what this run is not about; everything else is measured again.
+        data_dir: where the dataset is.
+        time: measure step times.
+        train: train.
+        registry: what is registered; discovered when None.
+        watcher: told what happens.
+
+    Raises:
+        UsageError: a name, value or directory that cannot be used.
+        NothingRan: not one combination could be measured. The rows say why.
+        KeyboardInterrupt: interrupted; what was measured is kept.
+    """
+    registry = registry or discover()
+    watcher = watcher or Silent()
+    if suite is None:
+        if resume is None:
+            raise UsageError("no suite is given, nor a run to resume")
+        suite = Path(resume) / "suite.toml"
+    suite = resolve_suite(suite, registry)
+    check_names(suite, registry)
+    suite = suite.override({"timing.threads": suite.timing.threads or usable_cores()})
+    if resume is None:
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        store = RunStore.create(Path(out) if out is not None else Path("results") / f"{suite.name}-{stamp}")
+    else:
+        store = RunStore.open(resume)
+    with store:
+        try:
+            with Host(store.path / "run.log", suite.timing.threads) as host:
+                _measure(suite, registry, host, store, watcher, data_dir, time=time, train=train)
+        except (ConvbenchError, KeyboardInterrupt) as error:
+            empty = resume is None and not store.rows()
+            if empty:
+                shutil.rmtree(store.path, ignore_errors=True)
+            else:
+                _write_table(store)
+            if isinstance(error, KeyboardInterrupt):
+                watcher.note(_interrupted(None if empty else store.path))
+            raise
+        _write_table(store)
+        result = RunResult(store.path, tuple(store.rows()))
+    if not result.measured:
+        raise NothingRan(f"nothing could be measured; {result.path}/results.csv says why")
+    return result
+
+
+def preview(
+    suite: Suite | Path | str, *, data_dir: Path | str | None = None, registry: Registry | None = None
+) -> list[Planned]:
+    """What `run` would measure, without measuring; raises as it does."""
+    registry = registry or discover()
+    suite = resolve_suite(suite, registry)
+    check_names(suite, registry)
+    with TemporaryDirectory() as scratch, Host(Path(scratch) / "run.log") as host:
+        return _plan(suite, registry, host, look_around(host, Silent(), suite.dataset, data_dir))
+
+
+def resolve_suite(suite: Suite | Path | str, registry: Registry) -> Suite:
+    """A suite from itself, its file or its name; raises UsageError."""
+    if isinstance(suite, Suite):
+        return suite
+    if isinstance(suite, Path) or suite.endswith(".toml") or os.sep in suite:
+        return load_suite(Path(suite))
+    return load_suite(registry.suite(suite))
+
+
+def check_names(suite: Suite, registry: Registry) -> None:
+    """Refuse names that are not registered, before anything is started; raises UnknownName."""
+    registry.architectures.matching(suite.architectures)
+    registry.backends.matching(suite.backends)
+    registry.dataset(suite.dataset)
+
+
+def _measure(
+    suite: Suite,
+    registry: Registry,
+    host: Host,
+    store: RunStore,
+    watcher: Watcher,
+    data_dir: Path | str | None,
+    *,
+    time: bool,
+    train: bool,
+) -> None:
+    watcher.note(f"results go to {store.path}")
+    survey = look_around(host, watcher, suite.dataset, data_dir)
+    planned = _plan(suite, registry, host, survey)
+    suite = suite.override({"budget.memory_mb": suite.budget.memory_mb or free_memory_mb()})
+    _write(store.path / "environment.json", json.dumps(survey.environment, indent=2) + "\n")
+    _write(store.path / "suite.toml", suite.to_toml())
+
+    facts = Circumstances(
+        convbench_version=registry.version,
+        torch_version=survey.torch_version,
+        machine_id=survey.environment["machine_id"],
+        device_names=survey.devices,
+        data=survey.data,
+        registry=registry,
+    )
+    tasks = schedule(suite, planned, facts.of_combination, store.path.name, time=time, train=train)
+    kept = still_valid(store.rows(), tasks)
+    store.keep(left_alone(store.rows(), tasks) + kept)
+    recorder = Recorder(suite, store, facts)
+    done = {(row.kind, row.round, row.combination) for row in kept}
+    watcher.begin(tasks, len(kept))
+    try:
+        for task in tasks:
+            if (task.kind, task.round, task.combination) in done:
+                continue
+            watcher.start(task)
+            obstacle = task.planned.obstacle or recorder.found_wrong(task.combination)
+            if obstacle is not None:
+                row = recorder.skip(task, *obstacle)
+            else:
+                row = _run_task(task, suite, survey, host, recorder, watcher)
+            watcher.finish(task, row)
+    finally:
+        watcher.end()
+
+
+def _run_task(
+    task: Task, suite: Suite, survey: Survey, host: Host, recorder: Recorder, watcher: Watcher
+) -> Row:
+    on_accelerator = task.combination.device != "cpu"
+    job = {
+        "kind": task.kind,
+        "round": task.round,
+        "combination": asdict(task.combination),
+        "recipe": asdict(task.planned.recipe),
+        "timing": asdict(suite.timing),
+        "budget": asdict(suite.budget),
+        "threads": suite.timing.threads,
+        "data": survey.data,
+        "num_classes": recorder.num_classes(suite.dataset),
+        # CUDA reserves far more than it uses; out-of-memory there is the device's to say
+        "memory_mb": None if on_accelerator else suite.budget.memory_mb,
+    }
+    process = recorder.begin(task)
+
+    def on_event(event: dict[str, Any]) -> None:
+        try:
+            if event["event"] == "note":
+                watcher.note(event["text"])
+            elif event["event"] == "epoch":
+                watcher.progress(task, process.epoch(event))
+            else:
+                process.take(event)
+        except (KeyError, TypeError, ValueError) as error:  # a plugin wrote to the descriptor of events
+            watcher.note(f"{task.label}: an event that is none was dropped ({describe(error)})")
+
+    ending = host.run(job, suite.budget.timeout_seconds, on_event)
+    return process.finish(ending, suite.budget.timeout_seconds)
+
+
+def _plan(suite: Suite, registry: Registry, host: Host, survey: Survey) -> list[Planned]:
+    unavailable = find_unavailable(host, registry.backends.matching(suite.backends))
+    planned = plan(suite, registry, list(survey.devices), unavailable)
+    check_batch_sizes(planned, survey.train_images, survey.data["name"])
+    return planned
+
+
+def _interrupted(kept: Path | None) -> str:
+    if kept is None:
+        return "interrupted before anything was measured"
+    return (
+        f"interrupted; what was measured is kept in {kept}; to go on: convbench run --resume "
+        f"{shlex.quote(str(kept))}"
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConvbenchError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _write_table(store: RunStore) -> None:
+    from convbench.results.report import write_table
+
+    try:
+        write_table(store.path)
+    except UsageError:  # the disk is full: the rows are what counts, and `convbench report` makes it later
+        return
+
+
+__all__ = ["Combination", "RunResult", "preview", "run"]

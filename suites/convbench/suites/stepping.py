@@ -1,0 +1,85 @@
+"""Time single training steps, phase by phase, keeping every sample."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convbench.suites.batches import Resident
+from convbench.suites.devices import clock, synchronize
+
+PHASES = ("data_ms", "forward_ms", "backward_ms", "optimizer_ms")
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The times of successive steps in milliseconds, by phase; `setup_seconds` is the first step."""
+
+    phases: dict[str, list[float]]
+    setup_seconds: float
+
+    @property
+    def step_ms(self) -> list[float]:
+        """The time of each whole step."""
+        return [sum(step) for step in zip(*self.phases.values(), strict=True)]
+
+
+def time_steps(
+    model: nn.Module,
+    data: Resident,
+    *,
+    lr: float,
+    batch_size: int,
+    seed: int,
+    warmup_steps: int,
+    steps: int,
+    max_seconds: float,
+) -> Steps:
+    """Train `warmup_steps` and then `steps` steps on real batches, the latter timed.
+
+    The first step (imports, compilation, autotuning, page faults) is reported apart. Fewer steps are taken,
+    at least one, where they would take longer than `max_seconds`.
+    """
+    device = data.labels.device
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(device)
+    batches = order[: len(order) // batch_size * batch_size].split(batch_size)  # whole ones only
+    model.train()
+
+    def step(index: Tensor) -> None:
+        x, y = data.batch(index)
+        ticks.mark()
+        loss = F.cross_entropy(model(x), y)
+        ticks.mark()
+        optimizer.zero_grad()
+        loss.backward()
+        ticks.mark()
+        optimizer.step()
+        ticks.mark()
+
+    began = time.perf_counter()
+    ticks = clock(device)
+    step(batches[0])
+    synchronize(device)
+    setup_seconds = time.perf_counter() - began
+
+    deadline = began + max_seconds
+    for number in range(warmup_steps):
+        step(batches[number % len(batches)])
+        if device.type == "cpu" and time.perf_counter() >= deadline:
+            break
+    synchronize(device)
+
+    deadline = time.perf_counter() + max_seconds
+    ticks = clock(device)
+    ticks.mark()
+    for number in range(steps):
+        step(batches[(warmup_steps + number) % len(batches)])
+        if time.perf_counter() >= deadline:
+            break
+    times = ticks.milliseconds()
+    return Steps({phase: times[at :: len(PHASES)] for at, phase in enumerate(PHASES)}, setup_seconds)

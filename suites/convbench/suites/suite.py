@@ -1,0 +1,279 @@
+"""A suite: what to run and how, read from a TOML file and checked key by key."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from convbench.registry import UsageError
+from convbench.registry.errors import choices
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+MODES = ("eager", "compile", "graph")
+MEMORY_FORMATS = ("contiguous", "channels_last")
+INITS = ("default", "xavier_uniform")
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a key of a suite file may hold.
+
+    `kind` is the type of its value, or of each item where `many`; numbers have a least value, texts may have
+    an allowed set.
+    """
+
+    kind: type
+    many: bool = False
+    least: float | None = None
+    above: float | None = None
+    allowed: tuple[str, ...] = ()
+    length: int | None = None
+    pattern: str = ""
+
+    def wrong(self, value: object) -> str | None:
+        """Why a value cannot be used, or None."""
+        if not self.many:
+            return self._wrong_item(value)
+        if not isinstance(value, list) or not value:
+            return f"is {value!r}; it must be a list of {self._noun}s, at least one"
+        if self.length is not None and len(value) != self.length:
+            return f"is {value!r}; it must have {self.length} items"
+        for item in value:
+            wrong = self._wrong_item(item)
+            if wrong:
+                return wrong
+        if self.length is None and len(set(value)) < len(value):
+            return f"is {value!r}; every item must be different"
+        return None
+
+    @property
+    def _noun(self) -> str:
+        return {str: "text", int: "whole number", float: "number"}[self.kind]
+
+    def _wrong_item(self, value: object) -> str | None:
+        fits = isinstance(value, (int, float) if self.kind is float else self.kind)
+        if not fits or isinstance(value, bool):
+            return f"is {value!r}; it must be a {self._noun}"
+        if isinstance(value, (int, float)):
+            if not abs(value) < float("inf"):
+                return f"is {value!r}; it must be finite"
+            if self.least is not None and value < self.least:
+                return f"is {value!r}; it must be at least {self.least:g}"
+            if self.above is not None and value <= self.above:
+                return f"is {value!r}; it must be more than {self.above:g}"
+        if self.allowed and value not in self.allowed:
+            return f"is {value!r}; {choices(str(value), self.allowed)}"
+        if self.pattern and not re.fullmatch(self.pattern, str(value)):
+            return f"is {value!r}; letters, digits and _ . + - can be in it"
+        return None
+
+
+@dataclass(frozen=True)
+class RecipeOverrides:
+    """What replaces the architecture's own recipe; None keeps it."""
+
+    lr: float | None = None
+    epochs: int | None = None
+    resize: tuple[int, int] | None = None
+    init: str | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much one combination may take. Memory in MB (10^6 bytes); None takes what the machine can give."""
+
+    train_seconds: float = 60.0
+    timeout_seconds: float = 600.0
+    memory_mb: int | None = None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How steps are timed: `rounds` fresh processes of `steps` steps each after `warmup_steps`.
+
+    A round ends early, and says so, once its steps have taken `max_seconds`. `threads` is torch's intra-op
+    thread count in every worker; None takes every core this process may use.
+    """
+
+    rounds: int = 3
+    warmup_steps: int = 5
+    steps: int = 30
+    max_seconds: float = 20.0
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What to run. The lists are globs over registered names, or values; every combination of them is run.
+
+    An empty `batch_sizes` takes each architecture's own.
+    """
+
+    name: str
+    description: str = ""
+    dataset: str = "fashion-mnist"
+    architectures: tuple[str, ...] = ("*",)
+    backends: tuple[str, ...] = ("*",)
+    devices: tuple[str, ...] = ("*",)
+    dtypes: tuple[str, ...] = ("float32",)
+    batch_sizes: tuple[int, ...] = ()
+    memory_formats: tuple[str, ...] = ("contiguous",)
+    modes: tuple[str, ...] = ("eager",)
+    seeds: tuple[int, ...] = (0,)
+    recipe: RecipeOverrides = RecipeOverrides()
+    budget: Budget = Budget()
+    timing: Timing = Timing()
+
+    def override(self, values: Mapping[str, Any]) -> Suite:
+        """A copy with values replaced, given by dotted key such as `recipe.epochs`; None keeps what is there.
+
+        Raises:
+            UsageError: a key or a value that a suite file could not hold; the message names the key.
+        """
+        changed = self
+        for dotted, value in values.items():
+            if value is None:
+                continue
+            table, _, name = dotted.rpartition(".")
+            if name not in KEYS.get(table, {}):
+                raise UsageError(f"unknown key {dotted!r}; {choices(dotted, DOTTED_KEYS)}")
+            plain = list(value) if isinstance(value, tuple) else value
+            wrong = KEYS[table][name].wrong(plain)
+            if wrong:
+                raise UsageError(f"{dotted} {wrong}")
+            new: dict[str, Any] = {name: tuple(plain) if isinstance(plain, list) else plain}
+            changed = replace(changed, **({table: replace(getattr(changed, table), **new)} if table else new))
+        return changed
+
+    def to_toml(self) -> str:
+        """The suite as a file that reads back as the same suite."""
+        lines = _toml_lines(self)
+        for table in ("recipe", "budget", "timing"):
+            body = _toml_lines(getattr(self, table))
+            if body:
+                lines += ["", f"[{table}]", *body]
+        return "\n".join(lines) + "\n"
+
+
+KEYS: Mapping[str, Mapping[str, Key]] = {
+    "": {
+        "name": Key(str, pattern=r"[A-Za-z0-9][A-Za-z0-9_.+-]*"),  # it becomes part of a directory's name
+        "description": Key(str),
+        "dataset": Key(str),
+        "architectures": Key(str, many=True),
+        "backends": Key(str, many=True),
+        "devices": Key(str, many=True),
+        "dtypes": Key(str, many=True, allowed=DTYPES),
+        "batch_sizes": Key(int, many=True, least=1),
+        "memory_formats": Key(str, many=True, allowed=MEMORY_FORMATS),
+        "modes": Key(str, many=True, allowed=MODES),
+        "seeds": Key(int, many=True, least=0),
+    },
+    "recipe": {
+        "lr": Key(float, above=0),
+        "epochs": Key(int, least=1),
+        "resize": Key(int, many=True, least=1, length=2),
+        "init": Key(str, allowed=INITS),
+    },
+    "budget": {
+        "train_seconds": Key(float, above=0),
+        "timeout_seconds": Key(float, above=0),
+        "memory_mb": Key(int, least=1),
+    },
+    "timing": {
+        "rounds": Key(int, least=1),
+        "warmup_steps": Key(int, least=0),
+        "steps": Key(int, least=1),
+        "max_seconds": Key(float, above=0),
+        "threads": Key(int, least=1),
+    },
+}
+
+
+DOTTED_KEYS = tuple(f"{table}.{name}" if table else name for table, keys in KEYS.items() for name in keys)
+
+
+def load_suite(path: Path) -> Suite:
+    """Read and check a suite file.
+
+    Raises:
+        UsageError: no such file, or one that cannot be used; with the line, the key and what is allowed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"cannot read suite {path}: {reason}") from None
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: not a TOML file: {error}") from None
+
+    values: dict[str, Any] = {}
+    for name, value in content.items():
+        if name in KEYS and name:
+            if not isinstance(value, dict):
+                raise UsageError(f"{path}, line {_line(text, '', name)}: {name} must be a table, [{name}]")
+            for key, inner in value.items():
+                _check(path, text, name, key, inner)
+                values[f"{name}.{key}"] = inner
+        else:
+            _check(path, text, "", name, value)
+            values[name] = value
+    if "name" not in values:
+        raise UsageError(f"{path}: the key 'name' is missing")
+    return Suite(name=values["name"]).override(values)
+
+
+def _check(path: Path, text: str, table: str, key: str, value: object) -> None:
+    where = f"{path}, line {_line(text, table, key)}"
+    known = KEYS[table]
+    label = f"{table}.{key}" if table else key
+    if key not in known:
+        names = [*known, *(name for name in KEYS if name and not table)]
+        raise UsageError(f"{where}: unknown key {label!r}; {choices(key, names)}")
+    wrong = known[key].wrong(value)
+    if wrong:
+        raise UsageError(f"{where}: {label} {wrong}")
+
+
+def _line(text: str, table: str, key: str) -> int:
+    """The line on which a key is set, counted from 1; that of its table where it is written in it."""
+    wanted = [*([table] if table else []), key]
+    current: list[str] = []
+    nearest = 1
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*\[\[?([^\[\]]+)\]", line)
+        if header:
+            current = _parts(header[1])
+            path = current
+        elif assignment := re.match(r"([^=#]+)=", line):
+            path = [*current, *_parts(assignment[1])]
+        else:
+            continue
+        if path[: len(wanted)] == wanted:
+            return number
+        if table and path == [table]:
+            nearest = number
+    return nearest
+
+
+def _parts(dotted: str) -> list[str]:
+    return [part.strip().strip("\"'") for part in dotted.split(".")]
+
+
+def _toml_lines(record: Any) -> list[str]:
+    lines = []
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if value in (None, ()) or field.name in ("recipe", "budget", "timing"):
+            continue
+        # JSON's strings, numbers and lists are TOML's too, but for this one character
+        text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+        lines.append(f"{field.name} = {text}".replace("\x7f", "\\u007f"))
+    return lines

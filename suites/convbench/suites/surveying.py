@@ -1,0 +1,68 @@
+"""What a worker finds out before anything is measured: the machine, its data, its backends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from convbench.registry import Unsupported, discover
+from convbench.registry.conformance import verify
+from convbench.registry.discovery import describe
+from convbench.results.environment import collect, device_name
+from convbench.suites.batches import check_images, write_images
+from convbench.suites.devices import available_devices
+from convbench.suites.preparation import Job, set_process
+
+Send = Callable[[dict[str, Any]], None]
+
+
+def survey(job: Job, send: Send, data: int) -> dict[str, Any]:
+    """Look around: the machine and its devices; and bring the dataset into the data file."""
+    found: dict[str, Any] = {
+        "environment": collect(),
+        "torch_version": torch.__version__,
+        "devices": {device: device_name(device) for device in available_devices()},
+    }
+    root = job["data_dir"]
+    dataset = discover().dataset(job["dataset"])
+    images = dataset.load(Path(root) if root else None)
+    check_images(images, dataset.num_classes)
+    with os.fdopen(os.dup(data), "wb") as file:
+        found["data"] = write_images(images, file)
+    return {"status": "ok", "found": found}
+
+
+def availability(job: Job, send: Send, data: int) -> dict[str, Any]:
+    """Ask backends whether they can run here; an event for each one, so that a crash shows whose it is."""
+    registry = discover()
+    for name in job["backends"]:
+        try:
+            reason = registry.backend(name).unavailable()
+        except Exception as error:  # noqa: BLE001 - a plugin's code: anything can come out of it
+            reason = f"its check for availability failed: {describe(error)}"
+        send({"event": "availability", "backend": name, "reason": None if reason is None else str(reason)})
+    return {"status": "ok"}
+
+
+def conform(job: Job, send: Send, data: int) -> dict[str, Any]:
+    """Run the conformance cases of one backend; an event for every outcome that is not a pass."""
+    set_process(job)
+    backend = discover().backend(job["backend"])
+    if job["device"].partition(":")[0] not in backend.devices:
+        raise Unsupported(f"backend {backend.name!r} runs on {', '.join(backend.devices)}")
+    reason = backend.unavailable()
+    if reason is not None:
+        return {"status": "unavailable", "error": reason}
+    dtypes = [dtype for dtype in job["dtypes"] or backend.dtypes if dtype in backend.dtypes]
+    if not dtypes:
+        raise Unsupported(f"backend {backend.name!r} takes {', '.join(backend.dtypes)}")
+    report = verify(backend, device=job["device"], dtypes=dtypes)
+    for outcome in report.outcomes:
+        if outcome.state != "passed":
+            send({"event": "outcome", **vars(outcome)})
+    counts = {state: report.count(state) for state in ("passed", "failed", "crashed", "unsupported")}
+    return {"status": "ok" if report.passed else "incorrect", "counts": counts, "max_error": report.max_error}

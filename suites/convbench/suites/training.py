@@ -1,0 +1,110 @@
+"""The training loop: plain SGD, the clock around steps only, one number read back per epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convbench.suites.batches import Resident
+from convbench.suites.devices import synchronize
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands: after an epoch, or where its budget ended one.
+
+    `train_loss` is the mean over the steps of this epoch, in nats; `train_seconds` is without evaluation.
+    """
+
+    epochs: float
+    steps: int
+    images: int
+    train_seconds: float
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    within_budget: bool
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss is no longer a number."""
+        return not (math.isfinite(self.train_loss) and math.isfinite(self.val_loss))
+
+
+def train(
+    model: nn.Module,
+    data: Resident,
+    validation: Resident,
+    *,
+    lr: float,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    budget_seconds: float = math.inf,
+    now: Callable[[], float] = time.perf_counter,
+) -> Iterator[Progress]:
+    """Train until the epochs or the budget end, whichever is first, and say where it stands after each epoch.
+
+    Every epoch visits all images once in an order drawn from `seed`; the last batch may be smaller.
+    """
+    device = data.labels.device
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    generator = torch.Generator().manual_seed(seed)
+    steps, images, spent = 0, 0, 0.0
+    for epoch in range(epochs):
+        order = torch.randperm(len(data), generator=generator).to(device)
+        total_loss = torch.zeros((), device=device)
+        done = 0
+        model.train()
+        synchronize(device)
+        start = now()
+        deadline = start + budget_seconds - spent
+        for index in order.split(batch_size):
+            x, y = data.batch(index)
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total_loss += loss.detach()
+            done += 1
+            if now() >= deadline:
+                break
+        synchronize(device)
+        spent += now() - start
+        seen = min(done * batch_size, len(data))
+        steps, images = steps + done, images + seen
+        val_loss, val_accuracy = evaluate(model, validation, batch_size)
+        progress = Progress(
+            epochs=epoch + seen / len(data),
+            steps=steps,
+            images=images,
+            train_seconds=spent,
+            train_loss=float(total_loss) / done,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            within_budget=seen == len(data) and (spent < budget_seconds or epoch + 1 == epochs),
+        )
+        yield progress
+        if progress.diverged or not progress.within_budget:
+            return
+
+
+def evaluate(model: nn.Module, data: Resident, batch_size: int) -> tuple[float, float]:
+    """The mean cross-entropy (nats) and the accuracy on a split, read back once."""
+    device = data.labels.device
+    total_loss = torch.zeros((), device=device, dtype=torch.float64)
+    correct = torch.zeros((), device=device, dtype=torch.int64)
+    model.eval()
+    with torch.no_grad():
+        for index in torch.arange(len(data), device=device).split(batch_size):
+            x, y = data.batch(index)
+            scores: Tensor = model(x)
+            total_loss += F.cross_entropy(scores, y, reduction="sum")
+            correct += (scores.argmax(dim=1) == y).sum()
+    return float(total_loss) / len(data), float(correct) / len(data)
