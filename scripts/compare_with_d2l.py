@@ -1,0 +1,186 @@
+"""Compare convbench's training of LeNet with d2l 1.0.3's `Trainer`, side by side on this machine.
+
+    python scripts/compare_with_d2l.py [--rounds 5] [--data-dir DIR] [--out results/reference/d2l-NAME.md]
+
+d2l and what it imports are installed into an environment of their own (a directory under build/) that shares
+this interpreter's torch, so that both train with the same one. Every round is a fresh process of each, in turn;
+d2l reads FashionMNIST through torchvision from the same files. Figures are medians over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OVERLAY = ROOT / "build" / "d2l"
+PINNED = ("d2l==1.0.3",)
+# d2l pins years-old numpy, pandas and matplotlib; what it needs of them today's releases still have
+NEEDED = ("ipython", "matplotlib", "matplotlib-inline", "requests", "scipy")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--side", choices=("d2l", "convbench"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        print(json.dumps({"d2l": d2l_speed, "convbench": convbench_speed}[options.side](options.data_dir)))
+        return
+    install()
+    data = torchvision_layout(options.data_dir)
+    speeds: dict[str, list[float]] = {"convbench": [], "d2l": []}
+    for number in range(options.rounds):
+        for side, values in speeds.items():
+            values.append(measure(side, data))
+            print(f"round {number + 1} {side}: {values[-1]:,.0f} images/s", file=sys.stderr)
+    text = report(speeds)
+    print(text)
+    if options.out:
+        options.out.write_text(text, encoding="utf-8")
+
+
+def install() -> None:
+    """Set d2l up, once."""
+    if not (OVERLAY / "d2l").is_dir():
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--target", str(OVERLAY)]
+        subprocess.run([*pip, "--no-deps", *PINNED], check=True)
+        subprocess.run([*pip, *NEEDED], check=True)
+        # numpy and its like came along; the ones of this environment are to be used
+        for name in ("numpy", "pandas", "torch", "torchvision"):
+            for path in OVERLAY.glob(f"{name}*"):
+                subprocess.run(["rm", "-r", str(path)], check=True)
+
+
+def torchvision_layout(data_dir: Path | None) -> Path:
+    """FashionMNIST as torchvision lays it out, uncompressed, written from what convbench finds."""
+    import torch
+
+    from convbench.registry import discover
+
+    root = ROOT / "build" / "d2l-data"
+    raw = root / "FashionMNIST" / "raw"
+    if not (raw / "t10k-labels-idx1-ubyte").exists():
+        images = discover().dataset("fashion-mnist").load(data_dir)
+        raw.mkdir(parents=True, exist_ok=True)
+        for split, name in (("train", "train"), ("test", "t10k")):
+            for kind, magic, label in (("images", 0x803, "images-idx3"), ("labels", 0x801, "labels-idx1")):
+                part = getattr(images, f"{split}_{kind}").to(torch.uint8).squeeze(1)
+                header = b"".join(number.to_bytes(4, "big") for number in (magic, *part.shape))
+                (raw / f"{name}-{label}-ubyte").write_bytes(header + part.numpy().tobytes())
+    return root
+
+
+def measure(side: str, data: Path) -> float:
+    """One process of one side."""
+    environment = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(OVERLAY) if side == "d2l" else ""}
+    command = [sys.executable, __file__, "--side", side, "--data-dir", str(data)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def d2l_speed(root: Path) -> float:
+    """Images per second of the second epoch of d2l's Trainer, its evaluation not counted."""
+    from d2l import torch as d2l
+    from torch import nn
+
+    class LeNet(d2l.Classifier):  # the book's, 7.6
+        def __init__(self, lr: float = 0.1, num_classes: int = 10) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+            self.net = nn.Sequential(
+                nn.LazyConv2d(6, kernel_size=5, padding=2), nn.Sigmoid(),
+                nn.AvgPool2d(kernel_size=2, stride=2),
+                nn.LazyConv2d(16, kernel_size=5), nn.Sigmoid(),
+                nn.AvgPool2d(kernel_size=2, stride=2),
+                nn.Flatten(),
+                nn.LazyLinear(120), nn.Sigmoid(),
+                nn.LazyLinear(84), nn.Sigmoid(),
+                nn.LazyLinear(num_classes),
+            )  # fmt: skip
+
+    def init_cnn(module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            nn.init.xavier_uniform_(module.weight)
+
+    class Timed(d2l.Trainer):
+        seconds: list[float] = []  # noqa: RUF012 - one trainer per process
+
+        def fit_epoch(self) -> None:
+            validation, self.val_dataloader = self.val_dataloader, None
+            start = time.perf_counter()
+            super().fit_epoch()
+            self.seconds.append(time.perf_counter() - start)
+            self.val_dataloader = validation
+
+    data = d2l.FashionMNIST(batch_size=128)
+    data.train.root = data.val.root = str(root)
+    model = LeNet()
+    model.apply_init([next(iter(data.get_dataloader(True)))[0]], init_cnn)
+    trainer = Timed(max_epochs=2, num_gpus=1)
+    trainer.fit(model, data)
+    return len(data.train) / trainer.seconds[-1]
+
+
+def convbench_speed(root: Path) -> float:
+    """The same of convbench's loop on the `torch` backend."""
+    import torch
+
+    from convbench.registry import create_model, discover
+    from convbench.suites.batches import resident
+    from convbench.suites.training import train
+
+    torch.set_flush_denormal(True)
+    images = discover().dataset("fashion-mnist").load(root)
+    torch.manual_seed(0)
+    model = create_model("lenet", backend="torch")
+    where = (torch.device("cpu"), torch.float32, "contiguous", None)
+    data = resident(images.train_images, images.train_labels, *where)
+    validation = resident(images.test_images, images.test_labels, *where)
+    first, second = train(model, data, validation, lr=0.1, epochs=2, batch_size=128, seed=0)
+    return (second.images - first.images) / (second.train_seconds - first.train_seconds)
+
+
+def report(speeds: dict[str, list[float]]) -> str:
+    """What was measured, as Markdown."""
+    import torch
+
+    from convbench.results.environment import device_name
+
+    ours, theirs = (statistics.median(speeds[side]) for side in ("convbench", "d2l"))
+    ratios = [a / b for a, b in zip(speeds["convbench"], speeds["d2l"], strict=True)]
+    lines = [
+        "# Training LeNet: convbench and d2l 1.0.3",
+        "",
+        f"LeNet on FashionMNIST, batch 128, second epoch without evaluation, {len(ratios)} fresh processes each",
+        f"in turn on {device_name('cpu')}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
+        f"{datetime.now(UTC):%Y-%m-%d}; made by `python scripts/compare_with_d2l.py`.",
+        "",
+        "| | images/s, median | least | most |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for side, label in (("convbench", "convbench, `torch` backend"), ("d2l", "d2l `Trainer`")):
+        values = speeds[side]
+        lines.append(
+            f"| {label} | {statistics.median(values):,.0f} | {min(values):,.0f} | {max(values):,.0f} |"
+        )
+    lines += [
+        "",
+        f"Ratio of medians {ours / theirs:.2f}; round by round "
+        f"{min(ratios):.2f} to {max(ratios):.2f}, median {statistics.median(ratios):.2f}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Every registered backend keeps the contract, whoever brings it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+import torch
+
+from convbench.registry import OPS, Backend, discover, verify
+from convbench.registry.conformance import Report
+
+REGISTRY = discover()
+RUNNABLE = [name for name, backend in REGISTRY.backends.items() if backend.unavailable() is None]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small cases: handing them to other threads costs more than it saves."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@cache
+def report(name: str, device: str) -> Report:
+    return verify(REGISTRY.backend(name), device=device)
+
+
+def failures(report: Report) -> str:
+    return "\n".join(f"{outcome.case}: {outcome.message}" for outcome in report.failures)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("name", [name for name in RUNNABLE if "cpu" in REGISTRY.backend(name).devices])
+def test_it_conforms_on_the_cpu(name: str) -> None:
+    result = report(name, "cpu")
+    assert result.passed, failures(result)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", [name for name in RUNNABLE if "cuda" in REGISTRY.backend(name).devices])
+def test_it_conforms_on_cuda(name: str) -> None:
+    result = report(name, "cuda")
+    assert result.passed, failures(result)
+
+
+@pytest.mark.parametrize("name", ["im2col", "loops", "torch"])
+def test_the_basic_ones_support_every_case(name: str) -> None:
+    """What issue and design ask of them; `verify` itself lets a backend decline."""
+    assert set(REGISTRY.backend(name).ops) == set(OPS)
+    assert report(name, "cpu").count("unsupported") == 0
+    assert {"cpu", "cuda"} <= set(REGISTRY.backend(name).devices)
+
+
+@pytest.mark.parametrize("backend", REGISTRY.backends.values(), ids=list(REGISTRY.backends))
+def test_its_record_says_what_it_is(backend: Backend) -> None:
+    assert backend.summary
+    assert "\n" not in backend.summary
+    assert set(backend.ops) <= set(OPS)
+    for dtype in backend.dtypes:
+        assert isinstance(getattr(torch, dtype), torch.dtype)
+    for device in backend.devices:
+        assert torch.device(device).type == device

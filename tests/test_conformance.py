@@ -1,0 +1,314 @@
+"""`verify` catches backends that are wrong, each in its own way, and says in what."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convbench.registry import OPS, Backend, UnknownName, Unsupported, verify
+from convbench.registry.cases import Case, conformance_cases, conv2d, model_cases, pool, refused_calls
+from convbench.registry.conformance import check, check_refusal
+from convbench.registry.tolerances import bound
+
+SMALL = conv2d((2, 3, 8, 8), (4, 3, 3, 3), padding=1)
+STRIDED = conv2d((2, 3, 8, 6), (4, 3, 3, 3), padding=1, layout="strided")
+EMPTY = conv2d((0, 3, 8, 8), (4, 3, 3, 3))
+
+
+def backend(deterministic: bool = True, **ops: Callable[..., Any]) -> Backend:
+    return Backend("planted", "for these tests", lambda: ops, deterministic=deterministic)
+
+
+def outcome(implementation: Callable[..., Any], case: Case = SMALL, deterministic: bool = True) -> Any:
+    planted = backend(deterministic, **{case.op: implementation})
+    return check(planted, OPS[case.op], case, "float32", "cpu")
+
+
+def zeros(*args: Any, **kwargs: Any) -> Tensor:
+    return F.conv2d(*args, **kwargs) * 0
+
+
+def a_row_short(*args: Any, **kwargs: Any) -> Tensor:
+    return F.conv2d(*args, **kwargs)[..., :-1, :]
+
+
+def widened(*args: Any, **kwargs: Any) -> Tensor:
+    return F.conv2d(*args, **kwargs).double()
+
+
+def narrowed(input: Tensor, weight: Tensor, bias: Tensor, **kwargs: Any) -> Tensor:
+    return F.conv2d(input.bfloat16(), weight.bfloat16(), bias.bfloat16(), **kwargs).float()
+
+
+def one_nan(*args: Any, **kwargs: Any) -> Tensor:
+    output = F.conv2d(*args, **kwargs)
+    output[0, 0, 0, 0] = torch.nan
+    return output
+
+
+def flipped(input: Tensor, weight: Tensor, bias: Tensor, **kwargs: Any) -> Tensor:
+    return F.conv2d(input, weight.flip(-1), bias, **kwargs)
+
+
+def detached(*args: Any, **kwargs: Any) -> Tensor:
+    return F.conv2d(*args, **kwargs).detach()
+
+
+def weight_detached(input: Tensor, weight: Tensor, bias: Tensor, **kwargs: Any) -> Tensor:
+    return F.conv2d(input, weight.detach(), bias, **kwargs)
+
+
+def without_bias(input: Tensor, weight: Tensor, bias: Tensor, **kwargs: Any) -> Tensor:
+    return F.conv2d(input, weight, None, **kwargs)
+
+
+def gradient_scaled(*args: Any, **kwargs: Any) -> Tensor:
+    output = F.conv2d(*args, **kwargs)
+    return output.detach() + 0.999 * (output - output.detach())
+
+
+def gradient_zero(*args: Any, **kwargs: Any) -> Tensor:
+    output = F.conv2d(*args, **kwargs)
+    return output.detach() + 0 * output
+
+
+def input_changed(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    output = F.conv2d(input, *args, **kwargs)
+    output = output.clone()
+    input.data.mul_(2)
+    return output
+
+
+def weight_changed(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    output = F.conv2d(input, weight, *args, **kwargs)
+    weight.data.add_(1e-6)
+    return output
+
+
+def unwritten(*args: Any, **kwargs: Any) -> Tensor:
+    output = F.conv2d(*args, **kwargs)
+    buffer = torch.empty_like(output)
+    buffer[..., :-1, :] = output[..., :-1, :]
+    return buffer
+
+
+def no_tensor(*args: Any, **kwargs: Any) -> Any:
+    return (F.conv2d(*args, **kwargs),)
+
+
+class Remembered:
+    """Answers by the shape alone, from the second call on."""
+
+    def __init__(self) -> None:
+        self.answers: dict[torch.Size, Tensor] = {}
+
+    def __call__(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        output = F.conv2d(input, *args, **kwargs)
+        first = self.answers.setdefault(input.shape, output.detach().clone())
+        return first + output - output.detach()
+
+
+class UnwrittenGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, output: Tensor) -> Tensor:
+        return output.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return torch.empty_like(gradient)
+
+
+def gradient_unwritten(*args: Any, **kwargs: Any) -> Tensor:
+    answer: Tensor = UnwrittenGradient.apply(F.conv2d(*args, **kwargs))
+    return answer
+
+
+WRONG = {
+    zeros: "the output is 0 where",
+    a_row_short: r"the output has shape \(2, 4, 7, 8\), not \(2, 4, 8, 8\)",
+    widened: r"the output is torch\.float64, not torch\.float32",
+    narrowed: "times the admissible error",
+    one_nan: r"the output is nan where .* at \[0, 0, 0, 0\]; 1 of 512 elements are wrong",
+    flipped: "the output is",
+    detached: "the output is cut off from the gradient",
+    weight_detached: "no gradient reaches weight",
+    without_bias: "no gradient reaches bias",
+    gradient_scaled: "the gradient of input is",
+    gradient_zero: "the gradient of input is 0 where",
+    input_changed: "input was changed in place",
+    weight_changed: "weight was changed in place",
+    unwritten: "the output is nan",
+    no_tensor: "the output is a tuple, not a tensor",
+    Remembered(): "the output is",
+    gradient_unwritten: "the gradient of input is nan",
+}
+
+
+@pytest.mark.parametrize("implementation", WRONG, ids=lambda each: getattr(each, "__name__", "remembered"))
+def test_a_wrong_backend_fails_with_a_sentence(implementation: Callable[..., Any]) -> None:
+    result = outcome(implementation)
+    assert result.state == "failed"
+    assert re.search(WRONG[implementation], result.message), result.message
+
+
+def test_a_right_one_passes() -> None:
+    for case in (SMALL, STRIDED, EMPTY):
+        result = outcome(F.conv2d, case)
+        assert (result.state, result.message) == ("passed", "")
+
+
+def test_chance_shows_unless_it_is_declared() -> None:
+    def jittered(*args: Any, **kwargs: Any) -> Tensor:
+        return F.conv2d(*args, **kwargs) * (1 + 1e-7 * torch.rand(()))
+
+    assert outcome(jittered).message == "output differs between two runs on the same data"
+    assert outcome(jittered, deterministic=False).state == "passed"
+
+
+def test_reading_past_the_strides_shows() -> None:
+    def careless(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        n, c, h, w = input.shape
+        return F.conv2d(input.as_strided(input.shape, (c * h * w, h * w, w, 1)), *args, **kwargs)
+
+    assert outcome(careless, SMALL).state == "passed"
+    assert outcome(careless, STRIDED).state == "failed"
+
+
+def test_an_output_that_is_the_input_shows() -> None:
+    result = outcome(lambda input, **_: input, pool("max_pool2d", (1, 1, 2, 2), kernel_size=1))
+    assert result.message == "the output shares the memory of input"
+
+
+def test_padding_that_wins_a_maximum_shows() -> None:
+    def padded_with_zeros(input: Tensor, kernel_size: Any, stride: Any, padding: int, **_: Any) -> Tensor:
+        return F.max_pool2d(F.pad(input, [padding] * 4), kernel_size, stride)
+
+    case = pool("max_pool2d", (2, 3, 9, 7), kernel_size=3, stride=2, padding=1)
+    assert "the output is 0 where -" in outcome(padded_with_zeros, case).message
+
+
+def test_a_count_of_the_wrong_pixels_shows() -> None:
+    def counts_padding(*args: Any, count_include_pad: bool = True, **kwargs: Any) -> Tensor:
+        return F.avg_pool2d(*args, **kwargs)
+
+    case = pool("avg_pool2d", (2, 3, 9, 7), kernel_size=3, padding=1, count_include_pad=False)
+    assert outcome(counts_padding, case).state == "failed"
+
+
+def test_a_crash_is_no_mismatch() -> None:
+    def raises(*args: Any, **kwargs: Any) -> Tensor:
+        raise RuntimeError("out\nof luck")
+
+    result = outcome(raises)
+    assert (result.state, result.message, result.memory) == ("crashed", "RuntimeError: out of luck", False)
+
+
+def test_running_out_of_memory_is_marked() -> None:
+    def greedy(*args: Any, **kwargs: Any) -> Tensor:
+        return torch.empty(1 << 60)
+
+    result = outcome(greedy)
+    assert (result.state, result.memory) == ("crashed", True)
+
+
+def test_an_answer_where_torch_raises_is_a_failure() -> None:
+    def lenient(input: Tensor, weight: Tensor, bias: Any = None, padding: int = 0, **options: Any) -> Tensor:
+        return F.conv2d(input, weight, bias, padding=max(padding, 0), **options)
+
+    case = conv2d((2, 3, 8, 8), (4, 3, 3, 3), padding=-1)
+    result = check_refusal(backend(conv2d=lenient), OPS["conv2d"], case, "float32", "cpu")
+    assert (result.state, result.message) == ("failed", "an answer was given where torch raises")
+    assert check_refusal(backend(conv2d=F.conv2d), OPS["conv2d"], case, "float32", "cpu").state == "passed"
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_torch_itself_refuses_every_refused_call(op: str) -> None:
+    for case in refused_calls(op):
+        with pytest.raises((RuntimeError, ValueError)):
+            OPS[op].reference(**case.arguments(torch.float32, torch.device("cpu"), seed=0))
+
+
+@pytest.mark.parametrize(("share", "state"), [(0.5, "passed"), (2.0, "failed")])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_tolerance_bites(share: float, state: str, dtype: str) -> None:
+    """One element that is off by half the bound passes, by twice the bound fails."""
+
+    def off(input: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Tensor:
+        output = F.conv2d(input, weight, bias, **options)
+        wide = [tensor.detach().double() for tensor in (input, weight, bias)]
+        exact = F.conv2d(*wide, **options)
+        magnitude = F.conv2d(*(tensor.abs() for tensor in wide), **options)
+        admissible = bound(exact, magnitude, 3 * 3 * 3 + 1, input.dtype)
+        error = torch.zeros_like(exact)
+        error[1, 2, 3, 4] = share * admissible[1, 2, 3, 4]
+        return output + (exact + error - output.detach().double()).to(input.dtype)
+
+    assert check(backend(conv2d=off), OPS["conv2d"], SMALL, dtype, "cpu").state == state
+
+
+def test_a_report_tells_the_states_apart() -> None:
+    def fussy(input: Tensor, weight: Tensor, *args: Any, **options: Any) -> Tensor:
+        if weight.shape[-1] == 1:
+            raise Unsupported("1x1 kernels")
+        if input.shape[0] == 0:
+            raise RuntimeError("empty")
+        return F.conv2d(input, weight, *args, **options) * (2 if input.shape[0] == 3 else 1)
+
+    cases = [SMALL, STRIDED, EMPTY, conv2d((1, 1, 1, 1), (1, 1, 1, 1)), conv2d((3, 3, 5, 5), (4, 3, 3, 3))]
+    report = verify(backend(conv2d=fussy), cases={"conv2d": cases})
+    assert [outcome.state for outcome in report.outcomes] == [
+        "passed",
+        "passed",
+        "crashed",
+        "unsupported",
+        "failed",
+    ]
+    assert not report.passed
+    assert [outcome.state for outcome in report.failures] == ["crashed", "failed"]
+    assert 0 < report.max_error < 1e-6
+
+
+def test_a_backend_that_declines_everything_has_not_passed() -> None:
+    def declines(*args: Any, **options: Any) -> Tensor:
+        raise Unsupported("nothing at all")
+
+    for planted in (backend(conv2d=declines), backend()):
+        report = verify(planted, cases={"conv2d": [SMALL]})
+        assert not report.passed
+        assert report.failures == ()
+    offered = {outcome.op: outcome.message for outcome in verify(backend()).outcomes}
+    assert offered == dict.fromkeys(OPS, "not offered")
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_cases_reach_what_the_contract_names(op: str) -> None:
+    cases = conformance_cases(op)
+    assert len(set(cases)) == len(cases)
+    assert {case.layout for case in cases} == {"contiguous", "channels_last", "strided"}
+    assert any(dict(case.shapes)["input"][0] == 0 for case in cases)  # an empty batch
+    options = {name for case in cases for name, _ in case.options}
+    parameters = set(OPS[op].signature.parameters)
+    assert options == parameters - set(OPS[op].tensors)
+
+
+def test_the_cases_of_a_model_are_its_calls() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3, stride=2), nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1), nn.MaxPool2d(2)
+    )
+    cases = model_cases(model, torch.zeros(4, 1, 9, 9))
+    assert [case.op for case in cases] == ["conv2d", "conv2d", "max_pool2d"]  # equal calls count once
+    assert dict(cases[0].shapes) == {"input": (4, 1, 9, 9), "weight": (2, 1, 3, 3), "bias": (2,)}
+    assert dict(cases[0].options)["stride"] == (2, 2)
+    report = verify(backend(conv2d=F.conv2d, max_pool2d=F.max_pool2d), cases={"conv2d": cases[:2]})
+    assert report.passed
+
+
+def test_an_unknown_backend() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'im2col'"):
+        verify("im2co")

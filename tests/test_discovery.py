@@ -1,0 +1,227 @@
+"""Plugins are loaded one by one; a broken one is shown and harms nobody."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+from conftest import Install
+
+from convbench.registry import Plugin, Registry, discover
+from convbench.registry.discovery import BUILTINS
+
+GOOD = """
+    from convbench.registry import Backend, hookimpl
+
+    @hookimpl
+    def convbench_backends():
+        yield Backend(name="good", summary="", load=dict)
+"""
+
+BROKEN = {
+    "raises on import": ("import no_such_library", "ModuleNotFoundError: No module named 'no_such_library'"),
+    "exits on import": ("raise SystemExit('no licence')", "SystemExit: no licence"),
+    "has a syntax error": ("def", "SyntaxError"),
+    "implements nothing": ("x = 1", "no hook of convbench is implemented"),
+    "misspells a hook": (
+        """
+        from convbench.registry import hookimpl
+        @hookimpl
+        def convbench_backend(): return []
+        """,
+        "unknown hook 'convbench_backend'; did you mean 'convbench_backends'?",
+    ),
+    "asks for what the hook has not": (
+        """
+        from convbench.registry import hookimpl
+        @hookimpl
+        def convbench_backends(everything): return []
+        """,
+        "everything",
+    ),
+    "raises in a hook": (
+        """
+        from convbench.registry import hookimpl
+        @hookimpl
+        def convbench_backends(): raise RuntimeError("no\\nluck")
+        """,
+        "RuntimeError: no luck",
+    ),
+    "exits in a hook": (
+        """
+        from convbench.registry import hookimpl
+        @hookimpl
+        def convbench_backends(): raise SystemExit(3)
+        """,
+        "SystemExit: 3",
+    ),
+    "returns no record": (
+        """
+        from convbench.registry import hookimpl
+        @hookimpl
+        def convbench_backends(): return ["good"]
+        """,
+        "convbench_backends must return Backend records, not 'good'",
+    ),
+    "returns one record": (
+        """
+        from convbench.registry import Backend, hookimpl
+        @hookimpl
+        def convbench_backends(): return Backend("x", "", dict)
+        """,
+        "convbench_backends must return an iterable of Backend records",
+    ),
+    "returns nothing": (
+        """
+        from convbench.registry import hookimpl
+        @hookimpl
+        def convbench_backends(): pass
+        """,
+        "convbench_backends must return an iterable of Backend records, not None",
+    ),
+    "returns a record of another kind": (
+        """
+        from convbench.registry import Dataset, hookimpl
+        @hookimpl
+        def convbench_backends(): return [Dataset("x", "", print)]
+        """,
+        "convbench_backends must return Backend records, not Dataset",
+    ),
+    "has a name that cannot be one": (
+        """
+        from convbench.registry import Backend, hookimpl
+        @hookimpl
+        def convbench_backends(): return [Backend("a:b", "", dict)]
+        """,
+        "'a:b' cannot be a name",
+    ),
+    "has a name that is no text": (
+        """
+        from convbench.registry import Backend, hookimpl
+        @hookimpl
+        def convbench_backends(): return [Backend(5, "", dict)]
+        """,
+        "5 cannot be a name",
+    ),
+    "offers a name twice": (
+        """
+        from convbench.registry import Backend, hookimpl
+        @hookimpl
+        def convbench_backends(): return [Backend("x", "", dict), Backend("x", "", dict)]
+        """,
+        "backend 'x' is offered twice by broken",
+    ),
+}
+
+
+def plugin(registry: Registry, distribution: str) -> Plugin:
+    return next(plugin for plugin in registry.plugins if plugin.distribution == distribution)
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_plugin_is_quarantined_and_the_others_work(install: Install, fault: str) -> None:
+    source, sentence = BROKEN[fault]
+    install("broken", source, version="2.3")
+    install("fine", GOOD)
+
+    registry = discover()
+
+    broken = plugin(registry, "broken")
+    assert sentence in (broken.error or "")
+    assert "\n" not in (broken.error or "")
+    assert (broken.name, broken.version) == ("broken", "2.3")
+    assert registry.backend("good").name == "good"
+    assert set(registry.backends) == {"good", *discover(installed=()).backends}
+
+
+def test_a_plugin_with_one_bad_record_gives_none_at_all(install: Install) -> None:
+    install(
+        "half",
+        """
+        from convbench.registry import Architecture, Backend, hookimpl
+
+        @hookimpl
+        def convbench_backends(): return [Backend("half", "", dict)]
+
+        @hookimpl
+        def convbench_architectures(): return [Architecture("net", "", print), Architecture("net", "", print)]
+        """,
+    )
+    registry = discover()
+    assert "architecture 'net' is offered twice by half" in (plugin(registry, "half").error or "")
+    assert "half" not in registry.backends
+    assert "net" not in registry.architectures
+
+
+def test_builtins_come_in_as_third_parties_do(install: Install) -> None:
+    registry = discover(builtins=[install("fine", GOOD)], installed=())
+    assert list(registry.backends) == ["good"]
+    assert registry.backends.plugin("good").distribution == "convbench"
+
+
+def test_every_builtin_loads() -> None:
+    registry = discover(installed=())
+    assert [(plugin.module, plugin.error) for plugin in registry.plugins] == [
+        (name, None) for name in BUILTINS
+    ]
+    assert {"im2col", "loops", "torch"} <= set(registry.backends)
+    assert {"lenet", "mlp"} <= set(registry.architectures)
+    assert {"fashion-mnist", "fashion-mnist-sample"} <= set(registry.datasets)
+    assert "lenet" in registry.suites
+
+
+def test_a_builtin_backend_is_named_after_its_file() -> None:
+    catalog = discover(installed=()).backends
+    for name in catalog:
+        assert name.startswith(catalog.plugin(name).module.rpartition(".")[2])
+
+
+def test_two_distributions_may_choose_the_same_entry_point_name(install: Install) -> None:
+    install("first", GOOD, entry_point="plugin")
+    install("second", GOOD.replace('"good"', '"also-good"'), entry_point="plugin")
+    registry = discover()
+    assert {"good", "also-good"} <= set(registry.backends)
+    assert len({plugin.name for plugin in registry.plugins}) == len(registry.plugins)
+
+
+def test_a_module_behind_two_entry_points_is_taken_once(install: Install) -> None:
+    module = install("fine", GOOD)
+    points = [EntryPoint("a", module, "convbench"), EntryPoint("b", module, "convbench")]
+    registry = discover(builtins=(), installed=points)
+    assert [plugin.error for plugin in registry.plugins] == [
+        None,
+        f"{module} is already registered by another entry point",
+    ]
+    assert list(registry.backends) == ["good"]
+
+
+def test_a_suite_is_named_after_its_file(install: Install) -> None:
+    install(
+        "suites",
+        """
+        from pathlib import Path
+        from convbench.registry import hookimpl
+
+        @hookimpl
+        def convbench_suites(): return [Path("somewhere/nightly.toml")]
+        """,
+    )
+    assert discover().suite("nightly") == Path("somewhere/nightly.toml")
+
+
+def test_nothing_is_loaded_before_it_is_used(install: Install) -> None:
+    install(
+        "lazy",
+        """
+        from convbench.registry import Backend, hookimpl
+
+        def load(): raise ImportError("heavy")
+
+        @hookimpl
+        def convbench_backends(): return [Backend("lazy", "", load)]
+        """,
+    )
+    backend = discover().backend("lazy")
+    with pytest.raises(ImportError, match="heavy"):
+        _ = backend.ops
