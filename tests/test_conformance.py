@@ -173,7 +173,7 @@ def test_chance_shows_unless_it_is_declared() -> None:
 
 def test_reading_past_the_strides_shows() -> None:
     def careless(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        n, c, h, w = input.shape
+        _, c, h, w = input.shape
         return F.conv2d(input.as_strided(input.shape, (c * h * w, h * w, w, 1)), *args, **kwargs)
 
     assert outcome(careless, SMALL).state == "passed"

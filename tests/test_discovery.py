@@ -6,8 +6,8 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-from conftest import Install
 
+from conftest import Install
 from convbench.registry import Plugin, Registry, discover
 from convbench.registry.discovery import BUILTINS
 

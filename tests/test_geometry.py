@@ -16,9 +16,7 @@ from convbench.registry.geometry import Window, conv2d_window, pair, pool2d_wind
 SWEEP = 400
 
 
-def refused(error: BaseException) -> bool:
-    """Whether torch refused a call for its arguments."""
-    return isinstance(error, (RuntimeError, ValueError, TypeError, IndexError))
+REFUSALS = (RuntimeError, ValueError, TypeError)  # what torch raises for arguments it does not take
 
 
 def choose(random: random.Random, *values: int) -> int | tuple[int, int]:
@@ -57,8 +55,7 @@ def test_convolution_windows_are_torchs() -> None:
     for call in convolutions():
         try:
             output = F.conv2d(*call)
-        except Exception as error:  # noqa: BLE001 - which of its exceptions torch raises is its own affair
-            assert refused(error)
+        except REFUSALS:
             with pytest.raises((ValueError, TypeError)):
                 conv2d_window(*call)
             continue
@@ -79,8 +76,7 @@ def test_max_pooling_windows_are_torchs() -> None:
         call = (image, kernel_size, stride, padding, choose(draw, 1, 1, 2), ceil_mode)
         try:
             output = F.max_pool2d(*call)
-        except Exception as error:  # noqa: BLE001
-            assert refused(error)
+        except REFUSALS:
             with pytest.raises((ValueError, TypeError)):
                 pool2d_window(*call)
             continue
@@ -99,8 +95,7 @@ def test_average_pooling_counts_are_torchs(include_padding: bool) -> None:
         call = (image, kernel_size, stride, padding, ceil_mode, include_padding)
         try:
             output = F.avg_pool2d(*call)
-        except Exception as error:  # noqa: BLE001
-            assert refused(error)
+        except REFUSALS:
             with pytest.raises((ValueError, TypeError)):
                 pool2d_window(image, kernel_size, stride, padding, 1, ceil_mode)
             continue

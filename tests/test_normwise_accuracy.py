@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +34,8 @@ def off_by(factor: float) -> Callable[..., Tensor]:
         error = torch.zeros_like(output)
         norms = [tensor.detach().double().square().mean(dim=(-2, -1)).sqrt() for tensor in (input, weight)]
         magnitude = 9 * norms[0] @ norms[1].T  # (N, O): summed over 3x3 taps and the channels
-        error[..., 0, 0] = factor * 6 * GROWTH * 2.0**-24 * magnitude
+        confidence = math.sqrt(36 + 2 * math.log(output.numel()))
+        error[..., 0, 0] = factor * confidence * GROWTH * 2.0**-24 * magnitude
         return (output + error).float()
 
     return conv2d

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from convbench.registry import UsageError
 from convbench.results import Row, RunStore, comparison_table, table_markdown
 from convbench.results.commands import report
-from convbench.results.tables import HEADINGS, print_table
+from convbench.results.tables import print_table
 from result_rows import row, samples, timed, trained
 
 
@@ -28,7 +28,10 @@ def backend(name: str, step_ms: float, **values: Any) -> list[Row]:
 def cells(text: str, name: str) -> dict[str, str]:
     """A backend's line of the Markdown table."""
     found = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
-    return dict(zip(HEADINGS, (cell.strip() for cell in found.strip("|").split(" | ")), strict=True))
+    above = text.splitlines()[: text.splitlines().index(found)]
+    headings = next(line for line in reversed(above) if line.startswith(("| backend", "| architecture")))
+    titles, values = ([cell.strip() for cell in line.strip("|").split(" | ")] for line in (headings, found))
+    return dict(zip(titles, values, strict=True))
 
 
 def test_backends_are_ordered_by_speed_and_set_against_torch() -> None:
@@ -109,7 +112,7 @@ def test_a_ratio_has_an_interval_where_samples_were_kept() -> None:
         for each in backend(name, step_ms)[:3]:
             rows.append(each)
             kept[each.combination, each.round] = (step_ms * random.normal(1, 0.02, 30)).tolist()
-    line = next(each for each in comparison_table(rows, kept).groups[0].lines if each.backend == "im2col")
+    line = next(each for each in comparison_table(rows, kept).groups[0].lines if each.name == "im2col")
     assert line.ratio_interval is not None
     assert line.ratio_interval.low < 0.25 < line.ratio_interval.high
     assert line.ratio_interval.high / line.ratio_interval.low < 1.2
@@ -159,5 +162,38 @@ def test_the_terminal_shows_the_same_lines(run_dir: Path) -> None:
 
     text = io.StringIO()
     print_table(Console(file=text, width=200), run_dir)
-    for word in (*HEADINGS, "torch", "im2col", "3,200", "0.742 after 10 epochs, 71 s"):
+    for word in ("images/s", "status", "torch", "im2col", "3,200", "0.742 after 10 epochs, 71 s"):
         assert word in text.getvalue()
+
+
+def test_architectures_on_one_backend_make_one_table() -> None:
+    rows = [
+        *backend("torch", 10.0, architecture="lenet", parameters=61_706, shifted_val_accuracy=0.61),
+        *backend("torch", 2.0, architecture="mlp", parameters=61_225, shifted_val_accuracy=0.42),
+    ]
+    text = table_markdown(rows)
+    assert text.index("| mlp |") < text.index("| lenet |")
+    assert cells(text, "lenet")["parameters"] == "61,706"
+    assert cells(text, "mlp")["shifted"] == "0.420"
+    assert "speed vs torch" not in text.split("**images/s**")[0]
+
+
+def test_a_problem_without_accuracy_shows_its_loss() -> None:
+    rows = [row(kind="train", seed=seed, val_loss=0.01, epochs=10.0) for seed in range(3)]
+    assert cells(table_markdown(rows), "im2col")["final loss"].startswith("0.010 (0.010–0.010, 3 seeds)")
+
+
+def test_one_cause_is_told_once() -> None:
+    rows = [row(kind="verify", seed=seed, status="unsupported", error="3x3 only") for seed in range(3)]
+    rows += [
+        row(
+            kind="train",
+            seed=seed,
+            status="unsupported",
+            error="not measured, for its verification ended ...",
+        )
+        for seed in range(3)
+    ]
+    listed = table_markdown(rows).partition("## What did not run")[2]
+    assert listed.count("\n- ") == 1
+    assert "and 2 more like it, verify: **unsupported**, 3x3 only" in listed

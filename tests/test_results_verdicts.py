@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from convbench.results.statistics import t_quantile
-from convbench.results.verdicts import ALPHA, MIN_EFFECT, Judged, critical, judge, log_difference
+from convbench.results.verdicts import ALPHA, MIN_EFFECT, Judged, critical, effect, judge, log_difference
 
 MATTERS = math.log1p(MIN_EFFECT)
 Draw = Callable[[np.random.Generator, int, float], NDArray[np.float64]]
@@ -61,6 +61,11 @@ def test_judging_many_together_asks_for_more() -> None:
     assert together.verdict == "unclear"
     assert together.p_value > alone.p_value
     assert together.detectable > alone.detectable
+
+
+@pytest.mark.parametrize(("ratio", "words"), [(1.125, "12.5%"), (3.14, "3.1×"), (1e9, "more than 100×")])
+def test_the_size_of_an_effect_is_readable(ratio: float, words: str) -> None:
+    assert effect(ratio) == words
 
 
 def normal(random: np.random.Generator, count: int, spread: float) -> NDArray[np.float64]:

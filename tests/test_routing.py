@@ -218,7 +218,7 @@ def test_the_torch_backend_gives_plain_torchs_gradients_to_the_bit() -> None:
     for network in (model, use_backend(model, "torch")):
         network.zero_grad()
         F.cross_entropy(network(image), label).backward()
-        gradients.append([parameter.grad.clone() for parameter in model.parameters()])  # type: ignore[union-attr]
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*gradients, strict=True))
 
 
@@ -243,4 +243,4 @@ def test_wrong_backends_are_refused() -> None:
     with pytest.raises(PluginError, match="'fake' offers an unknown op 'conv2'; did you mean 'conv2d'"):
         use_backend(nn.Identity(), backend(conv2=marked))
     with pytest.raises(PluginError, match=r"load\(\) must return a mapping"):
-        use_backend(nn.Identity(), Backend("list", "", lambda: [marked]))  # type: ignore[arg-type, return-value]
+        use_backend(nn.Identity(), Backend("list", "", lambda: [marked]))

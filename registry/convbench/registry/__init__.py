@@ -22,7 +22,7 @@ from convbench.registry.errors import (
     UsageError,
 )
 from convbench.registry.hookspecs import hookimpl
-from convbench.registry.records import Architecture, Backend, Dataset, Images, Recipe
+from convbench.registry.records import Accuracy, Architecture, Backend, Dataset, Images, Problem, Recipe
 
 if TYPE_CHECKING:
     from convbench.registry.conformance import Report, verify
@@ -43,6 +43,7 @@ _LAZY = {
 
 __all__ = [
     "OPS",
+    "Accuracy",
     "AmbiguousName",
     "Architecture",
     "Backend",
@@ -55,6 +56,7 @@ __all__ = [
     "Op",
     "Plugin",
     "PluginError",
+    "Problem",
     "Recipe",
     "Registry",
     "Report",

@@ -150,7 +150,7 @@ def _conv2d_cases() -> Iterator[Case]:
     yield conv2d((3, 3, 5, 5), (4, 3, 3, 3), padding=3)
     yield conv2d((2, 3, 17, 31), (5, 3, 3, 3), stride=(2, 1))
     for layout in ("channels_last", "strided"):
-        yield conv2d((2, 3, 8, 6), (4, 3, 3, 3), padding=1, layout=layout)  # type: ignore[arg-type]
+        yield conv2d((2, 3, 8, 6), (4, 3, 3, 3), padding=1, layout=layout)
 
 
 def _pool_cases(op: str) -> Iterator[Case]:
@@ -177,7 +177,7 @@ def _pool_cases(op: str) -> Iterator[Case]:
     yield pool(op, (3, 2, 4, 4), kernel_size=4)
     yield pool(op, (0, 2, 4, 4), kernel_size=2)
     for layout in ("channels_last", "strided"):
-        yield pool(op, (2, 3, 8, 6), kernel_size=2, stride=1, layout=layout)  # type: ignore[arg-type]
+        yield pool(op, (2, 3, 8, 6), kernel_size=2, stride=1, layout=layout)
 
 
 def _max_pool2d_cases() -> Iterator[Case]:

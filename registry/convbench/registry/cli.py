@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from convbench.registry.discovery import Registry, discover
 from convbench.registry.errors import ConvbenchError, PluginError, UnknownName
 
 INTERRUPTED = 130
+CUT_OFF = 141  # as a program that SIGPIPE ends; not 0, for a gate may have been still to come
 
 
 class CommandGroup(click.Group):
@@ -28,6 +30,14 @@ class CommandGroup(click.Group):
         if args and not args[0].startswith("-") and args[0] not in self.commands:
             raise UnknownName("command", args[0], self.commands)
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Run a command; what it returns is no exit code."""
+        try:
+            super().invoke(ctx)
+        except BrokenPipeError:  # the reader of a pipe, such as `head`, has had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
+            ctx.exit(CUT_OFF)
 
 
 def build(registry: Registry) -> click.Group:
@@ -59,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ConvbenchError as error:
         click.echo(f"convbench: {error}", err=True)
         code = error.exit_code
-    except BrokenPipeError:  # the reader of a pipe, such as `head`, has had enough
-        sys.stderr.close()
-        code = 0
-    sys.exit(code if isinstance(code, int) else 0)
+    except OSError as error:  # standard output on a full disk, for one
+        click.echo(f"convbench: {error.strerror}: {error.filename or 'standard output'}", err=True)
+        code = ConvbenchError.exit_code
+    sys.exit(code or 0)

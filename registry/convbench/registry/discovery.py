@@ -34,7 +34,9 @@ BUILTINS = (
     "convbench.plugins.backends.winograd",
     "convbench.plugins.architectures.alexnet",
     "convbench.plugins.architectures.densenet",
+    "convbench.plugins.architectures.edge_detector",
     "convbench.plugins.architectures.googlenet",
+    "convbench.plugins.architectures.layers",
     "convbench.plugins.architectures.lenet",
     "convbench.plugins.architectures.lenet_bn",
     "convbench.plugins.architectures.local",
@@ -138,9 +140,7 @@ def discover(builtins: Iterable[str] = BUILTINS, installed: Iterable[EntryPoint]
         release = point.dist.version if point.dist else "unknown"
         found.append(_load(manager, point, distribution, release))
 
-    catalogs: tuple[Catalog[Any], ...] = tuple(
-        Catalog(kind) for kind in ("backend", "architecture", "dataset", "suite")
-    )
+    backends, architectures, datasets, suites = catalogs = _empty_catalogs()
     plugins = []
     for plugin in found:
         try:
@@ -148,19 +148,25 @@ def discover(builtins: Iterable[str] = BUILTINS, installed: Iterable[EntryPoint]
                 records = [
                     list(_records(manager, hook, kind, plugin)) for hook, kind in _RECORD_HOOKS.items()
                 ]
-                for catalog, of_this_kind in zip(catalogs, records, strict=True):
+                offers: list[tuple[Catalog[Any], Any]] = list(zip(catalogs, records, strict=True))
+                for catalog, of_this_kind in offers:
                     catalog.check(plugin, of_this_kind)  # all of them first: a plugin is taken whole
-                for catalog, of_this_kind in zip(catalogs, records, strict=True):
+                for catalog, of_this_kind in offers:
                     catalog.add(plugin, of_this_kind)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's code: anything can come out of it
             manager.unregister(name=plugin.name)
             plugin = replace(plugin, error=describe(error))
         plugins.append(plugin)
     manager.check_pending()
-    return Registry(tuple(plugins), *catalogs, _manager=manager)
+    return Registry(tuple(plugins), backends, architectures, datasets, suites, manager)
 
 
-_RECORD_HOOKS: dict[str, type] = {
+def _empty_catalogs() -> tuple[Catalog[Backend], Catalog[Architecture], Catalog[Dataset], Catalog[Path]]:
+    """In the order of `_RECORD_HOOKS`."""
+    return Catalog("backend"), Catalog("architecture"), Catalog("dataset"), Catalog("suite")
+
+
+_RECORD_HOOKS: dict[str, type[Any]] = {
     "convbench_backends": Backend,
     "convbench_architectures": Architecture,
     "convbench_datasets": Dataset,
@@ -226,7 +232,7 @@ def _implementations(
 
 
 def _records(
-    manager: pluggy.PluginManager, hook: str, kind: type, plugin: Plugin
+    manager: pluggy.PluginManager, hook: str, kind: type[Any], plugin: Plugin
 ) -> Iterator[tuple[str, Any]]:
     """The records one plugin returns from one hook, checked, each with its name."""
     for implementation in _implementations(manager, hook, manager.get_plugin(plugin.name)):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from convbench.registry.errors import PluginError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Generator, Tensor, nn
 
 Implementation = Callable[..., Any]
 
@@ -94,8 +94,25 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Problem:
+    """What a network works on where that is not the classification of a dataset's images.
+
+    `data(batch_size, generator)` returns inputs and targets, drawn on the CPU. `loss(outputs, targets)` is
+    what training makes small, its whole data one batch and a step an epoch. Without a loss nothing is trained:
+    a step is a forward pass and a backward pass from a random gradient of the output, to the inputs as well.
+    """
+
+    name: str
+    data: Callable[[int, Generator], tuple[Tensor, Tensor | None]]
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
 class Architecture:
-    """A network of plain torch layers: `build(num_classes=10, in_channels=1, **options)` returns the module."""
+    """A network of plain torch layers: `build(num_classes=10, in_channels=1, **options)` returns the module.
+
+    It is trained on a suite's dataset, or on its own `problem` where it has one.
+    """
 
     name: str
     summary: str
@@ -103,6 +120,7 @@ class Architecture:
     input_shape: tuple[int, int, int] = (1, 28, 28)
     recipe: Recipe = field(default_factory=Recipe)
     source: str = ""
+    problem: Problem | None = None
 
 
 class Images(NamedTuple):

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from convbench.registry.errors import UsageError
-from convbench.registry.receptive_field import Field, Reach, ReceptiveFields, tensors
+from convbench.registry.field_rules import ReceptiveFields, tensors
+from convbench.registry.receptive_field import Field, Reach
 
 # What a network says to an input it was not made for: torch's own words, or an assertion of its author's.
 REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
@@ -83,7 +84,6 @@ def summarise(model: nn.Module, input_shape: Sequence[int], depth: int = 1) -> S
         for name, module in model.named_modules():
             recorder.watch(name, module, stack)
         stack.callback(lambda: [module.train(mode) for module, mode in training.items()])
-        stack.enter_context(torch.no_grad())
         stack.enter_context(recorder.counter)
         stack.enter_context(recorder.fields)
         try:

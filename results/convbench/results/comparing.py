@@ -21,6 +21,7 @@ from convbench.results.verdicts import (
     Judged,
     Verdict,
     difference,
+    effect,
     judge,
     log_difference,
 )
@@ -106,7 +107,7 @@ class Comparison:
             worst = max(failed, key=lambda pair: pair.ratio)
             raise GateFailed(
                 f"{len(failed)} of {len(self.times)} pairs are slower by more than {slower:.1%}, the worst "
-                f"by {worst.ratio - 1:.1%}: {name(worst.combination)} in {worst.file}"
+                f"by {effect(worst.ratio)}: {name(worst.combination)} in {worst.file}"
             )
         if lost:
             first = f"{name(lost[0].combination)} {lost[0].reason}"
@@ -117,8 +118,8 @@ class Comparison:
         blind = [pair for pair in self.times if pair.verdict == "unclear" and pair.detectable > 1 + slower]
         if not blind:
             return passed
-        least = max(pair.detectable for pair in blind) - 1
-        return f"{passed}; but noise hides as much in {len(blind)}, in the worst anything below {least:.1%}"
+        worst_case = effect(max(pair.detectable for pair in blind))
+        return f"{passed}; but noise hides as much in {len(blind)}, in the worst all below {worst_case}"
 
 
 def compare(

@@ -14,7 +14,7 @@ from convbench.results.pairing import name
 from convbench.results.schema import COMBINATION
 from convbench.results.tables import escape
 from convbench.results.trends import Trend
-from convbench.results.verdicts import ALPHA, MIN_POINTS
+from convbench.results.verdicts import ALPHA, MIN_POINTS, effect
 
 SHOWN = 50  # of what was left out; CSV and JSON hold it all
 
@@ -70,7 +70,7 @@ def time_cells(pair: TimePair) -> list[str]:
     """A pair of step times as texts."""
     verdict: str = pair.verdict
     if verdict == "unclear":
-        verdict += f" (shows from {pair.detectable - 1:.1%})"
+        verdict += f" (shows from {effect(pair.detectable)})"
     return [
         name(pair.combination),
         f"{pair.base_ms:.4g} (n={pair.base_processes})",
@@ -108,9 +108,9 @@ def legend(comparison: Comparison) -> str:
     """What the verdicts mean, in this comparison."""
     return (
         "n counts processes (for accuracies, seeds). faster, slower, higher, lower: the difference exceeds "
-        f"{comparison.min_effect:.3g} of the base (for accuracies {MIN_POINTS:.3g}), and its p-value, corrected "
-        f"for all pairs, is below {ALPHA:g}. same: the interval lies within that. unclear: this data cannot "
-        "tell; a difference shows only from the size given."
+        f"{comparison.min_effect:.3g} of the base (for accuracies {MIN_POINTS:.3g}), and its p-value, "
+        f"corrected for all pairs, is below {ALPHA:g}. same: the interval lies within that. unclear: this data "
+        "cannot tell; a difference shows only from the size given."
     )
 
 

@@ -192,6 +192,9 @@ class Row(Combined):
     recipe: str | None = field(
         default=None, metadata=about("how it was trained: learning rate, epochs, resize, init", later=True)
     )
+    shifted_val_accuracy: float | None = field(
+        default=None, metadata=about("validation accuracy on images moved by a few pixels", later=True)
+    )
     step_flops_per_image: float | None = field(
         default=None,
         metadata=about("floating-point operations of one image's whole step, counted", "FLOPs", later=True),

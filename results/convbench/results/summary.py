@@ -1,4 +1,4 @@
-"""What each backend did in a run: one line per backend, in groups that may be read as one race."""
+"""What a run came to: a line per backend, or per architecture of a single backend, in groups to read as a race."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from convbench.results.schema import MEASURED, Row, Status
 from convbench.results.statistics import Interval, median, ratio_interval
 
 BASELINE = "torch"
+CONSEQUENCE = "not measured, for its "  # so begins the error of a row that another row already explains
 
 
 @dataclass(frozen=True)
 class Race:
-    """The conditions that the backends of one group share."""
+    """The conditions that the lines of one group share.
 
-    architecture: str
+    `shared` is the architecture that backends compete on, or the backend that architectures are compared on.
+    """
+
+    shared: str
     device: str
     dtype: str
     batch_size: int
@@ -29,9 +33,7 @@ class Race:
         """In words, such as `lenet on cpu, float32, batch 128`."""
         usual = ("contiguous", "eager")
         rest = [word for word in (self.memory_format, self.mode) if word not in usual]
-        return ", ".join(
-            [f"{self.architecture} on {self.device}", self.dtype, f"batch {self.batch_size}", *rest]
-        )
+        return ", ".join([f"{self.shared} on {self.device}", self.dtype, f"batch {self.batch_size}", *rest])
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,19 @@ class Accuracy:
     epochs: float | None
     seconds: float | None
     budgeted: bool
+    is_loss: bool = False
 
 
 @dataclass(frozen=True)
 class Line:
-    """One backend of a group; what was not measured is None.
+    """One backend or architecture of a group; what was not measured is None.
 
     `ratio` is the speed relative to the baseline's, above one where this backend is faster.
     """
 
-    backend: str
+    name: str
     status: Status
+    parameters: int | None
     images_per_second: float | None
     step_ms: float | None
     step_ms_p10: float | None
@@ -64,6 +68,7 @@ class Line:
     ratio: float | None
     ratio_interval: Interval | None
     accuracy: Accuracy | None
+    shifted_accuracy: float | None
     served_flops_fraction: float | None
     max_error: float | None
     notes: tuple[str, ...]
@@ -71,19 +76,21 @@ class Line:
 
 @dataclass(frozen=True)
 class Failure:
-    """A combination's process that measured nothing, and why."""
+    """A combination's process that measured nothing, and why; `alike` counts the others of the same fate."""
 
     label: str
     kind: str
     status: Status
     error: str
+    alike: int = 0
 
 
 @dataclass(frozen=True)
 class Group:
-    """One race: its conditions, and a line per backend, the fastest first and the failed last."""
+    """One race: its conditions, what its lines are, and those, the fastest first and the failed last."""
 
     race: Race
+    subject: str
     lines: tuple[Line, ...]
 
 
@@ -99,17 +106,19 @@ class Table:
 def comparison_table(rows: Iterable[Row], samples: Mapping[Process, Sequence[float]] | None = None) -> Table:
     """Sum up a run's rows; `samples` (from `samples.step_times`) gives the ratios their intervals."""
     latest = latest_rows(rows)
+    alone = len({row.backend for row in latest}) == 1 and len({row.architecture for row in latest}) > 1
+    subject, shared_by = ("architecture", "backend") if alone else ("backend", "architecture")
     races: dict[Race, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in latest:
-        races[race(row)][row.backend].append(row)
+        races[race(row, getattr(row, shared_by))][getattr(row, subject)].append(row)
     groups = []
-    for shared, backends in races.items():
-        baseline = backends.get(BASELINE, [])
-        lines = [line(backend, own, baseline, samples or {}) for backend, own in backends.items()]
+    for conditions, competitors in races.items():
+        baseline = [] if alone else competitors.get(BASELINE, [])
+        lines = [line(name, own, baseline, samples or {}) for name, own in competitors.items()]
         lines.sort(
-            key=lambda each: (each.images_per_second is None, -(each.images_per_second or 0), each.backend)
+            key=lambda each: (each.images_per_second is None, -(each.images_per_second or 0), each.name)
         )
-        groups.append(Group(shared, tuple(lines)))
+        groups.append(Group(conditions, subject, tuple(lines)))
     return Table(tuple(groups), tuple(failures(latest)), tuple(latest))
 
 
@@ -119,28 +128,29 @@ def latest_rows(rows: Iterable[Row]) -> list[Row]:
     return list(last.values())
 
 
-def race(row: Row) -> Race:
+def race(row: Row, shared: str) -> Race:
     """The group a row belongs to."""
-    return Race(row.architecture, row.device, row.dtype, row.batch_size, row.memory_format, row.mode)
+    return Race(shared, row.device, row.dtype, row.batch_size, row.memory_format, row.mode)
 
 
 def line(
-    backend: str, rows: Sequence[Row], baseline: Sequence[Row], samples: Mapping[Process, Sequence[float]]
+    name: str, rows: Sequence[Row], baseline: Sequence[Row], samples: Mapping[Process, Sequence[float]]
 ) -> Line:
-    """Sum up one backend's rows of one group."""
+    """Sum up one competitor's rows of one group."""
     timed, trained = measured(rows, "time"), measured(rows, "train")
     verified = [row for row in rows if row.kind == "verify"]
     step_ms = middle(row.step_ms_median for row in timed)
     baseline_ms = middle(row.step_ms_median for row in measured(baseline, "time"))
     interval = None
-    if backend != BASELINE:
+    if name != BASELINE:
         # The speed's ratio is the inverse of the time's, so the sides change places.
         interval = ratio_interval(
             step_samples(timed, samples), step_samples(measured(baseline, "time"), samples)
         )
     return Line(
-        backend=backend,
+        name=name,
         status=worst(rows),
+        parameters=next((row.parameters for row in rows if row.parameters is not None), None),
         images_per_second=middle(row.images_per_second for row in timed or trained),
         step_ms=step_ms,
         step_ms_p10=middle(row.step_ms_p10 for row in timed),
@@ -149,6 +159,7 @@ def line(
         ratio=baseline_ms / step_ms if baseline_ms and step_ms else None,
         ratio_interval=interval,
         accuracy=accuracy(trained),
+        shifted_accuracy=middle(row.shifted_val_accuracy for row in trained),
         served_flops_fraction=middle(row.served_flops_fraction for row in rows),
         max_error=max((row.max_error for row in verified if row.max_error is not None), default=None),
         notes=tuple(dict.fromkeys(row.notes for row in rows if row.notes)),
@@ -180,8 +191,10 @@ def worst(rows: Iterable[Row]) -> Status:
 
 
 def accuracy(rows: Sequence[Row]) -> Accuracy | None:
-    """The accuracy that training reached, over its seeds."""
+    """The accuracy that training reached, over its seeds; the loss where there is no accuracy."""
     trained = [(row, row.val_accuracy) for row in rows if row.val_accuracy is not None]
+    is_loss = not trained
+    trained = trained or [(row, row.val_loss) for row in rows if row.val_loss is not None]
     if not trained:
         return None
     values = [value for _, value in trained]
@@ -193,14 +206,18 @@ def accuracy(rows: Sequence[Row]) -> Accuracy | None:
         epochs=middle(row.epochs for row, _ in trained),
         seconds=middle(row.train_seconds for row, _ in trained),
         budgeted=any(row.status == "budget" for row, _ in trained),
+        is_loss=is_loss,
     )
 
 
 def failures(rows: Iterable[Row]) -> list[Failure]:
-    """Each thing that went wrong, once, however many rounds it struck."""
-    found = (
-        Failure(row.combination.label, row.kind, row.status, row.error or "no reason was recorded")
-        for row in rows
-        if row.status not in MEASURED
-    )
-    return list(dict.fromkeys(found))
+    """Each thing that went wrong, once, however many rounds and seeds it struck; not what followed from it."""
+    alike: dict[tuple[str, str, str, Status, str], list[str]] = defaultdict(list)
+    for row in rows:
+        error = row.error or "no reason was recorded"
+        if row.status not in MEASURED and not error.startswith(CONSEQUENCE):
+            alike[row.architecture, row.backend, row.kind, row.status, error].append(row.combination.label)
+    return [
+        Failure(labels[0], kind, status, error, len(set(labels)) - 1)
+        for (_, _, kind, status, error), labels in alike.items()
+    ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from convbench.results.cells import flatten, read_records
 from convbench.results.reading import results_file
 from convbench.results.samples import step_times
 from convbench.results.schema import MEASURED, Row
-from convbench.results.summary import BASELINE, Accuracy, Group, Line, Table, comparison_table
+from convbench.results.summary import BASELINE, Accuracy, Failure, Group, Line, Table, comparison_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,24 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison_table", "print_table", "rich_table", "table_markdown"]
 
-HEADINGS = (
-    "backend",
-    "images/s",
-    "step, ms",
-    "p10–p90, ms",
-    "processes",
-    f"speed vs {BASELINE}",
-    "validation accuracy",
-    "served",
-    "max error",
-    "status",
-)
 LEGEND = (
     "**images/s**: training throughput, higher is better, median over processes; "
     "**step**: median time of a whole training step; **p10–p90**: what eight of ten steps lie between; "
     "**processes**: fresh processes timed, in random order across combinations; "
     f"**speed vs {BASELINE}**: above 1 is faster than {BASELINE}, with its 95 % interval over processes; "
     "**validation accuracy**: mean over seeds at the end of the epochs or of the budget; "
+    "**shifted**: the same on images moved by a few pixels; "
     "**served**: share of the FLOPs that the backend computed itself, torch did the rest; "
     "**max error**: largest error against the float64 reference in verification; "
     "**status**: `budget` marks a combination that was cut by its budget, so its accuracy is not final."
@@ -63,12 +53,14 @@ def table_markdown(run: Path | str | Iterable[Row]) -> str:
         if len(table.groups) > 1:
             parts.append(f"## {group.race.title}\n")
         parts.append(group_markdown(group))
-        parts += [f"- `{line.backend}`: {escape(note)}" for line in group.lines for note in line.notes]
+        parts += [f"- `{line.name}`: {escape(note)}" for line in group.lines for note in line.notes]
         if any(line.notes for line in group.lines):
             parts.append("")
     if table.failures:
         parts.append("## What did not run\n")
-        parts += [f"- `{f.label}`, {f.kind}: **{f.status}**, {escape(f.error)}" for f in table.failures]
+        parts += [
+            f"- `{f.label}`{_others(f)}, {f.kind}: **{f.status}**, {escape(f.error)}" for f in table.failures
+        ]
         parts.append("")
     parts.append(LEGEND + "\n")
     return "\n".join(parts)
@@ -147,8 +139,12 @@ def warnings(table: Table) -> list[str]:
 
 def group_markdown(group: Group) -> str:
     """One group as a Markdown table."""
-    lines = [f"| {' | '.join(HEADINGS)} |", f"| --- |{' ---: |' * 5} --- | ---: | ---: | --- |"]
-    lines += [f"| {' | '.join(escape(cell) for cell in cells(line))} |" for line in group.lines]
+    shown = columns_of(group)
+    lines = [
+        f"| {' | '.join(column.heading(group) for column in shown)} |",
+        f"| {' | '.join('---:' if column.numeric else '---' for column in shown)} |",
+    ]
+    lines += [f"| {' | '.join(escape(column.cell(line)) for column in shown)} |" for line in group.lines]
     return "\n".join(lines) + "\n"
 
 
@@ -158,12 +154,14 @@ def rich_table(group: Group) -> RichTable:
     from rich.table import Table as RichTable
 
     table = RichTable(title=group.race.title, title_justify="left")
-    for name in HEADINGS:
-        numeric = name not in ("backend", "validation accuracy", "status")
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    shown = columns_of(group)
+    for column in shown:
+        table.add_column(
+            column.heading(group), justify="right" if column.numeric else "left", overflow="fold"
+        )
     for line in group.lines:
         style = "red" if line.status not in MEASURED else "yellow" if line.status == "budget" else None
-        table.add_row(*(plain(cell) for cell in cells(line)), style=style)
+        table.add_row(*(plain(column.cell(line)) for column in shown), style=style)
     return table
 
 
@@ -178,27 +176,53 @@ def print_table(console: Console, run: Path | str | Iterable[Row]) -> None:
         console.print(rich_table(group))
         for line in group.lines:
             for note in line.notes:
-                console.print(plain(f"{line.backend}: {note}"), style="dim")
+                console.print(plain(f"{line.name}: {note}"), style="dim")
     for failure in table.failures:
         console.print(
-            plain(f"{failure.label}, {failure.kind}: {failure.status}, {failure.error}"), style="red"
+            plain(f"{failure.label}{_others(failure)}, {failure.kind}: {failure.status}, {failure.error}"),
+            style="red",
         )
 
 
-def cells(line: Line) -> list[str]:
-    """A line's texts, under HEADINGS."""
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: its heading, the text of a line's cell, and whether it is shown when empty."""
+
+    title: str
+    cell: Callable[[Line], str]
+    numeric: bool = True
+    always: bool = False
+
+    def heading(self, group: Group) -> str:
+        """The title; the first column is named after what the lines are, an accuracy may be a loss."""
+        losses = [line.accuracy.is_loss for line in group.lines if line.accuracy]
+        if self.cell is _reached and losses and all(losses):
+            return "final loss"
+        return self.title or group.subject
+
+
+def columns_of(group: Group) -> list[Column]:
+    """The columns that have something to say about this group."""
+    shown = [column for column in COLUMNS if column.title != "parameters" or group.subject == "architecture"]
     return [
-        line.backend,
-        number(line.images_per_second),
-        number(line.step_ms),
-        EMPTY if line.step_ms_p10 is None else f"{number(line.step_ms_p10)}–{number(line.step_ms_p90)}",
-        str(line.processes),
-        ratio(line),
-        accuracy(line.accuracy),
-        EMPTY if line.served_flops_fraction is None else share(line.served_flops_fraction),
-        EMPTY if line.max_error is None else f"{line.max_error:.1e}",
-        line.status if line.status == "ok" else line.status.upper(),
+        column for column in shown if column.always or any(column.cell(line) != EMPTY for line in group.lines)
     ]
+
+
+def _others(failure: Failure) -> str:
+    return f" and {failure.alike} more like it" if failure.alike else ""
+
+
+def _reached(line: Line) -> str:
+    return accuracy(line.accuracy)
+
+
+def _spread(line: Line) -> str:
+    return EMPTY if line.step_ms_p10 is None else f"{number(line.step_ms_p10)}–{number(line.step_ms_p90)}"
+
+
+def _share(fraction: float | None) -> str:
+    return EMPTY if fraction is None else share(fraction)
 
 
 def ratio(line: Line) -> str:
@@ -241,3 +265,26 @@ def share(fraction: float) -> str:
 def escape(text: str) -> str:
     """Keep a text from ending a cell or starting markup of its own."""
     return flatten(text).replace("|", "\\|").replace("<", "&lt;")
+
+
+COLUMNS = (
+    Column("", lambda line: line.name, numeric=False, always=True),
+    Column("parameters", lambda line: EMPTY if line.parameters is None else f"{line.parameters:,}"),
+    Column("images/s", lambda line: number(line.images_per_second), always=True),
+    Column("step, ms", lambda line: number(line.step_ms)),
+    Column("p10–p90, ms", _spread),
+    Column("processes", lambda line: str(line.processes) if line.processes else EMPTY),
+    Column(f"speed vs {BASELINE}", ratio),
+    Column("validation accuracy", _reached, numeric=False),
+    Column(
+        "shifted", lambda line: EMPTY if line.shifted_accuracy is None else f"{line.shifted_accuracy:.3f}"
+    ),
+    Column("served", lambda line: _share(line.served_flops_fraction)),
+    Column("max error", lambda line: EMPTY if line.max_error is None else f"{line.max_error:.1e}"),
+    Column(
+        "status",
+        lambda line: line.status if line.status == "ok" else line.status.upper(),
+        numeric=False,
+        always=True,
+    ),
+)

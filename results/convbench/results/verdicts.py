@@ -13,8 +13,9 @@ different hours differ by more than the spread within either, and no number of p
 difference that this data could have shown.
 
 False alarms among equals, `tests/test_results_verdicts.py`: below 1 % of comparisons for normal, skewed and
-heavy-tailed spreads. Processes that fall into two modes far apart, such as an autotuner's two choices, defeat
-any test of three: there up to 5 % of comparisons of ten pairs raise one.
+heavy-tailed spreads, of 3 or 5 processes and 1 or 10 pairs. Processes that fall into two modes far apart, such
+as an autotuner's two choices, defeat any test of three (three may all fall into one mode): there 1 % of
+comparisons of a single pair raise one and 6 % of those of ten pairs; of five processes, 0.5 %.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ Verdict = Literal["faster", "slower", "higher", "lower", "same", "unclear"]
 
 ALPHA = 0.01  # chance that any pair of a comparison of equals is called different
 CONFIDENCE = 0.95  # of the intervals shown
-MIN_EFFECT = 0.03  # smaller differences of time lie within the drift of one machine between two runs
+MIN_EFFECT = 0.03  # of time: our choice, for the drift between two runs cannot be seen within either
 MIN_POINTS = 0.01  # of accuracy: one percentage point
 
-# One process says nothing of the spread between processes. It is then taken to be large, larger than we have
-# seen on machines that do nothing else, so that only gross differences are called.
+# One process says nothing of the spread between processes. It is then taken to be large, so that only gross
+# differences are called.
 ASSUMED_SPREAD = 0.10
 KNOWN = 1e6  # values that an assumed spread counts as: there is nothing uncertain about an assumption
-FLOOR_SPREAD = 0.001  # three processes may agree by chance better than any machine repeats itself
+FLOOR_SPREAD = 0.001  # three processes may agree by chance, or their times be rounded
 FLOOR_POINTS = 0.001  # of accuracy: ten of ten thousand images
 
 
@@ -118,6 +119,13 @@ def judge(differences: Sequence[Difference], matters: float) -> list[Judged]:
         detectable = max(each.margin(ALPHA / len(differences)), matters)
         judged.append(Judged(verdict, low, high, p_value, detectable))
     return judged
+
+
+def effect(ratio: float) -> str:
+    """The size of a slow-down in words, such as `12.5%` or `3.1×`."""
+    if ratio > 100:
+        return "more than 100×"
+    return f"{ratio:.1f}×" if ratio > 2 else f"{ratio - 1:.1%}"
 
 
 def critical(tail: float, freedom: float) -> float:

@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from convbench.registry import DataError, Images, UsageError
+from convbench.registry import DataError, Images, Problem
 
+
+class Batches(Protocol):
+    """What a network is trained on, a batch at a time.
+
+    `upstream` is the gradient a backward pass starts from where `objective` is no scalar, else None.
+    """
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def upstream(self) -> Tensor | None: ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of these indices."""
+
+    def objective(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What the backward pass starts from: the mean loss, or the outputs themselves."""
+
+    def score(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The summed loss, and how many answers are right."""
+
+
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 FILE_ORDER = ("train_labels", "test_labels", "train_images", "test_images")  # whole words first: aligned
 
@@ -26,9 +52,20 @@ class Resident:
     dtype: torch.dtype
     memory_format: torch.memory_format
     resize: tuple[int, int] | None = None
+    upstream: None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.labels.device
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def objective(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets)
+
+    def score(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return F.cross_entropy(outputs, targets, reduction="sum"), (outputs.argmax(dim=1) == targets).sum()
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The images of these indices as numbers from 0 to 1 in the model's dtype and size, and their labels."""
@@ -39,6 +76,56 @@ class Resident:
                 images, size=self.resize, mode="bilinear", align_corners=False, antialias=True
             )
         return images.contiguous(memory_format=self.memory_format), self.labels[index]
+
+
+@dataclass(frozen=True)
+class Given:
+    """The data of a problem, always the same one batch.
+
+    Nothing is ever counted as right: a problem has a loss and no accuracy.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    loss: Callable[[Tensor, Tensor], Tensor] | None
+    upstream: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.inputs.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.inputs.dtype
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inputs, self.targets
+
+    def objective(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs if self.loss is None else self.loss(outputs, targets)
+
+    def score(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return self.objective(outputs, targets).detach().sum(), torch.full((), torch.nan)
+
+
+def given(
+    problem: Problem, model: nn.Module, batch_size: int, seed: int, dtype: torch.dtype, memory_format: str
+) -> Given:
+    """Draw the data of a problem, on the device of `model`, which is a plain torch module."""
+    generator = torch.Generator().manual_seed(seed)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    inputs, targets = problem.data(batch_size, generator)
+    inputs = inputs.to(device, dtype).contiguous(memory_format=MEMORY_FORMATS[memory_format])
+    if problem.loss is not None:
+        assert targets is not None, f"problem {problem.name!r} has a loss and no targets"
+        return Given(inputs, targets.to(device, dtype), problem.loss)
+    with torch.no_grad():
+        shape = model(inputs).shape
+    upstream = torch.randn(shape, generator=generator).to(device, dtype)
+    return Given(inputs.requires_grad_(), upstream, None, upstream)
 
 
 def check_images(images: Images, num_classes: int) -> None:
@@ -104,12 +191,21 @@ def resident(
     memory_format: str,
     resize: tuple[int, int] | None,
 ) -> Resident:
-    """Move one split to the device, once.
+    """Move one split to the device, once."""
+    return Resident(images.to(device), labels.to(device), dtype, MEMORY_FORMATS[memory_format], resize)
 
-    Raises:
-        UsageError: no such memory format.
+
+def shifted(images: Tensor, most: int, seed: int) -> Tensor:
+    """Each image moved by up to `most` pixels down or up and right or left, black where nothing moved in.
+
+    The test of Dive into Deep Learning's 7.1: whether an object is recognised does not depend on where it is.
     """
-    formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-    if memory_format not in formats:
-        raise UsageError(f"unknown memory format {memory_format!r}; available: {', '.join(formats)}")
-    return Resident(images.to(device), labels.to(device), dtype, formats[memory_format], resize)
+    generator = torch.Generator().manual_seed(seed)
+    padded = F.pad(images, (most,) * 4)
+    height, width = images.shape[-2:]
+    top, left = torch.randint(0, 2 * most + 1, (2, len(images)), generator=generator)
+    rows = (top[:, None] + torch.arange(height))[:, None, :, None]
+    columns = (left[:, None] + torch.arange(width))[:, None, None, :]
+    number = torch.arange(len(images))[:, None, None, None]
+    channel = torch.arange(images.shape[1])[None, :, None, None]
+    return padded[number, channel, rows, columns]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import tomllib
-from collections.abc import Iterable
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar

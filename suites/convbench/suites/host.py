@@ -235,7 +235,9 @@ class _Lines:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-        self._pending = b""
+        self._whole: list[bytes] = []
+        self._begun: list[bytes] = []  # pieces of a line without its end
+        self._length = 0
 
     def read(self) -> bool:
         """Take in what is there; False at the end of the file, or where nothing is there to read."""
@@ -243,14 +245,19 @@ class _Lines:
             chunk = os.read(self.descriptor, 1 << 20)
         except (BlockingIOError, ConnectionError):
             return False
-        self._pending += chunk
+        first, *more = chunk.split(b"\n")
+        self._begun.append(first)
+        self._length += len(first)
+        if self._length > LONGEST_LINE:  # given up: what is left of it is no JSON
+            self._begun, self._length = [], 0
+        for piece in more:
+            self._whole.append(b"".join(self._begun))
+            self._begun, self._length = [piece], len(piece)
         return bool(chunk)
 
     def take(self) -> list[Event]:
-        """The whole lines so far; one that never ends is given up."""
-        *lines, self._pending = self._pending.split(b"\n")
-        if len(self._pending) > LONGEST_LINE:
-            self._pending = b""
+        """The whole lines so far."""
+        lines, self._whole = self._whole, []
         events = []
         for line in lines:
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from convbench.suites.census import count_flops
 from convbench.suites.devices import peak_memory_mb
 from convbench.suites.preparation import Job, Setup
 from convbench.suites.stepping import time_steps
-from convbench.suites.training import Progress, train
+from convbench.suites.training import Progress, evaluate, train
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -97,7 +98,7 @@ def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         seed=setup.seed,
         budget_seconds=job["budget"]["train_seconds"],
     ):
-        last, best = progress, max(best, progress.val_accuracy)
+        last, best = progress, max(best, progress.val_accuracy)  # NaN is never the larger
         send(
             {
                 "event": "epoch",
@@ -107,7 +108,7 @@ def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
                 "train_seconds": progress.train_seconds,
                 "train_loss": progress.train_loss,
                 "val_loss": progress.val_loss,
-                "val_accuracy": progress.val_accuracy,
+                "val_accuracy": _accuracy(progress.val_accuracy),
             }
         )
     assert last is not None  # at least one epoch
@@ -119,11 +120,13 @@ def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         "setup_seconds": setup_seconds,
         "train_loss": last.train_loss,
         "val_loss": last.val_loss,
-        "val_accuracy": last.val_accuracy,
-        "best_val_accuracy": best,
+        "val_accuracy": _accuracy(last.val_accuracy),
+        "best_val_accuracy": best if _accuracy(last.val_accuracy) is not None else None,
         "peak_memory_mb": peak_memory_mb(setup.device),
         **setup.conditions(),
     }
+    if setup.shifted_data is not None:
+        measures["shifted_val_accuracy"] = evaluate(model, setup.shifted_data, setup.batch_size)[1]
     if last.diverged:
         error = f"the loss is not a number after {last.steps} steps"
         return {"status": "diverged", "error": error, "measures": measures}
@@ -132,3 +135,8 @@ def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
     budget = job["budget"]["train_seconds"]
     note = f"{last.epochs:.3g} of {setup.recipe.epochs} epochs within its budget of {budget:g} s"
     return {"status": "budget", "measures": measures, "notes": [note]}
+
+
+def _accuracy(value: float) -> float | None:
+    """None where there is no such thing: the accuracy of a problem, whose answers are not classes."""
+    return None if math.isnan(value) else value

@@ -8,18 +8,24 @@ from fnmatch import fnmatchcase
 from itertools import product
 from typing import Any
 
-from convbench.registry import Recipe, Registry, UnknownName, UsageError
+from convbench.registry import Problem, Recipe, Registry, UnknownName, UsageError
 from convbench.results.schema import Combination, Status
 from convbench.suites.suite import Suite
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A combination with its recipe, and the status and reason where it cannot run here."""
+    """A combination with its recipe, its own problem if it has one, and what keeps it from running here."""
 
     combination: Combination
     recipe: Recipe
     obstacle: tuple[Status, str] | None = None
+    problem: Problem | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to learn."""
+        return self.problem is None or self.problem.loss is not None
 
 
 def plan(
@@ -46,7 +52,8 @@ def plan(
         suite.modes,
         suite.seeds,
     ):
-        recipe = resolve_recipe(registry.architecture(architecture_name).recipe, suite)
+        architecture = registry.architecture(architecture_name)
+        recipe = resolve_recipe(architecture.recipe, suite)
         for batch_size in suite.batch_sizes or (recipe.batch_size,):
             combination = Combination(
                 architecture=architecture_name,
@@ -59,7 +66,7 @@ def plan(
                 seed=seed,
             )
             obstacle = _obstacle(combination, registry, unavailable)
-            combinations.append(Planned(combination, recipe, obstacle))
+            combinations.append(Planned(combination, recipe, obstacle, architecture.problem))
     return combinations
 
 
@@ -78,7 +85,7 @@ def check_batch_sizes(planned: Sequence[Planned], train_images: int, dataset: st
         UsageError: with the batch size and the size of the training set.
     """
     for entry in planned:
-        if entry.combination.batch_size > train_images:
+        if entry.problem is None and entry.combination.batch_size > train_images:
             raise UsageError(
                 f"batch size {entry.combination.batch_size} is larger than the training set of {dataset}, "
                 f"{train_images} images"

@@ -13,7 +13,7 @@ from convbench.registry.cases import Case, model_cases
 from convbench.registry.conformance import verify
 from convbench.registry.models import create_model, initialise
 from convbench.registry.routing import use_backend
-from convbench.suites.batches import read_images, resident
+from convbench.suites.batches import MEMORY_FORMATS, Batches, given, read_images, resident, shifted
 
 Job = Mapping[str, Any]
 
@@ -36,24 +36,35 @@ class Setup:
         self.dtype_name: str = combination["dtype"]
         self.device = torch.device(combination["device"])
 
-        images = read_images(job["data"], data)
+        self.memory_format: str = combination["memory_format"]
         dtype: torch.dtype = getattr(torch, self.dtype_name)
-        where = (self.device, dtype, combination["memory_format"], self.recipe.resize)
-        self.train_data = resident(images.train_images, images.train_labels, *where)
-        self.test_data = resident(images.test_images, images.test_labels, *where)
+        problem = self.architecture.problem
+        images = None if problem else read_images(job["data"], data)
+        channels = images.train_images.shape[1] if images else self.architecture.input_shape[0]
         torch.manual_seed(self.seed)
-        model = create_model(
-            self.architecture, num_classes=job["num_classes"], in_channels=images.train_images.shape[1]
-        )
+        model = create_model(self.architecture, num_classes=job["num_classes"], in_channels=channels)
         if self.recipe.init != self.architecture.recipe.init:
             torch.manual_seed(self.seed)
             initialise(model, self.recipe.init)
-        self.model = model.to(self.device, dtype).to(memory_format=self.train_data.memory_format)
+        self.model = model.to(self.device, dtype).to(memory_format=MEMORY_FORMATS[self.memory_format])
+        self.train_data: Batches
+        self.test_data: Batches
+        self.shifted_data: Batches | None = None
+        if problem is not None:
+            own = given(problem, self.model, self.batch_size, self.seed, dtype, self.memory_format)
+            self.train_data = self.test_data = own
+        elif images is not None:
+            where = (self.device, dtype, self.memory_format, self.recipe.resize)
+            self.train_data = resident(images.train_images, images.train_labels, *where)
+            self.test_data = resident(images.test_images, images.test_labels, *where)
+            if job.get("shift"):
+                moved = shifted(images.test_images, job["shift"], seed=self.seed)
+                self.shifted_data = resident(moved, images.test_labels, *where)
 
     @property
     def sample(self) -> Tensor:
-        """One batch of real images."""
-        return self.train_data.batch(torch.arange(self.batch_size, device=self.device))[0]
+        """One batch of real inputs."""
+        return self.train_data.batch(torch.arange(self.batch_size, device=self.device))[0].detach()
 
     def conditions(self) -> dict[str, int]:
         """What this process runs under, as it is now: a plugin may have changed it."""

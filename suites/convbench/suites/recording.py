@@ -73,8 +73,10 @@ class Recorder:
 
     def found_wrong(self, combination: Combination) -> tuple[Status, str] | None:
         """The status and reason that keep a combination from being measured: fail closed."""
-        row = self._wrong.get(combination) or self._verified.get(combination)
+        row = self._verified.get(combination)
         if row is None or row.status in MEASURED:
+            row = self._wrong.get(combination)
+        if row is None:
             return None
         return row.status, f"not measured, for its {NOUNS[row.kind]} ended {row.status}: {row.error}"
 
@@ -86,15 +88,15 @@ class Recorder:
         self, task: Task, status: Status, error: str | None, measures: Mapping[str, Any], started_at: str
     ) -> Row:
         """Append one row."""
-        combination, recipe = task.combination, task.planned.recipe
+        combination, recipe, problem = task.combination, task.planned.recipe, task.planned.problem
         plugin = self.facts.registry.backends.plugin(combination.backend)
         verified = self._verified.get(combination)
         shared = {name: getattr(verified, name) for name in OF_THE_COMBINATION} if verified else {}
         resize = "x".join(map(str, recipe.resize)) if recipe.resize else "none"
         values: dict[str, Any] = {
             "threads": self.suite.timing.threads,
-            "dataset": self.facts.data["name"],
-            "train_images": self.facts.data["shapes"]["train_images"][0],
+            "dataset": problem.name if problem else self.facts.data["name"],
+            "train_images": None if problem else self.facts.data["shapes"]["train_images"][0],
             "convbench_version": self.facts.convbench_version,
             "plugin": plugin.distribution,
             "plugin_version": plugin.version,
@@ -124,7 +126,7 @@ class Recorder:
         if task.kind == "verify":
             self._verified[combination] = row
         elif status == "incorrect":
-            self._wrong[combination] = row
+            self._wrong.setdefault(combination, row)
         return row
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -157,6 +156,7 @@ def _measure(
         data=survey.data,
         registry=registry,
     )
+    time, train = time and "time" in suite.kinds, train and "train" in suite.kinds
     tasks = schedule(suite, planned, facts.of_combination, store.path.name, time=time, train=train)
     kept = still_valid(store.rows(), tasks)
     store.keep(left_alone(store.rows(), tasks) + kept)
@@ -189,6 +189,7 @@ def _run_task(
         "recipe": asdict(task.planned.recipe),
         "timing": asdict(suite.timing),
         "budget": asdict(suite.budget),
+        "shift": suite.shift,
         "threads": suite.timing.threads,
         "data": survey.data,
         "num_classes": recorder.num_classes(suite.dataset),
@@ -196,6 +197,7 @@ def _run_task(
         "memory_mb": None if on_accelerator else suite.budget.memory_mb,
     }
     process = recorder.begin(task)
+    noise: set[str] = set()
 
     def on_event(event: dict[str, Any]) -> None:
         try:
@@ -206,7 +208,9 @@ def _run_task(
             else:
                 process.take(event)
         except (KeyError, TypeError, ValueError) as error:  # a plugin wrote to the descriptor of events
-            watcher.note(f"{task.label}: an event that is none was dropped ({describe(error)})")
+            if not noise:
+                watcher.note(f"{task.label}: what is no event was dropped ({describe(error)})")
+            noise.add(describe(error))
 
     ending = host.run(job, suite.budget.timeout_seconds, on_event)
     return process.finish(ending, suite.budget.timeout_seconds)

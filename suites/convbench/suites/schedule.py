@@ -55,7 +55,7 @@ def schedule(
         for number in range(suite.timing.rounds):
             slots += [(entry, "time", number) for entry in shuffler.sample(planned, len(planned))]
     if train:
-        slots += [(entry, "train", 0) for entry in planned]
+        slots += [(entry, "train", 0) for entry in planned if entry.trains]
     return [
         Task(entry, kind, number, order, task_key(entry, kind, suite, circumstances(entry.combination)))
         for order, (entry, kind, number) in enumerate(slots)

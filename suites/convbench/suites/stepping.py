@@ -6,10 +6,9 @@ import time
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convbench.suites.batches import Resident
+from convbench.suites.batches import Batches
 from convbench.suites.devices import clock, synchronize
 
 PHASES = ("data_ms", "forward_ms", "backward_ms", "optimizer_ms")
@@ -30,7 +29,7 @@ class Steps:
 
 def time_steps(
     model: nn.Module,
-    data: Resident,
+    data: Batches,
     *,
     lr: float,
     batch_size: int,
@@ -44,8 +43,8 @@ def time_steps(
     The first step (imports, compilation, autotuning, page faults) is reported apart. Fewer steps are taken,
     at least one, where they would take longer than `max_seconds`.
     """
-    device = data.labels.device
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    device = data.device
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr) if data.upstream is None else _Discard(model, data)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(device)
     batches = order[: len(order) // batch_size * batch_size].split(batch_size)  # whole ones only
     model.train()
@@ -53,10 +52,10 @@ def time_steps(
     def step(index: Tensor) -> None:
         x, y = data.batch(index)
         ticks.mark()
-        loss = F.cross_entropy(model(x), y)
+        objective = data.objective(model(x), y)
         ticks.mark()
         optimizer.zero_grad()
-        loss.backward()
+        objective.backward(data.upstream)
         ticks.mark()
         optimizer.step()
         ticks.mark()
@@ -83,3 +82,18 @@ def time_steps(
             break
     times = ticks.milliseconds()
     return Steps({phase: times[at :: len(PHASES)] for at, phase in enumerate(PHASES)}, setup_seconds)
+
+
+class _Discard:
+    """In place of an optimizer where nothing is trained: throws gradients away."""
+
+    def __init__(self, model: nn.Module, data: Batches) -> None:
+        inputs, _ = data.batch(torch.empty(0, dtype=torch.int64))
+        self._tensors = [*model.parameters(), inputs]
+
+    def zero_grad(self) -> None:
+        for tensor in self._tensors:
+            tensor.grad = None
+
+    def step(self) -> None:
+        """Nothing is updated."""

@@ -15,6 +15,7 @@ from convbench.registry.errors import choices
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 MODES = ("eager", "compile", "graph")
+KINDS = ("verify", "time", "train")
 MEMORY_FORMATS = ("contiguous", "channels_last")
 INITS = ("default", "xavier_uniform")
 
@@ -111,7 +112,8 @@ class Timing:
 class Suite:
     """What to run. The lists are globs over registered names, or values; every combination of them is run.
 
-    An empty `batch_sizes` takes each architecture's own.
+    An empty `batch_sizes` takes each architecture's own. `kinds` are what is done with a combination; it is
+    verified in any case. With `shift`, a trained network is also tested on images moved by up to so many pixels.
     """
 
     name: str
@@ -125,6 +127,8 @@ class Suite:
     memory_formats: tuple[str, ...] = ("contiguous",)
     modes: tuple[str, ...] = ("eager",)
     seeds: tuple[int, ...] = (0,)
+    kinds: tuple[str, ...] = KINDS
+    shift: int | None = None
     recipe: RecipeOverrides = RecipeOverrides()
     budget: Budget = Budget()
     timing: Timing = Timing()
@@ -173,6 +177,8 @@ KEYS: Mapping[str, Mapping[str, Key]] = {
         "memory_formats": Key(str, many=True, allowed=MEMORY_FORMATS),
         "modes": Key(str, many=True, allowed=MODES),
         "seeds": Key(int, many=True, least=0),
+        "kinds": Key(str, many=True, allowed=KINDS),
+        "shift": Key(int, least=1),
     },
     "recipe": {
         "lr": Key(float, above=0),

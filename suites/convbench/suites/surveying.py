@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from convbench.registry import Unsupported, discover
+from convbench.registry import UnknownName, Unsupported, discover
 from convbench.registry.conformance import verify
 from convbench.registry.discovery import describe
 from convbench.results.environment import collect, device_name
@@ -51,6 +51,9 @@ def availability(job: Job, send: Send, data: int) -> dict[str, Any]:
 def conform(job: Job, send: Send, data: int) -> dict[str, Any]:
     """Run the conformance cases of one backend; an event for every outcome that is not a pass."""
     set_process(job)
+    present = available_devices()
+    if job["device"] not in present and f"{job['device']}:0" not in present:
+        raise UnknownName("device", job["device"], present)
     backend = discover().backend(job["backend"])
     if job["device"].partition(":")[0] not in backend.devices:
         raise Unsupported(f"backend {backend.name!r} runs on {', '.join(backend.devices)}")

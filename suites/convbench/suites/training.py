@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from convbench.suites.batches import Resident
+from convbench.suites.batches import Batches
 from convbench.suites.devices import synchronize
 
 
@@ -39,8 +38,8 @@ class Progress:
 
 def train(
     model: nn.Module,
-    data: Resident,
-    validation: Resident,
+    data: Batches,
+    validation: Batches,
     *,
     lr: float,
     epochs: int,
@@ -53,7 +52,7 @@ def train(
 
     Every epoch visits all images once in an order drawn from `seed`; the last batch may be smaller.
     """
-    device = data.labels.device
+    device = data.device
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     generator = torch.Generator().manual_seed(seed)
     steps, images, spent = 0, 0, 0.0
@@ -67,7 +66,7 @@ def train(
         deadline = start + budget_seconds - spent
         for index in order.split(batch_size):
             x, y = data.batch(index)
-            loss = F.cross_entropy(model(x), y)
+            loss = data.objective(model(x), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -95,16 +94,16 @@ def train(
             return
 
 
-def evaluate(model: nn.Module, data: Resident, batch_size: int) -> tuple[float, float]:
-    """The mean cross-entropy (nats) and the accuracy on a split, read back once."""
-    device = data.labels.device
+def evaluate(model: nn.Module, data: Batches, batch_size: int) -> tuple[float, float]:
+    """The mean loss and the accuracy on a split, read back once; the accuracy is NaN for a problem."""
+    device = data.device
     total_loss = torch.zeros((), device=device, dtype=torch.float64)
-    correct = torch.zeros((), device=device, dtype=torch.int64)
+    correct = torch.zeros((), device=device, dtype=torch.float64)
     model.eval()
     with torch.no_grad():
         for index in torch.arange(len(data), device=device).split(batch_size):
             x, y = data.batch(index)
-            scores: Tensor = model(x)
-            total_loss += F.cross_entropy(scores, y, reduction="sum")
-            correct += (scores.argmax(dim=1) == y).sum()
+            loss, right = data.score(model(x), y)
+            total_loss += loss
+            correct += right
     return float(total_loss) / len(data), float(correct) / len(data)

@@ -8,11 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from convbench.registry import Registry, UnknownName
-from convbench.suites.devices import available_devices
+from convbench.registry import Registry, UnknownName, UsageError
+from convbench.suites.capacity import free_memory_mb, usable_cores
 from convbench.suites.host import Host
 from convbench.suites.suite import DTYPES
-from convbench.suites.capacity import free_memory_mb, usable_cores
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,6 @@ def verify_backends(
     for dtype in dtypes or ():
         if dtype not in DTYPES:
             raise UnknownName("dtype", dtype, DTYPES)
-    present = available_devices()
-    if device not in present and f"{device}:0" not in present:
-        raise UnknownName("device", device, present)
     with TemporaryDirectory() as scratch, Host(Path(scratch) / "log", usable_cores()) as host:
         return [_verify(host, name, device, dtypes, timeout) for name in names]
 
@@ -68,6 +64,8 @@ def _verify(host: Host, name: str, device: str, dtypes: Sequence[str] | None, ti
         "memory_mb": free_memory_mb() if device == "cpu" else None,
     }
     ending = host.run(job, timeout, on_event)
+    if end.get("usage"):
+        raise UsageError(end["error"])
     if not end:
         status = "timeout" if ending.code is None else "crashed"
         return Verification(name, status, f"{name}: {status}, {ending.description}", tuple(outcomes))

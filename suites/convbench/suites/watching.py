@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from convbench.results.schema import Epoch, Row
 
 if TYPE_CHECKING:
     from convbench.suites.schedule import Task
+
+
+LONGEST_TEXT = 240  # characters; results.csv has the whole
 
 
 class Watcher(Protocol):
@@ -132,5 +136,6 @@ def outcome(row: Row) -> str:
         parts.append(f"accuracy {row.val_accuracy:.3f}")
     if row.kind == "verify" and row.max_error is not None:
         parts.append(f"largest error {row.max_error:.1e}")
-    detail = ", ".join(parts + [text for text in (row.notes, row.error) if text])
+    texts = [shorten(text, LONGEST_TEXT) for text in (row.notes, row.error) if text]
+    detail = ", ".join(parts + texts)
     return f"{row.status}, {detail}" if detail else row.status

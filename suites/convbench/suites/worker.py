@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from convbench.registry import ConvbenchError, Unsupported
+from convbench.registry import ConvbenchError, Unsupported, UsageError
 from convbench.registry.discovery import describe
 from convbench.registry.memory import out_of_memory
 from convbench.suites.measuring import Send, time_combination, train_combination, verify_combination
@@ -53,6 +53,7 @@ def work(job: Job, results: int, data: int) -> int:
             "status": _status(error),
             "error": _explain(error),
             "ours": isinstance(error, ConvbenchError),
+            "usage": isinstance(error, UsageError),
         }
     send({"event": "end", **ending})
     return 0

@@ -45,6 +45,8 @@ class GroupedBottleneck(nn.Module):
         self, in_channels: int, out_channels: int, groups: int, group_width: int, stride: int = 1
     ) -> None:
         super().__init__()
+        if groups < 1 or group_width < 1:
+            raise ValueError(f"groups and group_width must be at least 1, not {groups} and {group_width}")
         bot_channels = groups * group_width
         self.conv1 = nn.Conv2d(in_channels, bot_channels, kernel_size=1)
         self.conv2 = nn.Conv2d(

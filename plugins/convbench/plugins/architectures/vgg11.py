@@ -39,6 +39,10 @@ def build(
         blocks.append(_block(in_channels, out_channels, convolutions))
         in_channels = out_channels
     side = image_size // 2 ** len(arch)
+    if side < 1:
+        raise ValueError(
+            f"image_size must be at least {2 ** len(arch)} for {len(arch)} blocks, not {image_size}"
+        )
     return nn.Sequential(
         *blocks,
         nn.Flatten(),

@@ -41,7 +41,8 @@ def conv2d(
     def value(i: int, j: int) -> Tensor:  # (N, O)
         rows, columns = window.at(i, j)
         patch = images[..., rows, columns].unsqueeze(2)
-        return (patch * kernels).sum(dim=(-3, -2, -1)).flatten(1)
+        per_group: Tensor = (patch * kernels).sum(dim=(-3, -2, -1))
+        return per_group.flatten(1)
 
     output = _at_every_position(window, value)
     return output if bias is None else output + bias[:, None, None]

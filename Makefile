@@ -1,0 +1,81 @@
+# `make` shows what there is. Nothing here needs more than Python 3.11, pip and make.
+
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+SUITES ?= lenet
+OUT    ?= results/reference
+
+BIN       := $(VENV)/bin
+CONVBENCH := $(BIN)/convbench
+TREE      := $(CURDIR)/registry:$(CURDIR)/plugins:$(CURDIR)/suites:$(CURDIR)/results
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help lenet test lint bench gpu readme clean
+
+help: ## show this
+	@awk -F ': .*## ' '/^[a-z]+: .*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo "Variables: PYTHON ($(PYTHON)), VENV ($(VENV)), ARGS (further arguments of the command behind a goal)"
+
+lenet: $(VENV)/installed ## set up, fetch FashionMNIST, and run the lenet suite to its tables
+	@$(CONVBENCH) data fetch || test $$? -eq 2  # the embedded sample remains
+	$(CONVBENCH) run --suite lenet $(ARGS)
+
+test: $(VENV)/installed-test ## set up, and run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed-lint ## ruff, the formatting, mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed-test ## time convbench itself: tests/benchmarks
+	$(BIN)/python -m pytest tests/benchmarks -o addopts="--strict-markers --benchmark-only -s" $(ARGS)
+
+gpu: ## everything that needs a CUDA device; without a network where the packages are installed already
+	@python=$(PYTHON); \
+	$$python -c 'import click, platformdirs, pluggy, psutil, rich, torch' 2>/dev/null \
+	  || { $(MAKE) $(VENV)/installed-test && python=$(BIN)/python; } || exit 1; \
+	export PYTHONPATH="$(TREE)$${PYTHONPATH:+:$$PYTHONPATH}"; \
+	$$python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make gpu: torch sees no CUDA device")' || exit 1; \
+	failed=""; \
+	$$python -m convbench.registry verify --device cuda || failed="$$failed verify"; \
+	for suite in $(SUITES); do \
+	  $$python -m convbench.registry run --suite $$suite --device cuda \
+	    --out "$(OUT)/$$suite-cuda-$$(date -u +%Y%m%dT%H%M%SZ)" $(ARGS) || failed="$$failed $$suite"; \
+	done; \
+	if $$python -c 'import pytest, pytest_timeout, pytest_benchmark' 2>/dev/null; then \
+	  $$python -m pytest -m gpu || failed="$$failed tests"; \
+	  $$python -m pytest tests/benchmarks -o addopts="--strict-markers --benchmark-only -s" || failed="$$failed benchmarks"; \
+	else echo "make gpu: pytest, pytest-timeout or pytest-benchmark is missing, so no test was run" >&2; failed="$$failed tests"; fi; \
+	test -z "$$failed" || { echo "make gpu: failed:$$failed" >&2; exit 1; }
+
+readme: $(VENV)/installed ## bring the generated parts of README.md and results/README.md up to date
+	$(BIN)/python scripts/refresh_readme.py
+	$(BIN)/python -m convbench.results.documentation results/README.md
+
+clean: ## remove what make and the tools made; results stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The virtual environment. Debian's python3 can make one only without pip where python3-venv is missing: the pip
+# that is there then fills it.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "convbench needs Python 3.11 or newer, and $(PYTHON) is not: try make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 \
+	  || { $(PYTHON) -m venv --clear --without-pip $(VENV) \
+	       && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; } \
+	  || { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment: install its venv module" \
+	       "(on Debian: apt-get install python3-venv)" >&2; exit 1; }
+
+# One stamp for each set of extras, so that a second call has nothing to do.
+$(VENV)/installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --editable .
+	@touch $@
+
+$(VENV)/installed-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,128 @@
+"""A distribution of fake plugins, most of which misbehave, each in one way, to see what a run makes of it.
+
+`install` writes it as pip would leave it, so that worker processes discover it like any other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from convbench.suites.suite import Budget, RecipeOverrides, Suite, Timing
+
+SLEEP = f"8641{os.getpid()}.53"  # seconds; marks the processes that plugins of these tests leave behind
+SOURCE = Path(__file__).with_name("misbehaving_plugins.py.txt")
+
+
+def install(site: Path, version: str = "1.0") -> Path:
+    """Put the distribution `misbehaving` of that version into a directory, in place of any other version."""
+    site.mkdir(exist_ok=True)
+    (site / "misbehaving_plugins.py").write_text(SOURCE.read_text().replace("@SLEEP@", SLEEP))
+    for old in site.glob("*.dist-info"):
+        for file in old.iterdir():
+            file.unlink()
+        old.rmdir()
+    info = site / f"misbehaving-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: misbehaving\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text("[convbench]\nmisbehaving = misbehaving_plugins\n")
+    return site
+
+
+@contextmanager
+def on_path(site: Path) -> Iterator[None]:
+    """Discover the distribution in this process and in its workers."""
+    sys.path.insert(0, str(site))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(site))
+        sys.modules.pop("misbehaving_plugins", None)
+
+
+def suite(
+    *backends: str, timeout: float = 200.0, dataset: str = "tiny", rounds: int = 1, threads: int = 1
+) -> Suite:
+    """A suite that takes a good backend a fraction of a second."""
+    return Suite(
+        name="fakes",
+        dataset=dataset,
+        architectures=("tiny",),
+        backends=backends,
+        devices=("cpu",),
+        batch_sizes=(16,),
+        recipe=RecipeOverrides(epochs=2),
+        budget=Budget(train_seconds=60.0, timeout_seconds=timeout, memory_mb=4000),
+        timing=Timing(rounds=rounds, warmup_steps=1, steps=4, threads=threads),
+    )
+
+
+def suite_file(path: Path, *backends: str, **options: Any) -> Path:
+    """The same as a file, for the command line."""
+    path.write_text(suite(*backends, **options).to_toml())
+    return path
+
+
+def seeded(of: Suite, *seeds: int) -> Suite:
+    """The suite with more combinations."""
+    return replace(of, seeds=seeds)
+
+
+def start(*arguments: str | Path, site: Path, **options: Any) -> subprocess.Popen[str]:
+    """The real command line in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "from convbench.registry.cli import main; main()", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(site), "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def convbench(*arguments: str | Path, site: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The real command line, to its end."""
+    process = start(*arguments, site=site, **options)
+    try:
+        out, err = process.communicate(timeout=280)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def wait_until(true: Callable[[], Any], seconds: float = 100.0) -> float:
+    """Poll until it is, and say how long that took."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() < began + seconds, f"not within {seconds} s"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def left_behind() -> list[psutil.Process]:
+    """Processes that a plugin started and nobody ended."""
+    return [
+        process for process in psutil.process_iter(["cmdline"]) if SLEEP in (process.info["cmdline"] or [])
+    ]
+
+
+def end(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """Send a signal to a process that was started."""
+    os.kill(process.pid, number)
+
+
+def facts(site: Path) -> dict[str, Any]:
+    """What the backend `tells` saw in its timing worker."""
+    read: dict[str, Any] = json.loads((site / "facts.json").read_text())
+    return read

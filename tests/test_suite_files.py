@@ -1,0 +1,188 @@
+"""Suite files: what is refused, in which words, and that a suite survives being written down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from convbench.registry import UsageError
+from convbench.suites.suite import DOTTED_KEYS, KEYS, Budget, RecipeOverrides, Suite, Timing, load_suite
+
+FULL = Suite(
+    name="full-1.0",
+    description='Quotes " and \\, a tab\t, ünïcode, 🙂 and \x7f',
+    dataset="fashion-mnist",
+    architectures=("lenet", "res*"),
+    backends=("torch", "im2col"),
+    devices=("cpu",),
+    dtypes=("float32", "bfloat16"),
+    batch_sizes=(1, 128),
+    memory_formats=("contiguous", "channels_last"),
+    modes=("eager", "compile"),
+    seeds=(0, 7),
+    kinds=("time",),
+    shift=2,
+    recipe=RecipeOverrides(lr=1e-5, epochs=3, resize=(56, 48), init="default"),
+    budget=Budget(train_seconds=0.5, timeout_seconds=1e16, memory_mb=512),
+    timing=Timing(rounds=2, warmup_steps=0, steps=7, max_seconds=1.5, threads=1),
+)
+
+# a value other than FULL's for every key
+OTHER = {
+    "name": "other",
+    "description": "",
+    "dataset": "cifar",
+    "architectures": ("mlp",),
+    "backends": ("loops",),
+    "devices": ("cuda:0",),
+    "dtypes": ("float64",),
+    "batch_sizes": (2,),
+    "memory_formats": ("contiguous",),
+    "modes": ("graph",),
+    "seeds": (3,),
+    "kinds": ("time", "train"),
+    "shift": 4,
+    "recipe.lr": 0.25,
+    "recipe.epochs": 9,
+    "recipe.resize": (8, 9),
+    "recipe.init": "xavier_uniform",
+    "budget.train_seconds": 2.0,
+    "budget.timeout_seconds": 3.0,
+    "budget.memory_mb": 1,
+    "timing.rounds": 4,
+    "timing.warmup_steps": 5,
+    "timing.steps": 6,
+    "timing.max_seconds": 7.0,
+    "timing.threads": 8,
+}
+
+
+def read(tmp_path: Path, text: str) -> Suite:
+    path = tmp_path / "some.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_suite(path)
+
+
+def value(suite: Suite, dotted: str) -> object:
+    table, _, name = dotted.rpartition(".")
+    return getattr(getattr(suite, table) if table else suite, name)
+
+
+@pytest.mark.parametrize("suite", [FULL, Suite(name="bare")], ids=["every key", "only a name"])
+def test_written_and_read_back_it_is_the_same(tmp_path: Path, suite: Suite) -> None:
+    assert read(tmp_path, suite.to_toml()) == suite
+
+
+def test_every_key_is_in_the_file() -> None:
+    written = FULL.to_toml()
+    for table, keys in KEYS.items():
+        assert not table or f"[{table}]" in written
+        for key in keys:
+            assert f"\n{key} = " in f"\n{written}", key
+
+
+@pytest.mark.parametrize("key", DOTTED_KEYS)
+def test_every_key_can_be_overridden(key: str) -> None:
+    changed = FULL.override({key: OTHER[key]})
+
+    assert value(changed, key) == OTHER[key] != value(FULL, key)
+    assert changed.override({key: value(FULL, key)}) == FULL
+
+
+def test_none_overrides_nothing() -> None:
+    assert FULL.override(dict.fromkeys(DOTTED_KEYS)) == FULL
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("epochs = 3", ("unknown key 'epochs'", "available:")),
+        ("backend = ['torch']", ("unknown key 'backend'", "did you mean 'backends'?", "devices")),
+        ("[bugdet]", ("unknown key 'bugdet'", "did you mean 'budget'?")),
+        (
+            "[timing]\nroundz = 3",
+            ("line 4", "unknown key 'timing.roundz'", "did you mean 'rounds'?", "steps"),
+        ),
+        ("[timing]\nrounds = 0", ("line 4", "timing.rounds is 0", "at least 1")),
+        ("[timing]\nrounds = '3'", ("line 4", "timing.rounds is '3'", "whole number")),
+        ("[timing]\nrounds = 1.5", ("timing.rounds is 1.5", "whole number")),
+        ("[timing]\nrounds = true", ("timing.rounds is True", "whole number")),
+        ("[timing]\n  'steps'  = -1", ("line 4", "timing.steps is -1", "at least 1")),
+        ("[timing.deeper]\nsteps = 1", ("unknown key 'timing.deeper'",)),
+        ("timing.steps = 0", ("timing.steps is 0",)),
+        ("timing = {rounds = 1, steps = 0}", ("timing.steps is 0",)),
+        ("timing = 3", ("timing must be a table, [timing]",)),
+        ("[[timing]]\nrounds = 1", ("timing must be a table",)),
+        ("[recipe]\nlr = nan", ("recipe.lr is nan", "finite")),
+        ("[recipe]\nlr = inf", ("recipe.lr is inf", "finite")),
+        ("[recipe]\nlr = 0.0", ("recipe.lr is 0.0", "more than 0")),
+        ("[recipe]\nepochs = 0", ("line 4", "recipe.epochs is 0", "at least 1")),
+        ("[recipe]\nresize = [56]", ("recipe.resize is [56]", "2 items")),
+        (
+            "[recipe]\ninit = 'xavier'",
+            ("recipe.init is 'xavier'", "did you mean 'xavier_uniform'?", "default"),
+        ),
+        ("[budget]\ntrain_seconds = 0", ("budget.train_seconds is 0", "more than 0")),
+        ("dtypes = ['float23']", ("'float23'", "did you mean 'float32'?", "bfloat16")),
+        ("dtypes = 'float32'", ("dtypes is 'float32'", "list of texts")),
+        ("dtypes = []", ("dtypes is []", "at least one")),
+        ("dtypes = ['float32', 'float32']", ("every item must be different",)),
+        ("batch_sizes = [0]", ("batch_sizes is 0", "at least 1")),
+        ("batch_sizes = [128, 'x']", ("batch_sizes is 'x'", "whole number")),
+        ("modes = ['jit']", ("modes is 'jit'", "available: compile, eager, graph")),
+        ("seeds = [-1]", ("seeds is -1", "at least 0")),
+        ("dataset = 1979-05-27", ("dataset is", "text")),
+    ],
+)
+def test_what_cannot_be_used_is_named_with_its_line(
+    tmp_path: Path, line: str, words: tuple[str, ...]
+) -> None:
+    with pytest.raises(UsageError) as refusal:
+        read(tmp_path, f"# a comment\nname = 'some'\n{line}\n")
+    message = str(refusal.value)
+
+    assert message.startswith(f"{tmp_path / 'some.toml'}, line ")
+    assert "line 1:" not in message
+    for word in words:
+        assert word in message
+    assert "\n" not in message
+
+
+def test_the_line_is_that_of_the_key_in_its_own_table(tmp_path: Path) -> None:
+    text = "name = 'some'\n[budget]\n# steps = 1\ntrain_seconds = 1\n[timing]\nsteps = 1\nrounds = 0\n"
+    with pytest.raises(UsageError, match=r"line 7: timing\.rounds"):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize("name", ["", "../elsewhere", "a b", "-x"])
+def test_a_name_that_is_no_part_of_a_path_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="name is"):
+        read(tmp_path, f"name = {name!r}\n")
+
+
+def test_a_file_without_a_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'name' is missing"):
+        read(tmp_path, "dataset = 'fashion-mnist'\n")
+
+
+def test_a_syntax_error_has_its_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"not a TOML file: .*line 2"):
+        read(tmp_path, "name = 'some'\nseeds = [0}\n")
+
+
+def test_a_missing_file_and_one_of_bytes_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="No such file"):
+        load_suite(tmp_path / "none.toml")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        load_suite(tmp_path / "bytes.toml")
+
+
+def test_overriding_checks_as_a_file_does() -> None:
+    with pytest.raises(UsageError, match=r"recipe.epochs is 0; it must be at least 1"):
+        FULL.override({"recipe.epochs": 0})
+    with pytest.raises(UsageError, match=r"unknown key 'recipe.epoch'; did you mean 'recipe.epochs'"):
+        FULL.override({"recipe.epoch": 1})
+    with pytest.raises(UsageError, match=r"unknown key 'recipes\.epochs'"):
+        FULL.override({"recipes.epochs": 1})

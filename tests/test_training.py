@@ -1,0 +1,151 @@
+"""The training loop: what it visits, when it stops, and what its clock counts."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from convbench.registry import create_model, discover, use_backend
+from convbench.suites.batches import Resident
+from convbench.suites.training import Progress, evaluate, train
+
+OPTIONS: dict[str, Any] = {"lr": 0.1, "epochs": 2, "batch_size": 16, "seed": 0}
+
+
+def split(count: int, seed: int = 0) -> Resident:
+    """Random images, whose labels tell where they are."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    return Resident(images, torch.arange(count), torch.float32, torch.contiguous_format)
+
+
+class Stopwatch(nn.Module):
+    """A model and a clock: a step takes one second, a batch of an evaluation a hundred."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, classes)
+        self.time = 0.0
+        self.batches: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.time += 1.0 if self.training else 100.0
+        if self.training:
+            self.batches.append(len(x))
+        return self.linear(x.flatten(1))
+
+    def now(self) -> float:
+        return self.time
+
+
+def run(data: Resident, **options: Any) -> tuple[Stopwatch, list[Progress]]:
+    torch.manual_seed(0)
+    model = Stopwatch(classes=len(data))
+    return model, list(train(model, data, split(10), now=model.now, **OPTIONS | options))
+
+
+def test_every_epoch_visits_every_image_once_and_the_last_batch_is_smaller() -> None:
+    visited: list[int] = []
+
+    class Spy(Resident):
+        def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+            visited.extend(index.tolist())
+            return super().batch(index)
+
+    data = split(90)
+    model, progress = run(Spy(data.images, data.labels, data.dtype, data.memory_format))
+
+    first, second = visited[:90], visited[90:]
+    assert sorted(first) == sorted(second) == list(range(90))
+    assert first != second
+    assert first != sorted(first)
+    assert model.batches == [16, 16, 16, 16, 16, 10] * 2
+    assert [(each.epochs, each.steps, each.images) for each in progress] == [(1, 6, 90), (2, 12, 180)]
+    assert all(each.within_budget for each in progress)
+
+
+def test_evaluation_is_outside_the_clock() -> None:
+    model, progress = run(split(90))
+    assert [each.train_seconds for each in progress] == [6.0, 12.0]
+    assert model.time == 12 + 200  # it did evaluate
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps", "epochs"),
+    [(0.5, 1, 16 / 90), (4.0, 4, 64 / 90), (6.0, 6, 1.0), (8.0, 8, 1 + 32 / 90)],
+)
+def test_a_budget_ends_an_epoch_where_it_stands(budget: float, steps: int, epochs: float) -> None:
+    _, progress = run(split(90), budget_seconds=budget)
+    assert progress[-1].steps == steps == progress[-1].train_seconds
+    assert progress[-1].epochs == pytest.approx(epochs)
+    assert not progress[-1].within_budget
+
+
+def test_a_budget_that_lasts_exactly_to_the_end_is_kept() -> None:
+    _, progress = run(split(90), budget_seconds=12.0)
+    assert progress[-1].epochs == 2
+    assert progress[-1].within_budget
+
+
+def test_a_loss_that_is_no_number_ends_it() -> None:
+    _, progress = run(split(90), lr=3e38, epochs=9)
+    assert progress[-1].diverged
+    assert len(progress) < 9
+
+
+def test_the_training_loss_is_the_mean_over_the_epochs_steps() -> None:
+    data = split(32)
+    torch.manual_seed(0)
+    model = Stopwatch(classes=32)
+    (progress,) = train(model, data, split(10), lr=1e-30, epochs=1, batch_size=16, seed=0)
+    model.eval()
+    with torch.no_grad():
+        exact = nn.functional.cross_entropy(model(data.batch(torch.arange(32))[0]), data.labels)
+    assert progress.train_loss == pytest.approx(float(exact), rel=1e-5)
+
+
+def test_an_evaluation_counts_every_image_once() -> None:
+    class Half(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            assert not self.training
+            assert not torch.is_grad_enabled()
+            return torch.tensor([[0.0, math.log(3.0)]]).repeat(len(x), 1)
+
+    data = split(90)
+    halves = Resident(data.images, (torch.arange(90) < 30).long(), data.dtype, data.memory_format)
+    loss, accuracy = evaluate(Half(), halves, batch_size=16)
+    assert accuracy == pytest.approx(1 / 3)
+    assert loss == pytest.approx((30 * math.log(4 / 3) + 60 * math.log(4)) / 90)
+
+
+def on_the_sample(seed: int) -> list[Progress]:
+    images = discover().dataset("fashion-mnist-sample").load(None)
+    data, validation = (
+        Resident(pictures[:count], labels[:count], torch.float32, torch.contiguous_format)
+        for pictures, labels, count in (
+            (images.train_images, images.train_labels, 3000),
+            (images.test_images, images.test_labels, 500),
+        )
+    )
+    torch.manual_seed(seed)
+    model = use_backend(create_model("mlp"), "torch")
+    return list(train(model, data, validation, lr=0.1, epochs=2, batch_size=128, seed=seed))
+
+
+def test_on_real_images_the_loss_falls_and_a_seed_gives_the_same_again() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        first, again, other = on_the_sample(0), on_the_sample(0), on_the_sample(1)
+    finally:
+        torch.set_num_threads(threads)
+    assert first[1].train_loss < 0.8 * first[0].train_loss
+    assert first[1].val_accuracy > 0.5
+    results = [
+        [(each.train_loss, each.val_loss, each.val_accuracy) for each in it] for it in (first, again, other)
+    ]
+    assert results[0] == results[1] != results[2]
