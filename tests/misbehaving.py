@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,31 +61,35 @@ def suite(
         devices=("cpu",),
         batch_sizes=(16,),
         recipe=RecipeOverrides(epochs=2),
-        budget=Budget(train_seconds=60.0, timeout_seconds=timeout, memory_mb=4000),
+        budget=Budget(train_seconds=60.0, timeout_seconds=timeout, memory_mb=3000),
         timing=Timing(rounds=rounds, warmup_steps=1, steps=4, threads=threads),
     )
 
 
-def suite_file(path: Path, *backends: str, **options: Any) -> Path:
-    """The same as a file, for the command line."""
-    path.write_text(suite(*backends, **options).to_toml())
-    return path
-
-
-def seeded(of: Suite, *seeds: int) -> Suite:
-    """The suite with more combinations."""
-    return replace(of, seeds=seeds)
+COMMAND = (sys.executable, "-c", "from convbench.registry.cli import main; main()")
 
 
 def start(*arguments: str | Path, site: Path, **options: Any) -> subprocess.Popen[str]:
     """The real command line in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from convbench.registry.cli import main; main()", *map(str, arguments)],
+        [*COMMAND, *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": str(site), "COLUMNS": "200"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         **options,
+    )
+
+
+def start_on(terminal: int, *arguments: str | Path, site: Path, cwd: Path) -> subprocess.Popen[bytes]:
+    """The same on a terminal."""
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(site), "COLUMNS": "200", "TERM": "xterm"},
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        cwd=cwd,
     )
 
 
@@ -115,11 +117,6 @@ def left_behind() -> list[psutil.Process]:
     return [
         process for process in psutil.process_iter(["cmdline"]) if SLEEP in (process.info["cmdline"] or [])
     ]
-
-
-def end(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    """Send a signal to a process that was started."""
-    os.kill(process.pid, number)
 
 
 def facts(site: Path) -> dict[str, Any]:

@@ -100,3 +100,11 @@ def test_one_distribution_cannot_offer_a_name_twice() -> None:
     with pytest.raises(PluginError, match="backend 'fft' is offered twice by a"):
         found.add(again, [("loops", "x"), ("fft", "x")])
     assert list(found) == ["fft"]
+
+
+def test_a_star_does_not_cross_a_slash() -> None:
+    catalog: Catalog[int] = Catalog("architecture")
+    catalog.add(Plugin("p", "p", "1", "p"), [("resnet18", 1), ("torchvision/resnet18", 2), ("layers/a", 3)])
+    assert catalog.matching(["*"]) == ["resnet18"]
+    assert catalog.matching(["torchvision/*"]) == ["torchvision/resnet18"]
+    assert catalog.matching(["*/*18"]) == ["torchvision/resnet18"]

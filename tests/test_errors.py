@@ -45,3 +45,9 @@ def test_an_error_keeps_what_it_names() -> None:
     assert (unknown.kind, unknown.name, unknown.available) == ("backend", "x", ["a", "b"])
     ambiguous = AmbiguousName("backend", "x", ["b", "a"])
     assert (ambiguous.kind, ambiguous.name, ambiguous.packages) == ("backend", "x", ["a", "b"])
+
+
+def test_a_long_list_of_choices_is_cut() -> None:
+    names = [f"family/{number}" for number in range(100)] + ["lenet", "mlp"]
+    message = str(UnknownName("architecture", "lenett", names))
+    assert "did you mean 'lenet'? available: lenet, mlp and 100 more" in message

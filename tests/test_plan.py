@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import misbehaving
 import pytest
 
+import misbehaving
 from convbench.registry import Recipe, Registry, UnknownName, UsageError, discover
 from convbench.suites.plan import check_batch_sizes, plan, resolve_recipe
 from convbench.suites.suite import RecipeOverrides, Suite

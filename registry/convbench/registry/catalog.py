@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -32,8 +33,8 @@ class Catalog(Mapping[str, R], Generic[R]):
             PluginError: one distribution offers two records of the same name.
         """
         names = [name for name, _ in records]
-        for name in names:
-            if names.count(name) > 1 or plugin.distribution in self._entries.get(name, {}):
+        for name, count in Counter(names).items():
+            if count > 1 or plugin.distribution in self._entries.get(name, {}):
                 raise PluginError(f"{self.kind} {name!r} is offered twice by {plugin.distribution}")
 
     def add(self, plugin: Plugin, records: Sequence[tuple[str, R]]) -> None:
@@ -68,12 +69,15 @@ class Catalog(Mapping[str, R], Generic[R]):
         return sorted(chosen)
 
     def glob(self, pattern: str) -> list[str]:
-        """The names that match a pattern such as `resnet*`, with or without their package; none is no error."""
+        """The names that match a pattern such as `resnet*`, with or without their package; none is no error.
+
+        As with files, `*` does not cross a `/`: `resnet*` is not `torchvision/resnet18`, `torchvision/*` is.
+        """
         wild = any(character in pattern for character in "*?[")
         return [
             name
             for name in self
-            if fnmatchcase(name, pattern) or (wild and fnmatchcase(name.rpartition(":")[2], pattern))
+            if _matches(name, pattern) or (wild and _matches(name.rpartition(":")[2], pattern))
         ]
 
     def _listed(self, name: str) -> str:
@@ -109,3 +113,9 @@ class Catalog(Mapping[str, R], Generic[R]):
 
     def __len__(self) -> int:
         return sum(len(offers) for offers in self._entries.values())
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a glob matches a name part by part, as it would a path."""
+    parts, wanted = name.split("/"), pattern.split("/")
+    return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))

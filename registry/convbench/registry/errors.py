@@ -16,6 +16,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MANY = 40  # names in one message
+
 
 class ConvbenchError(Exception):
     """Base of every error convbench raises on purpose; its text is one clear sentence."""
@@ -70,9 +72,11 @@ class Unsupported(ConvbenchError):
 
 
 def choices(name: str, available: Iterable[str]) -> str:
-    """Say what is allowed instead of `name`, nearest match first."""
+    """Say what is allowed instead of `name`, nearest match first; of a long list only names without a `/`."""
     names = sorted(available)
     by_lower = {candidate.lower(): candidate for candidate in names}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1)
     hint = f"did you mean {by_lower[near[0]]!r}? " if near else ""
-    return f"{hint}available: {', '.join(names) or 'none'}"
+    shown = names if len(names) <= MANY else [each for each in names if "/" not in each][:MANY]
+    more = f" and {len(names) - len(shown)} more" if len(shown) < len(names) else ""
+    return f"{hint}available: {', '.join(shown) or 'none'}{more}"

@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 INITS = ("default", "xavier_uniform")
 
 
-def list_models(pattern: str = "*", registry: Registry | None = None) -> list[str]:
-    """The names of the registered architectures that match a glob pattern such as `resnet*`, sorted."""
-    registry = registry or discover()
-    return registry.architectures.glob(pattern)
+def list_models(pattern: str | None = None, registry: Registry | None = None) -> list[str]:
+    """The names of the registered architectures that match a glob such as `resnet*`, sorted; all when None.
+
+    A `*` does not cross a `/`: torchvision's are `torchvision/*`.
+    """
+    architectures = (registry or discover()).architectures
+    return list(architectures) if pattern is None else architectures.glob(pattern)
 
 
 def create_model(

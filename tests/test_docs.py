@@ -1,0 +1,91 @@
+"""What the documents say is so: generated parts are fresh, examples run, commands parse, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from convbench.registry import discover, hookspecs
+from convbench.registry.cli import build
+from readme import README, ROOT, block, blocks
+
+DOCUMENTS = sorted(path for path in ROOT.glob("*.md")) + sorted(ROOT.glob("[a-z]*/README.md"))
+
+
+def execute(source: str, directory: Path) -> str:
+    """What a Python example prints, run as a script of a user's."""
+    script = directory / "example.py"
+    script.write_text(source, encoding="utf-8")
+    ended = subprocess.run([sys.executable, script], cwd=directory, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_the_generated_parts_of_the_readme_are_fresh() -> None:
+    command = [sys.executable, ROOT / "scripts" / "refresh_readme.py", "--check"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_backends_under_any_model_as_the_readme_has_it(tmp_path: Path) -> None:
+    printed = execute(block("python", "use_backend(mine"), tmp_path).splitlines()
+    assert "'lenet'" in printed[0]
+    assert printed[1:] == ["conv2d 2/2, avg_pool2d 2/2", "torch.Size([1, 8, 7, 7])", "True"]
+
+
+def test_a_suite_from_python_as_the_readme_has_it(tmp_path: Path) -> None:
+    printed = execute(block("python", "load_suite"), tmp_path)
+    assert "step_ms_median" in printed
+    assert (tmp_path / "mine" / "results.csv").exists()
+
+
+def command_lines() -> list[str]:
+    lines = [line.partition("  #")[0] for text in blocks("bash") for line in text.splitlines()]
+    return [line for line in lines if line.startswith("convbench ")]
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_every_command_line_of_the_readme_parses(line: str) -> None:
+    group = build(discover(installed=()))
+    _, name, *arguments = shlex.split(line)
+    with click.Context(group, obj=discover(installed=())) as context:
+        group.commands[name].make_context(name, arguments, parent=context)
+
+
+def test_the_readme_opens_with_the_two_commands() -> None:
+    assert re.findall(r"^make (\w+)", blocks("bash")[0], flags=re.MULTILINE) == ["lenet", "test"]
+
+
+def test_every_goal_of_make_that_is_written_about_is_there() -> None:
+    goals = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    for document in DOCUMENTS:
+        written = set(
+            re.findall(r"`make (\w+)`|^make (\w+) +#", document.read_text(encoding="utf-8"), re.MULTILINE)
+        )
+        assert {first or second for first, second in written} <= goals, document
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+?)\)", document.read_text(encoding="utf-8"))
+    for link in links:
+        assert "://" in link or (document.parent / link).exists(), link
+
+
+def test_every_hook_is_documented() -> None:
+    text = (ROOT / "registry" / "README.md").read_text(encoding="utf-8")
+    for name in vars(hookspecs):
+        if name.startswith("convbench_"):
+            assert f"`{name}" in text
+            assert getattr(hookspecs, name).__doc__
+
+
+def test_the_licence_of_the_data_is_named() -> None:
+    assert "Zalando SE" in README
+    assert "MIT" in README

@@ -1,0 +1,264 @@
+"""`convbench run` as a user types it: exit codes, what goes where, and one clear sentence for bad input."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import misbehaving
+from convbench.registry import UsageError, discover
+from convbench.registry.cli import build
+from convbench.suites import commands
+from convbench.suites.commands import OPTION_KEYS, overridden
+from convbench.suites.suite import DOTTED_KEYS, Suite, load_suite
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    site = misbehaving.install(tmp_path_factory.mktemp("command") / "site")
+    (site / "suite.toml").write_text(misbehaving.suite("right", "raises").to_toml())
+    (site / "typo.toml").write_text("name = 'typo'\n\n[recipe]\nepoch = 3\n")
+    return site
+
+
+def refused(*arguments: str, site: Path, cwd: Path) -> str:
+    """The one sentence a refusal consists of."""
+    done = misbehaving.convbench("run", *arguments, site=site, cwd=cwd)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert "Traceback" not in done.stderr
+    assert list(cwd.iterdir()) == []
+    assert lines[-1].startswith("convbench: ")
+    return lines[-1].removeprefix("convbench: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--suite", "lenett"], "unknown suite 'lenett'; did you mean 'lenet'? available: "),
+        (["--suite", "none.toml"], "cannot read suite none.toml: No such file or directory"),
+        (["--suite", "SITE/typo.toml"], "line 4: unknown key 'recipe.epoch'; did you mean 'epochs'?"),
+        (["--suite", "lenet", "--epochs", "0"], "--epochs is 0; it must be at least 1"),
+        (["--suite", "lenet", "--budget", "-1"], "--budget is -1.0; it must be more than 0"),
+        (["--suite", "lenet", "--batch-size", "0"], "--batch-size is 0; it must be at least 1"),
+        (["--suite", "lenet", "--batch-size", "many"], "--batch-size takes whole numbers, not ['many']"),
+        (["--suite", "lenet", "--backend", "im2co"], "unknown backend 'im2co'; did you mean 'im2col'?"),
+        (
+            ["--suite", "lenet", "--architecture", "lenett"],
+            "unknown architecture 'lenett'; did you mean 'lenet'?",
+        ),
+        (["--suite", "lenet", "--dataset", "mnist"], "unknown dataset 'mnist'"),
+        (["--suite", "lenet", "--dtype", "float23"], "--dtype is 'float23'; did you mean 'float32'?"),
+        (["--suite", "lenet", "--mode", "fast"], "--mode is 'fast'; available: compile, eager, graph"),
+        (["--suite", "lenet", "--set", "recipe.epoch=1"], "unknown key 'recipe.epoch'; did you mean"),
+        (["--suite", "lenet", "--set", "recipe.epochs"], "--set takes KEY=VALUE, not 'recipe.epochs'"),
+        (["--suite", "lenet", "--set", "recipe.epochs=x"], "recipe.epochs is 'x'; it must be a whole number"),
+        (["--suite", "lenet", "--out", "a", "--resume", "b"], "--out and --resume exclude each other"),
+        (["--suite", "lenet", "--resume", "none"], "cannot resume none: there is no results.csv in it"),
+        (["--resume", "none"], "cannot read suite none/suite.toml: No such file or directory"),
+        ([], "--suite is missing; available: "),
+    ],
+)
+def test_what_can_be_seen_at_once_is_refused_at_once(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    """In this process, for speed; the code and the sentence are what the command line would make of the error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(commands.signal, "signal", lambda *_: None)
+    with pytest.raises(UsageError) as refusal:
+        build(discover())(
+            ["run", *(argument.replace("SITE", str(site)) for argument in arguments)], standalone_mode=False
+        )
+    assert words in str(refusal.value)
+    assert refusal.value.exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--epochs", "0"], "--epochs is 0; it must be at least 1"),
+        (["--device", "quantum"], "unknown device 'quantum'; available: cpu"),
+        (["--batch-size", "91"], "batch size 91 is larger than the training set of tiny, 90 images"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_code_2(
+    site: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    message = refused("--suite", str(site / "suite.toml"), *arguments, site=site, cwd=tmp_path)
+    assert message.startswith(words)
+
+
+def test_tables_go_to_stdout_and_progress_to_stderr(site: Path, tmp_path: Path) -> None:
+    done = misbehaving.convbench(
+        "run",
+        "--suite",
+        site / "suite.toml",
+        "--out",
+        "out",
+        "--seed",
+        "0,1",
+        "--no-time",
+        site=site,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "right" in done.stdout
+    assert "images/s" in done.stdout
+    assert "[" not in done.stdout
+    lines = done.stderr.splitlines()
+    assert lines[0] == "results go to out"
+    assert lines[-1] == "table: out/table.md"
+    progress = [line for line in lines if line.startswith("[")]
+    assert [line.split()[0] for line in progress] == [f"[{number}/8]" for number in range(1, 9)]
+    assert sum(": error, " in line for line in progress) == 4
+    assert "\x1b" not in done.stderr + done.stdout  # no colours, no cursor
+    assert "\r" not in done.stderr
+
+
+def test_nothing_that_could_be_measured_is_code_3(site: Path, tmp_path: Path) -> None:
+    done = misbehaving.convbench(
+        "run", "--suite", site / "suite.toml", "--backend", "absent", "--out", "out", site=site, cwd=tmp_path
+    )
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1] == "convbench: nothing could be measured; out/results.csv says why"
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(site: Path, tmp_path: Path) -> None:
+    done = misbehaving.convbench(
+        "run",
+        "--suite",
+        site / "suite.toml",
+        "--backend",
+        "right,absent",
+        "--dry-run",
+        site=site,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        "tiny/absent/cpu/float32/b16/contiguous/eager/s0  unavailable: no such card",
+        "tiny/right/cpu/float32/b16/contiguous/eager/s0  to run",
+    ]
+    assert "2 combinations" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_on_a_terminal_there_is_a_bar(site: Path, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    process = misbehaving.start_on(
+        theirs, "run", "--suite", site / "suite.toml", "--out", "out", "--no-time", site=site, cwd=tmp_path
+    )
+    os.close(theirs)
+    try:
+        seen = read_all(ours, process)
+    finally:
+        process.kill()
+    assert process.wait() == 0
+    assert "\x1b[" in seen  # it moves the cursor
+    assert "4/4" in seen
+    assert "[1/4]" not in seen
+    assert "train tiny/right" in seen  # what runs at present
+    assert "verify tiny/raises/cpu/float32/b16/contiguous/eager/s0: error" in seen.replace("\r\n", "")
+
+
+def read_all(terminal: int, process: subprocess.Popen[bytes]) -> str:
+    seen, deadline = b"", time.monotonic() + 200
+    while time.monotonic() < deadline:
+        if not select.select([terminal], [], [], 1.0)[0]:
+            continue
+        try:
+            chunk = os.read(terminal, 1 << 16)
+        except OSError:  # the other side is closed
+            break
+        if not chunk:
+            break
+        seen += chunk
+    os.close(terminal)
+    return seen.decode()
+
+
+SAID = {
+    "architecture": "mlp,lenet",
+    "backend": "torch",
+    "device": "cpu",
+    "dtype": "float64,float32",
+    "batch-size": "3,4",
+    "memory-format": "channels_last",
+    "mode": "compile",
+    "seed": "5",
+    "dataset": "other",
+    "lr": "0.5",
+    "epochs": "6",
+    "budget": "7",
+    "timeout": "8",
+    "memory": "9",
+    "rounds": "10",
+    "warmup-steps": "11",
+    "steps": "12",
+    "threads": "13",
+}
+
+
+def resolved(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Suite:
+    """The suite that a command line comes to."""
+    seen: list[Suite] = []
+
+    def preview(suite: Suite, **_: object) -> list[object]:
+        seen.append(suite)
+        return []
+
+    monkeypatch.setattr("convbench.suites.runner.preview", preview)
+    done: Result = CliRunner().invoke(build(discover()), ["run", "--suite", "lenet", "--dry-run", *arguments])
+    assert done.exit_code == 0, done.output
+    return seen[0]
+
+
+def test_every_option_reaches_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(SAID) == set(OPTION_KEYS)
+    suite = resolved(monkeypatch, *(word for option, said in SAID.items() for word in (f"--{option}", said)))
+    for option, key in OPTION_KEYS.items():
+        table, _, name = key.rpartition(".")
+        value = getattr(getattr(suite, table) if table else suite, name)
+        items = (
+            [str(item) for item in value]
+            if isinstance(value, tuple)
+            else [f"{value:g}"]
+            if isinstance(value, float)
+            else [str(value)]
+        )
+        assert ",".join(items) == SAID[option], option
+
+
+@pytest.mark.parametrize("key", DOTTED_KEYS)
+def test_every_key_can_be_set(key: str, tmp_path: Path) -> None:
+    from test_suite_files import FULL, OTHER
+
+    table, _, name = key.rpartition(".")
+    written = FULL.override({key: OTHER[key]}).to_toml()
+    (line,) = [line for line in written.splitlines() if line.startswith(f"{name} = ")]
+    setting = f"{table}.{line}" if table else line
+    assert overridden(FULL, {}, [setting.replace(" = ", "=")]) == FULL.override({key: OTHER[key]})
+
+
+def test_a_text_needs_no_quotes_to_be_set() -> None:
+    from test_suite_files import FULL
+
+    assert overridden(FULL, {}, ["recipe.init=default", "dataset=cifar"]).dataset == "cifar"
+
+
+def test_what_is_not_said_stays_as_the_suite_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolved(monkeypatch) == load_suite(discover().suite("lenet"))
+
+
+def test_repeating_and_commas_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = resolved(monkeypatch, "--backend", "torch, im2col", "--backend", "loops")
+    assert suite.backends == ("torch", "im2col", "loops")
