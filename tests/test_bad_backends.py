@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import misbehaving
 from convbench.registry import DataError, NothingRan
-from convbench.results.schema import Row
+from convbench.results.schema import KINDS, Kind, Row
 from convbench.results.store import RunStore
 from convbench.suites import Suite, run, survey
 from convbench.suites.host import Host
@@ -62,7 +63,7 @@ class Finished:
     """A run, its rows by backend and kind, what was noted, and what it left behind."""
 
     path: Path
-    rows: dict[tuple[str, str], Row]
+    rows: dict[tuple[str, Kind], Row]
     notes: list[str]
     left_behind: list[str]
 
@@ -101,7 +102,7 @@ def finished(site: Path) -> Finished:
 @pytest.mark.parametrize("backend", ENDINGS)
 def test_every_row_says_how_it_ended(finished: Finished, backend: str) -> None:
     endings = ENDINGS[backend].split()
-    for kind, status in zip(("verify", "time", "train"), endings * (3 // len(endings)), strict=True):
+    for kind, status in zip(KINDS, endings * (3 // len(endings)), strict=True):
         row = finished.rows[backend, kind]
         assert (kind, row.status, row.error) == (kind, status, row.error)
         assert (row.error is None) == (status == "ok")
@@ -133,7 +134,7 @@ def test_wrong_only_after_verification_is_found_after_timing(finished: Finished)
 
 
 def test_a_skipped_row_says_why_once(finished: Finished) -> None:
-    for kind in ("time", "train"):
+    for kind in KINDS[1:]:
         assert str(finished.rows["wrong-shape", kind].error).startswith(
             "not measured, for its verification ended incorrect: conv2d("
         )
@@ -189,7 +190,7 @@ def test_a_hang_in_steps_is_ended(site: Path, tmp_path: Path) -> None:
     assert [(row.kind, row.status) for row in result] == [("verify", "ok"), ("time", "timeout")]
 
 
-def _measured_or_not(suite: Suite, out: Path, **options: bool) -> list[Row]:
+def _measured_or_not(suite: Suite, out: Path, **options: Any) -> list[Row]:
     with suppress(NothingRan):
         run(suite, out=out, **options)
     with RunStore.open(out) as store:

@@ -39,8 +39,8 @@ def book_losses(
     net.train()
     for first in range(0, len(labels), batch_size):
         chosen = order[first : first + batch_size]
-        X, y = images[chosen], labels[chosen]
-        loss = F.cross_entropy(net(X), y)
+        x, y = images[chosen], labels[chosen]
+        loss = F.cross_entropy(net(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

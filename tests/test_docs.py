@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -22,7 +23,10 @@ def execute(source: str, directory: Path) -> str:
     """What a Python example prints, run as a script of a user's."""
     script = directory / "example.py"
     script.write_text(source, encoding="utf-8")
-    ended = subprocess.run([sys.executable, script], cwd=directory, capture_output=True, text=True)
+    # one thread: two of them wait long for each other where something else is running
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, script]
+    ended = subprocess.run(command, cwd=directory, capture_output=True, text=True, env=environment)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 

@@ -9,13 +9,14 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 import misbehaving
 from convbench.registry import UsageError
-from convbench.results.schema import Row
+from convbench.results.schema import Kind, Row
 from convbench.results.store import RunStore
 from convbench.suites import run
 from misbehaving import wait_until
@@ -38,7 +39,7 @@ def rows_of(path: Path) -> list[list[str]]:
     return rows
 
 
-def dozing(site: Path, out: Path, **options: object) -> subprocess.Popen[str]:
+def dozing(site: Path, out: Path, **options: Any) -> subprocess.Popen[str]:
     """A run that has measured something and now hangs in a worker."""
     (site / "doze").touch()
     (site / "break").touch()
@@ -53,7 +54,7 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
 
 
-def by_slot(rows: list[Row]) -> dict[tuple[str, str], Row]:
+def by_slot(rows: list[Row]) -> dict[tuple[str, Kind], Row]:
     found = {(row.backend, row.kind): row for row in rows}
     assert len(found) == len(rows)
     return found

@@ -15,7 +15,6 @@ from click.testing import CliRunner, Result
 import misbehaving
 from convbench.registry import UsageError, discover
 from convbench.registry.cli import build
-from convbench.suites import commands
 from convbench.suites.commands import OPTION_KEYS, overridden
 from convbench.suites.suite import DOTTED_KEYS, Suite, load_suite
 
@@ -72,7 +71,7 @@ def test_what_can_be_seen_at_once_is_refused_at_once(
 ) -> None:
     """In this process, for speed; the code and the sentence are what the command line would make of the error."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(commands.signal, "signal", lambda *_: None)
+    monkeypatch.setattr("convbench.suites.commands.signal.signal", lambda *_: None)
     with pytest.raises(UsageError) as refusal:
         build(discover())(
             ["run", *(argument.replace("SITE", str(site)) for argument in arguments)], standalone_mode=False

@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -223,7 +224,7 @@ def test_two_runs_at_once_have_a_directory_each(site: Path, tmp_path: Path) -> N
     [({"train": False}, {"verify", "time"}), ({"time": False}, {"verify", "train"})],
 )
 def test_kinds_can_be_left_out_and_the_directory_be_named_by_suite_and_time(
-    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, bool], kinds: set[str]
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], kinds: set[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     finished = run(misbehaving.suite("right"), **options)

@@ -22,10 +22,14 @@ PLANNED = [
 
 
 def tasks(
-    suite: Suite = SUITE, planned: list[Planned] = PLANNED, seed: str = "run", **options: Any
+    suite: Suite = SUITE,
+    planned: list[Planned] = PLANNED,
+    seed: str = "run",
+    version: str = "1",
+    time: bool = True,
+    train: bool = True,
 ) -> list[Task]:
-    options = {"time": True, "train": True, "circumstances": lambda combination: {"version": "1"}} | options
-    return schedule(suite, planned, options.pop("circumstances"), seed, **options)
+    return schedule(suite, planned, lambda combination: {"version": version}, seed, time=time, train=train)
 
 
 def slots(of: list[Task]) -> list[tuple[str, int, str]]:
@@ -60,7 +64,7 @@ def test_kinds_can_be_left_out() -> None:
 @pytest.mark.parametrize(
     ("change", "kinds"),
     [
-        ({"circumstances": lambda combination: {"version": "2"}}, {"verify", "time", "train"}),
+        ({"version": "2"}, {"verify", "time", "train"}),
         ({"suite": replace(SUITE, timing=Timing(rounds=4, threads=2))}, {"verify", "time", "train"}),
         ({"suite": replace(SUITE, timing=Timing(rounds=4, threads=1, steps=9))}, {"time"}),
         ({"suite": replace(SUITE, budget=Budget(train_seconds=1.0))}, {"train"}),

@@ -36,7 +36,8 @@ class Slow(nn.Module):
         assert self.training
         self.calls.append(x)
         time.sleep(self.seconds.pop(0) if self.seconds else 0.0)
-        return self.linear(x.flatten(1))
+        scores: Tensor = self.linear(x.flatten(1))
+        return scores
 
 
 def data(count: int = 90) -> Resident:

@@ -36,7 +36,8 @@ class Stopwatch(nn.Module):
         self.time += 1.0 if self.training else 100.0
         if self.training:
             self.batches.append(len(x))
-        return self.linear(x.flatten(1))
+        scores: Tensor = self.linear(x.flatten(1))
+        return scores
 
     def now(self) -> float:
         return self.time

@@ -26,6 +26,7 @@ from convbench.registry.records import Accuracy, Architecture, Backend, Dataset,
 
 if TYPE_CHECKING:
     from convbench.registry.conformance import Report, verify
+    from convbench.registry.derived import backward_is_derived, derived_backward
     from convbench.registry.models import create_model, list_models
     from convbench.registry.ops import OPS, Op
     from convbench.registry.routing import Routed, use_backend
@@ -35,7 +36,9 @@ _LAZY = {
     "Op": "ops",
     "Report": "conformance",
     "Routed": "routing",
+    "backward_is_derived": "derived",
     "create_model": "models",
+    "derived_backward": "derived",
     "list_models": "models",
     "use_backend": "routing",
     "verify": "conformance",
@@ -64,7 +67,9 @@ __all__ = [
     "UnknownName",
     "Unsupported",
     "UsageError",
+    "backward_is_derived",
     "create_model",
+    "derived_backward",
     "discover",
     "hookimpl",
     "list_models",

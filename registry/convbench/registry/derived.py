@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import wraps
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -21,9 +22,8 @@ from torch import Tensor
 
 from convbench.registry.errors import PluginError, Unsupported
 from convbench.registry.geometry import IntPair, conv2d_window
+from convbench.registry.opaque import Forward, Pair, opaque
 
-Pair = tuple[int, int]
-Forward = Callable[[Tensor, Tensor, Tensor | None, Pair, Pair, Pair, int], Tensor]
 PARAMETERS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
@@ -37,6 +37,7 @@ def derived_backward(forward: Forward) -> Callable[..., Tensor]:
 
     It must take kernels of any size, stride and dilation for the backward of all that it takes forward: what it
     refuses with `Unsupported` in the backward is refused there, in a sentence that says which gradient it was.
+    `torch.compile` takes the forward as it is, without looking into it.
 
     Raises:
         PluginError: `forward` cannot be called with these seven arguments.
@@ -44,9 +45,11 @@ def derived_backward(forward: Forward) -> Callable[..., Tensor]:
     try:
         inspect.signature(forward).bind(*PARAMETERS)
     except TypeError as error:
+        name = getattr(forward, "__qualname__", repr(forward))
         raise PluginError(
-            f"derived_backward: {_name(forward)} must take ({', '.join(PARAMETERS)}), but has {error}"
+            f"derived_backward: {name} must take ({', '.join(PARAMETERS)}); it has {error}"
         ) from None
+    compiled = opaque(forward)
 
     @wraps(forward)
     def conv2d(
@@ -59,7 +62,8 @@ def derived_backward(forward: Forward) -> Callable[..., Tensor]:
         groups: int = 1,
     ) -> Tensor:
         window = conv2d_window(input, weight, bias, stride, padding, dilation, groups)
-        return _convolve(forward, input, weight, bias, window.stride, window.pad, window.dilation, groups)
+        asked = compiled if torch.compiler.is_compiling() else forward
+        return _convolve(asked, input, weight, bias, window.stride, window.pad, window.dilation, groups)
 
     conv2d.__dict__["backward_is_derived"] = True
     return conv2d
@@ -70,17 +74,13 @@ def backward_is_derived(op: Callable[..., Any]) -> bool:
     return bool(getattr(op, "backward_is_derived", False))
 
 
-def _name(function: Callable[..., Any]) -> str:
-    return getattr(function, "__qualname__", repr(function))
-
-
 def _convolve(
     forward: Forward,
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     stride: Pair,
-    pad: tuple[int, int, int, int],
+    pad: tuple[int, ...],
     dilation: Pair,
     groups: int,
 ) -> Tensor:
@@ -111,10 +111,11 @@ class _Convolution(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(input, weight)
         ctx.call = forward, stride, padding, dilation, groups
-        if not (input.numel() and weight.numel()):
-            return _nothing_to_sum(input, weight, bias, stride, padding, dilation)
-        plain = [tensor if tensor is None else tensor.detach().contiguous() for tensor in (input, weight, bias)]
-        return forward(plain[0], plain[1], plain[2], stride, padding, dilation, groups)  # type: ignore[arg-type]
+        images, kernels = input.detach().contiguous(), weight.detach().contiguous()
+        bias = None if bias is None else bias.detach().contiguous()
+        if not (images.numel() and kernels.numel()):
+            return _nothing_to_sum(images, kernels, bias, stride, padding, dilation)
+        return forward(images, kernels, bias, stride, padding, dilation, groups)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -140,17 +141,17 @@ def _gradient_of_input(
     groups: int,
 ) -> Tensor:
     """dX[y] = sum over u, i with i·stride + u·dilation − padding = y of G[i]·W[u]."""
-    (down, across), size = stride, upstream.shape[2:]
-    spread = F.pad(upstream[..., :, None, :, None], (0, across - 1, 0, 0, 0, down - 1))
-    spread = spread.reshape(*upstream.shape[:2], size[0] * down, size[1] * across)  # stride − 1 zeros after each
-    kernels = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).flip(-2, -1)  # (C, O/groups, ..)
+    (down, across), (height, width) = stride, upstream.shape[2:]
+    spread = F.pad(upstream[..., :, None, :, None], (0, across - 1, 0, 0, 0, down - 1))  # zeros after each
+    spread = spread.reshape(*upstream.shape[:2], height * down, width * across)
+    kernels = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)  # (C, O/groups, kh, kw)
     pad = []
     for axis in (1, 0):  # as `F.pad` wants it: the last axis first
         reach = dilation[axis] * (weight.shape[2 + axis] - 1)
         before = reach - padding[axis]
         pad += [before, input.shape[2 + axis] + reach - before - spread.shape[2 + axis]]
-    with _saying("input", kernels):
-        return _convolve(forward, spread, kernels, None, (1, 1), _four(pad), dilation, groups)
+    with _Saying("input", kernels):
+        return _convolve(forward, spread, kernels.flip(-2, -1), None, (1, 1), tuple(pad), dilation, groups)
 
 
 def _gradient_of_weight(
@@ -164,49 +165,45 @@ def _gradient_of_weight(
     groups: int,
 ) -> Tensor:
     """dW[o, c, u] = sum over n, i of G[n, o, i]·X[n, c, i·stride + u·dilation − padding]."""
-    images = input.unflatten(1, (groups, -1)).permute(2, 1, 0, 3, 4).flatten(1, 2)  # (C/groups, groups·N, H, W)
+    images = input.unflatten(1, (groups, -1)).permute(2, 1, 0, 3, 4)
+    images = images.flatten(1, 2)  # (C/groups, groups·N, H, W)
     kernels = upstream.transpose(0, 1)  # (O, N, H', W')
     pad = []
     for axis in (1, 0):
-        seen = dilation[axis] * (weight.shape[2 + axis] - 1) + stride[axis] * (upstream.shape[2 + axis] - 1) + 1
-        pad += [padding[axis], seen - padding[axis] - input.shape[2 + axis]]  # less what no window reached
-    with _saying("weight", kernels):
-        gradient = _convolve(forward, images, kernels, None, dilation, _four(pad), stride, groups)
+        last_window = stride[axis] * (upstream.shape[2 + axis] - 1)
+        seen = last_window + dilation[axis] * (weight.shape[2 + axis] - 1) + 1
+        pad += [padding[axis], seen - padding[axis] - input.shape[2 + axis]]  # cuts what no window reached
+    with _Saying("weight", kernels):
+        gradient = _convolve(forward, images, kernels, None, dilation, tuple(pad), stride, groups)
     return gradient.transpose(0, 1)  # (C/groups, O, kh, kw) before
-
-
-def _four(pad: list[int]) -> tuple[int, int, int, int]:
-    left, right, top, bottom = pad
-    return left, right, top, bottom
 
 
 def _nothing_to_sum(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair
 ) -> Tensor:
     """The output of an empty batch, or of no channels: the bias alone."""
+    sizes = zip(input.shape[2:], padding, dilation, weight.shape[2:], stride, strict=True)
     size = [
-        (extent + 2 * pad - gap * (kernel - 1) - 1) // step + 1
-        for extent, pad, gap, kernel, step in zip(
-            input.shape[2:], padding, dilation, weight.shape[2:], stride, strict=True
-        )
+        (extent + 2 * pad - gap * (kernel - 1) - 1) // step + 1 for extent, pad, gap, kernel, step in sizes
     ]
     output = input.new_zeros(len(input), len(weight), *size)
-    return output if bias is None else output + bias.detach()[:, None, None]
+    return output if bias is None else output + bias[:, None, None]
 
 
-class _saying:  # noqa: N801 - reads as the function it is; a generator would not trace under torch.compile
+class _Saying:
     """Say of a refusal in the backward which convolution it was that the author's forward refused."""
 
     def __init__(self, name: str, kernels: Tensor) -> None:
-        self._name, self._size = name, tuple(kernels.shape[2:])
+        self._name, self._size = name, (kernels.shape[2], kernels.shape[3])
 
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if isinstance(error, Unsupported):
-            height, width = self._size
             raise Unsupported(
-                f"the gradient of {self._name} is a convolution with kernels of {height}x{width}, which the "
-                f"forward refuses: {error}"
+                f"the gradient of {self._name} is a convolution with kernels of {self._size[0]}x"
+                f"{self._size[1]}, which the forward refuses: {error}"
             ) from error

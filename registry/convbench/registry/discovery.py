@@ -17,6 +17,7 @@ import pluggy
 
 from convbench.registry import hookspecs
 from convbench.registry.catalog import Catalog
+from convbench.registry.contract import check_contract
 from convbench.registry.errors import PluginError, choices
 from convbench.registry.hookspecs import PROJECT
 from convbench.registry.records import Architecture, Backend, Dataset
@@ -54,6 +55,7 @@ BUILTINS = (
     "convbench.suites.inspection",
     "convbench.results.commands",
     "convbench.registry.commands",
+    "convbench.registry.new_command",
 )
 
 # `torchvision/resnet18` is a name; `package:name` is reserved for choosing between plugins.
@@ -203,6 +205,7 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint, distribution: str, r
         loaded = point.load()
         if manager.is_registered(loaded):
             raise PluginError(f"{point.value} is already registered by another entry point")
+        check_contract(loaded)
         manager.register(loaded, name)
         _check_hooks(manager, loaded)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - importing a plugin may do anything

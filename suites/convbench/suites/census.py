@@ -15,6 +15,7 @@ def count_flops(model: nn.Module, images: Tensor) -> tuple[int, int]:
     with FlopCounterMode(display=False) as forward:
         scores = model(images)
     with FlopCounterMode(display=False) as backward:
-        scores.sum().backward()
+        if scores.requires_grad:  # a pooling alone has no parameters
+            scores.sum().backward()
     model.zero_grad()
     return forward.get_total_flops(), forward.get_total_flops() + backward.get_total_flops()

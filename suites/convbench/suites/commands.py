@@ -39,7 +39,8 @@ def _whole_numbers(
     try:
         return None if items is None else [int(item) for item in items]
     except ValueError:
-        raise UsageError(f"--{parameter.human_readable_name} takes whole numbers, not {items}") from None
+        name = parameter.opts[0]
+        raise UsageError(f"{name} takes whole numbers, not {items}") from None
 
 
 def _many(name: str, help: str, numbers: bool = False) -> Callable[[F], F]:

@@ -1,6 +1,6 @@
 """A process with torch imported, from which worker processes are forked in milliseconds.
 
-It runs no plugin code and starts no threads, so that a fork of it is as good as a fresh process. Over a
+It runs nobody else's plugin code and starts no threads, so that a fork of it is as good as a fresh process. Over a
 socket it takes jobs, one JSON line each with three file descriptors (results, log, data), and reports how each
 worker ended. When the socket closes, because the run is over or was killed, it kills whatever is left.
 """
@@ -131,8 +131,10 @@ def _preload() -> None:
     torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     import torch.utils.flop_counter
 
-    import convbench.registry.conformance
     import convbench.suites.worker  # noqa: F401
+    from convbench.registry import discover
+
+    discover(installed=())  # the modules of our own plugins
 
 
 def _become_worker(job: dict[str, Any], handed_over: list[int], inherited: list[int]) -> NoReturn:

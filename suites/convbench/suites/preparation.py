@@ -63,8 +63,9 @@ class Setup:
 
     @property
     def sample(self) -> Tensor:
-        """One batch of real inputs."""
-        return self.train_data.batch(torch.arange(self.batch_size, device=self.device))[0].detach()
+        """One batch of real inputs; with a gradient where a step has one."""
+        inputs, _ = self.train_data.batch(torch.arange(self.batch_size, device=self.device))
+        return inputs.detach().requires_grad_(self.train_data.upstream is not None)
 
     def conditions(self) -> dict[str, int]:
         """What this process runs under, as it is now: a plugin may have changed it."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,8 +81,13 @@ def run(
     suite = suite.override({"timing.threads": suite.timing.threads or usable_cores()})
     if resume is None:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-        store = RunStore.create(Path(out) if out is not None else Path("results") / f"{suite.name}-{stamp}")
+        wanted = Path(out) if out is not None else Path("results") / f"{suite.name}-{stamp}"
+        made = [path for path in (wanted, *wanted.parents) if not path.exists()]
+        store = RunStore.create(wanted)
+        if store.path != wanted:
+            made = [store.path]
     else:
+        made = []
         store = RunStore.open(resume)
     with store:
         try:
@@ -90,7 +96,7 @@ def run(
         except (ConvbenchError, KeyboardInterrupt) as error:
             empty = resume is None and not store.rows()
             if empty:
-                shutil.rmtree(store.path, ignore_errors=True)
+                _remove(store.path, made)
             else:
                 _write_table(store)
             if isinstance(error, KeyboardInterrupt):
@@ -230,6 +236,15 @@ def _interrupted(kept: Path | None) -> str:
         f"interrupted; what was measured is kept in {kept}; to go on: convbench run --resume "
         f"{shlex.quote(str(kept))}"
     )
+
+
+def _remove(path: Path, made: Sequence[Path]) -> None:
+    """Take away the files of a run that came to nothing, and the directories that were made for it."""
+    with suppress(OSError):
+        for file in path.iterdir():
+            file.unlink()
+        for directory in made:  # inner ones first; not one in which another run has begun
+            directory.rmdir()
 
 
 def _write(path: Path, text: str) -> None:

@@ -68,4 +68,7 @@ def conform(job: Job, send: Send, data: int) -> dict[str, Any]:
         if outcome.state != "passed":
             send({"event": "outcome", **vars(outcome)})
     counts = {state: report.count(state) for state in ("passed", "failed", "crashed", "unsupported")}
-    return {"status": "ok" if report.passed else "incorrect", "counts": counts, "max_error": report.max_error}
+    status = "incorrect" if counts["failed"] else "error" if counts["crashed"] else "ok"
+    if status == "ok" and not counts["passed"]:
+        status = "unsupported"
+    return {"status": status, "counts": counts, "max_error": report.max_error}

@@ -106,7 +106,7 @@ class Bar(Silent):
         self._bar.start()
 
     def start(self, task: Task) -> None:
-        self._bar.update(self._all, description=task.label)
+        self._bar.update(self._all, description=task.label, refresh=True)
 
     def progress(self, task: Task, epoch: Epoch) -> None:
         reached = f"{task.label}: epoch {epoch.epoch:.3g}, accuracy {epoch.val_accuracy or 0:.3f}"
@@ -122,8 +122,9 @@ class Bar(Silent):
         self._bar.stop()
 
 
-def watcher_for(stream: TextIO = sys.stderr) -> Watcher:
-    """A bar where `stream` is a terminal, lines elsewhere."""
+def watcher_for(stream: TextIO | None = None) -> Watcher:
+    """A bar where `stream`, standard error by default, is a terminal; lines elsewhere."""
+    stream = stream or sys.stderr
     return Bar() if stream.isatty() else Lines(stream)
 
 

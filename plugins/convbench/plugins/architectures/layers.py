@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 Shape = tuple[int, int, int]
 
 
-def convolution(in_channels: int, out_channels: int, kernel_size: int, **options: Any) -> Callable[[], nn.Module]:
+def convolution(
+    in_channels: int, out_channels: int, kernel_size: int, **options: Any
+) -> Callable[[], nn.Module]:
     """A convolution layer, made when it is called."""
 
     def make() -> nn.Module:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from convbench.plugins.datasets import acquisition, whereabouts
 from convbench.registry import DataError, hookimpl
+
+if TYPE_CHECKING:
+    from convbench.plugins.datasets import whereabouts
 
 data_dir_option = click.option(
     "--data-dir",
@@ -30,6 +33,8 @@ def fetch(data_dir: Path | None) -> None:
     Takes what is on the machine already, else downloads through torchvision, else takes Debian's package
     dataset-fashion-mnist (no root needed). Every file is verified by its SHA-256.
     """
+    from convbench.plugins.datasets import acquisition
+
     directory, way = acquisition.ahead(data_dir, note=lambda message: click.echo(message, err=True))
     click.echo("already there, and good" if way is None else f"fetched by {way}, and verified", err=True)
     click.echo(directory)
@@ -43,6 +48,8 @@ def where(data_dir: Path | None, as_json: bool) -> None:
 
     Exits with 2 where a run would refuse what it finds.
     """
+    from convbench.plugins.datasets import whereabouts
+
     found = whereabouts.whereabouts(data_dir)
     used = whereabouts.used(found)
     click.echo(_json(found, used) if as_json else _table(found, used))

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convbench.plugins.datasets import acquisition, copies, embedded, sources
+from convbench.plugins.datasets import copies, embedded, sources
 from convbench.plugins.datasets.idx import IdxFile
 from convbench.registry import Dataset, Images, hookimpl
 
@@ -29,6 +29,8 @@ def load(root: Path | None = None) -> Images:
     Raises:
         DataError: `root` or CONVBENCH_DATA does not hold the data, or the first copy found is damaged.
     """
+    from convbench.plugins.datasets import acquisition  # a good part of the start-up time, rarely needed
+
     chosen = sources.chosen(root)
     if chosen is None:
         why = acquisition.at_first_use(note=log.info)

@@ -1,0 +1,56 @@
+"""The command that starts a plugin: `convbench new`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import click
+
+from convbench.registry.discovery import Registry
+from convbench.registry.errors import UsageError
+from convbench.registry.hookspecs import hookimpl
+from convbench.registry.scaffolding import Package, write_package
+
+
+@hookimpl
+def convbench_commands(group: click.Group) -> None:
+    """Add this module's command."""
+    group.add_command(new)
+
+
+@click.group()
+def new() -> None:
+    """Write a new plugin: a package that pip installs, and that passes its own tests as written."""
+
+
+_out = click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=".", help="Folder to write it into."
+)
+
+
+@new.command()
+@click.argument("name")
+@_out
+@click.pass_obj
+def backend(registry: Registry, name: str, out: Path) -> None:
+    """Write the package convbench-NAME: a convolution of one's own, in NumPy until it is replaced."""
+    _write(registry, Package("backend", name), registry.backends, out)
+
+
+@new.command()
+@click.argument("name")
+@_out
+@click.pass_obj
+def architecture(registry: Registry, name: str, out: Path) -> None:
+    """Write the package convbench-NAME: a network of plain torch layers."""
+    _write(registry, Package("architecture", name), registry.architectures, out)
+
+
+def _write(registry: Registry, package: Package, registered: Collection[str], out: Path) -> None:
+    if package.name in registered:
+        raise UsageError(f"{package.kind} {package.name!r} is registered already; choose another name")
+    for path in write_package(package, out, registry.version):
+        click.echo(path)
+    folder = out / package.distribution
+    click.echo(f"next: cd {folder} && pip install -e '.[test]' && pytest", err=True)

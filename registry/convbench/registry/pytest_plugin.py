@@ -1,0 +1,237 @@
+"""For a plugin's own tests: `pytest` shows one test for each case of the contract.
+
+    from convbench.registry.pytest_plugin import BackendConformance
+
+    class TestFast(BackendConformance):
+        backend = "fast"
+
+pytest imports this module wherever convbench is installed; so that this costs nothing, what is heavy is imported
+when it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+
+if TYPE_CHECKING:
+    from convbench.registry.cases import Case
+    from convbench.registry.discovery import Plugin
+    from convbench.registry.records import Architecture, Backend
+
+Record = TypeVar("Record")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of conformance tests."""
+    group = parser.getgroup("convbench")
+    group.addoption(
+        "--convbench-device",
+        action="append",
+        metavar="NAME",
+        help="Run conformance tests on this torch device only; repeatable.",
+    )
+    group.addoption("--convbench-seed", type=int, default=0, help="Seed of their random data (default: 0).")
+
+
+def convbench_cases(op: str) -> list[Case]:
+    """The calls of `op` that every backend is held against, to parametrize tests of one's own with.
+
+    Raises:
+        UnknownName: no op of that name is in the contract.
+    """
+    from convbench.registry import OPS, UnknownName
+    from convbench.registry.cases import conformance_cases
+
+    if op not in OPS:
+        raise UnknownName("op", op, OPS)
+    return conformance_cases(op)
+
+
+class BackendConformance:
+    """Subclass it as `class TestMine(BackendConformance)`, and say which backend; the tests come along.
+
+    Attributes:
+        backend: the registered name.
+        dtypes: those to test; every one the backend claims when None.
+    """
+
+    backend: str
+    dtypes: Iterable[str] | None = None
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """One test for every device here, dtype and case; one that is skipped where there can be none."""
+        for fixture, refused in (("conformance_case", False), ("refused_case", True)):
+            if fixture in metafunc.fixturenames:
+                metafunc.parametrize(fixture, list(_calls(self, metafunc.config, refused)))
+
+    @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+    def test_it_is_right(self, conformance_case: Any) -> None:
+        """Forward and gradients are the reference's."""
+        from convbench.registry.conformance import verify
+
+        backend, device, dtype, case, seed = conformance_case
+        (outcome,) = verify(
+            backend, device=device, dtypes=[dtype], cases={case.op: [case]}, seed=seed
+        ).outcomes
+        if outcome.state == "unsupported":
+            pytest.skip(outcome.message)
+        if outcome.state != "passed":
+            code = reproduction(backend.name, case, dtype, device, seed)
+            pytest.fail(f"{outcome.state}: {outcome.message}\n\n{code}", pytrace=False)
+
+    def test_it_refuses(self, refused_case: Any) -> None:
+        """What torch refuses is refused."""
+        from convbench.registry import OPS
+        from convbench.registry.conformance import check_refusal
+
+        backend, device, dtype, case, seed = refused_case
+        outcome = check_refusal(backend, OPS[case.op], case, dtype, device)
+        if outcome.state != "passed":
+            code = reproduction(backend.name, case, dtype, device, seed, refused=True)
+            pytest.fail(f"{outcome.state}: {outcome.message}\n\n{code}", pytrace=False)
+
+    def test_its_ops_are_in_the_contract(self) -> None:
+        """A misspelt op would never be called."""
+        from convbench.registry import OPS
+        from convbench.registry.errors import choices
+
+        for name in _backend(self.backend).ops:
+            assert name in OPS, f"{name!r} is no op; {choices(name, OPS)}"
+
+
+class ArchitectureConformance:
+    """Subclass it as `class TestMine(ArchitectureConformance)`, and say which architecture.
+
+    Attributes:
+        architecture: the registered name.
+        batch_size: of the images that are tried, small for a large network.
+    """
+
+    architecture: str
+    batch_size = 2
+
+    @pytest.mark.parametrize("num_classes", [10, 7])
+    @pytest.mark.parametrize("in_channels", [1, 3])
+    def test_it_maps_images_to_classes(self, num_classes: int, in_channels: int) -> None:
+        """(N, in_channels, H, W) -> (N, num_classes), and finite."""
+        import torch
+
+        from convbench.registry import create_model
+
+        record = _architecture(self.architecture)
+        torch.manual_seed(0)
+        model = create_model(record, num_classes=num_classes, in_channels=in_channels)
+        images = torch.randn(self.batch_size, in_channels, *record.input_shape[1:])
+        scores = model(images)
+        assert tuple(scores.shape) == (self.batch_size, num_classes)
+        assert scores.isfinite().all()
+
+    def test_every_parameter_learns(self) -> None:
+        """A gradient reaches each one, and none is zero throughout."""
+        import torch
+
+        from convbench.registry import create_model
+
+        record = _architecture(self.architecture)
+        torch.manual_seed(0)
+        model = create_model(record, in_channels=record.input_shape[0])
+        model(torch.randn(self.batch_size, *record.input_shape)).square().sum().backward()
+        idle = [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and (parameter.grad is None or not parameter.grad.any())
+        ]
+        assert idle == [], f"no gradient reaches {', '.join(idle)}"
+
+    def test_evaluation_repeats(self) -> None:
+        """In evaluation mode, the same images have the same scores."""
+        import torch
+
+        from convbench.registry import create_model
+
+        record = _architecture(self.architecture)
+        model = create_model(record, in_channels=record.input_shape[0]).eval()
+        images = torch.randn(self.batch_size, *record.input_shape)
+        with torch.no_grad():
+            torch.testing.assert_close(model(images), model(images))
+
+
+def reproduction(
+    backend: str, case: Case, dtype: str, device: str, seed: int = 0, refused: bool = False
+) -> str:
+    """Python that runs one case again, on its own."""
+    if refused:
+        return (
+            "from convbench.registry import OPS, discover\n"
+            "from convbench.registry.cases import Case\n"
+            "from convbench.registry.conformance import check_refusal\n\n"
+            f"case = {case!r}\n"
+            f"print(check_refusal(discover().backend({backend!r}), OPS[case.op], case, {dtype!r}, {device!r}))"
+        )
+    return (
+        "from convbench.registry import verify\n"
+        "from convbench.registry.cases import Case\n\n"
+        f"case = {case!r}\n"
+        f"report = verify({backend!r}, device={device!r}, dtypes=[{dtype!r}], cases={{case.op: [case]}}, "
+        f"seed={seed})\n"
+        "print(report.outcomes[0])"
+    )
+
+
+def _calls(test: BackendConformance, config: pytest.Config, refused: bool) -> Iterator[Any]:
+    from convbench.registry import OPS
+    from convbench.registry.cases import refused_calls
+
+    backend = _backend(test.backend)
+    if reason := backend.unavailable():
+        yield _skipped("unavailable", reason)
+        return
+    seed: int = config.getoption("convbench_seed", default=0)  # without the entry point, there are no options
+    for device in config.getoption("convbench_device", default=None) or backend.devices:
+        if not _is_here(device):
+            yield _skipped(device, f"there is no {device} device here")
+            continue
+        for op in filter(OPS.__contains__, backend.ops):
+            for dtype in test.dtypes or backend.dtypes:
+                for case in refused_calls(op) if refused else convbench_cases(op):
+                    call = (backend, device, dtype, case, seed)
+                    yield pytest.param(call, id=f"{device}-{dtype}-{case}")
+
+
+def _skipped(name: str, reason: str) -> Any:
+    return pytest.param(None, id=name, marks=pytest.mark.skip(reason=reason))
+
+
+def _is_here(device: str) -> bool:
+    import torch
+
+    here = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device(device).type in ("cpu", here.type if here else "cpu")
+
+
+def _backend(name: str) -> Backend:
+    from convbench.registry import discover
+
+    registry = discover()
+    return _found(registry.backend, registry.plugins, name)
+
+
+def _architecture(name: str) -> Architecture:
+    from convbench.registry import discover
+
+    registry = discover()
+    return _found(registry.architecture, registry.plugins, name)
+
+
+def _found(find: Callable[[str], Record], plugins: Iterable[Plugin], name: str) -> Record:
+    """The record of that name; fails with the errors of the plugins that could not be used, for one may be its."""
+    from convbench.registry import UsageError
+
+    try:
+        return find(name)
+    except UsageError as error:
+        broken = [f"plugin {plugin.name!r} is not used: {plugin.error}" for plugin in plugins if plugin.error]
+        pytest.fail("\n".join([str(error), *broken]), pytrace=False)

@@ -1,0 +1,52 @@
+"""A comparison in words: how many became slower or faster, by how much, and what nobody can tell."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from convbench.results.comparing import Comparison, TimePair
+from convbench.results.narrative import count, listed
+from convbench.results.pairing import name
+from convbench.results.verdicts import effect
+
+
+def verdicts_in_words(comparison: Comparison) -> list[str]:
+    """The outcome, in sentences."""
+    base, *others = comparison.files
+    said = [f"{listed(others)} against {base}."]
+    for pairs, what in ((comparison.times, "step time"), (comparison.accuracies, "accuracy")):
+        if pairs:
+            counted = Counter(pair.verdict for pair in pairs)
+            verdicts = [f"{number} {verdict}" for verdict, number in counted.most_common()]
+            said.append(f"{count(len(pairs), f'pair').capitalize()} of {what}: {listed(verdicts)}.")
+    slower = [pair for pair in comparison.times if pair.verdict == "slower"]
+    faster = [pair for pair in comparison.times if pair.verdict == "faster"]
+    if slower:
+        said.append(f"The largest slow-down: {largest(max(slower, key=lambda pair: pair.ratio))}.")
+    if faster:
+        said.append(f"The largest gain: {largest(min(faster, key=lambda pair: pair.ratio))}.")
+    if not slower and not faster and comparison.times:
+        said.append("No step time is shown to have changed.")
+    said += blind(comparison.times)
+    if comparison.left_out:
+        lost = sum(left.lost for left in comparison.left_out)
+        rest = f", {lost} of them because the new side could not measure what the base had" if lost else ""
+        said.append(f"{count(len(comparison.left_out), 'combination')} could not be compared{rest}.")
+    return said
+
+
+def largest(pair: TimePair) -> str:
+    """A pair with its change."""
+    change = f"{effect(pair.ratio)} slower" if pair.ratio > 1 else f"{1 - pair.ratio:.1%} less time"
+    return f"{name(pair.combination)}, {change} (ratio {pair.ratio:.3f}, 95 % interval {pair.low:.3f} to {pair.high:.3f})"
+
+
+def blind(pairs: Sequence[TimePair]) -> list[str]:
+    """What the data could not have shown."""
+    unclear = [pair for pair in pairs if pair.verdict == "unclear"]
+    if not unclear:
+        return []
+    sizes = sorted(pair.detectable for pair in unclear)
+    span = effect(sizes[0]) if len(sizes) == 1 else f"{effect(sizes[0])} to {effect(sizes[-1])}"
+    return [f"Where it is unclear, only a difference of {span} or more would have shown: more processes tell more."]

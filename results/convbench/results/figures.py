@@ -1,0 +1,277 @@
+"""What the charts of a run show, as data: `charts` draws it as inline SVG, `plots` with matplotlib."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from convbench.results.contents import Contents
+from convbench.results.schema import Epoch, Row
+from convbench.results.statistics import median_interval
+from convbench.results.summary import Group, Line, measured, middle, race, step_samples
+from convbench.results.tables import number
+
+DRAWN = 24  # competitors in one chart: more cannot be told apart, and the tables hold them all
+STEPS_DRAWN = 120  # of one process, at even ranks of their order, so that their distribution stays
+WIDE = 20.0  # ranges whose ends differ by a larger factor are drawn on a logarithmic axis
+PHASES = ("data", "forward", "backward", "optimizer")
+
+
+class Axis(NamedTuple):
+    """What an axis measures."""
+
+    label: str
+    log: bool = False
+
+
+class Bar(NamedTuple):
+    """One value with the interval that holds the true one, if that is known."""
+
+    name: str
+    hue: int
+    value: float
+    low: float | None
+    high: float | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Values from zero, one beneath the other."""
+
+    title: str
+    axis: Axis
+    bars: tuple[Bar, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Ratios with their intervals, beside a line at one; within `band` of it nothing matters."""
+
+    title: str
+    axis: Axis
+    dots: tuple[Bar, ...]
+    band: tuple[float, float]
+    note: str = ""
+
+
+class Strip(NamedTuple):
+    """All values of one competitor, process by process."""
+
+    name: str
+    hue: int
+    processes: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Strips:
+    """Distributions, one beneath the other."""
+
+    title: str
+    axis: Axis
+    strips: tuple[Strip, ...]
+    note: str = ""
+
+
+class Stack(NamedTuple):
+    """A whole and its parts."""
+
+    name: str
+    parts: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Stacks:
+    """Shares of a whole, one beneath the other."""
+
+    title: str
+    axis: Axis
+    parts: tuple[str, ...]
+    stacks: tuple[Stack, ...]
+    note: str = ""
+
+
+class Curve(NamedTuple):
+    """Points in order; several of one name are seeds of the same competitor."""
+
+    name: str
+    hue: int
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Lines, or single points where a curve has one."""
+
+    title: str
+    x: Axis
+    y: Axis
+    curves: tuple[Curve, ...]
+    labelled: bool = False  # names stand beside the last points, instead of in a legend
+    note: str = ""
+
+
+Figure: TypeAlias = Bars | Dots | Strips | Stacks | Curves
+
+
+def figures(contents: Contents, group: Group) -> Iterator[Figure]:
+    """The charts of one race, of which there may be none."""
+    lines = [line for line in group.lines if line.images_per_second is not None or line.accuracy]
+    hues = {line.name: index for index, line in enumerate(lines)}
+    names = list(hues)[:DRAWN]
+    rows: dict[str, list[Row]] = defaultdict(list)
+    for row in contents.table.rows:
+        if race(row, of_race(group, row)) == group.race:
+            rows[getattr(row, group.subject)].append(row)
+    note = f"the first {DRAWN} of {len(hues)} {group.subject}s" if len(hues) > DRAWN else ""
+    epochs: dict[str, list[Epoch]] = defaultdict(list)
+    trained = {row.combination for own in rows.values() for row in own}
+    for epoch in contents.epochs:
+        if epoch.combination in trained:
+            epochs[getattr(epoch, group.subject)].append(epoch)
+    found = [
+        speed(lines, rows, contents, hues, note),
+        distribution(names, rows, contents, hues, note),
+        phases(names, rows, note),
+        *(
+            training(names, epochs, hues, x, y, note)
+            for y in ("val_accuracy", "train_loss")
+            for x in ("steps", "train_seconds")
+        ),
+        reached(lines, hues, note),
+    ]
+    yield from (figure for figure in found if figure is not None)
+
+
+def of_race(group: Group, row: Row) -> str:
+    """What the lines of this group would share, if the row were one of them."""
+    return row.architecture if group.subject == "backend" else row.backend
+
+
+def speed(
+    lines: Iterable[Line],
+    rows: Mapping[str, Sequence[Row]],
+    contents: Contents,
+    hues: Mapping[str, int],
+    note: str,
+) -> Bars | None:
+    """Throughputs, with their intervals over processes."""
+    bars = []
+    for line in lines:
+        if not positive(line.images_per_second):
+            continue
+        value = float(line.images_per_second or 0)
+        low = high = None
+        interval = median_interval(step_samples(measured(rows[line.name], "time"), contents.samples))
+        if interval is not None and line.step_ms:
+            low, high = value * line.step_ms / interval.high, value * line.step_ms / interval.low
+        bars.append(Bar(line.name, hues[line.name], value, low, high, number(value)))
+    if not bars:
+        return None
+    label = "images per second, more is better; whiskers: 95 % interval over processes"
+    label = label if any(bar.low is not None for bar in bars) else label.partition(";")[0]
+    return Bars("Training throughput", Axis(label), tuple(bars[:DRAWN]), note)
+
+
+def distribution(
+    names: Iterable[str],
+    rows: Mapping[str, Sequence[Row]],
+    contents: Contents,
+    hues: Mapping[str, int],
+    note: str,
+) -> Strips | None:
+    """Every step time that was measured, process by process."""
+    strips = []
+    for name in names:
+        processes = step_samples(measured(rows[name], "time"), contents.samples)
+        kept = tuple(tuple(thinned(list(filter(positive, steps)))) for steps in processes)
+        if kept := tuple(steps for steps in kept if steps):
+            strips.append(Strip(name, hues[name], kept))
+    if not strips:
+        return None
+    values = [value for strip in strips for steps in strip.processes for value in steps]
+    label = "milliseconds; a dot is a step, a tick the median of its process"
+    return Strips("Step times", Axis(label, wide(values)), tuple(strips), note)
+
+
+def phases(names: Iterable[str], rows: Mapping[str, Sequence[Row]], note: str) -> Stacks | None:
+    """What share of a step its parts take."""
+    stacks = []
+    for name in names:
+        timed = measured(rows[name], "time")
+        parts = tuple(middle(getattr(row, f"{phase}_ms") for row in timed) or 0.0 for phase in PHASES)
+        if positive(sum(parts)) and all(part >= 0 for part in parts):
+            stacks.append(Stack(name, parts))
+    if not stacks:
+        return None
+    return Stacks("Where a step's time goes", Axis("share of the step"), PHASES, tuple(stacks), note)
+
+
+TRAINING = {
+    "val_accuracy": "Validation accuracy",
+    "train_loss": "Training loss",
+    "steps": "steps",
+    "train_seconds": "seconds of training",
+}
+
+
+def training(
+    names: Iterable[str],
+    epochs: Mapping[str, Sequence[Epoch]],
+    hues: Mapping[str, int],
+    x: str,
+    y: str,
+    note: str,
+) -> Curves | None:
+    """A quantity at the end of each epoch, a curve per seed."""
+    curves = []
+    for name in names:
+        seeds: dict[int, list[tuple[float, float]]] = defaultdict(list)
+        for epoch in epochs.get(name, ()):
+            point = (getattr(epoch, x), getattr(epoch, y))
+            if all(value is not None and math.isfinite(value) for value in point) and point[0] > 0:
+                seeds[epoch.seed].append(point)
+        curves += [Curve(name, hues[name], tuple(sorted(points))) for points in seeds.values()]
+    if not curves:
+        return None
+    log = wide([point[0] for curve in curves for point in curve.points])
+    title = f"{TRAINING[y]} against {TRAINING[x].split()[0]}"
+    return Curves(title, Axis(TRAINING[x], log), Axis(TRAINING[y].lower()), tuple(curves), note=note)
+
+
+def reached(lines: Iterable[Line], hues: Mapping[str, int], note: str) -> Curves | None:
+    """What accuracy training ended with, and how long it took."""
+    points = [
+        Curve(line.name, hues[line.name], ((line.accuracy.seconds, line.accuracy.mean),))
+        for line in lines
+        if line.accuracy and not line.accuracy.is_loss and line.accuracy.seconds is not None
+        if positive(line.accuracy.seconds) and math.isfinite(line.accuracy.mean)
+    ]
+    if not points:
+        return None
+    log = wide([curve.points[0][0] for curve in points])
+    x = Axis("seconds of training, less is better", log)
+    y = Axis("validation accuracy at the end")
+    return Curves("Accuracy against time", x, y, tuple(points[:DRAWN]), labelled=True, note=note)
+
+
+def positive(value: float | None) -> bool:
+    """Whether it is a number that can be drawn on every axis."""
+    return value is not None and math.isfinite(value) and value > 0
+
+
+def wide(values: Sequence[float]) -> bool:
+    """Whether a linear axis would squeeze the small values into one."""
+    return max(values) > WIDE * min(values)
+
+
+def thinned(values: Sequence[float]) -> list[float]:
+    """At most STEPS_DRAWN of the values, sorted, at even ranks."""
+    ordered = sorted(values)
+    if len(ordered) <= STEPS_DRAWN:
+        return ordered
+    return [ordered[rank * (len(ordered) - 1) // (STEPS_DRAWN - 1)] for rank in range(STEPS_DRAWN)]

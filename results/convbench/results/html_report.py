@@ -1,0 +1,158 @@
+"""report.html: a run, or a comparison, as one page that needs nothing else.
+
+Whatever comes from a plugin, a file or the environment is untrusted and escaped by the templates. Should
+something slip through all the same, the page's content security policy runs no script but the one it was
+written with, and loads nothing at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from convbench.results import narrative
+from convbench.results.charts import svg
+from convbench.results.comparing import Comparison
+from convbench.results.comparison_figures import comparison_figures
+from convbench.results.comparison_formats import legend, sections
+from convbench.results.comparison_narrative import verdicts_in_words
+from convbench.results.contents import Contents
+from convbench.results.environment import FACTS
+from convbench.results.figures import Figure, figures
+from convbench.results.html_tables import (
+    curves_table,
+    facts,
+    failures_table,
+    results_table,
+    rows_table,
+    section_table,
+    served_table,
+)
+from convbench.results.narrative import Finding
+from convbench.results.tables import LEGEND, warnings
+
+DRAWN = 30  # races with charts: a page of more is slow to open, and its tables hold them all
+OPEN = 4  # races whose charts are unfolded at first
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # but tab and line feed
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One race: what is said of it, and its charts."""
+
+    finding: Finding
+    figures: tuple[Figure, ...]
+    unfolded: bool
+
+
+def report_html(contents: Contents) -> str:
+    """A run as a page."""
+    found = narrative.findings(contents)
+    chapters = [
+        Chapter(finding, tuple(figures(contents, group)), index < OPEN)
+        for index, (finding, group) in enumerate(
+            zip(found[:DRAWN], contents.table.groups[:DRAWN], strict=True)
+        )
+    ]
+    return page(
+        "report.html.j2",
+        title=" and ".join(dict.fromkeys(row.suite for row in contents.rows)) or "Nothing was run",
+        run=contents.name,
+        facts=facts(contents),
+        warnings=[plain(warning) for warning in warnings(contents.table)],
+        overview=narrative.overview(contents),
+        victories=narrative.victories(found),
+        findings=found,
+        chapters=[chapter for chapter in chapters if chapter.figures],
+        undrawn=max(len(found) - DRAWN, 0),
+        results=results_table(contents),
+        served=served_table(contents),
+        failures=failures_table(contents),
+        curves=curves_table(contents),
+        rows=rows_table(contents),
+        environment=list(environment_facts(contents.environment)),
+        torch_build=contents.environment.get("torch_build"),
+        suite=contents.suite,
+        terms=re.findall(r"\*\*(.+?)\*\*: (.+?)[;.](?= \*\*|$)", LEGEND),
+    )
+
+
+def comparison_html(comparison: Comparison) -> str:
+    """A comparison as a page."""
+    tables = [section_table(index, section) for index, section in enumerate(sections(comparison))]
+    return page(
+        "comparison.html.j2",
+        title=" and ".join(comparison.files),
+        sentences=verdicts_in_words(comparison),
+        figures=list(comparison_figures(comparison)),
+        tables=[table for table in tables if table is not None],
+        legend=legend(comparison),
+    )
+
+
+def page(template: str, **values: Any) -> str:
+    """Fill in a template."""
+    environment = Environment(
+        loader=PackageLoader("convbench.results"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=printable,
+    )
+    environment.filters["svg"] = svg
+    style, script = (resource(name) for name in ("report.css", "report.js"))
+    policy = f"default-src 'none'; style-src '{digest(style)}'; script-src '{digest(script)}'; base-uri 'none'"
+    return environment.get_template(template).render(
+        style=Markup(style), script=Markup(script), policy=policy, **values
+    )
+
+
+def resource(name: str) -> str:
+    """A file beside the templates."""
+    return (files("convbench.results") / "templates" / name).read_text(encoding="utf-8")
+
+
+def digest(text: str) -> str:
+    """A source of a content security policy that allows just this text."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def printable(value: Any) -> Any:
+    """A value without the control characters that HTML forbids."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return CONTROL.sub(" ", value)
+
+
+def plain(markdown: str) -> str:
+    """A warning without its marks."""
+    return markdown.lstrip("> ").replace("**", "").replace("`", "")
+
+
+def environment_facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Each fact about the machine that is known: its name, its value, its meaning."""
+    for name, value in environment.items():
+        if name != "torch_build" and value not in (None, "", [], {}):
+            fact = FACTS.get(name)
+            unit = f" {fact.unit}" if fact and fact.unit and not isinstance(value, (dict, list)) else ""
+            yield name.replace("_", " "), in_words(value) + unit, fact.description if fact else ""
+
+
+def in_words(value: Any) -> str:
+    """A value of JSON as a text."""
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {in_words(each)}" for name, each in value.items() if each not in (None, []))
+    if isinstance(value, list):
+        return ", ".join(map(in_words, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

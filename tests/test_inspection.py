@@ -1,0 +1,114 @@
+"""`convbench list` and `convbench doctor`: what a person sees and what a script reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import misbehaving
+from convbench.registry import discover
+from convbench.registry.cli import main
+from convbench.suites.inspection import LISTINGS
+
+List = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    site = misbehaving.install(tmp_path_factory.mktemp("inspection") / "site")
+    plugins = site / "misbehaving_plugins.py"
+    harmless = (
+        plugins.read_text()
+        .replace("os._exit(5)", "1 / 0")
+        .replace("time.sleep(1000),\n    }", "None,\n    }")
+    )
+    bad_suite = 'Path(__file__).with_name("bad.toml")'
+    plugins.write_text(f"{harmless}\n\n@hookimpl\ndef convbench_suites():\n    return [{bad_suite}]\n")
+    (site / "bad.toml").write_text("name = 3\n")
+    broken = site / "broken-2.0.dist-info"
+    broken.mkdir()
+    (broken / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 2.0\n")
+    (broken / "entry_points.txt").write_text("[convbench]\nbroken = no_such_module\n")
+    return site
+
+
+@pytest.fixture
+def command(site: Path, capsys: pytest.CaptureFixture[str]) -> List:
+    def run(*arguments: str) -> str:
+        with misbehaving.on_path(site), pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+def by_name(listed: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {entry["name"]: entry for entry in listed}
+
+
+def test_every_kind_is_listed_by_name(command: List, site: Path) -> None:
+    text = command("list")
+    for kind in LISTINGS:
+        assert (f"{kind}:" in text) == (kind != "devices")
+    with misbehaving.on_path(site):
+        registry = discover()
+    for name in (*registry.backends, *registry.architectures, *registry.datasets, *registry.suites):
+        assert name in text
+
+
+def test_all_of_it_is_json_too(command: List) -> None:
+    listed = json.loads(command("list", "--json"))
+    assert set(listed) == set(LISTINGS) - {"devices"}
+    assert {"im2col", "loops", "torch", "right"} <= set(by_name(listed["backends"]))
+
+
+def test_one_kind_is_a_list(command: List) -> None:
+    backends = by_name(json.loads(command("list", "backends", "--json")))
+    assert backends["torch"]["plugin"].startswith("convbench ")
+    assert backends["right"]["plugin"] == "misbehaving 1.0"
+    assert backends["right"]["state"] == "available"
+    assert backends["absent"]["state"] == "unavailable: no such card"
+    assert backends["never-asked"]["state"] == (
+        "unavailable: its check for availability failed: ZeroDivisionError: division by zero"
+    )
+
+
+def test_devices_are_those_of_this_machine(command: List) -> None:
+    assert json.loads(command("list", "devices", "--json"))[0]["name"] == "cpu"
+
+
+def test_a_broken_plugin_is_shown_and_harms_nobody(command: List) -> None:
+    plugins = by_name(json.loads(command("list", "plugins", "--json")))
+    assert plugins["broken"]["plugin"] == "broken 2.0"
+    assert plugins["broken"]["state"].startswith("broken: ModuleNotFoundError")
+    assert plugins["misbehaving"]["state"] == "loaded"
+
+
+def test_a_suite_that_cannot_be_used_says_why(command: List) -> None:
+    suites = by_name(json.loads(command("list", "suites", "--json")))
+    assert "line 1: name is 3; it must be a text" in suites["bad"]["description"]
+    assert "LeNet" in suites["lenet"]["description"]
+
+
+def test_an_unknown_kind_is_refused(site: Path) -> None:
+    done = misbehaving.convbench("list", "backend", site=site)
+    assert done.returncode == 2
+    assert "unknown kind 'backend'; did you mean 'backends'?" in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_doctor_reports_plugins_devices_data_and_noise(
+    command: List, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    report = json.loads(command("doctor", "--json"))
+    assert {"plugins", "devices", "data", "noise"} <= set(report)
+    assert by_name(report["plugins"])["broken"]["state"].startswith("broken: ")
+    assert report["devices"][0]["name"] == "cpu"
+    assert report["data"][0]["name"].startswith("fashion-mnist")
+    assert report["data"][0]["train_images"] >= 10_000
+    assert report["noise"][0]["spread_p10_p90"].endswith("%")

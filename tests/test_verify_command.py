@@ -1,0 +1,140 @@
+"""`convbench verify`: what it prints, and the code it ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import misbehaving
+from convbench.registry import GateFailed, NothingRan, Registry, UnknownName, discover
+from convbench.registry.cli import main
+from convbench.suites import verification
+from convbench.suites.verification import Verification, verify_backends
+
+Verify = Callable[..., tuple[int, str, str]]
+
+SMALL = """
+from convbench.registry import cases
+
+# the cases of a few convolutions: this is about the command, and the cases have their own tests
+cases._CASES = {name: (lambda make=make: list(make())[:3]) for name, make in cases._CASES.items()}
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    site = misbehaving.install(tmp_path_factory.mktemp("verify") / "site")
+    plugins = site / "misbehaving_plugins.py"
+    # torch is imported with the cases; in a worker it is there already
+    plugins.write_text(plugins.read_text() + "\nif 'torch' in sys.modules:\n" + _indented(SMALL))
+    with misbehaving.on_path(site):
+        yield site
+
+
+def _indented(text: str) -> str:
+    return "".join(f"    {line}\n" if line else "\n" for line in text.splitlines())
+
+
+@pytest.fixture(scope="module")
+def verified(site: Path) -> dict[str, Verification]:
+    names = ("right", "raises", "wrong-shape", "quits", "absent")
+    return {result.backend: result for result in verify_backends(discover(), names)}
+
+
+@pytest.fixture
+def command(
+    site: Path,
+    verified: dict[str, Verification],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Verify:
+    """The command in this process, on verifications that were done before."""
+
+    def known(registry: Registry, patterns: tuple[str, ...], **_: object) -> list[Verification]:
+        return [verified[name] for name in registry.backends.matching(patterns)]
+
+    monkeypatch.setattr(verification, "verify_backends", known)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(["verify", *arguments])
+        assert isinstance(end.value.code, int)
+        return end.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("backend", "status", "words"),
+    [
+        ("right", "ok", "right: ok, "),
+        ("raises", "error", "crashed"),
+        ("wrong-shape", "incorrect", "failed"),
+        ("quits", "crashed", "quits: crashed, exited with code 0"),
+        ("absent", "unavailable", "absent: unavailable, no such card"),
+    ],
+)
+def test_every_way_to_end_has_its_status(
+    verified: dict[str, Verification], backend: str, status: str, words: str
+) -> None:
+    assert verified[backend].status == status
+    assert words in verified[backend].line
+
+
+def test_a_hang_is_ended(site: Path) -> None:
+    (result,) = verify_backends(discover(), ["sleeps"], timeout=2.0)
+    assert (result.status, result.line) == ("timeout", "sleeps: timeout, was killed when its time was up")
+
+
+def test_code_0_where_all_that_can_run_is_right(command: Verify) -> None:
+    code, out, err = command("right", "absent")
+    assert code == 0
+    assert out.splitlines()[0].startswith("absent: unavailable")
+    assert "right: ok" in out
+    assert err == ""
+
+
+def test_code_1_where_one_is_wrong_and_its_cases_are_listed(command: Verify) -> None:
+    code, out, err = command("right", "wrong-shape", "quits")
+    assert code == 1
+    assert "    failed: conv2d(" in out
+    assert err.strip() == "convbench: 2 of 3 backends failed: quits, wrong-shape"
+
+
+def test_what_is_unsupported_is_listed_only_when_asked_for(command: Verify) -> None:
+    assert "    unsupported: " not in command("right")[1]
+    assert "    unsupported: max_pool2d" in command("right", "--verbose")[1]
+
+
+def test_code_3_where_nothing_could_run(command: Verify) -> None:
+    code, _, err = command("absent")
+    assert code == 3
+    assert err.strip() == "convbench: no backend could be verified on cpu"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rihgt"], "unknown backend 'rihgt'; did you mean 'right'?"),
+        (["right", "--device", "quantum"], "unknown device 'quantum'; available: cpu"),
+        (["right", "--dtype", "float23"], "unknown dtype 'float23'; did you mean 'float32'?"),
+    ],
+)
+def test_code_2_where_a_name_is_unknown(site: Path, arguments: list[str], words: str) -> None:
+    done = misbehaving.convbench("verify", *arguments, site=site)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_dtype_that_is_not_claimed_is_unsupported(site: Path) -> None:
+    (result,) = verify_backends(discover(), ["right"], dtypes=["float64"])
+    assert result.status == "unsupported"
+    assert result.line == "right: unsupported, backend 'right' takes float32"
+
+
+def test_errors_own_the_codes() -> None:
+    assert (GateFailed.exit_code, UnknownName.exit_code, NothingRan.exit_code) == (1, 2, 3)
