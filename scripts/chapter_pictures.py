@@ -90,7 +90,7 @@ def _grid_of_numbers(
     axes: Axes, values: Tensor, title: str, colours: str, limits: tuple[float, float]
 ) -> None:
     """A small matrix as coloured squares with their values."""
-    shades = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1])
+    shades = axes.imshow(values.numpy(), cmap=colours, vmin=limits[0], vmax=limits[1])
     for (row, column), value in np.ndenumerate(values.numpy()):
         red, green, blue, _ = shades.to_rgba(value)
         ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
@@ -124,8 +124,14 @@ def learned_kernel(
 ) -> Figure:
     """The loss by step, and the kernel's way over the loss of every kernel there is."""
     figure, (left, right) = _figure(3.1, 1, 2, width_ratios=(1, 1.25))
-    left.plot(range(len(losses)), losses, color=BLUE, marker="o", markersize=4)
-    left.set(yscale="log", xlabel="step", ylabel="loss", title="ten steps downhill", xticks=range(0, 11, 2))
+    left.plot(range(1, len(losses) + 1), losses, color=BLUE, marker="o", markersize=4)
+    left.set(
+        yscale="log",
+        xlabel="step",
+        ylabel="loss",
+        title="ten steps downhill",
+        xticks=range(2, len(losses) + 1, 2),
+    )
     _open(left)
 
     first, second = np.meshgrid(np.linspace(-0.6, 1.4, 161), np.linspace(-1.4, 0.4, 161))
@@ -136,7 +142,7 @@ def learned_kernel(
     right.contour(first, second, loss, levels=levels, colors=GREY, linewidths=0.8, alpha=0.6)
     right.plot(*zip(*path, strict=True), color=BLUE, marker="o", markersize=4)
     right.plot(1, -1, color=ORANGE, marker="*", markersize=13, linestyle="none")
-    right.annotate("[1, −1]", (1, -1), (8, 12), textcoords="offset points", color=ORANGE)
+    right.annotate("[1, −1]", (1, -1), (-12, -22), textcoords="offset points", color=ORANGE, ha="right")
     right.annotate("start", path[0], (0, 8), textcoords="offset points", color=BLUE, ha="center")
     right.set(xlabel="left weight", ylabel="right weight", title="the same steps, among all kernels")
     right.set_aspect("equal")
@@ -155,7 +161,7 @@ def pooling(pooled: Mapping[str, Tensor]) -> Figure:
     """One image and what pooling makes of it."""
     figure, axes = _figure(1.75, 1, len(pooled))
     for axis, (title, image) in zip(axes, pooled.items(), strict=True):
-        axis.imshow(image, cmap="gray", vmin=0, vmax=1)
+        axis.imshow(image.numpy(), cmap="gray", vmin=0, vmax=1)
         _plain(axis, title)
     return figure
 
@@ -189,11 +195,11 @@ def feature_maps(images: Tensor, maps: Tensor) -> Figure:
     """A row for each image: the image, then its channels."""
     figure, axes = _figure(1.12 * len(images), len(images), 1 + maps.shape[1])
     for row, (image, channels) in enumerate(zip(images, maps, strict=True)):
-        axes[row, 0].imshow(image[0], cmap="gray")
+        axes[row, 0].imshow(image[0].numpy(), cmap="gray")
         _plain(axes[row, 0], "image" if row == 0 else "")
         for number, channel in enumerate(channels):
-            limits = maps[:, number].aminmax()
-            axes[row, number + 1].imshow(channel, cmap="viridis", vmin=limits.min, vmax=limits.max)
+            least, most = (float(bound) for bound in maps[:, number].aminmax())
+            axes[row, number + 1].imshow(channel.numpy(), cmap="viridis", vmin=least, vmax=most)
             _plain(axes[row, number + 1], f"channel {number}" if row == 0 else "")
     return figure
 

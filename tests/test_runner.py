@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import misbehaving
-from convbench.registry import NothingRan, UnknownName, UsageError
+from convbench.registry import NothingRan, UnknownName
 from convbench.results.schema import FILES, columns
 from convbench.results.store import RunStore
 from convbench.suites import Suite, load_suite, run
@@ -184,12 +184,6 @@ def test_nothing_measured_is_an_error_that_keeps_the_rows(site: Path, tmp_path: 
         ({"backends": ("nome",)}, UnknownName, "unknown backend 'nome'"),
         ({"architectures": ("lenett",)}, UnknownName, "did you mean 'lenet'?"),
         ({"dataset": "mnist"}, UnknownName, "unknown dataset 'mnist'"),
-        ({"devices": ("quantum",)}, UnknownName, "unknown device 'quantum'; available: cpu"),
-        (
-            {"batch_sizes": (91,)},
-            UsageError,
-            "batch size 91 is larger than the training set of tiny, 90 images",
-        ),
     ],
 )
 def test_a_refused_run_leaves_no_directory(

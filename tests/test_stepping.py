@@ -86,9 +86,9 @@ def test_the_steps_train() -> None:
 
 
 def test_a_cut_keeps_the_steps_that_were_taken_at_least_one() -> None:
-    steps = timed(Slow(*[0.0] * 3, *[0.05] * 5), max_seconds=0.12)
+    steps = timed(Slow(0.0, *[0.05] * 5), warmup_steps=0, max_seconds=0.12)
     assert 1 <= len(steps.step_ms) <= 3  # the third step is the first to end behind 0.12 s
-    assert len(timed(Slow(*[0.0] * 3, 0.3), max_seconds=0.05).step_ms) == 1
+    assert len(timed(Slow(0.0, 0.3), warmup_steps=0, max_seconds=0.05).step_ms) == 1
 
 
 def test_a_slow_warm_up_is_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 
@@ -29,7 +30,7 @@ _out = click.option(
 )
 
 
-@new.command()
+@new.command(short_help="A convolution of one's own.")
 @click.argument("name")
 @_out
 @click.pass_obj
@@ -38,7 +39,7 @@ def backend(registry: Registry, name: str, out: Path) -> None:
     _write(registry, Package("backend", name), registry.backends, out)
 
 
-@new.command()
+@new.command(short_help="A network of plain torch layers.")
 @click.argument("name")
 @_out
 @click.pass_obj
@@ -52,5 +53,5 @@ def _write(registry: Registry, package: Package, registered: Collection[str], ou
         raise UsageError(f"{package.kind} {package.name!r} is registered already; choose another name")
     for path in write_package(package, out, registry.version):
         click.echo(path)
-    folder = out / package.distribution
+    folder = shlex.quote(str(out / package.distribution))
     click.echo(f"next: cd {folder} && pip install -e '.[test]' && pytest", err=True)

@@ -1,29 +1,20 @@
-"""Draws figures as inline SVG: colours come from the page's style sheet, so that they follow its scheme.
-
-A chart is laid out on a canvas as wide as a phone, and scales from there. Texts and attributes are escaped by
-`element`; nothing else makes markup.
-"""
+"""Draws figures as inline SVG: colours come from the page's style sheet, so that they follow its scheme."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import singledispatch
 from typing import TypeVar
 
 from markupsafe import Markup
 
+from convbench.results.alternatives import in_words
 from convbench.results.figures import Bar, Bars, Curve, Curves, Dots, Figure, Stacks, Strips
 from convbench.results.scales import Scale, fitted
 from convbench.results.statistics import median
+from convbench.results.svg import AXIS, LETTER, LONGEST, RIGHT, WIDTH, element, grid, hue, path, text
 
-WIDTH = 420
 ROW = 26  # height of one competitor
-AXIS = 40  # height of the axis beneath
-RIGHT = WIDTH - 12
-LETTER = 6.6  # width of a letter, on average
-LONGEST = 18  # letters of a name
-COLOURS = 10  # then the dashes change
 
 Point = tuple[float, float]
 Row = TypeVar("Row")
@@ -39,37 +30,6 @@ def svg(figure: Figure) -> Markup:
         role="img",
         aria_label=f"{figure.title}. {in_words(figure)}",
     )
-
-
-def element(tag: str, *content: str, **attributes: str | float) -> Markup:
-    """An SVG element; an underscore in an attribute's name stands for a hyphen."""
-    written = Markup("").join(
-        Markup(' {}="{}"').format(
-            Markup(name.rstrip("_").replace("_", "-")),
-            f"{value:.4g}" if isinstance(value, (int, float)) else value,
-        )
-        for name, value in attributes.items()
-    )
-    inside = Markup("").join(content)
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(tag), written, inside)
-
-
-def text(x: float, y: float, content: str, anchor: str = "start", class_: str = "") -> Markup:
-    """A word of a chart, shortened if it is long; its whole is shown on hovering."""
-    shown = content if len(content) <= LONGEST + 12 else content[: LONGEST + 11] + "…"
-    whole = [element("title", content)] if shown != content else []
-    return element("text", shown, *whole, x=x, y=y, text_anchor=anchor, class_=class_)
-
-
-def path(points: Iterable[Point], class_: str, title: str = "") -> Markup:
-    """A line through points."""
-    d = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    return element("path", *([element("title", title)] if title else []), d=d, class_=class_)
-
-
-def hue(index: int) -> str:
-    """The classes that colour a competitor; beyond the colours, dashes tell them apart."""
-    return f"h{index % COLOURS} d{index // COLOURS % 3}"
 
 
 @singledispatch
@@ -188,7 +148,9 @@ def rows(
         y = ROW * (index + 0.5) + 2
         name = str(item[0])  # type: ignore[index]  # every item begins with its name
         shown = name if len(name) <= longest else name[: longest - 1] + "…"
-        parts.append(element("text", shown, element("title", name), x=x.start - 8, y=y + 4, text_anchor="end"))
+        parts.append(
+            element("text", shown, element("title", name), x=x.start - 8, y=y + 4, text_anchor="end")
+        )
         parts += one(item, x, y)
     return bottom + AXIS, parts
 
@@ -198,19 +160,6 @@ def margin(names: Iterable[str], longest: int = LONGEST) -> float:
     return 14 + LETTER * min(max(map(len, names)), longest)
 
 
-def grid(x: Scale, bottom: float, label: str) -> list[Markup]:
-    """Lines at the ticks of the horizontal axis, their texts, and what it measures."""
-    parts = []
-    taken = -math.inf
-    for value, word in x.ticks(4):
-        at, half = x(value), LETTER * len(word) / 2
-        parts.append(path([(at, 0), (at, bottom)], "grid"))
-        if at - half > taken and at + half <= WIDTH:
-            parts.append(text(at, bottom + 15, word, "middle", "tick"))
-            taken = at + half + 4
-    return [*parts, element("text", label, x=RIGHT, y=bottom + 33, text_anchor="end", class_="label")]
-
-
 @draw.register
 def _(figure: Curves) -> tuple[float, list[Markup]]:
     top, bottom, left = 22, 236, 56
@@ -218,7 +167,7 @@ def _(figure: Curves) -> tuple[float, list[Markup]]:
     x = fitted((point[0] for point in points), left, RIGHT, log=figure.x.log)
     y = fitted((point[1] for point in points), bottom, top, log=False)
     parts = grid(x, bottom, figure.x.label + ", logarithmic" * x.log)
-    parts.append(text(0, 12, figure.y.label, class_="label"))
+    parts.append(element("text", figure.y.label, x=0, y=12, class_="label"))
     for value, word in y.ticks(5):
         parts.append(path([(left, y(value)), (RIGHT, y(value))], "grid"))
         parts.append(text(left - 6, y(value) + 4, word, "end", "tick"))
@@ -229,7 +178,9 @@ def _(figure: Curves) -> tuple[float, list[Markup]]:
         if len(line) <= 20:
             parts += [dot(curve, where, at) for where, at in zip(curve.points, line, strict=True)]
     if figure.labelled:
-        parts += labels([(curve.name, x(curve.points[-1][0]), y(curve.points[-1][1])) for curve in figure.curves])
+        parts += labels(
+            [(curve.name, x(curve.points[-1][0]), y(curve.points[-1][1])) for curve in figure.curves]
+        )
     return bottom + AXIS, parts
 
 
@@ -241,40 +192,21 @@ def dot(curve: Curve, values: Point, at: Point) -> Markup:
 
 def labels(named: Sequence[tuple[str, float, float]]) -> list[Markup]:
     """Names beside their points, on the side with room, none over another; those without room are left out."""
-    taken: list[tuple[float, float, float]] = []
+    taken = [(x - 5, x + 5, y + 4) for _, x, y in named]  # the points themselves
     parts = []
     for name, x, y in sorted(named, key=lambda each: each[2]):
         shown = name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
         width = LETTER * len(shown)
         left = x + 8 if x + 8 + width < WIDTH else x - 8 - width
-        for shift in (4, -8, 16, -20, 28, -32, 40, -44, 52, -56):
+        for shift in (4, -9, 17, -22, 30, -35, 43, -48, 56, -61):
             at = y + shift
-            clear = all(abs(at - other) > 12 or left > end or left + width < start for start, end, other in taken)
+            clear = all(
+                abs(at - other) > 12 or left > end or left + width < start for start, end, other in taken
+            )
             if clear and 10 < at < 236:
                 taken.append((left, left + width, at))
                 parts.append(element("text", shown, x=left, y=at, class_="name"))
-                if abs(shift - 4) > 12:
+                if abs(shift - 4) > 13:
                     parts.append(path([(x, y), (left if left > x else left + width, at - 4)], "leader"))
                 break
     return parts
-
-
-def in_words(figure: Figure) -> str:
-    """What a chart shows, for a screen reader."""
-    match figure:
-        case Bars(bars=values) | Dots(dots=values):
-            shown = [f"{each.name} {each.text}" for each in values]
-        case Strips(strips=strips):
-            shown = [
-                f"{strip.name} median {median([median(steps) for steps in strip.processes]):.3g}"
-                for strip in strips
-            ]
-        case Stacks(stacks=stacks, parts=parts):
-            shown = [
-                f"{name} {', '.join(f'{part} {100 * size / sum(sizes):.0f} %' for part, size in zip(parts, sizes, strict=True))}"
-                for name, sizes in stacks
-            ]
-        case Curves(curves=curves):
-            shown = [f"{c.name} ends at {c.points[-1][1]:.3g} after {c.points[-1][0]:.3g}" for c in curves]
-    label = figure.x.label if isinstance(figure, Curves) else figure.axis.label
-    return f"{label}: {'; '.join(shown)}"

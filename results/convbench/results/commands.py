@@ -37,11 +37,18 @@ class Percent(click.ParamType):  # type: ignore[type-arg]  # generic from click 
 
 @click.command()
 @click.argument("run_dir", type=click.Path(path_type=Path))
-def report(run_dir: Path) -> None:
-    """Write table.md of a run again, from its results."""
-    from convbench.results.report import write_table
+@click.option("--plots", is_flag=True, help="Also write the charts as PNG and SVG files; needs matplotlib.")
+def report(run_dir: Path, plots: bool) -> None:
+    """Write table.md and report.html of a run again, from its results."""
+    from convbench.results.report import write_all
 
-    click.echo(write_table(run_dir))
+    paths = [*write_all(run_dir)]
+    if plots:
+        from convbench.results.plots import write_plots
+
+        paths += write_plots(run_dir)
+    for path in paths:
+        click.echo(path)
 
 
 @click.command()
@@ -55,6 +62,9 @@ def report(run_dir: Path) -> None:
     default="table",
     show_default=True,
     help="How to print it.",
+)
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write a report of it to this file."
 )
 @click.option("--force", is_flag=True, help="Compare unlike machines, torch builds, data sets and recipes.")
 @click.option(
@@ -74,6 +84,7 @@ def compare(
     new: Path,
     more: tuple[Path, ...],
     style: str,
+    html: Path | None,
     force: bool,
     min_effect: float,
     fail_if_slower: float | None,
@@ -94,6 +105,10 @@ def compare(
         comparison = compare_results(base, new, *more, force=force, min_effect=min_effect)
     for warning in caught:
         click.echo(f"warning: {warning.message}", err=True)
+    if html is not None:
+        from convbench.results.report import write_comparison
+
+        click.echo(f"report: {write_comparison(comparison, html)}", err=True)
     try:
         click.echo(FORMATS[style](comparison), nl=False)
     finally:  # the gate decides also when the reader of a pipe has had enough

@@ -19,7 +19,7 @@ def comparison_figures(comparison: Comparison) -> Iterator[Figure]:
         several = len(comparison.files) > 2
         yield Dots(
             "Step time, new over base",
-            Axis("ratio and 95 % interval; right of one is slower; shaded: too little to matter"),
+            Axis("ratio; right of one is slower", log=True),
             tuple(
                 Bar(
                     name(pair.combination) + f" in {pair.file}" * several,
@@ -32,13 +32,16 @@ def comparison_figures(comparison: Comparison) -> Iterator[Figure]:
                 for pair in pairs[:DRAWN]
             ),
             band=(1 / (1 + comparison.min_effect), 1 + comparison.min_effect),
-            note=f"the {DRAWN} that changed most, of {len(pairs)}" if len(pairs) > DRAWN else "",
+            note="lines: 95 % intervals; shaded: too little to matter"
+            + f"; the {DRAWN} that changed most, of {len(pairs)}" * (len(pairs) > DRAWN),
         )
     moving = sorted(comparison.trends, key=lambda trend: abs(trend.change - 1), reverse=True)
     curves = []
     for hue, trend in enumerate(moving[:10]):
         first = next(value for value in trend.step_ms if value is not None)
-        points = [(float(at), value / first) for at, value in enumerate(trend.step_ms, 1) if value is not None]
+        points = [
+            (float(at), value / first) for at, value in enumerate(trend.step_ms, 1) if value is not None
+        ]
         curves.append(Curve(name(trend.combination), hue, tuple(points)))
     if curves:
         note = f"the 10 that changed most, of {len(moving)}" if len(moving) > 10 else ""

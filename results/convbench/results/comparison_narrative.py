@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from convbench.results.comparing import Comparison, TimePair
-from convbench.results.narrative import count, listed
 from convbench.results.pairing import name
+from convbench.results.phrasing import count, listed
 from convbench.results.verdicts import effect
 
 
@@ -19,7 +19,7 @@ def verdicts_in_words(comparison: Comparison) -> list[str]:
         if pairs:
             counted = Counter(pair.verdict for pair in pairs)
             verdicts = [f"{number} {verdict}" for verdict, number in counted.most_common()]
-            said.append(f"{count(len(pairs), f'pair').capitalize()} of {what}: {listed(verdicts)}.")
+            said.append(f"{count(len(pairs), 'pair')} of {what}: {listed(verdicts)}.")
     slower = [pair for pair in comparison.times if pair.verdict == "slower"]
     faster = [pair for pair in comparison.times if pair.verdict == "faster"]
     if slower:
@@ -39,7 +39,8 @@ def verdicts_in_words(comparison: Comparison) -> list[str]:
 def largest(pair: TimePair) -> str:
     """A pair with its change."""
     change = f"{effect(pair.ratio)} slower" if pair.ratio > 1 else f"{1 - pair.ratio:.1%} less time"
-    return f"{name(pair.combination)}, {change} (ratio {pair.ratio:.3f}, 95 % interval {pair.low:.3f} to {pair.high:.3f})"
+    interval = f"95 % interval {pair.low:.3f} to {pair.high:.3f}"
+    return f"{name(pair.combination)}, {change} (ratio {pair.ratio:.3f}, {interval})"
 
 
 def blind(pairs: Sequence[TimePair]) -> list[str]:
@@ -49,4 +50,6 @@ def blind(pairs: Sequence[TimePair]) -> list[str]:
         return []
     sizes = sorted(pair.detectable for pair in unclear)
     span = effect(sizes[0]) if len(sizes) == 1 else f"{effect(sizes[0])} to {effect(sizes[-1])}"
-    return [f"Where it is unclear, only a difference of {span} or more would have shown: more processes tell more."]
+    return [
+        f"Where it is unclear, only a difference of {span} or more would have shown: more processes tell more."
+    ]

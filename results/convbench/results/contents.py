@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from convbench.results.cells import read_records
 from convbench.results.reading import results_file
 from convbench.results.samples import Process, step_times
 from convbench.results.schema import Epoch, Row
-from convbench.results.summary import Table, comparison_table
+from convbench.results.summary import Group, Race, Table, comparison_table, race
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,21 @@ class Contents:
     samples: Mapping[Process, list[float]] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     suite: str = ""
+
+    @cached_property
+    def by_line(self) -> Mapping[tuple[Race, str], list[Row]]:
+        """The rows that count, by what line of which race they belong to."""
+        found: dict[tuple[Race, str], list[Row]] = defaultdict(list)
+        for group in self.table.groups[:1]:
+            for row in self.table.rows:
+                names = row.backend, row.architecture
+                name, shared = names if group.subject == "backend" else names[::-1]
+                found[race(row, shared), name].append(row)
+        return found
+
+    def rows_of(self, group: Group, name: str) -> Sequence[Row]:
+        """The rows behind one line."""
+        return self.by_line.get((group.race, name), ())
 
 
 def read_contents(run_dir: Path | str) -> Contents:

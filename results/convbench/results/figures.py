@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 from convbench.results.contents import Contents
 from convbench.results.schema import Epoch, Row
 from convbench.results.statistics import median_interval
-from convbench.results.summary import Group, Line, measured, middle, race, step_samples
+from convbench.results.summary import Group, Line, measured, middle, step_samples
 from convbench.results.tables import number
 
 DRAWN = 24  # competitors in one chart: more cannot be told apart, and the tables hold them all
@@ -119,15 +119,13 @@ Figure: TypeAlias = Bars | Dots | Strips | Stacks | Curves
 
 
 def figures(contents: Contents, group: Group) -> Iterator[Figure]:
-    """The charts of one race, of which there may be none."""
+    """The charts of one race, of which there may be none; a competitor has one colour in all races."""
+    everybody = dict.fromkeys(line.name for each in contents.table.groups for line in each.lines)
+    hues = {name: index for index, name in enumerate(everybody)}
     lines = [line for line in group.lines if line.images_per_second is not None or line.accuracy]
-    hues = {line.name: index for index, line in enumerate(lines)}
-    names = list(hues)[:DRAWN]
-    rows: dict[str, list[Row]] = defaultdict(list)
-    for row in contents.table.rows:
-        if race(row, of_race(group, row)) == group.race:
-            rows[getattr(row, group.subject)].append(row)
-    note = f"the first {DRAWN} of {len(hues)} {group.subject}s" if len(hues) > DRAWN else ""
+    names = [line.name for line in lines[:DRAWN]]
+    rows = {line.name: contents.rows_of(group, line.name) for line in lines}
+    note = f"the first {DRAWN} of {len(lines)} {group.subject}s" if len(lines) > DRAWN else ""
     epochs: dict[str, list[Epoch]] = defaultdict(list)
     trained = {row.combination for own in rows.values() for row in own}
     for epoch in contents.epochs:
@@ -145,11 +143,6 @@ def figures(contents: Contents, group: Group) -> Iterator[Figure]:
         reached(lines, hues, note),
     ]
     yield from (figure for figure in found if figure is not None)
-
-
-def of_race(group: Group, row: Row) -> str:
-    """What the lines of this group would share, if the row were one of them."""
-    return row.architecture if group.subject == "backend" else row.backend
 
 
 def speed(
@@ -172,9 +165,9 @@ def speed(
         bars.append(Bar(line.name, hues[line.name], value, low, high, number(value)))
     if not bars:
         return None
-    label = "images per second, more is better; whiskers: 95 % interval over processes"
-    label = label if any(bar.low is not None for bar in bars) else label.partition(";")[0]
-    return Bars("Training throughput", Axis(label), tuple(bars[:DRAWN]), note)
+    whiskers = "whiskers: 95 % interval over processes" if any(bar.low is not None for bar in bars) else ""
+    axis = Axis("images per second, more is better")
+    return Bars("Training throughput", axis, tuple(bars[:DRAWN]), joined(whiskers, note))
 
 
 def distribution(
@@ -194,8 +187,8 @@ def distribution(
     if not strips:
         return None
     values = [value for strip in strips for steps in strip.processes for value in steps]
-    label = "milliseconds; a dot is a step, a tick the median of its process"
-    return Strips("Step times", Axis(label, wide(values)), tuple(strips), note)
+    legend = "a dot is a step, a tick the median of its process"
+    return Strips("Step times", Axis("milliseconds", wide(values)), tuple(strips), joined(legend, note))
 
 
 def phases(names: Iterable[str], rows: Mapping[str, Sequence[Row]], note: str) -> Stacks | None:
@@ -236,8 +229,8 @@ def training(
             if all(value is not None and math.isfinite(value) for value in point) and point[0] > 0:
                 seeds[epoch.seed].append(point)
         curves += [Curve(name, hues[name], tuple(sorted(points))) for points in seeds.values()]
-    if not curves:
-        return None
+    if all(len(curve.points) < 2 for curve in curves):
+        return None  # the ends alone are no curve; `reached` shows them
     log = wide([point[0] for curve in curves for point in curve.points])
     title = f"{TRAINING[y]} against {TRAINING[x].split()[0]}"
     return Curves(title, Axis(TRAINING[x], log), Axis(TRAINING[y].lower()), tuple(curves), note=note)
@@ -257,6 +250,11 @@ def reached(lines: Iterable[Line], hues: Mapping[str, int], note: str) -> Curves
     x = Axis("seconds of training, less is better", log)
     y = Axis("validation accuracy at the end")
     return Curves("Accuracy against time", x, y, tuple(points[:DRAWN]), labelled=True, note=note)
+
+
+def joined(*notes: str) -> str:
+    """The notes that say something."""
+    return "; ".join(filter(None, notes))
 
 
 def positive(value: float | None) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -22,11 +22,12 @@ from convbench.results import narrative
 from convbench.results.charts import svg
 from convbench.results.comparing import Comparison
 from convbench.results.comparison_figures import comparison_figures
-from convbench.results.comparison_formats import legend, sections
+from convbench.results.comparison_formats import legend as verdict_legend
+from convbench.results.comparison_formats import sections
 from convbench.results.comparison_narrative import verdicts_in_words
 from convbench.results.contents import Contents
 from convbench.results.environment import FACTS
-from convbench.results.figures import Figure, figures
+from convbench.results.figures import Curves, Figure, figures
 from convbench.results.html_tables import (
     curves_table,
     facts,
@@ -51,6 +52,11 @@ class Chapter:
     finding: Finding
     figures: tuple[Figure, ...]
     unfolded: bool
+
+    @property
+    def legend(self) -> dict[str, int]:
+        """The colours of the competitors; none where no chart has curves."""
+        return legend(self.figures)
 
 
 def report_html(contents: Contents) -> str:
@@ -87,14 +93,16 @@ def report_html(contents: Contents) -> str:
 
 def comparison_html(comparison: Comparison) -> str:
     """A comparison as a page."""
+    charts = list(comparison_figures(comparison))
     tables = [section_table(index, section) for index, section in enumerate(sections(comparison))]
     return page(
         "comparison.html.j2",
         title=" and ".join(comparison.files),
         sentences=verdicts_in_words(comparison),
-        figures=list(comparison_figures(comparison)),
+        figures=charts,
+        hues=legend(charts),
         tables=[table for table in tables if table is not None],
-        legend=legend(comparison),
+        legend=verdict_legend(comparison),
     )
 
 
@@ -110,10 +118,18 @@ def page(template: str, **values: Any) -> str:
     )
     environment.filters["svg"] = svg
     style, script = (resource(name) for name in ("report.css", "report.js"))
-    policy = f"default-src 'none'; style-src '{digest(style)}'; script-src '{digest(script)}'; base-uri 'none'"
+    policy = (
+        f"default-src 'none'; style-src '{digest(style)}'; script-src '{digest(script)}'; base-uri 'none'"
+    )
     return environment.get_template(template).render(
         style=Markup(style), script=Markup(script), policy=policy, **values
     )
+
+
+def legend(figures: Iterable[Figure]) -> dict[str, int]:
+    """The competitors that have curves, with their colours."""
+    drawn = [figure for figure in figures if isinstance(figure, Curves) and not figure.labelled]
+    return {curve.name: curve.hue for figure in drawn for curve in figure.curves}
 
 
 def resource(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from convbench.results.comparison_formats import Section
 from convbench.results.contents import Contents
 from convbench.results.schema import MEASURED, STATUSES, Combined, Epoch, Row, columns
-from convbench.results.summary import Group, Line
+from convbench.results.summary import Group, Line, measured, middle
 from convbench.results.tables import EMPTY, columns_of, number, share, some
 
 MOST_ROWS = 5000  # of one table: a browser sorts so many at once, and the CSV file has them all
@@ -51,12 +51,16 @@ def table(
     """A table without the columns that are empty throughout; None without rows."""
     if not rows:
         return None
-    kept = [at for at, title in enumerate(headings) if title and any(row[at] not in ("", EMPTY) for row in rows)]
+    kept = [
+        at for at, title in enumerate(headings) if title and any(row[at] not in ("", EMPTY) for row in rows)
+    ]
     note = f"The first {MOST_ROWS:,} of {len(rows):,} are shown." if len(rows) > MOST_ROWS else ""
     return HtmlTable(
         name=name,
         caption=caption,
-        columns=tuple(column(headings[at], [row[at] for row in rows], headings[at] in filtered) for at in kept),
+        columns=tuple(
+            column(headings[at], [row[at] for row in rows], headings[at] in filtered) for at in kept
+        ),
         rows=tuple(tuple(row[at] or EMPTY for at in kept) for row in rows[:MOST_ROWS]),
         states=tuple(states[:MOST_ROWS]),
         note=note,
@@ -84,31 +88,33 @@ def results_table(contents: Contents) -> HtmlTable | None:
     shared = "architecture" if groups[0].subject == "backend" else "backend"
     conditions = [shared, *varying] if len({group.race.shared for group in groups}) > 1 else varying
     titles = list(dict.fromkeys(each.heading(group) for group in groups for each in columns_of(group)))
-    titles = [groups[0].subject, *(title for title in titles if title not in (groups[0].subject, "status")), "status"]
+    subject = groups[0].subject
+    measures = [title for title in titles if title not in (subject, "status")]
+    rows = []
+    for group, line in lines:
+        texts = {each.heading(group): each.cell(line) for each in columns_of(group)}
+        under = [
+            str(group.race.shared if name == shared else getattr(group.race, name)) for name in conditions
+        ]
+        cells = [texts.get(title, EMPTY) for title in measures]
+        rows.append(
+            [line.name, *under, line.status, *cells, roofline(group, line, contents), "; ".join(line.notes)]
+        )
     return table(
         "results",
-        "One line per combination, seeds and processes summed up",
-        [*map(spaced, conditions), *titles, "roofline", "note"],
-        [[*of_race(group, shared, conditions), *line_cells(group, line, titles, contents)] for group, line in lines],
-        filtered={*map(spaced, conditions), groups[0].subject, "status"},
+        "One line per combination; its processes and seeds are summed up",
+        [subject, *map(spaced, conditions), "status", *measures, "roofline", "note"],
+        rows,
+        filtered={*map(spaced, conditions), subject, "status"},
         states=[state(line.status) for _, line in lines],
     )
 
 
-def of_race(group: Group, shared: str, conditions: Sequence[str]) -> list[str]:
-    """The conditions of a race, as texts."""
-    return [str(group.race.shared if name == shared else getattr(group.race, name)) for name in conditions]
-
-
-def line_cells(group: Group, line: Line, titles: Sequence[str], contents: Contents) -> list[str]:
-    """A line's texts under the titles of all groups, and what else is to be said of it."""
-    texts = {each.heading(group): each.cell(line) for each in columns_of(group)}
-    return [*(texts.get(title, EMPTY) for title in titles), roofline(group, line, contents), "; ".join(line.notes)]
-
-
 def roofline(group: Group, line: Line, contents: Contents) -> str:
     """The share of the attainable speed, where it was measured."""
-    return EMPTY
+    timed = measured(contents.rows_of(group, line.name), "time")
+    fraction = middle(row.roofline_fraction for row in timed)
+    return EMPTY if fraction is None else share(fraction)
 
 
 def state(status: str) -> str:
@@ -167,7 +173,9 @@ def curves_table(contents: Contents) -> HtmlTable | None:
 def rows_table(contents: Contents) -> HtmlTable | None:
     """Every row of results.csv, one per worker process."""
     last = set(map(id, contents.table.rows))
-    found = records_table("rows", "One line per worker process, in the order of results.csv", Row, contents.rows)
+    found = records_table(
+        "rows", "One line per worker process, in the order of results.csv", Row, contents.rows
+    )
     if found is None or len(last) == len(contents.rows):
         return found
     return HtmlTable(
