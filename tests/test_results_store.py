@@ -184,3 +184,11 @@ def test_a_write_that_fails_is_one_clear_error(store: RunStore) -> None:
 def test_text_that_is_no_unicode_is_stored_all_the_same(store: RunStore) -> None:
     store.append(row(error="bad \udcff byte"))
     assert store.rows() == [replace(row(), error="bad \\udcff byte")]
+
+
+def test_an_exact_directory_is_taken_beside_other_files_and_never_twice(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with RunStore.create(tmp_path, exact=True) as store:
+        assert store.path == tmp_path
+    with pytest.raises(UsageError, match="holds a run already; --resume"):
+        RunStore.create(tmp_path, exact=True)

@@ -196,21 +196,31 @@ def test_a_refused_run_leaves_no_directory(
     assert not (tmp_path / "run").exists()
 
 
-def test_two_runs_at_once_have_a_directory_each(site: Path, tmp_path: Path) -> None:
+def test_two_runs_at_once_have_a_directory_each(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     results: list[RunResult] = []
 
     def one() -> None:
-        results.append(run(misbehaving.suite("right"), out=tmp_path / "run"))
+        results.append(run(misbehaving.suite("right")))
 
     threads = [threading.Thread(target=one) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=250)
-    assert {result.path for result in results} == {tmp_path / "run", tmp_path / "run-2"}
+    assert len({result.path for result in results}) == 2
     for result in results:
         assert [row.status for row in result.rows] == ["ok", "ok", "ok"]
         assert {row.run_id for row in result.rows} == {result.path.name}
+
+
+def test_a_directory_that_holds_a_run_is_not_written_again(site: Path, tmp_path: Path) -> None:
+    first = run(misbehaving.suite("right"), out=tmp_path / "run")
+    with pytest.raises(UsageError, match="holds a run already; --resume"):
+        run(misbehaving.suite("right"), out=tmp_path / "run")
+    assert RunStore.open(first.path).rows() == list(first.rows)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from convbench.registry import create_model, discover, use_backend
 from convbench.suites.batches import Resident
-from convbench.suites.training import Progress, evaluate, train
+from convbench.suites.training import Progress, evaluate, prime, train
 
 OPTIONS: dict[str, Any] = {"lr": 0.1, "epochs": 2, "batch_size": 16, "seed": 0}
 
@@ -150,3 +150,17 @@ def test_on_real_images_the_loss_falls_and_a_seed_gives_the_same_again() -> None
         [(each.train_loss, each.val_loss, each.val_accuracy) for each in it] for it in (first, again, other)
     ]
     assert results[0] == results[1] != results[2]
+
+
+def test_priming_leaves_no_trace() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Dropout(), nn.LazyLinear(10))
+    images, labels = torch.randint(0, 256, (8, 1, 6, 6), dtype=torch.uint8), torch.arange(8)
+    data = Resident(images, labels, torch.float32, torch.contiguous_format)
+    model(data.batch(labels)[0])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    generator = torch.get_rng_state()
+    prime(model, data, 8)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())

@@ -30,17 +30,25 @@ class RunStore:
         self._lock = lock
 
     @classmethod
-    def create(cls, directory: Path | str) -> RunStore:
+    def create(cls, directory: Path | str, *, exact: bool = False) -> RunStore:
         """Start a run in `directory`, or in `directory-2`, `-3` ... if something is there already.
 
+        Args:
+            directory: where the run is to be written.
+            exact: there and nowhere else, beside whatever is there unless that is a run too.
+
         Raises:
-            UsageError: no directory can be made there, or none can be written to.
+            UsageError: no directory can be made there, none can be written to, or `exact` and it holds a run.
         """
         wanted = Path(directory)
         for path in candidates(wanted):
+            if exact and path != wanted:
+                raise UsageError(
+                    f"{wanted} holds a run already; --resume {wanted} completes it, or choose another directory"
+                )
             try:
                 path.mkdir(parents=True, exist_ok=True)
-                if any(path.iterdir()):
+                if any((path / name).exists() for name in FILES) if exact else any(path.iterdir()):
                     continue
                 lock = take_lock(path)
             except FileExistsError:

@@ -14,7 +14,7 @@ from convbench.suites.census import count_flops
 from convbench.suites.devices import peak_memory_mb
 from convbench.suites.preparation import Job, Setup
 from convbench.suites.stepping import time_steps
-from convbench.suites.training import Progress, evaluate, train
+from convbench.suites.training import Progress, evaluate, prime, train
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -85,6 +85,7 @@ def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
     began = time.perf_counter()
     setup = Setup(job, data)
     model = setup.runnable()
+    prime(model, setup.train_data, setup.batch_size)
     setup_seconds = time.perf_counter() - began
     last: Progress | None = None
     best = 0.0

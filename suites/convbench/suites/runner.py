@@ -83,8 +83,8 @@ def run(
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         wanted = Path(out) if out is not None else Path("results") / f"{suite.name}-{stamp}"
         made = [path for path in (wanted, *wanted.parents) if not path.exists()]
-        store = RunStore.create(wanted)
-        if store.path != wanted:
+        store = RunStore.create(wanted, exact=out is not None)
+        if store.path != wanted:  # another run had taken that name
             made = [store.path]
     else:
         made = []

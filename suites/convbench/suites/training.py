@@ -94,6 +94,22 @@ def train(
             return
 
 
+def prime(model: nn.Module, data: Batches, batch_size: int) -> None:
+    """Do one step's forward and backward pass and leave no trace of it: no update, no statistics, no random draw.
+
+    It pays for compilation, the choice of kernels and page faults, which are no part of training's speed.
+    """
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    devices = [] if data.device.type == "cpu" else [data.device]
+    model.train()
+    with torch.random.fork_rng(devices=devices, device_type=data.device.type if devices else "cuda"):
+        x, y = data.batch(torch.arange(min(batch_size, len(data)), device=data.device))
+        data.objective(model(x), y).backward(data.upstream)
+    model.load_state_dict(state)
+    model.zero_grad()
+    synchronize(data.device)
+
+
 def evaluate(model: nn.Module, data: Batches, batch_size: int) -> tuple[float, float]:
     """The mean loss and the accuracy on a split, read back once; the accuracy is NaN for a problem."""
     device = data.device

@@ -1,0 +1,329 @@
+"""report.html, as text: what it says, that it escapes what it was given, and that it needs nothing else."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from convbench.registry import UsageError
+from convbench.results import Row, compare
+from convbench.results.commands import compare as compare_command
+from convbench.results.commands import report
+from convbench.results.html_report import comparison_html, resource
+from convbench.results.plots import COLOURS
+from convbench.results.report import write_all, write_report
+from result_rows import row, timed, trained, write
+from synthetic_run import STEP_MS, synthetic_run
+
+HOSTILE = '<script>alert("x")</script>'
+VOID = {"meta", "input", "br", "img", "link", "base"}
+
+
+class Page(HTMLParser):
+    """A page taken apart: its tables by name, its text, its tags; fails where tags are not closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.parts: list[str] = []
+        self._open: list[str] = []
+        self._rows: list[list[str]] = []
+        self.feed(html)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "table":
+            self._rows = self.tables[dict(attrs)["id"] or ""] = []
+        elif tag == "tr":
+            self._rows.append([])
+        elif tag in ("td", "th"):
+            self._rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.parts.append(data)
+        if self._open and self._open[-1] in ("td", "th"):
+            self._rows[-1][-1] += data
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.parts).split())
+
+
+def page(path: Path) -> Page:
+    return Page(write_report(path).read_text(encoding="utf-8"))
+
+
+def rows_only(directory: Path, rows: list[Row]) -> Path:
+    write(directory / "results.csv", rows)
+    return directory
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return synthetic_run(tmp_path / "run", seeds=2)
+
+
+def test_the_summary_says_who_is_fastest_by_how_much_and_how_sure(run_dir: Path) -> None:
+    text = page(run_dir).text
+    assert "torch is clearly fastest: " in text
+    assert re.search(
+        r"It is 2\.\d\d times as fast \(95 % interval 2\.\d\d to 2\.\d\d\) as im2col, the next\.", text
+    )
+    assert re.search(r"It is 1\d\d times as fast \(95 % interval .*?\) as loops, the slowest\.", text)
+    assert "Each was timed in 3 fresh processes." in text
+
+
+def test_the_summary_owns_up_to_what_it_cannot_tell(tmp_path: Path) -> None:
+    alike = page(synthetic_run(tmp_path / "alike", {"torch": 10.0, "fft": 10.1})).text
+    assert "but this data cannot tell it from" in alike
+    assert "clearly" not in alike
+    single = page(synthetic_run(tmp_path / "single", {"torch": 10.0, "fft": 12.0}, processes=1)).text
+    assert "cannot tell it from fft" in single
+    assert "one process, which says nothing of the spread" in single
+
+
+def test_words_and_table_give_the_same_numbers(run_dir: Path) -> None:
+    found = page(run_dir)
+    results = found.tables["results"]
+    line = next(cells for cells in results if cells[0] == "im2col")
+    ratio, low, high = map(float, re.findall(r"[\d.]+", line[results[0].index("speed vs torch")]))
+    said = re.search(
+        r"It is ([\d.]+) times as fast \(95 % interval ([\d.]+) to ([\d.]+)\) as im2col", found.text
+    )
+    assert said is not None
+    for shown, expected in zip(said.groups(), (1 / ratio, 1 / high, 1 / low), strict=True):
+        assert float(shown) == pytest.approx(expected, rel=0.005)
+
+
+def test_networks_without_ops_to_serve_have_no_winner(tmp_path: Path) -> None:
+    rows = [row(kind="verify", backend=name, architecture="mlp") for name in ("torch", "fft")]
+    rows += timed([1.0, 1.0, 1.0], backend="torch", architecture="mlp", images_per_second=128e3)
+    rows += timed([9.0, 9.0, 9.0], backend="fft", architecture="mlp", images_per_second=14e3)
+    text = page(rows_only(tmp_path, rows)).text
+    assert "No layer of mlp uses an op that backends implement" in text
+    assert "clearly" not in text
+
+
+def test_what_torch_did_for_the_fastest_is_told(tmp_path: Path) -> None:
+    rows = timed([9.0, 9.0, 9.0], backend="torch", images_per_second=14e3)
+    rows += timed([1.0, 1.01, 1.0], backend="fft", images_per_second=128e3, served_flops_fraction=0.3)
+    assert "Mind that fft computed 30.0 % of the FLOPs" in page(rows_only(tmp_path, rows)).text
+
+
+def test_every_row_is_accounted_for(run_dir: Path) -> None:
+    found = page(run_dir)
+    # 4 backends: a verification, 3 timings and 2 trainings each
+    assert len(found.tables["rows"]) == 1 + 4 * 6
+    assert (
+        "24 processes for 8 combinations of lenet and 4 backends on cpu: 22 ok, 2 cut by the budget."
+        in found.text
+    )
+    assert [cells[0] for cells in found.tables["results"][1:]] == list(STEP_MS)
+    assert len(found.tables["served"]) == 1 + 4
+
+
+def test_what_did_not_run_is_told_with_its_reason(run_dir: Path) -> None:
+    failed = [row(kind="verify", backend="winograd", status="unsupported", error="3x3 kernels only, got 5x5")]
+    failed += [
+        row(
+            kind="time",
+            backend="winograd",
+            status="unsupported",
+            error="not measured, for its verification ...",
+        )
+    ]
+    found = page(synthetic_run(run_dir, more=failed))
+    assert found.tables["failures"][1:] == [
+        [
+            "lenet/winograd/cpu/float32/b128/contiguous/eager/s0",
+            "verify",
+            "unsupported",
+            "3x3 kernels only, got 5x5",
+        ]
+    ]
+    assert "1 combination could not be measured." in found.text
+
+
+def test_failures_alone_make_a_report(tmp_path: Path) -> None:
+    rows = [row(kind=kind, status="crashed", error="signal 11") for kind in ("verify", "time", "train")]
+    found = page(rows_only(tmp_path, rows))
+    assert "3 crashed" in found.text
+    assert "Nothing was timed here." in found.text
+    assert len(found.tables["failures"]) == 4
+
+
+@pytest.mark.parametrize("rows", [[], timed([1.0]), trained([0.5]), [row(kind="verify")]], ids=len)
+def test_a_run_of_little_makes_a_report(rows: list[Row], tmp_path: Path) -> None:
+    found = page(rows_only(tmp_path, rows))
+    assert len(found.tables.get("rows", [[]])) == 1 + len(rows)
+    assert ("Nothing was run." in found.text) == (not rows)
+
+
+def test_numbers_that_are_none_do_no_harm(tmp_path: Path) -> None:
+    nan, infinite = float("nan"), float("inf")
+    rows = [
+        *timed([nan, infinite, 0.0], images_per_second=nan, forward_ms=nan),
+        *timed([1.0], backend="torch", images_per_second=infinite, forward_ms=-1.0),
+        row(kind="train", status="diverged", val_loss=nan, error="the loss is nan"),
+        row(kind="train", backend="torch", val_accuracy=nan, train_seconds=infinite),
+    ]
+    assert len(page(rows_only(tmp_path, rows)).tables["rows"]) == 7
+
+
+def test_two_thousand_rows_make_a_report(tmp_path: Path) -> None:
+    rows = [
+        each
+        for number in range(500)
+        for each in timed(
+            [1.0 + number, 1.1 + number], backend=f"b{number:03}", images_per_second=1e3 / (1 + number)
+        )
+    ]
+    rows += trained([0.5] * 500) + trained([0.5] * 500, backend="b007")
+    found = page(rows_only(tmp_path, rows))
+    assert len(found.tables["rows"]) == 2001
+    assert "the first 24 of 501 backends" in found.text
+
+
+def test_names_and_errors_are_escaped(tmp_path: Path) -> None:
+    rows = [
+        *timed(
+            [1.0], backend=HOSTILE, images_per_second=1.0, notes=HOSTILE, device_name=HOSTILE, recipe=HOSTILE
+        ),
+        *trained([0.5], backend=HOSTILE, train_seconds=1.0),
+        row(backend='" onload="x', status="crashed", error="</td></table><img src=x onerror=alert(1)>\u202e"),
+    ]
+    directory = rows_only(tmp_path, rows)
+    (directory / "environment.json").write_text(
+        '{"cpu_model": "</dd><script>x</script>", "torch_build": "</pre><script>x</script>\\u0000\\ud800"}'
+    )
+    (directory / "suite.toml").write_text('description = "</pre><script>x</script>"')
+    found = page(directory)
+    assert sum(tag == "script" for tag, _ in found.tags) == 1
+    assert not [tag for tag, _ in found.tags if tag in ("img", "iframe", "object", "base")]
+    assert not [name for _, attributes in found.tags for name in attributes if name.startswith("on")]
+    assert HOSTILE in found.text
+
+
+def test_a_page_needs_nothing_else(run_dir: Path) -> None:
+    html = write_report(run_dir).read_text(encoding="utf-8")
+    assert not re.search(r"https?:|url\(|@import|//[a-z]", re.sub(r"(?m)^\s*//.*$", "", html))
+    for tag, attributes in Page(html).tags:
+        assert tag != "link"
+        assert attributes.get("src") is None
+        assert (attributes.get("href") or "#").startswith("#")
+    assert "default-src 'none'" in html
+
+
+def test_links_lead_somewhere_and_charts_have_words(run_dir: Path) -> None:
+    tags = page(run_dir).tags
+    names = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(names) == len(set(names))
+    for _, attributes in tags:
+        for reference in ("href", "aria-labelledby"):
+            if target := attributes.get(reference):
+                assert target.lstrip("#") in names
+    images = [attributes for tag, attributes in tags if tag == "svg" and "aria-hidden" not in attributes]
+    assert len(images) == 8
+    assert all(image["role"] == "img" and len(image["aria-label"] or "") > 40 for image in images)
+
+
+def test_colours_can_be_told_from_the_page() -> None:
+    """WCAG 2.2: a contrast of 4.5 for text (1.4.3), of 3 for what a chart is made of (1.4.11)."""
+    schemes = [
+        dict(re.findall(r"--(\w+(?:-\w+)?): (#\w{6})", part)) for part in resource("report.css").split("}")
+    ]
+    schemes = [scheme for scheme in schemes if "ink" in scheme]
+    assert len(schemes) == 2  # light and dark; print has short forms of the light ones
+    for scheme in schemes:
+        for name in ("ink", "faint", "accent", "good", "warn", "bad"):
+            for ground in ("page", "panel"):
+                assert contrast(scheme[name], scheme[ground]) >= 4.5, (name, ground)
+        for number in range(10):
+            assert contrast(scheme[f"h{number}"], scheme["page"]) >= 3
+    assert tuple(schemes[0][f"h{number}"] for number in range(10)) == COLOURS
+
+
+def contrast(first: str, second: str) -> float:
+    lighter, darker = sorted(map(luminance, (first, second)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_the_page_does_without_matplotlib(run_dir: Path) -> None:
+    script = (
+        "import sys; sys.modules['matplotlib'] = None; sys.modules['torch'] = None\n"
+        "from convbench.results.report import write_all\n"
+        f"write_all({str(run_dir)!r})"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert (run_dir / "report.html").stat().st_size > 50_000
+
+
+def test_the_command_writes_table_report_and_plots(run_dir: Path) -> None:
+    pytest.importorskip("matplotlib")
+    ended = CliRunner().invoke(report, [str(run_dir), "--plots"], catch_exceptions=False)
+    paths = [Path(line) for line in ended.output.splitlines()]
+    assert {path.name for path in paths} >= {"table.md", "report.html"}
+    plots = [path for path in paths if path.parent.name == "plots"]
+    assert len(plots) == 16  # each as PNG and as SVG
+    assert all(path.stat().st_size > 1000 for path in plots)
+    assert "plots/lenet-on-cpu-float32-batch-128-step-times.png" in ended.output
+
+
+def test_plots_take_any_name(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    names = {"$x^{$": 1.0, "_hidden": 2.0, HOSTILE: 3.0, "../up": 4.0, "卷积": 5.0}
+    run = synthetic_run(tmp_path / "run", names, architectures=("../../up/$a_{",), steps=3)
+    assert CliRunner().invoke(report, [str(run), "--plots"], catch_exceptions=False).exit_code == 0
+    assert {path.parent for path in tmp_path.rglob("*.svg")} == {run / "plots"}
+
+
+def test_without_matplotlib_plots_say_what_is_missing(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UsageError, match="matplotlib"):
+        CliRunner().invoke(report, [str(run_dir), "--plots"], catch_exceptions=False)
+
+
+def test_a_report_that_cannot_be_written_is_an_error(run_dir: Path, tmp_path: Path) -> None:
+    (run_dir / "report.html").mkdir()
+    with pytest.raises(UsageError, match=r"cannot write .*report\.html"):
+        write_all(run_dir)
+    assert (run_dir / "table.md").exists()
+    with pytest.raises(UsageError, match="is not a run directory"):
+        write_report(tmp_path / "nowhere")
+
+
+def test_a_comparison_is_a_page_too(tmp_path: Path) -> None:
+    base = synthetic_run(tmp_path / "base", seeds=3)
+    slow = {name: value * (1.5 if name == "fft" else 1.0) for name, value in STEP_MS.items()}
+    new = synthetic_run(tmp_path / "new", slow | {HOSTILE: 1.0}, seeds=3)
+    target = tmp_path / "comparison.html"
+    arguments = [str(base), str(new), "--html", str(target)]
+    assert CliRunner().invoke(compare_command, arguments, catch_exceptions=False).exit_code == 0
+    html = target.read_text(encoding="utf-8")
+    found = Page(html)
+    assert "4 pairs of step time: 3 same and 1 slower." in found.text
+    assert "The largest slow-down: lenet/fft/cpu/float32/b128/contiguous/eager/s0, 50.0% slower" in found.text
+    assert sum(tag == "script" for tag, _ in found.tags) == 1
+    assert len(found.tables["section-0"]) == 5
+    assert HOSTILE in found.text
+    history = Page(comparison_html(compare(base, new, base)))
+    assert sum(tag == "svg" and "aria-hidden" not in attributes for tag, attributes in history.tags) == 2
