@@ -244,3 +244,30 @@ def test_wrong_backends_are_refused() -> None:
         use_backend(nn.Identity(), backend(conv2=marked))
     with pytest.raises(PluginError, match=r"load\(\) must return a mapping"):
         use_backend(nn.Identity(), Backend("list", "", lambda: [marked]))
+
+
+def test_a_model_of_torchs_layers_is_shadowed_only_while_it_runs() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.AvgPool2d(2))
+    seen: list[bool] = []
+    model[0].register_forward_hook(lambda module, *_: seen.append("forward" in vars(module)))
+    routed = use_backend(model, "im2col")
+    routed(torch.zeros(1, 1, 16, 16))
+    assert seen == [True]
+    assert routed.served == "conv2d 1/1, max_pool2d 1/1, avg_pool2d 1/1"
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_the_shadows_are_gone_after_an_error() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(1, 1))
+    with pytest.raises(RuntimeError):
+        use_backend(model, "im2col")(torch.zeros(1, 1, 16, 16))
+    assert "forward" not in vars(model[0])
+
+
+def test_a_layer_put_in_later_is_routed_from_the_next_train_on() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3))
+    routed = use_backend(model, "im2col")
+    model.append(nn.AvgPool2d(2))
+    routed.train()
+    routed(torch.zeros(1, 1, 16, 16))
+    assert routed.served == "conv2d 1/1, avg_pool2d 1/1"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import misbehaving
-from convbench.registry import NothingRan, UnknownName
+from convbench.registry import NothingRan, UnknownName, UsageError
 from convbench.results.schema import FILES, columns
 from convbench.results.store import RunStore
 from convbench.suites import Suite, load_suite, run

@@ -15,7 +15,7 @@ from convbench.registry import create_model, discover, use_backend
 from convbench.suites.batches import resident
 from convbench.suites.training import train
 
-BATCH, STEPS, ROUNDS = 128, 100, 9
+BATCH, STEPS, ROUNDS = 128, 50, 25
 
 
 @pytest.fixture(scope="module")

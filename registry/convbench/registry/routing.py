@@ -3,7 +3,7 @@
 While a routed model runs forward, torch calls of the contract's ops go to the backend. Everything else, and
 every call that the backend refuses with `Unsupported`, stays torch's. A torch function mode does it, so that
 functional calls inside any module's `forward` are caught as well as `nn.Conv2d`, and `torch.compile` traces
-through it.
+through it; a model of torch's own layers alone takes a shorter way (see `convbench.registry.shadowing`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ from convbench.registry.discovery import discover
 from convbench.registry.errors import PluginError, Unsupported, choices
 from convbench.registry.ops import OPS, Op
 from convbench.registry.records import Backend
+from convbench.registry.shadowing import shadows
 
 
 @dataclass
@@ -42,8 +43,9 @@ class Tally:
 class Routed(nn.Module):
     """A model whose contract ops are computed by `backend`.
 
-    `model` is the module that was given, its code and parameters as they were. The counts cover every
-    forward pass since the last `reset_counts()`, except compiled ones, which run no Python to count in.
+    `model` is the module that was given, its code and parameters as they were; after a change of its modules
+    call `train()` or `eval()`, which look at them anew. The counts cover every forward pass since the last
+    `reset_counts()`, except compiled ones, which run no Python to count in.
     """
 
     def __init__(self, model: nn.Module, backend: Backend) -> None:
@@ -52,6 +54,7 @@ class Routed(nn.Module):
         self.backend = backend
         self.tallies = {name: Tally() for name in OPS}
         self._mode = _Mode(backend, self.tallies)
+        self._shadows = shadows(model, self._mode.counted)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Routed:
         copy = Routed(deepcopy(self.model, memo), self.backend)  # the routes of a copy count for the copy
@@ -59,8 +62,15 @@ class Routed(nn.Module):
         return copy
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with self._mode:
+        if self._shadows is None or torch.compiler.is_compiling():
+            with self._mode:
+                return self.model(*args, **kwargs)
+        with self._shadows:
             return self.model(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Self:
+        self._shadows = shadows(self.model, self._mode.counted)
+        return super().train(mode)
 
     @property
     def calls(self) -> int:
@@ -116,39 +126,59 @@ def use_backend(model: nn.Module, backend: Backend | str) -> Routed:
 class _Mode(TorchFunctionMode):
     def __init__(self, backend: Backend, tallies: dict[str, Tally]) -> None:
         super().__init__()
+        self.counted: dict[str, Callable[..., Any]] = {}
         self._routes: dict[Callable[..., Any], Callable[..., Any]] = {}
         for op in OPS.values():
+            self.counted[op.name] = counted = _counted(op, backend, tallies[op.name])
+            uncounted = backend.ops.get(op.name)
             for function in op.functions:
-                self._routes[function] = _route(op, function, backend, tallies[op.name])
+                self._routes[function] = _route(counted, uncounted, function)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        return self._routes.get(func, func)(*args, **(kwargs or {}))
+        route = self._routes.get(func, func)
+        return route(*args, **kwargs) if kwargs else route(*args)
 
 
-def _route(op: Op, function: Callable[..., Any], backend: Backend, tally: Tally) -> Callable[..., Any]:
-    """What is called in place of `function`."""
-    implementation = backend.ops.get(op.name)
+def _route(
+    counted: Callable[..., Any], uncounted: Callable[..., Any] | None, function: Callable[..., Any]
+) -> Callable[..., Any]:
+    """What is called in place of `function`; compiled code has nothing to count in."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         kwargs.pop("return_indices", None)  # always False here: F.max_pool2d names it, the contract does not
+        if not torch.compiler.is_compiling():
+            return counted(*args, **kwargs)
+        if uncounted is not None:
+            try:
+                return uncounted(*args, **kwargs)
+            except Unsupported:
+                pass
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _counted(op: Op, backend: Backend, tally: Tally) -> Callable[..., Any]:
+    """The backend's op, torch's where it refuses or has none, with the tally kept."""
+    implementation, torchs = backend.ops.get(op.name), op.reference
+
+    def call(*args: Any, **kwargs: Any) -> Any:
         served = False
         if implementation is not None:
             try:
                 output, served = implementation(*args, **kwargs), True
             except Unsupported as refusal:
-                if not torch.compiler.is_compiling():
-                    tally.refusals.add(f"{op.name}: {refusal}")
+                tally.refusals.add(f"{op.name}: {refusal}")
         if not served:
-            output = function(*args, **kwargs)
-        if not torch.compiler.is_compiling():
-            flops = op.flops(output, *args, **kwargs)
-            tally.calls += 1
-            tally.flops += flops
-            if served:
-                tally.served_calls += 1
-                tally.served_flops += flops
+            output = torchs(*args, **kwargs)
+        flops = op.flops(output, *args, **kwargs)
+        tally.calls += 1
+        tally.flops += flops
+        if served:
+            tally.served_calls += 1
+            tally.served_flops += flops
         return output
 
     return call

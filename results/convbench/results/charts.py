@@ -203,7 +203,7 @@ def labels(named: Sequence[tuple[str, float, float]]) -> list[Markup]:
             clear = all(
                 abs(at - other) > 12 or left > end or left + width < start for start, end, other in taken
             )
-            if clear and 10 < at < 236:
+            if clear and 24 < at < 236:
                 taken.append((left, left + width, at))
                 parts.append(element("text", shown, x=left, y=at, class_="name"))
                 if abs(shift - 4) > 13:

@@ -82,11 +82,11 @@ def lead_interval(group: Group, first: Line, other: Line, contents: Contents) ->
     if first.name == BASELINE and group.subject == "backend":
         behind = other.ratio_interval
         return Interval(1 / behind.value, 1 / behind.high, 1 / behind.low) if behind else None
-    ahead, behind = (
+    leading, trailing = (
         step_samples(measured(contents.rows_of(group, each.name), "time"), contents.samples)
         for each in (first, other)
     )
-    return ratio_interval(ahead, behind)
+    return ratio_interval(leading, trailing)
 
 
 def certainty(timed: Sequence[Line]) -> str:

@@ -51,7 +51,7 @@ def budgeted(cut: int, trained: int) -> list[str]:
     if cut == trained:
         return ["The budget ended training before its last epoch, so none of this is final."]
     return [
-        f"{count(cut, 'of these trainings was', 'of these trainings were')} cut by the budget and not final."
+        f"{count(cut, 'of these trainings was', 'of these trainings were')} cut by the budget: not final."
     ]
 
 
