@@ -13,7 +13,7 @@ TREE      := $(CURDIR)/registry:$(CURDIR)/plugins:$(CURDIR)/suites:$(CURDIR)/res
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help lenet test lint bench gpu readme clean
+.PHONY: help lenet test lint bench gpu docs readme clean
 
 help: ## show this
 	@awk -F ': .*## ' '/^[a-z]+: .*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +51,9 @@ gpu: ## everything that needs a CUDA device; without a network where the package
 	  $$python -m pytest tests/benchmarks -o addopts="--strict-markers --benchmark-only -s" || failed="$$failed benchmarks"; \
 	else echo "make gpu: pytest, pytest-timeout or pytest-benchmark is missing, so no test was run" >&2; failed="$$failed tests"; fi; \
 	test -z "$$failed" || { echo "make gpu: failed:$$failed" >&2; exit 1; }
+
+docs: $(VENV)/installed-dev ## bring the outputs and pictures of docs/chapter.md up to date
+	$(BIN)/python scripts/make_chapter.py
 
 readme: $(VENV)/installed ## bring the generated parts of README.md and results/README.md up to date
 	$(BIN)/python scripts/refresh_readme.py

@@ -69,14 +69,15 @@ def torchvision_layout(data_dir: Path | None) -> Path:
 
     from convbench.registry import discover
 
-    root = ROOT / "build" / "d2l-data"
+    root = ROOT / "build" / "data"
     raw = root / "FashionMNIST" / "raw"
     if not (raw / "t10k-labels-idx1-ubyte").exists():
         images = discover().dataset("fashion-mnist").load(data_dir)
         raw.mkdir(parents=True, exist_ok=True)
         for split, name in (("train", "train"), ("test", "t10k")):
             for kind, magic, label in (("images", 0x803, "images-idx3"), ("labels", 0x801, "labels-idx1")):
-                part = getattr(images, f"{split}_{kind}").to(torch.uint8).squeeze(1)
+                part = getattr(images, f"{split}_{kind}").to(torch.uint8)
+                part = part.squeeze(1) if kind == "images" else part
                 header = b"".join(number.to_bytes(4, "big") for number in (magic, *part.shape))
                 (raw / f"{name}-{label}-ubyte").write_bytes(header + part.numpy().tobytes())
     return root
@@ -85,8 +86,12 @@ def torchvision_layout(data_dir: Path | None) -> Path:
 def measure(side: str, data: Path) -> float:
     """One process of one side."""
     environment = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(OVERLAY) if side == "d2l" else ""}
+    if side == "convbench":
+        environment["OMP_PROC_BIND"] = "true"  # as in a worker
+    beside = data.parent / "d2l"  # d2l looks for its data in ../data
+    beside.mkdir(exist_ok=True)
     command = [sys.executable, __file__, "--side", side, "--data-dir", str(data)]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, cwd=beside, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
 
 
@@ -125,7 +130,6 @@ def d2l_speed(root: Path) -> float:
             self.val_dataloader = validation
 
     data = d2l.FashionMNIST(batch_size=128)
-    data.train.root = data.val.root = str(root)
     model = LeNet()
     model.apply_init([next(iter(data.get_dataloader(True)))[0]], init_cnn)
     trainer = Timed(max_epochs=2, num_gpus=1)
@@ -139,9 +143,10 @@ def convbench_speed(root: Path) -> float:
 
     from convbench.registry import create_model, discover
     from convbench.suites.batches import resident
+    from convbench.suites.preparation import set_process
     from convbench.suites.training import train
 
-    torch.set_flush_denormal(True)
+    set_process({"threads": torch.get_num_threads()})  # as in a worker
     images = discover().dataset("fashion-mnist").load(root)
     torch.manual_seed(0)
     model = create_model("lenet", backend="torch")

@@ -79,9 +79,8 @@ def run_dir(tmp_path: Path) -> Path:
 def test_the_summary_says_who_is_fastest_by_how_much_and_how_sure(run_dir: Path) -> None:
     text = page(run_dir).text
     assert "torch is clearly fastest: " in text
-    assert re.search(
-        r"It is 2\.\d\d times as fast \(95 % interval 2\.\d\d to 2\.\d\d\) as im2col, the next\.", text
-    )
+    interval = r"\(95 % interval 2\.\d\d to 2\.\d\d\)"
+    assert re.search(rf"It is 2\.\d\d times as fast {interval} as im2col, the next\.", text)
     assert re.search(r"It is 1\d\d times as fast \(95 % interval .*?\) as loops, the slowest\.", text)
     assert "Each was timed in 3 fresh processes." in text
 
@@ -127,10 +126,8 @@ def test_every_row_is_accounted_for(run_dir: Path) -> None:
     found = page(run_dir)
     # 4 backends: a verification, 3 timings and 2 trainings each
     assert len(found.tables["rows"]) == 1 + 4 * 6
-    assert (
-        "24 processes for 8 combinations of lenet and 4 backends on cpu: 22 ok, 2 cut by the budget."
-        in found.text
-    )
+    assert "24 processes for 8 combinations of lenet and 4 backends on cpu" in found.text
+    assert "22 ok, 2 cut by the budget." in found.text
     assert [cells[0] for cells in found.tables["results"][1:]] == list(STEP_MS)
     assert len(found.tables["served"]) == 1 + 4
 
@@ -146,14 +143,8 @@ def test_what_did_not_run_is_told_with_its_reason(run_dir: Path) -> None:
         )
     ]
     found = page(synthetic_run(run_dir, more=failed))
-    assert found.tables["failures"][1:] == [
-        [
-            "lenet/winograd/cpu/float32/b128/contiguous/eager/s0",
-            "verify",
-            "unsupported",
-            "3x3 kernels only, got 5x5",
-        ]
-    ]
+    label = "lenet/winograd/cpu/float32/b128/contiguous/eager/s0"
+    assert found.tables["failures"][1:] == [[label, "verify", "unsupported", "3x3 kernels only, got 5x5"]]
     assert "1 combination could not be measured." in found.text
 
 
@@ -184,13 +175,10 @@ def test_numbers_that_are_none_do_no_harm(tmp_path: Path) -> None:
 
 
 def test_two_thousand_rows_make_a_report(tmp_path: Path) -> None:
-    rows = [
-        each
-        for number in range(500)
-        for each in timed(
-            [1.0 + number, 1.1 + number], backend=f"b{number:03}", images_per_second=1e3 / (1 + number)
-        )
-    ]
+    rows: list[Row] = []
+    for number in range(500):
+        speed = 1e3 / (1 + number)
+        rows += timed([1.0 + number, 1.1 + number], backend=f"b{number:03}", images_per_second=speed)
     rows += trained([0.5] * 500) + trained([0.5] * 500, backend="b007")
     found = page(rows_only(tmp_path, rows))
     assert len(found.tables["rows"]) == 2001
@@ -224,7 +212,10 @@ def test_a_page_needs_nothing_else(run_dir: Path) -> None:
         assert tag != "link"
         assert attributes.get("src") is None
         assert (attributes.get("href") or "#").startswith("#")
-    assert "default-src 'none'" in html
+    found = [
+        a["content"] or "" for _, a in Page(html).tags if a.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert [policy.partition(";")[0] for policy in found] == ["default-src 'none'"]
 
 
 def test_links_lead_somewhere_and_charts_have_words(run_dir: Path) -> None:

@@ -49,7 +49,8 @@ def pages(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 def column(name: str, number: int) -> str:
     """An expression for the texts in a column of a table, in the rows that are shown."""
-    return f"[...document.querySelectorAll('#{name} tbody tr:not([hidden])')].map(r => r.cells[{number}].textContent)"
+    rows = f"[...document.querySelectorAll('#{name} tbody tr:not([hidden])')]"
+    return f"{rows}.map(row => row.cells[{number}].textContent)"
 
 
 @pytest.mark.parametrize("kind", ["report", "comparison"])
@@ -65,8 +66,9 @@ def test_it_opens_without_complaint_and_fits(
     assert chromium.requests == [pages[kind].as_uri()]
     assert chromium.evaluate("document.title").endswith(" · convbench")
     assert chromium.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    wide = """[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll, pre, svg') &&
-        e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map(e => e.outerHTML.slice(0, 200))"""
+    wide = """[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll, pre, svg'))
+        .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
+        .map(e => e.outerHTML.slice(0, 200))"""
     assert chromium.evaluate(wide) == []
 
 

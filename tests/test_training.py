@@ -154,7 +154,9 @@ def test_on_real_images_the_loss_falls_and_a_seed_gives_the_same_again() -> None
 
 def test_priming_leaves_no_trace() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Dropout(), nn.LazyLinear(10))
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Dropout(), nn.LazyLinear(10)
+    )
     images, labels = torch.randint(0, 256, (8, 1, 6, 6), dtype=torch.uint8), torch.arange(8)
     data = Resident(images, labels, torch.float32, torch.contiguous_format)
     model(data.batch(labels)[0])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from convbench.registry import create_model, discover, use_backend
 from convbench.suites.batches import resident
+from convbench.suites.preparation import set_process
 from convbench.suites.training import train
 
 BATCH, STEPS, ROUNDS = 128, 50, 25
@@ -20,7 +21,7 @@ BATCH, STEPS, ROUNDS = 128, 50, 25
 
 @pytest.fixture(scope="module")
 def images() -> tuple[Tensor, Tensor]:
-    torch.set_flush_denormal(True)
+    set_process({"threads": torch.get_num_threads()})  # as in a worker, for both sides
     data = discover().dataset("fashion-mnist-sample").load(None)
     repeated = torch.arange(BATCH * STEPS) % len(data.train_labels)
     return data.train_images[repeated], data.train_labels[repeated]

@@ -144,6 +144,7 @@ class Host:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
         if self._threads is not None:
             environment |= dict.fromkeys(THREAD_VARIABLES, str(self._threads))
+            environment.setdefault("OMP_PROC_BIND", "true")  # a thread that wanders between cores is slower
         command = f"from convbench.suites.forkserver import main; main({other.fileno()})"
         with other:
             self._server = subprocess.Popen(
