@@ -135,7 +135,8 @@ def run_dir(tmp_path: Path) -> Path:
 def test_report_writes_the_table_with_machine_and_intervals(run_dir: Path) -> None:
     result = CliRunner().invoke(report, [str(run_dir)])
     assert result.exit_code == 0
-    assert result.stdout.strip() == str(run_dir / "table.md")
+    assert result.stdout.split() == [str(run_dir / "table.md"), str(run_dir / "report.html")]
+
     text = (run_dir / "table.md").read_text()
     assert "- machine: A processor, 8 hardware threads, 32 GB memory, Debian GNU/Linux 12" in text
     assert cells(text, "im2col")["speed vs torch"].startswith("0.250× (")

@@ -102,7 +102,7 @@ def comparison_html(comparison: Comparison) -> str:
         figures=charts,
         hues=legend(charts),
         tables=[table for table in tables if table is not None],
-        legend=verdict_legend(comparison),
+        explanation=verdict_legend(comparison),
     )
 
 

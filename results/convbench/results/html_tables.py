@@ -15,6 +15,7 @@ from convbench.results.tables import EMPTY, columns_of, number, share, some
 
 MOST_ROWS = 5000  # of one table: a browser sorts so many at once, and the CSV file has them all
 MOST_CHOICES = 40  # of a column's filter
+PROSE = ("note", "notes", "reason", "error")  # may begin with a number, and are none
 NUMBER = re.compile(r"[-+]?[\d.]")
 
 
@@ -71,7 +72,9 @@ def column(title: str, cells: Sequence[str], filtered: bool) -> HtmlColumn:
     """A column by what it holds."""
     choices = sorted({cell for cell in cells if cell not in ("", EMPTY)}) if filtered else []
     there = [cell for cell in cells if cell not in ("", EMPTY)]
-    numeric = not filtered and bool(there) and all(NUMBER.match(cell) for cell in there)
+    numeric = (
+        not filtered and title not in PROSE and bool(there) and all(NUMBER.match(cell) for cell in there)
+    )
     return HtmlColumn(title, numeric, tuple(choices) if 1 < len(choices) <= MOST_CHOICES else ())
 
 

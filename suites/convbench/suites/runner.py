@@ -255,10 +255,10 @@ def _write(path: Path, text: str) -> None:
 
 
 def _write_table(store: RunStore) -> None:
-    from convbench.results.report import write_table
+    from convbench.results.report import write_all
 
     try:
-        write_table(store.path)
+        write_all(store.path)
     except UsageError:  # the disk is full: the rows are what counts, and `convbench report` makes it later
         return
 
