@@ -54,7 +54,7 @@ def lines(path: Path) -> list[list[str]]:
 
 def test_it_writes_these_files(result: RunResult) -> None:
     names = {path.name for path in result.path.iterdir() if not path.name.startswith(".")}
-    assert names == {*FILES, "environment.json", "suite.toml", "table.md", "run.log"}
+    assert names == {*FILES, "environment.json", "suite.toml", "table.md", "report.html", "run.log"}
 
 
 @pytest.mark.parametrize("name", FILES)
