@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from convbench.results.schema import PHASES
 from convbench.suites import stepping
 from convbench.suites.batches import Resident
-from convbench.suites.stepping import PHASES, Steps, time_steps
+from convbench.suites.stepping import Steps, time_steps
 
 OPTIONS: dict[str, Any] = {
     "lr": 0.1,

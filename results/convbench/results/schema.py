@@ -25,6 +25,7 @@ Status = Literal[
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 STATUSES: tuple[Status, ...] = get_args(Status)
+PHASES = ("data_ms", "forward_ms", "backward_ms", "optimizer_ms")  # of a step, in their order
 MEASURED: tuple[Status, ...] = ("ok", "budget")  # the rest carry no speed and no accuracy to compare
 
 

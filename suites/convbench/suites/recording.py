@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from convbench.registry import Registry
-from convbench.results.schema import MEASURED, Combination, Epoch, Kind, Row, Sample, Status
+from convbench.results.schema import MEASURED, PHASES, Combination, Epoch, Kind, Row, Sample, Status
 from convbench.results.store import RunStore
 from convbench.suites.host import Ending
 from convbench.suites.schedule import Task
@@ -26,7 +26,6 @@ OF_THE_COMBINATION = (
     "max_error",
 )
 NOUNS: Mapping[Kind, str] = {"verify": "verification", "time": "timing", "train": "training"}
-PHASES = ("data_ms", "forward_ms", "backward_ms", "optimizer_ms")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from convbench.registry import ConvbenchError, NothingRan, Registry, UsageError, discover
 from convbench.registry.discovery import describe
-from convbench.results.schema import MEASURED, Combination, Row
+from convbench.results.schema import MEASURED, Row
 from convbench.results.store import RunStore
 from convbench.suites.capacity import free_memory_mb, usable_cores
 from convbench.suites.host import Host
@@ -98,11 +98,11 @@ def run(
             if empty:
                 _remove(store.path, made)
             else:
-                _write_table(store)
+                _write_pages(store)
             if isinstance(error, KeyboardInterrupt):
                 watcher.note(_interrupted(None if empty else store.path))
             raise
-        _write_table(store)
+        _write_pages(store)
         result = RunResult(store.path, tuple(store.rows()))
     if not result.measured:
         raise NothingRan(f"nothing could be measured; {result.path}/results.csv says why")
@@ -254,13 +254,10 @@ def _write(path: Path, text: str) -> None:
         raise ConvbenchError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _write_table(store: RunStore) -> None:
+def _write_pages(store: RunStore) -> None:
     from convbench.results.report import write_all
 
     try:
         write_all(store.path)
     except UsageError:  # the disk is full: the rows are what counts, and `convbench report` makes it later
         return
-
-
-__all__ = ["Combination", "RunResult", "preview", "run"]

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from convbench.results.schema import PHASES
 from convbench.suites.batches import Batches
 from convbench.suites.devices import clock, synchronize
-
-PHASES = ("data_ms", "forward_ms", "backward_ms", "optimizer_ms")
 
 
 @dataclass(frozen=True)

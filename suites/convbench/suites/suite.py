@@ -12,12 +12,12 @@ from typing import Any
 
 from convbench.registry import UsageError
 from convbench.registry.errors import choices
+from convbench.registry.models import INITS
+from convbench.results.schema import KINDS
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 MODES = ("eager", "compile", "graph")
-KINDS = ("verify", "time", "train")
 MEMORY_FORMATS = ("contiguous", "channels_last")
-INITS = ("default", "xavier_uniform")
 
 
 @dataclass(frozen=True)
