@@ -99,7 +99,8 @@ def test_words_and_table_give_the_same_numbers(run_dir: Path) -> None:
     found = page(run_dir)
     results = found.tables["results"]
     line = next(cells for cells in results if cells[0] == "im2col")
-    ratio, low, high = map(float, re.findall(r"[\d.]+", line[results[0].index("speed vs torch")]))
+    ratio = float(line[results[0].index("speed vs torch")].rstrip("×"))
+    low, high = map(float, line[results[0].index("its 95 % interval")].split("–"))
     said = re.search(
         r"It is ([\d.]+) times as fast \(95 % interval ([\d.]+) to ([\d.]+)\) as im2col", found.text
     )
@@ -318,6 +319,8 @@ def test_a_comparison_is_a_page_too(tmp_path: Path) -> None:
     assert len(found.tables["section-0"]) == 5
     assert "n counts processes" in found.text
     assert "ratio; right of one is slower: fft 1.500, slower;" in html  # what all pairs share is left out
+    assert [cells[0] for cells in found.tables["section-0"][1:]] == [f"lenet/{each}" for each in STEP_MS]
+    assert "All of these are of cpu, float32, b128, contiguous, eager, s0." in found.text
     assert HOSTILE in found.text
     history = Page(comparison_html(compare(base, new, base)))
     assert sum(tag == "svg" and "aria-hidden" not in attributes for tag, attributes in history.tags) == 2
