@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -15,6 +18,16 @@ def convbench_commands(group: click.Group) -> None:
     """Add this room's commands."""
     group.add_command(report)
     group.add_command(compare)
+
+
+@contextmanager
+def warnings_to_stderr() -> Iterator[None]:
+    """Say what the library warns of, in a line each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in caught:
+        click.echo(f"warning: {warning.message}", err=True)
 
 
 class Percent(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
@@ -38,11 +51,19 @@ class Percent(click.ParamType):  # type: ignore[type-arg]  # generic from click 
 @click.command()
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.option("--plots", is_flag=True, help="Also write the charts as PNG and SVG files; needs matplotlib.")
-def report(run_dir: Path, plots: bool) -> None:
+@click.option(
+    "--rank",
+    type=click.Choice(["served", "all"]),
+    default="served",
+    show_default=True,
+    help="Who may come out first: backends that left no convolution to torch, or all.",
+)
+def report(run_dir: Path, plots: bool, rank: Literal["served", "all"]) -> None:
     """Write table.md and report.html of a run again, from its results."""
     from convbench.results.report import write_all
 
-    paths = [*write_all(run_dir)]
+    with warnings_to_stderr():
+        paths = [*write_all(run_dir, rank=rank)]
     if plots:
         from convbench.results.plots import write_plots
 
@@ -100,11 +121,8 @@ def compare(
 
     if fail_if_slower is not None:
         min_effect = min(min_effect, max(fail_if_slower, 1e-3))  # a gate of 1 % is not to overlook 2 %
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
+    with warnings_to_stderr():
         comparison = compare_results(base, new, *more, force=force, min_effect=min_effect)
-    for warning in caught:
-        click.echo(f"warning: {warning.message}", err=True)
     if html is not None:
         from convbench.results.report import write_comparison
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from convbench.results.cells import guard, line
 from convbench.results.comparing import AccuracyPair, Comparison, TimePair
+from convbench.results.escaping import escape, flatten
 from convbench.results.pairing import name
 from convbench.results.schema import COMBINATION
-from convbench.results.tables import escape
 from convbench.results.trends import Trend
 from convbench.results.verdicts import ALPHA, MIN_POINTS, effect
 
@@ -116,9 +116,9 @@ def legend(comparison: Comparison) -> str:
 
 def as_markdown(comparison: Comparison) -> str:
     """Markdown tables."""
-    parts = [f"# {' and '.join(comparison.files)}\n"]
+    parts = [f"# {escape(' and '.join(comparison.files))}\n"]
     for title, headings, rows in sections(comparison):
-        parts.append(f"## {title}\n")
+        parts.append(f"## {escape(title)}\n")
         parts.append(f"| {' | '.join(map(escape, headings))} |\n|{' --- |' * len(headings)}")
         parts += [f"| {' | '.join(map(escape, row))} |" for row in rows]
         parts.append("")
@@ -128,7 +128,8 @@ def as_markdown(comparison: Comparison) -> str:
 def as_table(comparison: Comparison) -> str:
     """Plain tables for a terminal, as wide as they need to be."""
     parts = []
-    for title, headings, rows in sections(comparison):
+    for title, *texts in sections(comparison):
+        headings, *rows = [[flatten(cell) for cell in row] for row in (texts[0], *texts[1])]
         widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
         parts.append(title)
         for row in (headings, ["-" * width for width in widths], *rows):
@@ -164,8 +165,8 @@ def as_csv(comparison: Comparison) -> str:
 
 def csv_cell(value: object) -> str:
     """A number with nine digits, a text that no spreadsheet runs."""
-    if isinstance(value, float):
-        return format(value, ".9g")
+    if isinstance(value, (int, float)):
+        return str(value) if isinstance(value, int) else format(value, ".9g")
     return "" if value is None else guard(str(value))
 
 

@@ -161,7 +161,10 @@ class Row(Combined):
         default=None, metadata=about("op calls of one forward pass that the backend served itself")
     )
     served_flops_fraction: float | None = field(
-        default=None, metadata=about("share of the FLOPs that the backend served itself; torch did the rest")
+        default=None,
+        metadata=about(
+            "share of the FLOPs of all op calls that the backend served itself; torch did the rest"
+        ),
     )
     max_error: float | None = field(
         default=None,
@@ -204,6 +207,19 @@ class Row(Combined):
         default=None,
         metadata=about(
             "hash of combination, plugin version and environment; a resumed run skips by it", later=True
+        ),
+    )
+    served_flops: str | None = field(
+        default=None,
+        metadata=about("share of the FLOPs served, op by op: `conv2d 0.853, avg_pool2d 0`", later=True),
+    )
+    claimed: str | None = field(
+        default=None, metadata=about("ops that the backend implements: `conv2d, avg_pool2d`", later=True)
+    )
+    derived_backward: str | None = field(
+        default=None,
+        metadata=about(
+            "ops whose gradients were derived from the forward, at its cost: `conv2d`", later=True
         ),
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from convbench.registry.routing import use_backend
+from convbench.suites.attribution import claims, shares
 from convbench.suites.census import count_flops
 from convbench.suites.devices import peak_memory_mb
 from convbench.suites.preparation import Job, Setup
@@ -35,12 +36,7 @@ def verify_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
     routed = use_backend(model, setup.backend)
     with torch.no_grad():
         routed(setup.sample)
-    measures |= {
-        "served_calls": routed.served_calls,
-        "served_flops_fraction": routed.served_flops_fraction,
-        "served": routed.served,
-        "max_error": outcome["max_error"],
-    }
+    measures |= {**shares(routed), **claims(setup.backend), "max_error": outcome["max_error"]}
     notes = ["no op of the contract in this network"] if not cases else []
     notes += [f"left to torch: {reason}" for reason in routed.refusals]
     return {"status": "ok", "measures": measures | setup.conditions(), "notes": notes}
@@ -64,6 +60,7 @@ def time_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         max_seconds=timing["max_seconds"],
     )
     peak = peak_memory_mb(setup.device)
+    served = shares(model)  # in these very steps
     again = setup.verify(setup.cases(), seed=setup.seed + 1000 * (1 + job["round"]))
     if again["status"] != "ok":
         return {**again, "error": f"wrong after timing: {again['error']}"}
@@ -76,6 +73,7 @@ def time_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         "steps": taken,
         "setup_seconds": ready + steps.setup_seconds,
         "peak_memory_mb": peak,
+        **served,
     }
     return {"status": "ok", "measures": measures | setup.conditions(), "notes": notes}
 
@@ -125,6 +123,7 @@ def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         "best_val_accuracy": best if _accuracy(last.val_accuracy) is not None else None,
         "peak_memory_mb": peak_memory_mb(setup.device),
         **setup.conditions(),
+        **shares(model),
     }
     if setup.shifted_data is not None:
         measures["shifted_val_accuracy"] = evaluate(model, setup.shifted_data, setup.batch_size)[1]

@@ -23,6 +23,9 @@ OF_THE_COMBINATION = (
     "served_calls",
     "served_flops_fraction",
     "served",
+    "served_flops",
+    "claimed",
+    "derived_backward",
     "max_error",
 )
 NOUNS: Mapping[Kind, str] = {"verify": "verification", "time": "timing", "train": "training"}
