@@ -7,17 +7,23 @@ import io
 import json
 import time
 from collections.abc import Callable
+from dataclasses import fields
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from convbench.registry.cli import main
 from convbench.results.cells import header, to_line
-from convbench.results.schema import Row
+from convbench.results.comparing import AccuracyPair, TimePair
+from convbench.results.pairing import Left
+from convbench.results.schema import Combination, Row
+from convbench.results.trends import Trend
 from result_rows import row, timed, trained, write
 
-BASE = [10.0, 10.1, 9.9]
+BASE = [10.0, 10.01, 9.99]
 SLOWER = [12.0, 12.1, 11.9]
 
 
@@ -92,6 +98,41 @@ def test_json_holds_everything(convbench: Run, base: Path, new: Path) -> None:
     assert found["left_out"][0]["reason"] == "only in new"
 
 
+def json_schema() -> Any:
+    return json.loads(files("convbench.results").joinpath("schemas", "comparison.schema.json").read_text())
+
+
+@pytest.mark.parametrize("sides", [2, 3])
+def test_json_is_as_its_schema_says(
+    convbench: Run, base: Path, new: Path, tmp_path: Path, sides: int
+) -> None:
+    validator = Draft202012Validator(json_schema())
+    write(new, [*timed([12.0]), *trained([0.70]), *timed(BASE, backend="mine")])
+    third = write(tmp_path / "third.csv", timed([5e-324, 1e300]))  # noise beyond the size of a float
+    found = json.loads(convbench(*[base, new, third][:sides], "--format", "json").stdout)
+    validator.validate(found)
+    assert found["times"]
+    assert found["accuracies"][0]["low"] is None
+    assert len(found["trends"]) == (sides == 3)
+    for broken in ({**found, "times": 3}, {**found, "min_effect": 0}, {**found, "more": 1}, {"files": []}):
+        assert not validator.is_valid(broken)
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        (TimePair, "time"),
+        (AccuracyPair, "accuracy"),
+        (Left, "left"),
+        (Trend, "trend"),
+        (Combination, "combination"),
+    ],
+)
+def test_the_schema_has_every_field(record: type, name: str) -> None:
+    defined = json_schema()["$defs"][name]
+    assert list(defined["properties"]) == defined["required"] == [each.name for each in fields(record)]
+
+
 def test_more_files_show_a_history(convbench: Run, base: Path, new: Path, tmp_path: Path) -> None:
     third = write(tmp_path / "third.csv", timed([14.4, 14.5, 14.3]))
     result = convbench(base, new, third)
@@ -114,6 +155,23 @@ def test_a_gate_finer_than_the_smallest_effect_is_not_deaf(convbench: Run, tmp_p
     new = write(tmp_path / "new.csv", timed([10.2, 10.21, 10.19]))
     assert convbench(base, new, "--fail-if-slower", "1%").exit_code == 1
     assert convbench(base, new, "--fail-if-slower", "5%").exit_code == 0
+
+
+def test_a_gate_that_could_not_have_seen_it_is_not_green(convbench: Run, tmp_path: Path) -> None:
+    noisy = [8.0, 10.0, 12.5]
+    both = [*timed([10.0, 10.01, 9.99]), *timed(noisy, backend="noisy")]
+    base, new = write(tmp_path / "base.csv", both), write(tmp_path / "new.csv", both)
+    blind = convbench(base, new, "--fail-if-slower", "5%")
+    assert blind.exit_code == 3
+    assert "a slow-down by 5.0% could not have shown in 1 of 2 pairs; in lenet/noisy/" in blind.stderr
+    assert "unclear" in blind.stdout
+    allowed = convbench(base, new, "--fail-if-slower", "5%", "--allow-unclear")
+    assert allowed.exit_code == 0
+    assert "noise hides as much in 1" in allowed.stderr
+    assert convbench(base, new).exit_code == 0
+    all_noisy = write(tmp_path / "noisy.csv", timed(noisy))
+    assert convbench(all_noisy, all_noisy, "--fail-if-slower", "5%", "--allow-unclear").exit_code == 3
+    assert convbench(base, new, "--allow-unclear").exit_code == 2
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Literal
 
 import click
 
+from convbench.registry.errors import UsageError
 from convbench.registry.hookspecs import hookimpl
 
 
@@ -98,7 +99,13 @@ def report(run_dir: Path, plots: bool, rank: Literal["served", "all"]) -> None:
 @click.option(
     "--fail-if-slower",
     type=Percent(),
-    help="Exit with 1 if a step became slower by more than this, or could not be measured any more.",
+    help="Exit with 1 if a step became slower by more than this, or could not be measured any more; with 3 "
+    "if that could not have shown.",
+)
+@click.option(
+    "--allow-unclear",
+    is_flag=True,
+    help="Let --fail-if-slower pass pairs in which noise hides as much, unless it does in all.",
 )
 def compare(
     base: Path,
@@ -109,16 +116,19 @@ def compare(
     force: bool,
     min_effect: float,
     fail_if_slower: float | None,
+    allow_unclear: bool,
 ) -> None:
     """Compare results with those of BASE.
 
     Each is a results.csv, a run directory, a JSON file of pytest-benchmark, or a directory of such files, one
-    per process. With more than two, the history of each combination is shown. Exits with 3 if nothing could
-    be compared.
+    per process. With more than two, the history of each combination is shown, and where it changed. Exits with
+    3 if nothing could be compared.
     """
     from convbench.results.comparing import compare as compare_results
     from convbench.results.comparison_formats import FORMATS
 
+    if allow_unclear and fail_if_slower is None:
+        raise UsageError("--allow-unclear is about --fail-if-slower, which is not given")
     if fail_if_slower is not None:
         min_effect = min(min_effect, max(fail_if_slower, 1e-3))  # a gate of 1 % is not to overlook 2 %
     with warnings_to_stderr():
@@ -131,4 +141,4 @@ def compare(
         click.echo(FORMATS[style](comparison), nl=False)
     finally:  # the gate decides also when the reader of a pipe has had enough
         if fail_if_slower is not None:
-            click.echo(comparison.gate(fail_if_slower), err=True)
+            click.echo(comparison.gate(fail_if_slower, allow_unclear=allow_unclear), err=True)

@@ -16,6 +16,7 @@ from convbench.results.schema import COMBINATION
 from convbench.results.trends import Trend
 from convbench.results.verdicts import ALPHA, MIN_POINTS, effect
 
+JSON_FORMAT = 1  # raised where a reader of the one before would go wrong
 SHOWN = 50  # of what was left out; CSV and JSON hold it all
 
 
@@ -48,7 +49,13 @@ def sections(comparison: Comparison) -> Iterator[Section]:
     if comparison.trends:
         yield Section(
             "History of the step time",
-            ["combination", *(f"{each}, ms" for each in comparison.files), "change (95 % interval)", "trend"],
+            [
+                "combination",
+                *(f"{each}, ms" for each in comparison.files),
+                "change (95 % interval)",
+                "trend",
+                "level changed",
+            ],
             [trend_cells(trend) for trend in comparison.trends],
         )
     if left := comparison.left_out:
@@ -101,7 +108,15 @@ def trend_cells(trend: Trend) -> list[str]:
     """A history as texts."""
     interval = "" if trend.low is None or trend.high is None else f" ({trend.low:.3f} to {trend.high:.3f})"
     times = ["–" if value is None else f"{value:.4g}" for value in trend.step_ms]
-    return [name(trend.combination), *times, f"{trend.change:.3f}{interval}", trend.verdict]
+    changes = "; ".join(f"at {each.file} to {each.ratio:.3f} of before" for each in trend.changes)
+    return [name(trend.combination), *times, f"{trend.change:.3f}{interval}", trend.verdict, changes or "–"]
+
+
+HISTORY = (
+    " In a history, a file is one observation: change is that of a straight line from the first to the last, "
+    "trend whether it is more than scatter, and a level is changed where at least two files differ from at "
+    "least two before by more than scatter."
+)
 
 
 def legend(comparison: Comparison) -> str:
@@ -110,7 +125,7 @@ def legend(comparison: Comparison) -> str:
         "n counts processes (for accuracies, seeds). faster, slower, higher, lower: the difference exceeds "
         f"{comparison.min_effect:.3g} of the base (for accuracies {MIN_POINTS:.3g}), and its p-value, "
         f"corrected for all pairs, is below {ALPHA:g}. same: the interval lies within that. unclear: this data "
-        "cannot tell; a difference shows only from the size given."
+        "cannot tell; a difference shows only from the size given." + HISTORY * bool(comparison.trends)
     )
 
 
@@ -171,8 +186,8 @@ def csv_cell(value: object) -> str:
 
 
 def as_json(comparison: Comparison) -> str:
-    """Everything, as JSON."""
-    return json.dumps(asdict(comparison), indent=2) + "\n"
+    """Everything, as JSON; `schemas/comparison.schema.json` says what is in it."""
+    return json.dumps({"format": JSON_FORMAT, **asdict(comparison)}, indent=2, allow_nan=False) + "\n"
 
 
 FORMATS: Mapping[str, Callable[[Comparison], str]] = {

@@ -41,6 +41,7 @@ ASSUMED_SPREAD = 0.10
 KNOWN = 1e6  # values that an assumed spread counts as: there is nothing uncertain about an assumption
 FLOOR_SPREAD = 0.001  # three processes may agree by chance, or their times be rounded
 FLOOR_POINTS = 0.001  # of accuracy: ten of ten thousand images
+LARGEST = 700.0  # the logarithm of about the largest float
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,11 @@ def judge(differences: Sequence[Difference], matters: float) -> list[Judged]:
         detectable = max(each.margin(ALPHA / len(differences)), matters)
         judged.append(Judged(verdict, low, high, p_value, detectable))
     return judged
+
+
+def as_ratio(log_difference: float) -> float:
+    """The ratio of a difference of logarithms; a number even where noise makes it larger than a float holds."""
+    return math.exp(max(-LARGEST, min(log_difference, LARGEST)))
 
 
 def effect(ratio: float) -> str:
