@@ -35,6 +35,7 @@ class Reached:
     gflops_per_second: float
     roof: Roof | None
     by_layer: float | None = None
+    ranked: bool = True
 
     @property
     def fraction(self) -> float | None:
@@ -100,7 +101,11 @@ def reached(contents: Contents) -> list[Reached]:
             if positive(intensity) and positive(speed):
                 network = group.race.shared if group.subject == "backend" else line.name
                 fraction = middle(row.roofline_fraction for row in timed)
-                found.append(Reached(line.name, group, network, intensity or 0, speed or 0, limit, fraction))
+                found.append(
+                    Reached(
+                        line.name, group, network, intensity or 0, speed or 0, limit, fraction, line.ranked
+                    )
+                )
     return found
 
 
@@ -177,7 +182,7 @@ def under_the_roof(contents: Contents) -> list[str]:
 
 def nearest(places: Sequence[Reached], limit: Roof) -> str:
     """What one network allows, and who came nearest to it."""
-    best = max(places, key=lambda each: each.fraction or 0.0)
+    best = max(places, key=lambda each: (each.ranked, each.fraction or 0.0))
     bound = "memory" if best.intensity < limit.ridge else "arithmetic"
     beyond = "; that is beyond it, for what stays in caches need not be moved" * ((best.fraction or 0) > 1)
     return (

@@ -74,7 +74,16 @@ def speed(
         interval = median_interval(step_samples(measured(rows[line.name], "time"), contents.samples))
         if interval is not None and line.step_ms:
             low, high = value * line.step_ms / interval.high, value * line.step_ms / interval.low
-        bars.append(Bar(line.name, colours[line.name], value, low, high, number(value)))
+        bars.append(
+            Bar(
+                line.name,
+                colours[line.name],
+                value,
+                low,
+                high,
+                number(value) + ", not ranked" * (not line.ranked),
+            )
+        )
     if not bars:
         return None
     whiskers = "whiskers: 95 % interval over processes" if any(bar.low is not None for bar in bars) else ""

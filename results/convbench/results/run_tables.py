@@ -13,7 +13,7 @@ from convbench.results.roofline_figure import Reached, peaks_of, percent, reache
 from convbench.results.schema import Epoch, Row
 from convbench.results.statistics import Interval
 from convbench.results.summary import BASELINE, Accuracy, Group, Line, measured, middle
-from convbench.results.tables import EMPTY, number, share, some
+from convbench.results.tables import EMPTY, number, served, some
 
 CONDITIONS = ("device", "dtype", "batch_size", "memory_format", "mode")
 
@@ -64,7 +64,88 @@ def results_table(contents: Contents) -> HtmlTable | None:
             for entry in entries
         ],
         filtered={*map(spaced, conditions), subject, "status"},
-        states=[state(entry.line.status) for entry in entries],
+        states=[state(entry.line.status) + " unranked" * (not entry.line.ranked) for entry in entries],
+    )
+
+
+def parameters(entry: Entry) -> str:
+    """Of a network, where networks are compared."""
+    known = entry.line.parameters if entry.group.subject == "architecture" else None
+    return EMPTY if known is None else f"{known:,}"
+
+
+def between(interval: Interval | None) -> str:
+    """The ends of an interval."""
+    return f"{number(interval.low)}–{number(interval.high)}" if interval else EMPTY
+
+
+def spread(entry: Entry) -> str:
+    """What most steps lie between."""
+    low, high = entry.line.step_ms_p10, entry.line.step_ms_p90
+    return EMPTY if low is None or high is None else f"{number(low)}–{number(high)}"
+
+
+def accuracy(is_loss: bool) -> Callable[[Entry], str]:
+    """What training reached; several seeds with their range."""
+
+    def write(entry: Entry) -> str:
+        found = entry.line.accuracy
+        if found is None or found.is_loss != is_loss:
+            return EMPTY
+        seeds = f" ({found.low:.3f}–{found.high:.3f}, {found.seeds} seeds)" if found.seeds > 1 else ""
+        return f"{found.mean:.3f}{seeds}"
+
+    return write
+
+
+def took(read: Callable[[Accuracy], float | None]) -> Callable[[Entry], str]:
+    """What training took."""
+
+    def write(entry: Entry) -> str:
+        value = read(entry.line.accuracy) if entry.line.accuracy else None
+        return EMPTY if value is None else f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
+
+    return write
+
+
+def median(self, name: str) -> float | None:
+    """The median of a column over the timing processes."""
+    return middle(getattr(row, name, None) for row in self.timed)
+
+
+def results_table(contents: Contents) -> HtmlTable | None:
+    """Every line of every race, under the conditions that differ between them; a number to a cell."""
+    groups = contents.table.groups
+    under_roofs = {(place.group.race, place.name): place for place in reached(contents)}
+    entries = []
+    for group in groups:
+        for line in group.lines:
+            rows = contents.rows_of(group, line.name)
+            place = under_roofs.get((group.race, line.name))
+            entries.append(Entry(group, line, tuple(rows), tuple(measured(rows, "time")), place))
+    if not entries:
+        return None
+    varying = [name for name in CONDITIONS if len({getattr(group.race, name) for group in groups}) > 1]
+    subject = groups[0].subject
+    shared = "architecture" if subject == "backend" else "backend"
+    conditions = [shared, *varying] if len({group.race.shared for group in groups}) > 1 else varying
+    return table(
+        "results",
+        "One line per combination; its processes and seeds are summed up",
+        [subject, *map(spaced, conditions), *(measure.title for measure in RESULTS)],
+        [
+            [
+                entry.line.name,
+                *(
+                    str(entry.group.race.shared if name == shared else getattr(entry.group.race, name))
+                    for name in conditions
+                ),
+                *(measure.cell(entry) for measure in RESULTS),
+            ]
+            for entry in entries
+        ],
+        filtered={*map(spaced, conditions), subject, "status"},
+        states=[state(entry.line.status) + " unranked" * (not entry.line.ranked) for entry in entries],
     )
 
 
@@ -146,6 +227,11 @@ RESULTS = (
         lambda entry: entry.line.status,
     ),
     Measure(
+        "ranked",
+        "no where torch computed a part of the convolutions: such a speed is not the backend's alone",
+        lambda entry: EMPTY if entry.line.ranked else "no",
+    ),
+    Measure(
         "flags", "what makes times doubtful, and in how many processes", lambda entry: flagged(entry.rows)
     ),
     Measure("parameters", "trainable parameters of the network", parameters),
@@ -197,8 +283,13 @@ RESULTS = (
     ),
     Measure(
         "served",
-        "share of the FLOPs that the backend computed itself; torch did the rest",
-        lambda entry: fraction(entry.line.served_flops_fraction),
+        "share of the FLOPs of all ops that the backend computed itself, torch did the rest; PARTLY: less than it could",
+        lambda entry: served(entry.line),
+    ),
+    Measure(
+        "backward",
+        "derived where gradients are computed by the forward, at its cost",
+        lambda entry: "derived" if entry.line.attribution.derived else EMPTY,
     ),
     Measure(
         "max error",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 
+from convbench.results.attribution import names, shares
 from convbench.results.contents import Contents
 from convbench.results.html_tables import HtmlTable, state, table
 from convbench.results.schema import STATUSES, Row
 from convbench.results.tables import EMPTY, share
 
-CALLS = re.compile(r"(\w+) (\d+)/(\d+)")
-FLOPS = re.compile(r"(\w+) ([0-9.eE+-]+)")
+BEFORE = ("verification", "share of FLOPs")
+AFTER = ("claims", "derived backward", "max error", "plugin")
 
 
 def served_table(contents: Contents) -> HtmlTable | None:
@@ -38,10 +38,6 @@ def served_table(contents: Contents) -> HtmlTable | None:
     )
 
 
-BEFORE = ("verification", "share of FLOPs")
-AFTER = ("max error", "plugin")
-
-
 def served_cells(row: Row) -> Iterator[tuple[str, str]]:
     """What one row tells, by column."""
     if row.kind == "verify":
@@ -49,6 +45,10 @@ def served_cells(row: Row) -> Iterator[tuple[str, str]]:
     if row.served_flops_fraction is not None:
         yield "share of FLOPs", share(row.served_flops_fraction)
     yield from served_ops(row).items()
+    if row.claimed:
+        yield "claims", ", ".join(names(row.claimed))
+    if row.derived_backward:
+        yield "derived backward", ", ".join(names(row.derived_backward))
     if row.max_error is not None:
         yield "max error", f"{row.max_error:.1e}"
     if row.plugin:
@@ -57,9 +57,8 @@ def served_cells(row: Row) -> Iterator[tuple[str, str]]:
 
 def served_ops(row: Row) -> Mapping[str, str]:
     """The calls served of each op, with the share of its FLOPs where that says more."""
-    flops = dict(FLOPS.findall(getattr(row, "served_flops", None) or ""))
     found = {}
-    for op, served, calls in CALLS.findall(row.served or ""):
-        part = float(flops.get(op, 0.0)) if served != calls and op in flops else 0.0
-        found[op] = f"{served} of {calls}" + f" ({share(part)} of FLOPs)" * (0 < part < 1)
+    for each in shares(row):
+        part = f" ({share(each.flops)} of FLOPs)" if each.flops is not None and 0 < each.flops < 1 else ""
+        found[each.op] = f"{each.served} of {each.calls}{part}"
     return found
