@@ -12,6 +12,11 @@ from convbench.results.statistics import Interval, median, ratio_interval
 
 BASELINE = "torch"
 CONSEQUENCE = "not measured, for its "  # so begins the error of a row that another row already explains
+FLAGS = {
+    "busy": "while other programs were running",
+    "throttled": "while the device or the process was slowed down",
+    "drifting": "with steps that became slower or faster",
+}
 
 
 @dataclass(frozen=True)
@@ -162,8 +167,18 @@ def line(
         shifted_accuracy=middle(row.shifted_val_accuracy for row in trained),
         served_flops_fraction=middle(row.served_flops_fraction for row in rows),
         max_error=max((row.max_error for row in verified if row.max_error is not None), default=None),
-        notes=tuple(dict.fromkeys(row.notes for row in rows if row.notes)),
+        notes=(*dict.fromkeys(row.notes for row in rows if row.notes), *flagged(timed)),
     )
+
+
+def flagged(timed: Sequence[Row]) -> list[str]:
+    """How many of the timing processes carry each flag, in a sentence."""
+    counts = {flag: sum(flag in (row.flags or "").split() for row in timed) for flag in FLAGS}
+    return [
+        f"{count} of {len(timed)} processes timed {FLAGS[flag]} (`{flag}`)"
+        for flag, count in counts.items()
+        if count
+    ]
 
 
 def measured(rows: Iterable[Row], kind: str) -> list[Row]:
