@@ -198,3 +198,13 @@ def test_one_cause_is_told_once() -> None:
     listed = table_markdown(rows).partition("## What did not run")[2]
     assert listed.count("\n- ") == 1
     assert "and 2 more like it, verify: **unsupported**, 3x3 only" in listed
+
+
+def test_flags_are_counted_in_a_sentence() -> None:
+    rows = [row(round=0, flags="busy drifting"), row(round=1), row(round=2, flags="busy")]
+    (line,) = comparison_table(rows).groups[0].lines
+    assert line.notes == (
+        "2 of 3 processes timed while other programs were running (`busy`)",
+        "1 of 3 processes timed with steps that became slower or faster (`drifting`)",
+    )
+    assert comparison_table([row(round=0)]).groups[0].lines[0].notes == ()

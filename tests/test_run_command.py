@@ -201,8 +201,10 @@ SAID = {
     "timeout": "8",
     "memory": "9",
     "rounds": "10",
+    "max-rounds": "20",
     "warmup-steps": "11",
     "steps": "12",
+    "precision": "0.03",
     "threads": "13",
 }
 
@@ -252,6 +254,13 @@ def test_a_text_needs_no_quotes_to_be_set() -> None:
     from test_suite_files import FULL
 
     assert overridden(FULL, {}, ["recipe.init=default", "dataset=cifar"]).dataset == "cifar"
+
+
+def test_rounds_alone_are_exactly_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    timing = resolved(monkeypatch, "--rounds", "2").timing
+    assert (timing.rounds, timing.max_rounds) == (2, 2)
+    timing = resolved(monkeypatch, "--rounds", "2", "--max-rounds", "7").timing
+    assert (timing.rounds, timing.max_rounds) == (2, 7)
 
 
 def test_what_is_not_said_stays_as_the_suite_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from convbench.results.schema import PHASES
-from convbench.suites import stepping
 from convbench.suites.batches import Resident
 from convbench.suites.stepping import Steps, time_steps
 
@@ -99,16 +98,102 @@ def test_a_slow_warm_up_is_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(steps.step_ms) == 1
 
 
-def test_nothing_but_a_clock_read_is_between_phases(monkeypatch: pytest.MonkeyPatch) -> None:
-    marks: list[str] = []
+class Stopwatch:
+    """A clock that moves only when told to, and a model that moves it by a second in its forward pass."""
 
-    class Ticks:
-        def mark(self) -> None:
-            marks.append("mark")
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
+        self.now, self.reads, self.seconds = 0.0, 0, iter(seconds)
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(time, "perf_counter_ns", self.read)
 
-        def milliseconds(self) -> list[float]:
-            return [1.0] * (4 * 5)
+    def read(self) -> int:
+        self.reads += 1
+        return round(self.now * 1e9)
 
-    monkeypatch.setattr(stepping, "clock", lambda device: Ticks())
-    assert timed(Slow()).step_ms == [4.0] * 5
-    assert len(marks) == 4 * (1 + 2) + 1 + 4 * 5
+    def forward(self, x: Tensor) -> Tensor:
+        self.now += next(self.seconds, 1.0)
+        return x.flatten(1) * self.weight
+
+    weight = nn.Parameter(torch.ones(64))
+
+
+class Model(nn.Module):
+    """A network whose forward pass takes the stopwatch's seconds."""
+
+    def __init__(self, stopwatch: Stopwatch) -> None:
+        super().__init__()
+        self.stopwatch, self.weight = stopwatch, stopwatch.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stopwatch.forward(x)
+
+
+def test_a_fake_clock_is_read_five_times_a_step_and_finds_the_time_where_it_was_spent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stopwatch = Stopwatch(monkeypatch)
+    steps = timed(Model(stopwatch))
+    assert stopwatch.reads == 5 * (1 + 2 + 5)
+    assert steps.phases["forward_ms"] == [1000.0] * 5
+    for phase in ("data_ms", "backward_ms", "optimizer_ms"):
+        assert steps.phases[phase] == [0.0] * 5
+    assert steps.step_ms == [1000.0] * 5
+
+
+def test_what_is_done_between_steps_is_in_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopwatch = Stopwatch(monkeypatch)
+
+    def slow_look_at_the_clock() -> float:
+        stopwatch.now += 100.0
+        return stopwatch.now
+
+    monkeypatch.setattr(time, "perf_counter", slow_look_at_the_clock)
+    assert timed(Model(stopwatch), max_seconds=1e9).step_ms == [1000.0] * 5
+
+
+def test_compilation_is_what_the_first_step_takes_beyond_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = timed(Model(Stopwatch(monkeypatch, 7.5)))
+    assert steps.setup_seconds == 7.5
+    assert steps.compile_seconds == 6.5
+
+
+def test_without_a_ceiling_the_number_of_steps_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    wild = [1.0] * 3 + [1.0, 9.0] * 100
+    options = {"steps": 20, "precision": 0.01, "max_seconds": 1e9}
+    assert len(timed(Model(Stopwatch(monkeypatch, *wild)), **options).step_ms) == 20
+
+
+def test_steps_go_on_until_their_median_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"steps": 10, "max_steps": 45, "precision": 0.02, "max_seconds": 1e9}
+    steady = [1.0 + 0.01 * (number % 3) for number in range(200)]
+    assert len(timed(Model(Stopwatch(monkeypatch, *steady)), **options).step_ms) == 10
+    # half of the first ten are others: not until there are twenty is it clear where the median is
+    settling = [1.0, 1.0, 1.0, *[1.0 + 0.3 * (number % 2) for number in range(10)], *[1.3] * 200]
+    assert len(timed(Model(Stopwatch(monkeypatch, *settling)), **options).step_ms) == 20
+    wild = [1.0] * 3 + [1.0, 9.0] * 100
+    assert len(timed(Model(Stopwatch(monkeypatch, *wild)), **options).step_ms) == 45
+
+
+def test_whether_steps_go_on_does_not_depend_on_how_fast_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"steps": 10, "max_steps": 60, "precision": 0.03, "max_seconds": 1e9}
+    shape = [1.0 + 0.1 * ((number * 7919) % 13) / 13 for number in range(200)]
+    counts = {
+        len(timed(Model(Stopwatch(monkeypatch, *(scale * each for each in shape))), **options).step_ms)
+        for scale in (1.0, 4.0, 256.0)
+    }
+    assert len(counts) == 1
+
+
+def test_more_steps_keep_to_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    wild = [0.0] * 3 + [1.0, 9.0] * 100
+    stopwatch = Stopwatch(monkeypatch, *wild)
+    steps = timed(Model(stopwatch), steps=10, max_steps=1000, precision=0.01, max_seconds=100.0)
+    assert len(steps.step_ms) == 20
+    assert stopwatch.now == 100.0
+
+
+def test_the_machine_is_observed_while_steps_are_timed() -> None:
+    steps = timed(Slow(*[0.0] * 3, *[0.06] * 5))
+    assert steps.observed.context_switches is not None
+    assert steps.observed.other_load is not None
+    assert 0 <= steps.observed.other_load < 1000

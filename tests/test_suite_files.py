@@ -25,7 +25,16 @@ FULL = Suite(
     shift=2,
     recipe=RecipeOverrides(lr=1e-5, epochs=3, resize=(56, 48), init="default"),
     budget=Budget(train_seconds=0.5, timeout_seconds=1e16, memory_mb=512),
-    timing=Timing(rounds=2, warmup_steps=0, steps=7, max_seconds=1.5, threads=1),
+    timing=Timing(
+        rounds=2,
+        max_rounds=9,
+        warmup_steps=0,
+        steps=7,
+        max_steps=70,
+        precision=0.02,
+        max_seconds=1.5,
+        threads=1,
+    ),
 )
 
 # a value other than FULL's for every key
@@ -51,8 +60,11 @@ OTHER = {
     "budget.timeout_seconds": 3.0,
     "budget.memory_mb": 1,
     "timing.rounds": 4,
+    "timing.max_rounds": 6,
     "timing.warmup_steps": 5,
     "timing.steps": 6,
+    "timing.max_steps": 60,
+    "timing.precision": 0.1,
     "timing.max_seconds": 7.0,
     "timing.threads": 8,
 }
@@ -110,6 +122,7 @@ def test_none_overrides_nothing() -> None:
         ("[timing]\nrounds = true", ("timing.rounds is True", "whole number")),
         ("[timing]\n  'steps'  = -1", ("line 4", "timing.steps is -1", "at least 1")),
         ("[timing.deeper]\nsteps = 1", ("unknown key 'timing.deeper'",)),
+        ("[timing]\nprecision = 0", ("line 4", "timing.precision is 0", "more than 0")),
         ("timing.steps = 0", ("timing.steps is 0",)),
         ("timing = {rounds = 1, steps = 0}", ("timing.steps is 0",)),
         ("timing = 3", ("timing must be a table, [timing]",)),
@@ -147,6 +160,18 @@ def test_what_cannot_be_used_is_named_with_its_line(
     for word in words:
         assert word in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("rounds = 4\nmax_rounds = 3", "timing.max_rounds is 3; it must be at least timing.rounds, 4"),
+        ("max_steps = 7", "timing.max_steps is 7; it must be at least timing.steps, 30"),
+    ],
+)
+def test_a_ceiling_below_its_floor_is_refused(tmp_path: Path, lines: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        read(tmp_path, f"name = 'some'\n[timing]\n{lines}\n")
 
 
 def test_the_line_is_that_of_the_key_in_its_own_table(tmp_path: Path) -> None:

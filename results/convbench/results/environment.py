@@ -140,6 +140,10 @@ def speed_variables() -> dict[str, str]:
     }
 
 
+def not_here() -> None:
+    """What only a run finds out, by measuring."""
+
+
 FACTS: Mapping[str, Fact] = {
     "machine_id": Fact("hash of the hardware and of /etc/machine-id, as in results.csv", "", machine_id),
     "operating_system": Fact("distribution and version", "", operating_system),
@@ -159,6 +163,9 @@ FACTS: Mapping[str, Fact] = {
     "turbo": Fact("whether the processor may exceed its nominal frequency", "", machine.turbo),
     "load_average": Fact("processes running over 1, 5 and 15 minutes", "processes", os.getloadavg),
     "gpus": Fact("each GPU by nvidia-smi: driver, memory, clocks, power, temperature", "", machine.gpus),
+    "peaks": Fact(
+        "measured by a run: 10^9 operations and 10^9 bytes per second of each device and dtype", "", not_here
+    ),
     "torch": Fact("version, CUDA, cuDNN, threads and vector capability of torch", "", torch_facts),
     "torch_build": Fact("how torch was built", "", torch_build),
     "packages": Fact("versions of the installed packages that matter", "", packages),

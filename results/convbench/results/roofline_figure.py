@@ -16,7 +16,6 @@ from convbench.results.contents import Contents
 from convbench.results.figures import Axis, Roof, Roofline, Spot
 from convbench.results.hues import hues
 from convbench.results.phrasing import count
-from convbench.results.schema import Row
 from convbench.results.summary import Group, measured, middle
 from convbench.results.tables import number
 
@@ -96,7 +95,7 @@ def reached(contents: Contents) -> list[Reached]:
         limit = roof(contents.environment, group.race.device, group.race.dtype)
         for line in group.lines:
             timed = measured(contents.rows_of(group, line.name), "time")
-            intensity = middle(map(intensity_of, timed))
+            intensity = middle(row.arithmetic_intensity for row in timed)
             speed = middle(row.gflops_per_second for row in timed)
             if positive(intensity) and positive(speed):
                 network = group.race.shared if group.subject == "backend" else line.name
@@ -107,12 +106,6 @@ def reached(contents: Contents) -> list[Reached]:
                     )
                 )
     return found
-
-
-def intensity_of(row: Row) -> float | None:
-    """Operations per byte of a step, where both were counted."""
-    moved = getattr(row, "step_bytes_per_image", None)
-    return row.step_flops_per_image / moved if row.step_flops_per_image and moved else None
 
 
 def roof(environment: Mapping[str, Any], device: str, dtype: str) -> Roof | None:

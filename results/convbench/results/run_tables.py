@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from convbench.results.contents import Contents
-from convbench.results.flags import flagged
+from convbench.results.flags import flag_counts
 from convbench.results.html_tables import HtmlTable, records_table, spaced, state, table
 from convbench.results.roofline_figure import Reached, peaks_of, percent, reached
 from convbench.results.schema import Epoch, Row
 from convbench.results.statistics import Interval
-from convbench.results.summary import BASELINE, Accuracy, Group, Line, measured, middle
+from convbench.results.summary import BASELINE, Accuracy, Group, Line, flagged, measured, middle
 from convbench.results.tables import EMPTY, number, served, some
 
 CONDITIONS = ("device", "dtype", "batch_size", "memory_format", "mode")
@@ -64,7 +64,7 @@ def results_table(contents: Contents) -> HtmlTable | None:
             for entry in entries
         ],
         filtered={*map(spaced, conditions), subject, "status"},
-        states=[state(entry.line.status) + " unranked" * (not entry.line.ranked) for entry in entries],
+        states=[state(entry.line.status) for entry in entries],
     )
 
 
@@ -106,92 +106,6 @@ def took(read: Callable[[Accuracy], float | None]) -> Callable[[Entry], str]:
         return EMPTY if value is None else f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
 
     return write
-
-
-def median(self, name: str) -> float | None:
-    """The median of a column over the timing processes."""
-    return middle(getattr(row, name, None) for row in self.timed)
-
-
-def results_table(contents: Contents) -> HtmlTable | None:
-    """Every line of every race, under the conditions that differ between them; a number to a cell."""
-    groups = contents.table.groups
-    under_roofs = {(place.group.race, place.name): place for place in reached(contents)}
-    entries = []
-    for group in groups:
-        for line in group.lines:
-            rows = contents.rows_of(group, line.name)
-            place = under_roofs.get((group.race, line.name))
-            entries.append(Entry(group, line, tuple(rows), tuple(measured(rows, "time")), place))
-    if not entries:
-        return None
-    varying = [name for name in CONDITIONS if len({getattr(group.race, name) for group in groups}) > 1]
-    subject = groups[0].subject
-    shared = "architecture" if subject == "backend" else "backend"
-    conditions = [shared, *varying] if len({group.race.shared for group in groups}) > 1 else varying
-    return table(
-        "results",
-        "One line per combination; its processes and seeds are summed up",
-        [subject, *map(spaced, conditions), *(measure.title for measure in RESULTS)],
-        [
-            [
-                entry.line.name,
-                *(
-                    str(entry.group.race.shared if name == shared else getattr(entry.group.race, name))
-                    for name in conditions
-                ),
-                *(measure.cell(entry) for measure in RESULTS),
-            ]
-            for entry in entries
-        ],
-        filtered={*map(spaced, conditions), subject, "status"},
-        states=[state(entry.line.status) + " unranked" * (not entry.line.ranked) for entry in entries],
-    )
-
-
-def parameters(entry: Entry) -> str:
-    """Of a network, where networks are compared."""
-    known = entry.line.parameters if entry.group.subject == "architecture" else None
-    return EMPTY if known is None else f"{known:,}"
-
-
-def between(interval: Interval | None) -> str:
-    """The ends of an interval."""
-    return f"{number(interval.low)}–{number(interval.high)}" if interval else EMPTY
-
-
-def spread(entry: Entry) -> str:
-    """What most steps lie between."""
-    low, high = entry.line.step_ms_p10, entry.line.step_ms_p90
-    return EMPTY if low is None or high is None else f"{number(low)}–{number(high)}"
-
-
-def accuracy(is_loss: bool) -> Callable[[Entry], str]:
-    """What training reached; several seeds with their range."""
-
-    def write(entry: Entry) -> str:
-        found = entry.line.accuracy
-        if found is None or found.is_loss != is_loss:
-            return EMPTY
-        seeds = f" ({found.low:.3f}–{found.high:.3f}, {found.seeds} seeds)" if found.seeds > 1 else ""
-        return f"{found.mean:.3f}{seeds}"
-
-    return write
-
-
-def took(read: Callable[[Accuracy], float | None]) -> Callable[[Entry], str]:
-    """What training took."""
-
-    def write(entry: Entry) -> str:
-        value = read(entry.line.accuracy) if entry.line.accuracy else None
-        return EMPTY if value is None else f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
-
-    return write
-
-
-def fraction(value: float | None) -> str:
-    """A share that may be unknown."""
-    return EMPTY if value is None else share(value)
 
 
 def median(name: str) -> Callable[[Entry], str]:
@@ -212,6 +126,12 @@ def memory(entry: Entry) -> str:
     return f"{max(known):,.0f}" if known else EMPTY
 
 
+def note(entry: Entry) -> str:
+    """What else there is to say; the flags have a column of their own."""
+    told = flagged(entry.timed)
+    return "; ".join(each for each in entry.line.notes if each not in told)
+
+
 class Measure(NamedTuple):
     """A column of the table of results: its heading, what that means, and the text of a cell."""
 
@@ -227,12 +147,7 @@ RESULTS = (
         lambda entry: entry.line.status,
     ),
     Measure(
-        "ranked",
-        "no where torch computed a part of the convolutions: such a speed is not the backend's alone",
-        lambda entry: EMPTY if entry.line.ranked else "no",
-    ),
-    Measure(
-        "flags", "what makes times doubtful, and in how many processes", lambda entry: flagged(entry.rows)
+        "flags", "what makes times doubtful, and in how many processes", lambda entry: flag_counts(entry.rows)
     ),
     Measure("parameters", "trainable parameters of the network", parameters),
     Measure(
@@ -283,13 +198,8 @@ RESULTS = (
     ),
     Measure(
         "served",
-        "share of the FLOPs of all ops that the backend computed itself, torch did the rest; PARTLY: less than it could",
+        "share of the FLOPs of all ops that the backend computed itself; PARTLY: less than it implements",
         lambda entry: served(entry.line),
-    ),
-    Measure(
-        "backward",
-        "derived where gradients are computed by the forward, at its cost",
-        lambda entry: "derived" if entry.line.attribution.derived else EMPTY,
     ),
     Measure(
         "max error",
@@ -305,7 +215,7 @@ RESULTS = (
         "the part of set-up that the first step took beyond a usual one, such as compiling",
         median("compile_seconds"),
     ),
-    Measure("note", "what else a reader should know", lambda entry: "; ".join(entry.line.notes)),
+    Measure("note", "what else a reader should know", note),
 )
 
 

@@ -154,7 +154,8 @@ class Row(Combined):
         default=None, metadata=about("counted operations over measured time", "GFLOP/s")
     )
     roofline_fraction: float | None = field(
-        default=None, metadata=about("share of the speed this machine's roofline allows")
+        default=None,
+        metadata=about("share of the speed that the machine's measured peaks allow: see docs/measuring.md"),
     )
 
     served_calls: int | None = field(
@@ -220,6 +221,64 @@ class Row(Combined):
         default=None,
         metadata=about(
             "ops whose gradients were derived from the forward, at its cost: `conv2d`", later=True
+        ),
+    )
+
+    step_bytes_per_image: float | None = field(
+        default=None,
+        metadata=about(
+            "least that the layers of one image's step read and write, forward and backward, counted",
+            "bytes",
+            later=True,
+        ),
+    )
+    arithmetic_intensity: float | None = field(
+        default=None,
+        metadata=about("`step_flops_per_image` over `step_bytes_per_image`", "FLOPs/byte", later=True),
+    )
+    roofline_step_ms: float | None = field(
+        default=None,
+        metadata=about(
+            "shortest time the machine's measured peaks allow for a step's layers, one after the other",
+            "ms",
+            later=True,
+        ),
+    )
+    compile_seconds: float | None = field(
+        default=None,
+        metadata=about(
+            "part of `setup_seconds`: what the first step took beyond a usual one, such as compiling",
+            "s",
+            later=True,
+        ),
+    )
+    other_load: float | None = field(
+        default=None,
+        metadata=about("CPUs that other programs kept busy meanwhile, on average", "CPUs", later=True),
+    )
+    steal_fraction: float | None = field(
+        default=None,
+        metadata=about("share of CPU time that a hypervisor gave to others meanwhile", later=True),
+    )
+    context_switches: int | None = field(
+        default=None,
+        metadata=about("times a thread of the process lost its CPU against its will", later=True),
+    )
+    throttle_events: int | None = field(
+        default=None,
+        metadata=about(
+            "times the device was slowed for heat or power, or the process stopped for its CPU quota",
+            later=True,
+        ),
+    )
+    cpu_mhz: float | None = field(
+        default=None,
+        metadata=about("mean clock of the CPUs right afterwards, where it can be read", "MHz", later=True),
+    )
+    flags: str | None = field(
+        default=None,
+        metadata=about(
+            "what makes the times doubtful, words of `busy`, `throttled` and `drifting`", later=True
         ),
     )
 

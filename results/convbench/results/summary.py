@@ -13,6 +13,11 @@ from convbench.results.statistics import Interval, median, ratio_interval
 
 BASELINE = "torch"
 CONSEQUENCE = "not measured, for its "  # so begins the error of a row that another row already explains
+FLAGS = {
+    "busy": "while other programs were running",
+    "throttled": "while the device or the process was slowed down",
+    "drifting": "with steps that became slower or faster",
+}
 
 
 @dataclass(frozen=True)
@@ -187,12 +192,24 @@ def line(
         max_error=max((row.max_error for row in verified if row.max_error is not None), default=None),
         notes=tuple(
             dict.fromkeys(
-                [*remarks(whose, ranked)] * bool(timed or trained) + [r.notes for r in rows if r.notes]
+                [*remarks(whose, ranked)] * bool(timed or trained)
+                + [r.notes for r in rows if r.notes]
+                + flagged(timed)
             )
         ),
         attribution=whose,
         ranked=ranked,
     )
+
+
+def flagged(timed: Sequence[Row]) -> list[str]:
+    """How many of the timing processes carry each flag, in a sentence."""
+    counts = {flag: sum(flag in (row.flags or "").split() for row in timed) for flag in FLAGS}
+    return [
+        f"{count} of {len(timed)} processes timed {FLAGS[flag]} (`{flag}`)"
+        for flag, count in counts.items()
+        if count
+    ]
 
 
 def measured(rows: Iterable[Row], kind: str) -> list[Row]:

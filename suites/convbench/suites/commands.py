@@ -65,9 +65,11 @@ def _many(name: str, help: str, numbers: bool = False) -> Callable[[F], F]:
 @click.option("--budget", type=float, metavar="SECONDS", help="Training time of one combination.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="When a process is ended.")
 @click.option("--memory", type=int, metavar="MB", help="Memory a process may take.")
-@click.option("--rounds", type=int, help="Timing processes per combination.")
+@click.option("--rounds", type=int, help="Timing processes per combination; exactly so many, or at least.")
+@click.option("--max-rounds", type=int, help="More of them, up to so many, until the interval is tight.")
 @click.option("--warmup-steps", type=int, help="Steps before the timed ones.")
 @click.option("--steps", type=int, help="Timed steps per process.")
+@click.option("--precision", type=float, help="Half width of a tight interval, as a share of the time.")
 @click.option("--threads", type=int, help="Torch's threads in every process.")
 @click.option(
     "--set",
@@ -134,6 +136,8 @@ def overridden(suite: Any, options: Options, settings: Iterable[str] = ()) -> An
         if not equals:
             raise UsageError(f"--set takes KEY=VALUE, not {setting!r}")
         suite = suite.override({key.strip(): _toml_value(text)})
+    if options.get("rounds") is not None and options.get("max_rounds") is None:
+        options = options | {"max_rounds": options["rounds"]}  # who says how many wants so many
     for option, key in OPTION_KEYS.items():
         try:
             suite = suite.override({key: options.get(option.replace("-", "_"))})
@@ -166,8 +170,10 @@ OPTION_KEYS = {
     "timeout": "budget.timeout_seconds",
     "memory": "budget.memory_mb",
     "rounds": "timing.rounds",
+    "max-rounds": "timing.max_rounds",
     "warmup-steps": "timing.warmup_steps",
     "steps": "timing.steps",
+    "precision": "timing.precision",
     "threads": "timing.threads",
 }
 
@@ -213,7 +219,9 @@ def _show_plan(planned: list[Any], suite: Any, no_train: bool, no_time: bool) ->
         status = f"{entry.obstacle[0]}: {entry.obstacle[1]}" if entry.obstacle else "to run"
         click.echo(f"{entry.combination.label}  {status}")
     kinds = ["verify"]
-    kinds += [] if no_time else [f"time in {suite.timing.rounds} rounds of {suite.timing.steps} steps"]
+    timing = suite.timing
+    upto = f" to {timing.max_rounds}" if (timing.max_rounds or 0) > timing.rounds else ""
+    kinds += [] if no_time else [f"time in {timing.rounds}{upto} rounds of {timing.steps} steps"]
     kinds += [] if no_train else [f"train for at most {suite.budget.train_seconds:g} s"]
     click.echo(f"{len(planned)} combinations; each: {', '.join(kinds)}", err=True)
 

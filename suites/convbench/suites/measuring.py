@@ -11,9 +11,11 @@ import torch
 
 from convbench.registry.routing import use_backend
 from convbench.suites.attribution import claims, shares
-from convbench.suites.census import count_flops
+from convbench.suites.census import take_census
 from convbench.suites.devices import peak_memory_mb
+from convbench.suites.load import allowed_cpus, drifts, since, snapshot
 from convbench.suites.preparation import Job, Setup
+from convbench.suites.roofline import Roof
 from convbench.suites.stepping import time_steps
 from convbench.suites.training import Progress, evaluate, prime, train
 
@@ -25,12 +27,17 @@ def verify_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
     setup = Setup(job, data)
     model, cases = setup.model, setup.cases()
     outcome = setup.verify(cases, seed=setup.seed)
-    forward, step = count_flops(model, setup.sample)
+    census = take_census(model, setup.sample)
+    images = len(setup.sample)
     measures: dict[str, Any] = {
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "flops_per_image": forward / len(setup.sample),
-        "step_flops_per_image": step / len(setup.sample),
+        "flops_per_image": census.forward_flops / images,
+        "step_flops_per_image": census.step_flops / images,
+        "step_bytes_per_image": census.step_bytes / images,
+        "arithmetic_intensity": census.step_flops / census.step_bytes if census.step_bytes else None,
     }
+    if job.get("peaks"):
+        measures["roofline_step_ms"] = 1000 * Roof(**job["peaks"]).seconds(census.step)
     if outcome["status"] != "ok":  # the model would only stumble over the wrong answer
         return {**outcome, "measures": measures | setup.conditions()}
     routed = use_backend(model, setup.backend)
@@ -58,6 +65,8 @@ def time_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         warmup_steps=timing["warmup_steps"],
         steps=timing["steps"],
         max_seconds=timing["max_seconds"],
+        max_steps=timing["max_steps"],
+        precision=timing["precision"],
     )
     peak = peak_memory_mb(setup.device)
     served = shares(model)  # in these very steps
@@ -69,11 +78,15 @@ def time_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
     notes = []
     if taken < timing["steps"]:
         notes.append(f"timed {taken} of {timing['steps']} steps within {timing['max_seconds']:g} s")
+    flags = steps.observed.flags(len(allowed_cpus())) + ["drifting"] * drifts(steps.step_ms)
     measures = {
         "steps": taken,
         "setup_seconds": ready + steps.setup_seconds,
+        "compile_seconds": steps.compile_seconds,
         "peak_memory_mb": peak,
         **served,
+        **steps.observed.as_measures(),
+        "flags": " ".join(flags) or None,
     }
     return {"status": "ok", "measures": measures | setup.conditions(), "notes": notes}
 
@@ -85,6 +98,7 @@ def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
     model = setup.runnable()
     prime(model, setup.train_data, setup.batch_size)
     setup_seconds = time.perf_counter() - began
+    before = snapshot(str(setup.device))
     last: Progress | None = None
     best = 0.0
     for progress in train(
@@ -111,6 +125,7 @@ def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
             }
         )
     assert last is not None  # at least one epoch
+    observed = since(before, str(setup.device))
     measures = {
         "epochs": last.epochs,
         "steps": last.steps,
@@ -122,6 +137,8 @@ def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         "val_accuracy": _accuracy(last.val_accuracy),
         "best_val_accuracy": best if _accuracy(last.val_accuracy) is not None else None,
         "peak_memory_mb": peak_memory_mb(setup.device),
+        **observed.as_measures(),
+        "flags": " ".join(observed.flags(len(allowed_cpus()))) or None,
         **setup.conditions(),
         **shares(model),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -20,6 +21,9 @@ OF_THE_COMBINATION = (
     "parameters",
     "flops_per_image",
     "step_flops_per_image",
+    "step_bytes_per_image",
+    "arithmetic_intensity",
+    "roofline_step_ms",
     "served_calls",
     "served_flops_fraction",
     "served",
@@ -64,6 +68,10 @@ class Recorder:
         self.suite, self.store, self.facts = suite, store, facts
         self._verified = {row.combination: row for row in store.rows() if row.kind == "verify"}
         self._wrong: dict[Combination, Row] = {}  # those that were right at first
+        self._timed: dict[Combination, list[Row]] = defaultdict(list)
+        for row in store.rows():
+            if row.kind == "time":
+                self._timed[row.combination].append(row)
 
     def begin(self, task: Task) -> Process:
         """A process is about to start."""
@@ -81,6 +89,10 @@ class Recorder:
         if row is None:
             return None
         return row.status, f"not measured, for its {NOUNS[row.kind]} ended {row.status}: {row.error}"
+
+    def timed(self, combination: Combination) -> list[Row]:
+        """The timing rounds of a combination so far."""
+        return self._timed[combination]
 
     def num_classes(self, dataset: str) -> int:
         """How many classes the dataset has."""
@@ -111,6 +123,9 @@ class Recorder:
         }
         if values.get("images_per_second") and values.get("step_flops_per_image"):
             values["gflops_per_second"] = values["images_per_second"] * values["step_flops_per_image"] / 1e9
+        if values.get("images_per_second") and values.get("roofline_step_ms"):
+            step_ms = 1000 * combination.batch_size / values["images_per_second"]
+            values["roofline_fraction"] = values["roofline_step_ms"] / step_ms
         row = Row(
             run_id=self.store.path.name,
             suite=self.suite.name,
@@ -125,6 +140,8 @@ class Recorder:
             **values,
         )
         self.store.append(row)
+        if task.kind == "time":
+            self._timed[combination].append(row)
         if task.kind == "verify":
             self._verified[combination] = row
         elif status == "incorrect":

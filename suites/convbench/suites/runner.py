@@ -21,9 +21,9 @@ from convbench.suites.capacity import free_memory_mb, usable_cores
 from convbench.suites.host import Host
 from convbench.suites.plan import Planned, check_batch_sizes, plan
 from convbench.suites.recording import Circumstances, Recorder
-from convbench.suites.schedule import Task, left_alone, schedule, still_valid
+from convbench.suites.schedule import Task, enough, left_alone, schedule, still_valid
 from convbench.suites.suite import Suite, load_suite
-from convbench.suites.survey import Survey, find_unavailable, look_around
+from convbench.suites.survey import Peaks, Survey, find_peaks, find_unavailable, look_around
 from convbench.suites.watching import Silent, Watcher
 
 
@@ -77,6 +77,7 @@ def run(
             raise UsageError("no suite is given, nor a run to resume")
         suite = Path(resume) / "suite.toml"
     suite = resolve_suite(suite, registry)
+    suite.check()
     check_names(suite, registry)
     suite = suite.override({"timing.threads": suite.timing.threads or usable_cores()})
     if resume is None:
@@ -115,6 +116,7 @@ def preview(
     """What `run` would measure, without measuring; raises as it does."""
     registry = registry or discover()
     suite = resolve_suite(suite, registry)
+    suite.check()
     check_names(suite, registry)
     with TemporaryDirectory() as scratch, Host(Path(scratch) / "run.log") as host:
         return _plan(suite, registry, host, look_around(host, Silent(), suite.dataset, data_dir))
@@ -151,7 +153,17 @@ def _measure(
     survey = look_around(host, watcher, suite.dataset, data_dir)
     planned = _plan(suite, registry, host, survey)
     suite = suite.override({"budget.memory_mb": suite.budget.memory_mb or free_memory_mb()})
-    _write(store.path / "environment.json", json.dumps(survey.environment, indent=2) + "\n")
+    time, train = time and "time" in suite.kinds, train and "train" in suite.kinds
+    to_run = [entry.combination for entry in planned if entry.obstacle is None and (time or train)]
+    peaks = find_peaks(
+        host,
+        watcher,
+        [(combination.device, combination.dtype) for combination in to_run],
+        threads=suite.timing.threads,
+        memory_mb=suite.budget.memory_mb,
+    )
+    environment = {**survey.environment, "peaks": peaks}
+    _write(store.path / "environment.json", json.dumps(environment, indent=2) + "\n")
     _write(store.path / "suite.toml", suite.to_toml())
 
     facts = Circumstances(
@@ -162,30 +174,37 @@ def _measure(
         data=survey.data,
         registry=registry,
     )
-    time, train = time and "time" in suite.kinds, train and "train" in suite.kinds
     tasks = schedule(suite, planned, facts.of_combination, store.path.name, time=time, train=train)
     kept = still_valid(store.rows(), tasks)
     store.keep(left_alone(store.rows(), tasks) + kept)
     recorder = Recorder(suite, store, facts)
     done = {(row.kind, row.round, row.combination) for row in kept}
-    watcher.begin(tasks, len(kept))
+    waiting = [task for task in tasks if (task.kind, task.round, task.combination) not in done]
+    certain = [task for task in tasks if not task.optional]
+    watcher.begin(certain, len(certain) - sum(not task.optional for task in waiting))
     try:
-        for task in tasks:
-            if (task.kind, task.round, task.combination) in done:
+        for task in waiting:
+            if task.optional and enough(recorder.timed(task.combination), suite.timing.precision):
                 continue
             watcher.start(task)
             obstacle = task.planned.obstacle or recorder.found_wrong(task.combination)
             if obstacle is not None:
                 row = recorder.skip(task, *obstacle)
             else:
-                row = _run_task(task, suite, survey, host, recorder, watcher)
+                row = _run_task(task, suite, survey, peaks, host, recorder, watcher)
             watcher.finish(task, row)
     finally:
         watcher.end()
 
 
 def _run_task(
-    task: Task, suite: Suite, survey: Survey, host: Host, recorder: Recorder, watcher: Watcher
+    task: Task,
+    suite: Suite,
+    survey: Survey,
+    peaks: Peaks,
+    host: Host,
+    recorder: Recorder,
+    watcher: Watcher,
 ) -> Row:
     on_accelerator = task.combination.device != "cpu"
     job = {
@@ -198,6 +217,7 @@ def _run_task(
         "shift": suite.shift,
         "threads": suite.timing.threads,
         "data": survey.data,
+        "peaks": peaks.get(task.combination.device, {}).get(task.combination.dtype),
         "num_classes": recorder.num_classes(suite.dataset),
         # CUDA reserves far more than it uses; out-of-memory there is the device's to say
         "memory_mb": None if on_accelerator else suite.budget.memory_mb,

@@ -11,6 +11,7 @@ from typing import Any
 
 from convbench.results.schema import MEASURED, Combination, Kind, Row
 from convbench.suites.plan import Planned
+from convbench.suites.precision import rounds_suffice
 from convbench.suites.suite import Suite
 
 
@@ -23,6 +24,7 @@ class Task:
     round: int
     order: int
     key: str
+    optional: bool = False  # a round that is only run if those before it were not enough
 
     @property
     def combination(self) -> Combination:
@@ -39,7 +41,8 @@ def schedule(
     suite: Suite, planned: Sequence[Planned], circumstances: Any, seed: str, *, time: bool, train: bool
 ) -> list[Task]:
     """First every verification; then the timing rounds, each over all combinations in an order of its own, so
-    that drift of the machine hits all alike; then the trainings.
+    that drift of the machine hits all alike; then the trainings. Rounds beyond the suite's least number are
+    optional.
 
     Args:
         suite: gives the number of rounds, and what else a result depends on.
@@ -52,12 +55,19 @@ def schedule(
     shuffler = random.Random(seed)
     slots: list[tuple[Planned, Kind, int]] = [(entry, "verify", 0) for entry in planned]
     if time:
-        for number in range(suite.timing.rounds):
+        for number in range(max(suite.timing.rounds, suite.timing.max_rounds or 0)):
             slots += [(entry, "time", number) for entry in shuffler.sample(planned, len(planned))]
     if train:
         slots += [(entry, "train", 0) for entry in planned if entry.trains]
     return [
-        Task(entry, kind, number, order, task_key(entry, kind, suite, circumstances(entry.combination)))
+        Task(
+            planned=entry,
+            kind=kind,
+            round=number,
+            order=order,
+            key=task_key(entry, kind, suite, circumstances(entry.combination)),
+            optional=number >= suite.timing.rounds,
+        )
         for order, (entry, kind, number) in enumerate(slots)
     ]
 
@@ -68,14 +78,23 @@ def task_key(planned: Planned, kind: Kind, suite: Suite, circumstances: Any) -> 
         "combination": asdict(planned.combination),
         "recipe": asdict(planned.recipe),
         "threads": suite.timing.threads,
-        "how": asdict(suite.timing)
-        if kind == "time"
-        else suite.budget.train_seconds
-        if kind == "train"
-        else None,
+        "how": _how(kind, suite),
         "circumstances": circumstances,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _how(kind: Kind, suite: Suite) -> Any:
+    if kind == "time":  # how many rounds there are changes none of them
+        return {name: value for name, value in asdict(suite.timing).items() if not name.endswith("rounds")}
+    return suite.budget.train_seconds if kind == "train" else None
+
+
+def enough(rows: Iterable[Row], precision: float) -> bool:
+    """Whether the timing rounds of a combination need no further one: their interval is tight, or one failed."""
+    timed = list(rows)
+    failed = any(row.status not in MEASURED for row in timed)
+    return failed or rounds_suffice([row.step_ms_median for row in timed if row.step_ms_median], precision)
 
 
 def left_alone(rows: Iterable[Row], tasks: Iterable[Task]) -> list[Row]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +14,31 @@ from torch import Tensor, nn
 from convbench.results.schema import PHASES
 from convbench.suites.batches import Batches
 from convbench.suites.devices import clock, synchronize
+from convbench.suites.load import Observation, since, snapshot
+from convbench.suites.precision import steps_suffice
 
 
 @dataclass(frozen=True)
 class Steps:
-    """The times of successive steps in milliseconds, by phase; `setup_seconds` is the first step."""
+    """The times of successive steps in milliseconds, by phase.
+
+    `setup_seconds` is the first step, `observed` what else the machine did from the first step of the warm-up to
+    the last timed one.
+    """
 
     phases: dict[str, list[float]]
     setup_seconds: float
+    observed: Observation
 
     @property
     def step_ms(self) -> list[float]:
         """The time of each whole step."""
         return [sum(step) for step in zip(*self.phases.values(), strict=True)]
+
+    @property
+    def compile_seconds(self) -> float:
+        """What the first step took beyond a usual one: compilation, autotuning, page faults."""
+        return max(0.0, self.setup_seconds - median(self.step_ms) / 1000)
 
 
 def time_steps(
@@ -36,11 +51,14 @@ def time_steps(
     warmup_steps: int,
     steps: int,
     max_seconds: float,
+    max_steps: int | None = None,
+    precision: float = math.inf,
 ) -> Steps:
     """Train `warmup_steps` and then `steps` steps on real batches, the latter timed.
 
-    The first step (imports, compilation, autotuning, page faults) is reported apart. Fewer steps are taken,
-    at least one, where they would take longer than `max_seconds`.
+    The first step (imports, compilation, autotuning, page faults) is reported apart. More steps follow, `steps`
+    at a time and up to `max_steps`, until their median is known to `precision`. Fewer are taken, at least one,
+    where they would take longer than `max_seconds`.
     """
     device = data.device
     optimizer = torch.optim.SGD(model.parameters(), lr=lr) if data.upstream is None else _Discard(model, data)
@@ -48,39 +66,51 @@ def time_steps(
     batches = order[: len(order) // batch_size * batch_size].split(batch_size)  # whole ones only
     model.train()
 
-    def step(index: Tensor) -> None:
+    def step(index: Tensor, mark: Callable[[], None]) -> None:
+        mark()
         x, y = data.batch(index)
-        ticks.mark()
+        mark()
         objective = data.objective(model(x), y)
-        ticks.mark()
+        mark()
         optimizer.zero_grad()
         objective.backward(data.upstream)
-        ticks.mark()
+        mark()
         optimizer.step()
-        ticks.mark()
+        mark()
 
     began = time.perf_counter()
-    ticks = clock(device)
-    step(batches[0])
+    step(batches[0], clock(device).mark)
     synchronize(device)
     setup_seconds = time.perf_counter() - began
 
+    before = snapshot(str(device))
     deadline = began + max_seconds
+    ticks = clock(device)
     for number in range(warmup_steps):
-        step(batches[number % len(batches)])
+        step(batches[number % len(batches)], ticks.mark)
         if device.type == "cpu" and time.perf_counter() >= deadline:
             break
     synchronize(device)
 
     deadline = time.perf_counter() + max_seconds
-    ticks = clock(device)
-    ticks.mark()
-    for number in range(steps):
-        step(batches[(warmup_steps + number) % len(batches)])
-        if time.perf_counter() >= deadline:
+    most = max(steps, max_steps or 0)
+    phases: dict[str, list[float]] = {phase: [] for phase in PHASES}
+    taken, in_time = 0, True
+    while in_time and taken < most:
+        ticks = clock(device)
+        for number in range(taken, min(taken + steps, most)):
+            step(batches[(warmup_steps + number) % len(batches)], ticks.mark)
+            taken += 1
+            in_time = time.perf_counter() < deadline
+            if not in_time:
+                break
+        # five marks a step: what lies between two steps is ours, and not counted
+        times = ticks.milliseconds()
+        for at, phase in enumerate(PHASES):
+            phases[phase] += times[at :: len(PHASES) + 1]
+        if steps_suffice([sum(each) for each in zip(*phases.values(), strict=True)], precision):
             break
-    times = ticks.milliseconds()
-    return Steps({phase: times[at :: len(PHASES)] for at, phase in enumerate(PHASES)}, setup_seconds)
+    return Steps(phases, setup_seconds, since(before, str(device)))
 
 
 class _Discard:

@@ -97,13 +97,18 @@ class Budget:
 class Timing:
     """How steps are timed: `rounds` fresh processes of `steps` steps each after `warmup_steps`.
 
+    With `max_rounds` further rounds follow for combinations whose 95% interval over processes is wider than
+    `precision` to either side, as a share of the median; with `max_steps` likewise further steps in a process.
     A round ends early, and says so, once its steps have taken `max_seconds`. `threads` is torch's intra-op
     thread count in every worker; None takes every core this process may use.
     """
 
     rounds: int = 3
+    max_rounds: int | None = None
     warmup_steps: int = 5
     steps: int = 30
+    max_steps: int | None = None
+    precision: float = 0.05
     max_seconds: float = 20.0
     threads: int | None = None
 
@@ -154,6 +159,13 @@ class Suite:
             changed = replace(changed, **({table: replace(getattr(changed, table), **new)} if table else new))
         return changed
 
+    def check(self) -> None:
+        """Refuse values that do not go together; raises UsageError."""
+        for least, most in (("rounds", "max_rounds"), ("steps", "max_steps")):
+            floor, ceiling = getattr(self.timing, least), getattr(self.timing, most)
+            if ceiling is not None and ceiling < floor:
+                raise UsageError(f"timing.{most} is {ceiling}; it must be at least timing.{least}, {floor}")
+
     def to_toml(self) -> str:
         """The suite as a file that reads back as the same suite."""
         lines = _toml_lines(self)
@@ -193,8 +205,11 @@ KEYS: Mapping[str, Mapping[str, Key]] = {
     },
     "timing": {
         "rounds": Key(int, least=1),
+        "max_rounds": Key(int, least=1),
         "warmup_steps": Key(int, least=0),
         "steps": Key(int, least=1),
+        "max_steps": Key(int, least=1),
+        "precision": Key(float, above=0),
         "max_seconds": Key(float, above=0),
         "threads": Key(int, least=1),
     },
@@ -233,7 +248,12 @@ def load_suite(path: Path) -> Suite:
             values[name] = value
     if "name" not in values:
         raise UsageError(f"{path}: the key 'name' is missing")
-    return Suite(name=values["name"]).override(values)
+    suite = Suite(name=values["name"]).override(values)
+    try:
+        suite.check()
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+    return suite
 
 
 def _check(path: Path, text: str, table: str, key: str, value: object) -> None:

@@ -6,7 +6,7 @@ sentence and not the run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from convbench.suites.host import Event, Host
 from convbench.suites.watching import Watcher
 
 SURVEY_SECONDS = 600.0  # a first use may download the dataset
+PEAKS_SECONDS = 60.0  # it takes one or two; a dtype that the device has to emulate, more
 AVAILABILITY_SECONDS = 60.0  # a backend may import a compiler, and a compiler start a GPU
 
 
@@ -75,3 +76,46 @@ def find_unavailable(host: Host, backends: Sequence[str]) -> dict[str, str]:
             reason = ending.get("error", f"its process {end.description}")
             answers[silent] = f"its check for availability failed: {reason}"
     return {name: reason for name, reason in answers.items() if reason is not None}
+
+
+Peaks = dict[str, dict[str, dict[str, float]]]
+
+
+def find_peaks(
+    host: Host,
+    watcher: Watcher,
+    wanted: Iterable[tuple[str, str]],
+    *,
+    threads: int | None,
+    memory_mb: int | None,
+) -> Peaks:
+    """The measured peaks of the (device, dtype) pairs that are wanted: `{device: {dtype: {...}}}`.
+
+    Where other programs are in the way it is tried again, once. A pair that cannot be measured is left out.
+    """
+    peaks: Peaks = {}
+    for device, dtype in sorted(set(wanted)):
+        job = {
+            "kind": "peaks",
+            "device": device,
+            "dtype": dtype,
+            "threads": threads,
+            "memory_mb": memory_mb if device == "cpu" else None,
+        }
+        ending: Event = {}
+
+        def on_event(event: Event, ending: Event = ending) -> None:
+            if event.get("event") == "end":
+                ending.update(event)
+
+        end = host.run(job, PEAKS_SECONDS, on_event)
+        if ending.get("status") != "ok":
+            reason = ending.get("error", f"the process that measures it {end.description}")
+            watcher.note(f"no roofline for {dtype} on {device}: {reason}")
+            continue
+        if ending["busy"]:
+            watcher.note(
+                f"other programs are running: {device} may do more {dtype} per second than its roofline says"
+            )
+        peaks.setdefault(device, {})[dtype] = ending["roof"]
+    return peaks

@@ -15,7 +15,9 @@ from convbench.registry.discovery import describe
 from convbench.results.environment import collect, device_name
 from convbench.suites.batches import check_images, write_images
 from convbench.suites.devices import available_devices
+from convbench.suites.load import allowed_cpus, since, snapshot
 from convbench.suites.preparation import Job, set_process
+from convbench.suites.roofline import Roof, measure_roof
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -46,6 +48,21 @@ def availability(job: Job, send: Send, data: int) -> dict[str, Any]:
             reason = f"its check for availability failed: {describe(error)}"
         send({"event": "availability", "backend": name, "reason": None if reason is None else str(reason)})
     return {"status": "ok"}
+
+
+def peaks(job: Job, send: Send, data: int) -> dict[str, Any]:
+    """Measure the peaks of a device for one dtype; once more if other programs were in the way."""
+    set_process(job)
+    device, dtype = torch.device(job["device"]), getattr(torch, job["dtype"])
+    best: Roof | None = None
+    for _ in range(2):
+        before = snapshot()
+        roof = measure_roof(device, dtype)
+        best = roof if best is None else best.joined(roof)
+        busy = "busy" in since(before).flags(len(allowed_cpus()))
+        if not busy:
+            break
+    return {"status": "ok", "roof": vars(best), "busy": busy}
 
 
 def conform(job: Job, send: Send, data: int) -> dict[str, Any]:

@@ -23,7 +23,10 @@ class Watcher(Protocol):
         """Something a person should know."""
 
     def begin(self, tasks: Sequence[Task], kept: int) -> None:
-        """The schedule is made; `kept` of the tasks were measured by the run that is resumed."""
+        """The schedule is made; `kept` of the tasks were measured by the run that is resumed.
+
+        Optional tasks are not among them; one that is started all the same comes on top.
+        """
 
     def start(self, task: Task) -> None:
         """A process is about to start."""
@@ -75,6 +78,9 @@ class Lines(Silent):
         if kept:
             self.note(f"{kept} of {len(tasks)} processes were measured before and are kept")
 
+    def start(self, task: Task) -> None:
+        self._total += task.optional
+
     def finish(self, task: Task, row: Row) -> None:
         self._done += 1
         self.note(f"[{self._done}/{self._total}] {task.label}: {outcome(row)}")
@@ -102,11 +108,13 @@ class Bar(Silent):
         self._console.print(text, markup=False, highlight=False)
 
     def begin(self, tasks: Sequence[Task], kept: int) -> None:
-        self._bar.update(self._all, total=len(tasks), completed=kept)
+        self._total = len(tasks)
+        self._bar.update(self._all, total=self._total, completed=kept)
         self._bar.start()
 
     def start(self, task: Task) -> None:
-        self._bar.update(self._all, description=task.label, refresh=True)
+        self._total += task.optional
+        self._bar.update(self._all, total=self._total, description=task.label, refresh=True)
 
     def progress(self, task: Task, epoch: Epoch) -> None:
         reached = f"{task.label}: epoch {epoch.epoch:.3g}, accuracy {epoch.val_accuracy or 0:.3f}"
@@ -137,6 +145,8 @@ def outcome(row: Row) -> str:
         parts.append(f"accuracy {row.val_accuracy:.3f}")
     if row.kind == "verify" and row.max_error is not None:
         parts.append(f"largest error {row.max_error:.1e}")
+    if row.flags is not None:
+        parts.append(f"flagged {row.flags}")
     texts = [shorten(text, LONGEST_TEXT) for text in (row.notes, row.error) if text]
     detail = ", ".join(parts + texts)
     return f"{row.status}, {detail}" if detail else row.status

@@ -20,7 +20,7 @@ from convbench.registry.discovery import describe
 from convbench.registry.memory import out_of_memory
 from convbench.suites.measuring import Send, time_combination, train_combination, verify_combination
 from convbench.suites.preparation import Job
-from convbench.suites.surveying import availability, conform, survey
+from convbench.suites.surveying import availability, conform, peaks, survey
 
 
 def work(job: Job, results: int, data: int) -> int:
@@ -62,6 +62,7 @@ def work(job: Job, results: int, data: int) -> int:
 JOBS: Mapping[str, Callable[[Job, Send, int], dict[str, Any]]] = {
     "survey": survey,
     "availability": availability,
+    "peaks": peaks,
     "verify": verify_combination,
     "time": time_combination,
     "train": train_combination,
