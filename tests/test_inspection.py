@@ -13,6 +13,7 @@ import misbehaving
 from convbench.registry import discover
 from convbench.registry.cli import main
 from convbench.suites.inspection import LISTINGS
+from convbench.suites.noise import Finding
 
 List = Callable[..., Any]
 
@@ -102,13 +103,37 @@ def test_an_unknown_kind_is_refused(site: Path) -> None:
     assert done.stdout == ""
 
 
-def test_the_doctor_reports_plugins_devices_data_and_noise(
-    command: List, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_doctor_reports_plugins_devices_data_and_noise(command: List, site: Path) -> None:
     report = json.loads(command("doctor", "--json"))
     assert {"plugins", "devices", "data", "noise"} <= set(report)
-    assert by_name(report["plugins"])["broken"]["state"].startswith("broken: ")
+    plugins = by_name(report["plugins"])
+    assert plugins["broken"]["state"].startswith("broken: ")
+    assert (plugins["broken"]["entry_point"], plugins["broken"]["file"]) == (
+        "broken = no_such_module",
+        "not found",
+    )
+    assert plugins["misbehaving"] == {
+        "name": "misbehaving",
+        "distribution": "misbehaving",
+        "version": "1.0",
+        "entry_point": "misbehaving = misbehaving_plugins",
+        "file": str(site / "misbehaving_plugins.py"),
+        "state": "loaded",
+    }
+    assert plugins["convbench.plugins.backends.im2col"]["entry_point"] == "built in"
     assert report["devices"][0]["name"] == "cpu"
     assert report["data"][0]["name"].startswith("fashion-mnist")
     assert report["data"][0]["train_images"] >= 10_000
-    assert report["noise"][0]["spread_p10_p90"].endswith("%")
+    noise = {finding["check"]: finding for finding in report["noise"]}
+    checks = {"probe", "load", "hypervisor", "throttling", "frequency", "cores", "power", "clock"}
+    assert checks <= set(noise)
+    assert {finding["state"] for finding in noise.values()} <= {"ok", "warning", "unknown"}
+    assert all(finding["found"] and finding["advice"] for finding in noise.values())
+
+
+def test_the_doctor_speaks_to_a_person(command: List, monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = [Finding("load", "warning", "other programs take 1.50 of 2 CPUs", "close them")]
+    monkeypatch.setattr("convbench.suites.noise.examine", lambda: findings)
+    text = command("doctor")
+    assert "  load: warning: other programs take 1.50 of 2 CPUs\n      close them\n" in text
+    assert "broken = no_such_module" in text
