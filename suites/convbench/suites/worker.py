@@ -19,6 +19,7 @@ from convbench.registry import ConvbenchError, Unsupported, UsageError
 from convbench.registry.discovery import describe
 from convbench.registry.memory import out_of_memory
 from convbench.suites.measuring import Send, time_combination, train_combination, verify_combination
+from convbench.suites.originals import originals
 from convbench.suites.preparation import Job
 from convbench.suites.surveying import availability, conform, survey
 
@@ -67,6 +68,8 @@ JOBS: Mapping[str, Callable[[Job, Send, int], dict[str, Any]]] = {
     "train": train_combination,
     "conform": conform,
 }
+
+originals()  # of a process that has loaded no plugin
 
 
 def _log_traceback() -> None:
