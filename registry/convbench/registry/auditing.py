@@ -128,7 +128,7 @@ def _compare(what: str, answer: Tensor, exact: Tensor, size: Tensor, terms: int,
     admissible = float(bound(exact, size, terms, answer.dtype, accuracy).max())
     worst = int(difference.argmax())
     if float(difference.flatten()[worst]) > admissible:
-        got, right = float(answer.flatten()[worst]), float(exact.flatten()[worst])
+        got, right = float(answer.flatten()[worst]) + 0.0, float(exact.flatten()[worst])  # no -0
         raise Misconduct(
             f"{what} is {got:.9g} where {right:.9g} is right, "
             f"{float(difference.flatten()[worst]) / admissible:.3g} times the largest admissible error"

@@ -297,7 +297,7 @@ def _compare(name: str, answer: Tensor, exact: Tensor, admissible: Tensor) -> fl
     ratio = excess(answer, exact, admissible)
     worst = int(ratio.argmax())
     if ratio.flatten()[worst] > 1:
-        got, wanted = float(answer.flatten()[worst]), float(exact.flatten()[worst])
+        got, wanted = float(answer.flatten()[worst]) + 0.0, float(exact.flatten()[worst])  # no -0
         raise _Mismatch(
             f"the {name} is {got:.9g} where {wanted:.9g} is right, {float(ratio.flatten()[worst]):.3g} times "
             f"the admissible error, at {_position(worst, exact.shape)}; {int((ratio > 1).sum())} of "

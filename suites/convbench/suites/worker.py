@@ -28,19 +28,21 @@ def work(job: Job, results: int, data: int) -> int:
     """Do one job. The last event has a `status`; any exception becomes one.
 
     Args:
-        job: `kind`, and what that kind of job needs; see the functions of JOBS.
+        job: `kind`, and what that kind of job needs, see the functions of JOBS; and the `token` by which
+            events are known to be ours.
         results: where events are written.
         data: the file the dataset is kept in.
 
     Returns:
         the process's exit code, 0 whenever the last event was written.
     """
-
     lock = threading.RLock()
+    token = job["token"]
+    job = {name: value for name, value in job.items() if name != "token"}
 
     def send(event: dict[str, Any]) -> None:
         # the first line end cuts off whatever a plugin has written here
-        line = b"\n" + json.dumps(event).encode() + b"\n"
+        line = b"\n" + json.dumps({**event, "token": token}).encode() + b"\n"
         with lock:
             while line:
                 line = line[os.write(results, line) :]
