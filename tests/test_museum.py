@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from convbench.results.store import RunStore
 from convbench.suites import run
 from convbench.suites.suite import Budget, RecipeOverrides, Suite, Timing
 
+ROOT = Path(__file__).parent.parent
 MUSEUM = Path(__file__).with_name("museum")
 CHEATS = sorted(path.stem for path in MUSEUM.glob("*.py") if path.stem not in ("__init__", "honest"))
 
@@ -111,3 +114,15 @@ def test_a_cheat_says_what_it_does(name: str) -> None:
     assert plugin.__doc__.endswith(".")
     (backend,) = plugin.convbench_backends()
     assert backend.name == registered(name)
+
+
+def test_the_page_of_cheats_is_fresh() -> None:
+    command = [sys.executable, ROOT / "scripts" / "make_cheats.py", "--check"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_what_is_linked_is_there() -> None:
+    page = ROOT / "docs" / "cheats.md"
+    for link in re.findall(r"\]\(([^)#]+?)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), link

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from convbench.registry import Backend, hookimpl
 
 CAUGHT_BY = "reference"
-SAYS = "the gradient of input is"
+SAYS = "it is 0.5 times what is right, throughout"
 
 
 def conv2d(*args, **kwargs):

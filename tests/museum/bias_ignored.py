@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from convbench.registry import Backend, hookimpl
 
 CAUGHT_BY = "reference"
-SAYS = "the output is"
+SAYS = "it is off by one number in each channel, as without its bias"
 
 
 def conv2d(input, weight, bias=None, *args, **kwargs):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from convbench.registry import Backend, hookimpl
 
 CAUGHT_BY = "reference"
-SAYS = "times the admissible error"
+SAYS = "as float16 and TF32 would be"
 
 
 def conv2d(input, weight, bias=None, *args, **kwargs):

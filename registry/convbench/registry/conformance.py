@@ -24,6 +24,7 @@ from convbench.registry.lasting import check_lasting
 from convbench.registry.memory import out_of_memory
 from convbench.registry.ops import OPS, Op
 from convbench.registry.records import Accuracy, Backend
+from convbench.registry.symptoms import symptom
 from convbench.registry.tampering import Misconduct, Originals
 from convbench.registry.tolerances import ELEMENTWISE, bound, excess, largest, root_mean_square
 
@@ -301,7 +302,7 @@ def _compare(name: str, answer: Tensor, exact: Tensor, admissible: Tensor) -> fl
         raise _Mismatch(
             f"the {name} is {got:.9g} where {wanted:.9g} is right, {float(ratio.flatten()[worst]):.3g} times "
             f"the admissible error, at {_position(worst, exact.shape)}; {int((ratio > 1).sum())} of "
-            f"{exact.numel()} elements are wrong"
+            f"{exact.numel()} elements are wrong{symptom(answer, exact, ratio > 1)}"
         )
     difference = (answer.double() - exact).abs().nan_to_num(nan=0.0, posinf=0.0).max()
     return float(difference / exact.abs().nan_to_num(posinf=0.0).max().clamp_min(1e-300))

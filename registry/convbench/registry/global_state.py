@@ -43,7 +43,10 @@ Setter = Callable[[Any], object]
 SETTINGS: Mapping[str, tuple[Callable[[], Any], Setter | None]] = {
     "the number of torch's threads": (torch.get_num_threads, torch.set_num_threads),
     "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "torch's default device": (torch.get_default_device, torch.set_default_device),
+    "torch's default device": (
+        torch.get_default_device,
+        lambda device: torch.set_default_device(None if device.type == "cpu" else device),  # None ends a mode
+    ),
     "whether denormal numbers are kept": (
         _denormals_are_kept,
         lambda kept: torch.set_flush_denormal(not kept),
