@@ -12,6 +12,7 @@ import pytest
 import misbehaving
 from convbench.registry import discover
 from convbench.registry.cli import main
+from convbench.suites import asking
 from convbench.suites.inspection import LISTINGS
 from convbench.suites.noise import Finding
 
@@ -22,13 +23,9 @@ List = Callable[..., Any]
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = misbehaving.install(tmp_path_factory.mktemp("inspection") / "site")
     plugins = site / "misbehaving_plugins.py"
-    harmless = (
-        plugins.read_text()
-        .replace("os._exit(5)", "1 / 0")
-        .replace("time.sleep(1000),\n    }", "None,\n    }")
-    )
+    patient = plugins.read_text()
     bad_suite = 'Path(__file__).with_name("bad.toml")'
-    plugins.write_text(f"{harmless}\n\n@hookimpl\ndef convbench_suites():\n    return [{bad_suite}]\n")
+    plugins.write_text(f"{patient}\n\n@hookimpl\ndef convbench_suites():\n    return [{bad_suite}]\n")
     (site / "bad.toml").write_text("name = 3\n")
     broken = site / "broken-2.0.dist-info"
     broken.mkdir()
@@ -38,7 +35,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def command(site: Path, capsys: pytest.CaptureFixture[str]) -> List:
+def command(site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> List:
+    monkeypatch.setattr(asking.ask_availability, "__defaults__", (3.0,))
+
     def run(*arguments: str) -> str:
         with misbehaving.on_path(site), pytest.raises(SystemExit) as end:
             main(arguments)
@@ -75,7 +74,10 @@ def test_one_kind_is_a_list(command: List) -> None:
     assert backends["right"]["state"] == "available"
     assert backends["absent"]["state"] == "unavailable: no such card"
     assert backends["never-asked"]["state"] == (
-        "unavailable: its check for availability failed: ZeroDivisionError: division by zero"
+        "unavailable: its check for availability failed: its process exited with code 5"
+    )
+    assert backends["never-answers"]["state"] == (
+        "unavailable: its check for availability failed: no answer within 3 s"
     )
 
 

@@ -13,7 +13,7 @@ import torch
 
 import misbehaving
 from convbench.results.schema import Row
-from convbench.suites import roofline, run
+from convbench.suites import devices, roofline, run
 from convbench.suites.census import Work
 from convbench.suites.host import Host
 from convbench.suites.roofline import Roof, measure_roof
@@ -47,7 +47,7 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.calls = 0.0, 0
         monkeypatch.setattr(time, "perf_counter", lambda: self.now)
-        monkeypatch.setattr(time, "perf_counter_ns", lambda: round(self.now * 1e9))
+        monkeypatch.setattr(devices, "_now_ns", lambda: round(self.now * 1e9))
 
     def runs(self, *kinds: tuple[float, float]) -> Iterator[tuple[float, Any]]:
         """Each with how much it does and how long that takes."""

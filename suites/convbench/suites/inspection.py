@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from convbench.registry import ConvbenchError, Registry, UnknownName, hookimpl
-from convbench.registry.discovery import Plugin, describe
+from convbench.registry.discovery import Plugin
+from convbench.suites.asking import ask_availability
 
 
 @hookimpl
@@ -68,11 +69,9 @@ def doctor(registry: Registry, data_dir: Path | None, as_json: bool) -> None:
 
 
 def _backends(registry: Registry) -> Iterable[dict[str, Any]]:
+    reasons = ask_availability(list(registry.backends))
     for name, backend in registry.backends.items():
-        try:
-            reason = backend.unavailable()
-        except Exception as error:  # noqa: BLE001 - a plugin's code: anything can come out of it
-            reason = f"its check for availability failed: {describe(error)}"
+        reason = reasons[name]
         yield {
             "name": name,
             "summary": backend.summary,
