@@ -13,6 +13,7 @@ from convbench.registry import Registry
 from convbench.results.schema import MEASURED, PHASES, Combination, Epoch, Kind, Row, Sample, Status
 from convbench.results.store import RunStore
 from convbench.suites.host import Ending
+from convbench.suites.retraction import retract, without_figures
 from convbench.suites.schedule import Task
 from convbench.suites.suite import Suite
 
@@ -139,12 +140,17 @@ class Recorder:
             **asdict(combination),
             **values,
         )
+        if status == "incorrect":
+            row = without_figures(row)
         self.store.append(row)
         if task.kind == "time":
             self._timed[combination].append(row)
         if task.kind == "verify":
             self._verified[combination] = row
         elif status == "incorrect":
+            if self.found_wrong(combination) is None:
+                reason = f"not measured, for its later {NOUNS[row.kind]} ended incorrect: {error}"
+                retract(self.store, reason, row)
             self._wrong.setdefault(combination, row)
         return row
 

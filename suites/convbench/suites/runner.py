@@ -227,6 +227,8 @@ def _run_task(
 
     def on_event(event: dict[str, Any]) -> None:
         try:
+            if event["event"] == "foreign":
+                raise ValueError("it does not carry the mark of ours")
             if event["event"] == "note":
                 watcher.note(event["text"])
             elif event["event"] == "epoch":
