@@ -77,7 +77,7 @@ def load(source: Path | str | pd.DataFrame) -> pd.DataFrame:
     path = results_file(path)
     if looks_like_json(path):
         return read_pytest_benchmark([path])
-    return read_table(path, {*COMBINATION, *CONDITIONS, *PROCESS, *VALUES}, compact=True)
+    return read_table(path, {*COMBINATION, *CONDITIONS, *PROCESS, *VALUES})
 
 
 def summed_up(frame: pd.DataFrame, name: str) -> dict[Combination, Measured]:
