@@ -23,6 +23,7 @@ class Task:
     round: int
     order: int
     key: str
+    side: str = ""  # of a run against another version
 
     @property
     def combination(self) -> Combination:
@@ -30,9 +31,10 @@ class Task:
 
     @property
     def label(self) -> str:
-        """For a person: `time 2/3 lenet/im2col/...`."""
+        """For a person: `time round 2 lenet/im2col/...`."""
         part = f" round {self.round + 1}" if self.kind == "time" else ""
-        return f"{self.kind}{part} {self.combination.label}"
+        side = f"{self.side}: " if self.side else ""
+        return f"{side}{self.kind}{part} {self.combination.label}"
 
 
 def schedule(
