@@ -1,4 +1,4 @@
-"""Every registered backend on the two convolutions of LeNet, and on a whole step of it; also an example of the fixtures.
+"""Every registered backend on the two convolutions of LeNet, and on a whole step of it.
 
 `make bench` prints a group for each, and `convbench compare` sets the JSON of two such runs against each other.
 """

@@ -83,6 +83,12 @@ def _many(name: str, help: str, numbers: bool = False) -> Callable[[F], F]:
 @click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Complete the run in DIR.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the dataset is.")
 @click.option(
+    "--pytest-json",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also write the step times as a JSON file of pytest-benchmark.",
+)
+@click.option(
     "--against",
     metavar="PACKAGE",
     help="Measure another version too, interleaved: `fast==1.0`, a directory, a wheel, or git+URL@REF.",
@@ -100,6 +106,7 @@ def run(
     out: Path | None,
     resume: Path | None,
     data_dir: Path | None,
+    pytest_json: Path | None,
     against: str | None,
     pip_options: str,
     dry_run: bool,
@@ -115,6 +122,8 @@ def run(
         raise UsageError("--out and --resume exclude each other: a resumed run stays in its directory")
     if resume is not None and against is not None:
         raise UsageError("--against and --resume exclude each other: two versions are measured in one go")
+    if pytest_json is not None and (no_time or against is not None):
+        raise UsageError(f"--pytest-json and {'--no-time' if no_time else '--against'} exclude each other")
     if pip_options and against is None:
         raise UsageError("--pip-options are for --against, which is not given")
     if suite is None and resume is None:
@@ -153,6 +162,10 @@ def run(
         registry=registry,
         watcher=watcher_for(),
     )
+    if pytest_json is not None:
+        from convbench.results.pytest_benchmark_export import write_pytest_benchmark
+
+        click.echo(f"pytest-benchmark: {write_pytest_benchmark(result.path, pytest_json)}", err=True)
     _print_table(result.path)
 
 
