@@ -122,7 +122,7 @@ def test_each_side_measured_its_own_version(rows: list[tuple[str, Row]]) -> None
         ("base", "1.0", "ok"),
         ("new", "2.0", "ok"),
     }
-    assert {row.run_id for _, row in rows} == {"both-base", "both-new"}
+    assert {row.run_id for _, row in rows} == {"both"}
     times = {side: [row.step_ms_median or 0 for other, row in rows if other == side and row.kind == "time"]
              for side in ("base", "new")}  # fmt: skip
     assert min(times["new"]) > 10 > 1 < min(times["base"])

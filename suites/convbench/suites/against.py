@@ -71,7 +71,7 @@ def run_against(
             running(
                 suite,
                 out=parent / side,
-                run_id=f"{parent.absolute().name}-{side}",
+                run_id=parent.absolute().name,  # of both: a round of one run has a process on either side
                 registry=registry,
                 watcher=OneSide(side, both),
                 other=base if side == "base" else None,
