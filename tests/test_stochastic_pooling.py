@@ -83,6 +83,13 @@ def test_tiny_activations_do_not_underflow_in_evaluation() -> None:
     assert stochastic_pool2d(window, 2, training=False).item() == pytest.approx(1e-30)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("dtype", "value"), [(torch.float32, 1e38), (torch.float16, 3e4)])
+def test_large_activations_do_not_overflow(dtype: torch.dtype, value: float, training: bool) -> None:
+    window = torch.full((1, 1, 4, 4), value, dtype=dtype)
+    assert stochastic_pool2d(window, 4, training=training).item() == pytest.approx(value, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("kernel_size", "stride", "padding"),
     [(2, None, 0), (3, 2, 1), ((2, 3), (2, 3), (0, 1)), (3, 1, 1), (1, 1, 0)],
@@ -107,8 +114,8 @@ def test_a_window_of_one_value_is_the_identity() -> None:
     assert torch.equal(stochastic_pool2d(images, 1), images)
 
 
-@pytest.mark.parametrize("value", [-0.1, math.nan])
-def test_activations_must_not_be_negative(value: float) -> None:
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
+def test_activations_must_be_finite_and_not_negative(value: float) -> None:
     images = activations(1, 1, 4, 4)
     images[0, 0, 1, 1] = value
     with pytest.raises(ValueError, match="put a ReLU before it"):

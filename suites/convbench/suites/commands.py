@@ -263,8 +263,10 @@ def _show_plan(planned: list[Any], suite: Any, no_train: bool, no_time: bool) ->
     kinds = ["verify"]
     timing = suite.timing
     upto = f" to {timing.max_rounds}" if (timing.max_rounds or 0) > timing.rounds else ""
-    kinds += [] if no_time else [f"time in {timing.rounds}{upto} rounds of {timing.steps} steps"]
-    kinds += [] if no_train else [f"train for at most {suite.budget.train_seconds:g} s"]
+    if "time" in suite.kinds and not no_time:
+        kinds.append(f"time in {timing.rounds}{upto} rounds of {timing.steps} steps")
+    if "train" in suite.kinds and not no_train:
+        kinds.append(f"train for at most {suite.budget.train_seconds:g} s")
     click.echo(f"{len(planned)} combinations; each: {', '.join(kinds)}", err=True)
 
 

@@ -27,6 +27,9 @@ def build(
     """(N, in_channels, image_size, image_size) -> (N, num_classes): `timm.create_model(name)`.
 
     `options` go to it too.
+
+    Raises:
+        ValueError: the model is an encoder without a classifier.
     """
     import timm
 
@@ -36,6 +39,8 @@ def build(
     model: nn.Module = timm.create_model(
         name, pretrained=False, num_classes=num_classes, in_chans=in_channels, **options
     )
+    if getattr(model, "num_classes", num_classes) != num_classes or not hasattr(model, "get_classifier"):
+        raise ValueError(f"timm's {name} is an encoder, which has no classifier")
     return model
 
 

@@ -14,7 +14,8 @@ complex numbers of memory.
 
 Accuracy: errors spread over the image in proportion to its norm (Higham, "Accuracy and Stability of Numerical
 Algorithms", 24.1), so a small output beside large ones has few right digits. Measured in float32 on random
-images: a root mean square error 0.9 to 2.6 times that of im2col, at most 3e-7 of the largest output.
+images: a root mean square error of 0.7 to 3 times im2col's, and at most 1e-6 of the largest output with up to
+512 channels.
 
 Not here: pooling, which is no product of spectra, and half precision, which torch transforms in on CUDA only.
 """
@@ -50,6 +51,8 @@ def conv2d(
     import torch.nn.functional as F
 
     window = conv2d_window(input, weight, bias, stride, padding, dilation, groups)
+    if not len(input):  # not every build of torch transforms an empty batch
+        return _of_nothing(input, weight, bias, window.output_size)
     images, kernels = F.pad(input, window.pad), spread(weight, window.dilation)
     size = (fast_length(images.shape[-2]), fast_length(images.shape[-1]))
     image_spectra = torch.fft.rfft2(images, size).unflatten(1, (groups, -1))
@@ -59,6 +62,12 @@ def conv2d(
     (height, width), (down, right) = window.output_size, window.stride
     output: Tensor = positions[..., : (height - 1) * down + 1 : down, : (width - 1) * right + 1 : right]
     return output.contiguous() if bias is None else output + bias[:, None, None]
+
+
+def _of_nothing(input: Tensor, weight: Tensor, bias: Tensor | None, size: tuple[int, int]) -> Tensor:
+    """The output of an empty batch, which is empty, with gradients of zero to whatever wants one."""
+    sources = input.sum() + weight.sum() + (0 if bias is None else bias.sum())
+    return (sources * 0).expand(len(input), len(weight), *size).contiguous()
 
 
 def spread(weight: Tensor, dilation: tuple[int, int]) -> Tensor:

@@ -53,7 +53,12 @@ def learn_kernel(
     Raises:
         UnknownName: no backend of that name is registered.
         Unsupported: the backend has no 1x2 kernels.
+        ValueError: a negative number of steps, or an initial kernel that has not two values.
     """
+    if steps < 0:
+        raise ValueError(f"steps must be 0 or more, not {steps}")
+    if initial is not None and len(initial) != len(EDGE_KERNEL):
+        raise ValueError(f"the initial kernel has {len(EDGE_KERNEL)} values, not {len(initial)}: {initial}")
     backend = discover().backend(backend) if isinstance(backend, str) else backend
     conv2d = backend.ops["conv2d"]
     image = edge_image()[None, None]

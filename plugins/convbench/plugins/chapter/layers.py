@@ -17,10 +17,14 @@ class Conv2D(nn.Module):
 
     `backend` is a record or the name of a registered one; its `conv2d` computes the layer, and raises
     `Unsupported` where it does not have such a kernel.
+
+    Raises:
+        ValueError: a kernel size below 1.
     """
 
     def __init__(self, kernel_size: IntPair, backend: Backend | str = "loops") -> None:
         super().__init__()
+        _at_least(1, kernel_size=pair(kernel_size, "kernel_size"))
         self.backend = discover().backend(backend) if isinstance(backend, str) else backend
         self.weight = nn.Parameter(torch.rand(pair(kernel_size, "kernel_size")))
         self.bias = nn.Parameter(torch.zeros(1))
@@ -42,6 +46,9 @@ class LocallyConnected2d(nn.Module):
     Attributes:
         weight: (H', W', O, C, kh, kw); `weight[i, j]` is what a convolution would have at every position.
         bias: (H', W', O), or None.
+
+    Raises:
+        ValueError: a kernel that is larger than the padded input, or a size, stride or padding out of range.
     """
 
     def __init__(
@@ -58,6 +65,8 @@ class LocallyConnected2d(nn.Module):
         self.input_size = pair(input_size, "input_size")
         self.stride, self.padding = pair(stride, "stride"), pair(padding, "padding")
         taps = pair(kernel_size, "kernel_size")
+        _at_least(1, kernel_size=taps, stride=self.stride, channels=(in_channels, out_channels))
+        _at_least(0, padding=self.padding)
         room = [
             size + 2 * pad - tap for size, pad, tap in zip(self.input_size, self.padding, taps, strict=True)
         ]
@@ -81,11 +90,11 @@ class LocallyConnected2d(nn.Module):
         """(N, C, H, W) -> (N, O, H', W').
 
         Raises:
-            ValueError: an image of another size than `input_size`.
+            ValueError: images of another size than `input_size`, or of other channels.
         """
-        if tuple(input.shape[2:]) != self.input_size:
-            raise ValueError(f"images must be {self.input_size}, not {tuple(input.shape[2:])}")
-        height, width, filters, _, kh, kw = self.weight.shape
+        height, width, filters, channels, kh, kw = self.weight.shape
+        if tuple(input.shape[1:]) != (channels, *self.input_size):
+            raise ValueError(f"images must be (N, {channels}, *{self.input_size}), not {tuple(input.shape)}")
         patches = F.unfold(input, (kh, kw), padding=self.padding, stride=self.stride)  # (N, C·kh·kw, H'·W')
         kernels = self.weight.flatten(3).flatten(0, 1)  # (H'·W', O, C·kh·kw)
         output = torch.einsum("nkp,pok->nop", patches, kernels).view(len(input), filters, height, width)
@@ -97,3 +106,9 @@ class LocallyConnected2d(nn.Module):
             f"{channels}, {filters}, input_size={self.input_size}, kernel_size={(kh, kw)}, "
             f"stride={self.stride}, padding={self.padding}, output_size={(height, width)}"
         )
+
+
+def _at_least(least: int, **sizes: tuple[int, int]) -> None:
+    for name, values in sizes.items():
+        if min(values) < least:
+            raise ValueError(f"{name} must be {least} or more, not {values}")

@@ -36,20 +36,24 @@ def stochastic_pool2d(
         generator: to draw with, on the input's device; torch's global one when None.
 
     Raises:
-        ValueError: a negative activation or NaN, or a window that does not fit.
+        ValueError: a negative or infinite activation or NaN, or a window that does not fit.
     """
     window = pool2d_window(input, kernel_size, stride, padding)
-    if not bool((input >= 0).all()):
-        raise ValueError("stochastic pooling needs activations of 0 or more; put a ReLU before it")
+    if not bool(((input >= 0) & (input < torch.inf)).all()):
+        raise ValueError("stochastic pooling needs finite activations of 0 or more; put a ReLU before it")
     images = F.pad(input, window.pad)
     windows = images.unfold(2, window.kernel_size[0], window.stride[0])
     values = windows.unfold(3, window.kernel_size[1], window.stride[1]).flatten(-2)  # (N, C, H', W', kh·kw)
-    if not training:
-        return (values * probabilities(values)).sum(dim=-1)
     with torch.no_grad():
-        drawn = draw(values, generator)
-        empty = (values == 0).all(dim=-1)
-    return values.gather(-1, drawn).squeeze(-1).masked_fill(empty, 0.0)
+        largest = values.amax(dim=-1, keepdim=True)
+        scale = torch.where(largest > 0, largest, torch.ones_like(largest))
+    shares = values / scale  # at most 1, whose sums cannot overflow
+    if not training:
+        weighted = (shares * probabilities(shares)).sum(dim=-1)
+        return weighted * scale.squeeze(-1)
+    with torch.no_grad():
+        drawn = draw(shares, generator)
+    return values.gather(-1, drawn).squeeze(-1).masked_fill(largest.squeeze(-1) == 0, 0.0)
 
 
 def probabilities(values: Tensor) -> Tensor:
