@@ -108,12 +108,9 @@ def draw_roofline(figure: Roofline) -> Drawing:
     reach = [each for roof in figure.roofs for each in (roof.ridge / 3, roof.ridge * 3)]
     x = fitted([*intensities, *reach], LEFT, RIGHT, log=True)
     speeds = [spot.gflops_per_second for spot in figure.spots]
-    y = fitted(
-        [*speeds, min(speeds) / 2, *(roof.gflops_per_second * 1.2 for roof in figure.roofs)],
-        BOTTOM,
-        TOP,
-        log=True,
-    )
+    tops = [roof.gflops_per_second * 1.2 for roof in figure.roofs]
+    room = (max(*speeds, *tops) / min(speeds)) ** 0.1  # at the bottom, for the names of the networks
+    y = fitted([min(speeds) / room, *speeds, *tops], BOTTOM, TOP, log=True)
     parts = axes(x, y, figure.x.label, figure.y.label)
     boxes: list[Box] = []
     for roof in figure.roofs:
