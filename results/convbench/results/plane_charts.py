@@ -38,7 +38,13 @@ def draw_curves(figure: Curves) -> Drawing:
     beside = figure.named_at_ends and not figure.labelled
     room = LETTER * min(max(map(len, names)), LONGEST) + 20 if beside else 0
     points = [point for curve in figure.curves for point in curve.points]
-    x = fitted((each[0] for each in points), LEFT, RIGHT - room, log=figure.x.log, zero=not figure.x.log)
+    x = fitted(
+        (each[0] for each in points),
+        LEFT,
+        RIGHT - room,
+        log=figure.x.log,
+        zero=figure.x.zero and not figure.x.log,
+    )
     y = fitted((each[1] for each in points), BOTTOM, TOP, log=False)
     parts = axes(x, y, figure.x.label, figure.y.label)
     for curve in figure.curves:
