@@ -40,7 +40,7 @@ ENDINGS = {
     "raises-in-steps": "ok error error",
     "segfaults-in-steps": "ok crashed crashed",
     "quits-in-evaluation": "ok ok crashed",
-    "nan-in-steps": "ok ok diverged",
+    "nan-in-steps": "ok incorrect incorrect",
     "drifts": "ok incorrect incorrect",
 }
 WORDS = {

@@ -165,7 +165,8 @@ def test_a_right_one_passes() -> None:
 
 def test_chance_shows_unless_it_is_declared() -> None:
     def jittered(*args: Any, **kwargs: Any) -> Tensor:
-        return F.conv2d(*args, **kwargs) * (1 + 1e-7 * torch.rand(()))
+        output = F.conv2d(*args, **kwargs)
+        return output * (1 + 1e-7 * torch.rand(output.shape))
 
     assert outcome(jittered).message == "output differs between two runs on the same data"
     assert outcome(jittered, deterministic=False).state == "passed"

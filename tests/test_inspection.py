@@ -12,7 +12,9 @@ import pytest
 import misbehaving
 from convbench.registry import discover
 from convbench.registry.cli import main
+from convbench.suites import asking
 from convbench.suites.inspection import LISTINGS
+from convbench.suites.noise import Finding
 
 List = Callable[..., Any]
 
@@ -21,13 +23,9 @@ List = Callable[..., Any]
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = misbehaving.install(tmp_path_factory.mktemp("inspection") / "site")
     plugins = site / "misbehaving_plugins.py"
-    harmless = (
-        plugins.read_text()
-        .replace("os._exit(5)", "1 / 0")
-        .replace("time.sleep(1000),\n    }", "None,\n    }")
-    )
+    patient = plugins.read_text()
     bad_suite = 'Path(__file__).with_name("bad.toml")'
-    plugins.write_text(f"{harmless}\n\n@hookimpl\ndef convbench_suites():\n    return [{bad_suite}]\n")
+    plugins.write_text(f"{patient}\n\n@hookimpl\ndef convbench_suites():\n    return [{bad_suite}]\n")
     (site / "bad.toml").write_text("name = 3\n")
     broken = site / "broken-2.0.dist-info"
     broken.mkdir()
@@ -37,7 +35,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def command(site: Path, capsys: pytest.CaptureFixture[str]) -> List:
+def command(site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> List:
+    monkeypatch.setattr(asking.ask_availability, "__defaults__", (3.0,))
+
     def run(*arguments: str) -> str:
         with misbehaving.on_path(site), pytest.raises(SystemExit) as end:
             main(arguments)
@@ -74,7 +74,10 @@ def test_one_kind_is_a_list(command: List) -> None:
     assert backends["right"]["state"] == "available"
     assert backends["absent"]["state"] == "unavailable: no such card"
     assert backends["never-asked"]["state"] == (
-        "unavailable: its check for availability failed: ZeroDivisionError: division by zero"
+        "unavailable: its check for availability failed: its process exited with code 5"
+    )
+    assert backends["never-answers"]["state"] == (
+        "unavailable: its check for availability failed: no answer within 3 s"
     )
 
 
@@ -102,13 +105,37 @@ def test_an_unknown_kind_is_refused(site: Path) -> None:
     assert done.stdout == ""
 
 
-def test_the_doctor_reports_plugins_devices_data_and_noise(
-    command: List, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_doctor_reports_plugins_devices_data_and_noise(command: List, site: Path) -> None:
     report = json.loads(command("doctor", "--json"))
     assert {"plugins", "devices", "data", "noise"} <= set(report)
-    assert by_name(report["plugins"])["broken"]["state"].startswith("broken: ")
+    plugins = by_name(report["plugins"])
+    assert plugins["broken"]["state"].startswith("broken: ")
+    assert (plugins["broken"]["entry_point"], plugins["broken"]["file"]) == (
+        "broken = no_such_module",
+        "not found",
+    )
+    assert plugins["misbehaving"] == {
+        "name": "misbehaving",
+        "distribution": "misbehaving",
+        "version": "1.0",
+        "entry_point": "misbehaving = misbehaving_plugins",
+        "file": str(site / "misbehaving_plugins.py"),
+        "state": "loaded",
+    }
+    assert plugins["convbench.plugins.backends.im2col"]["entry_point"] == "built in"
     assert report["devices"][0]["name"] == "cpu"
     assert report["data"][0]["name"].startswith("fashion-mnist")
     assert report["data"][0]["train_images"] >= 10_000
-    assert report["noise"][0]["spread_p10_p90"].endswith("%")
+    noise = {finding["check"]: finding for finding in report["noise"]}
+    checks = {"probe", "load", "hypervisor", "throttling", "frequency", "cores", "power", "clock"}
+    assert checks <= set(noise)
+    assert {finding["state"] for finding in noise.values()} <= {"ok", "warning", "unknown"}
+    assert all(finding["found"] and finding["advice"] for finding in noise.values())
+
+
+def test_the_doctor_speaks_to_a_person(command: List, monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = [Finding("load", "warning", "other programs take 1.50 of 2 CPUs", "close them")]
+    monkeypatch.setattr("convbench.suites.noise.examine", lambda: findings)
+    text = command("doctor")
+    assert "  load: warning: other programs take 1.50 of 2 CPUs\n      close them\n" in text
+    assert "broken = no_such_module" in text

@@ -25,8 +25,8 @@ class Machine:
         for name, path in (("STAT", "stat"), ("OWN_GROUP", "group"), ("GROUPS", "groups"), ("CPUS", "cpus")):
             monkeypatch.setattr(load, name, root / path)
         monkeypatch.setattr(load, "allowed_cpus", lambda: [0, 1])
-        monkeypatch.setattr(load.time, "perf_counter", lambda: self.wall)  # type: ignore[attr-defined]
-        monkeypatch.setattr(load.time, "process_time", lambda: self.own)  # type: ignore[attr-defined]
+        monkeypatch.setattr(load, "_wall", lambda: self.wall)
+        monkeypatch.setattr(load, "_own", lambda: self.own)
         self.write("stat", self.stat((100, 0), (100, 0), (0, 0)))
 
     def write(self, path: str, text: str) -> None:

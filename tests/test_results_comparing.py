@@ -138,6 +138,29 @@ def test_one_process_a_side_is_said_to_rest_on_an_assumption(against: Any) -> No
     assert "one process on a side" in pair.note
 
 
+def test_rounds_of_one_run_are_set_against_each_other(against: Any) -> None:
+    """A machine that gets slower and slower: both sides lie apart by 4 %, and each by far more within itself."""
+    drift = [10.0 * 1.3**number for number in range(6)]
+    new = [
+        time * factor for time, factor in zip(drift, (1.04, 1.041, 1.039, 1.04, 1.041, 1.039), strict=True)
+    ]
+    pair = against(timed(drift), timed(new)).times[0]
+    assert (pair.verdict, pair.paired) == ("slower", True)
+    assert pair.ratio == pytest.approx(1.04, rel=1e-3)
+    assert pair.ratio == pytest.approx(pair.new_ms / pair.base_ms)
+    shuffled = against(timed(drift), reversed(timed(new))).times[0]
+    assert (shuffled.ratio, shuffled.low) == pytest.approx((pair.ratio, pair.low))
+
+
+@pytest.mark.parametrize(
+    ("rounds", "changed"), [(5, {}), (6, {"run_id": "another"})], ids=["too few", "of two runs"]
+)
+def test_others_are_not(against: Any, rounds: int, changed: dict[str, Any]) -> None:
+    drift = [10.0 * 1.3**number for number in range(rounds)]
+    pair = against(timed(drift), timed([1.04 * time for time in drift], **changed)).times[0]
+    assert (pair.verdict, pair.paired) == ("unclear", False)
+
+
 def test_budgeted_rows_are_compared(against: Any) -> None:
     assert against(timed(BASE, status="budget"), timed(SLOWER, status="budget")).times[0].verdict == "slower"
 

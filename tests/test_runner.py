@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from convbench.results.schema import FILES, columns
 from convbench.results.store import RunStore
 from convbench.suites import Suite, load_suite, run
 from convbench.suites.runner import RunResult, preview
+from convbench.suites.schedule import Task
 from convbench.suites.suite import Budget, RecipeOverrides, Timing
+from convbench.suites.watching import Silent
 
 SUITE = Suite(
     name="small",
@@ -100,6 +102,76 @@ def test_a_time_row_is_made_of_its_samples(result: RunResult) -> None:
         assert row.step_flops_per_image is not None
         rate = row.images_per_second or 0
         assert row.gflops_per_second == pytest.approx(rate * row.step_flops_per_image / 1e9)
+
+
+def test_the_environment_has_the_peaks_that_fractions_are_of(result: RunResult) -> None:
+    peaks = json.loads((result.path / "environment.json").read_text())["peaks"]
+    assert list(peaks) == ["cpu"]
+    assert list(peaks["cpu"]) == ["float32"]
+    for row in (row for row in result.rows if row.kind in ("time", "train")):
+        assert row.roofline_fraction is not None
+        assert row.roofline_fraction > 0
+
+
+def test_rows_say_what_else_the_machine_did(result: RunResult) -> None:
+    for row in result.rows:
+        assert (row.context_switches is not None) == (row.kind != "verify")
+        assert set((row.flags or "").split()) <= {"busy", "throttled", "drifting"}
+        if row.kind == "time":
+            assert row.compile_seconds is not None
+            assert row.setup_seconds is not None
+            assert 0 <= row.compile_seconds <= row.setup_seconds
+
+
+class Told(Silent):
+    """Keeps what a run tells."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self.started: list[tuple[str, int, bool]] = []
+
+    def begin(self, tasks: Sequence[Task], kept: int) -> None:
+        self.begun = [len(tasks), kept]
+
+    def start(self, task: Task) -> None:
+        self.started.append((task.kind, task.round, task.optional))
+
+
+@pytest.mark.parametrize(("precision", "rounds"), [(1e-9, 4), (1e9, 2)])
+def test_rounds_go_on_until_the_interval_is_tight(
+    site: Path, tmp_path: Path, precision: float, rounds: int
+) -> None:
+    timing = {"timing.rounds": 2, "timing.max_rounds": 4, "timing.precision": precision}
+    suite = misbehaving.suite("right", "raises").override(timing)
+    told = Told()
+    first = run(suite, out=tmp_path / "run", train=False, watcher=told)
+    timed = {
+        name: [row for row in first.rows if (row.backend, row.kind) == (name, "time")]
+        for name in suite.backends
+    }
+    assert [row.round for row in timed["right"]] == list(range(rounds))
+    assert [row.status for row in timed["raises"]] == ["error"] * 2  # what failed is not tried more often
+    assert [row.order for row in first.rows] == sorted(row.order or 0 for row in first.rows)
+    assert told.begun == [6, 0]
+    assert [optional for *_, optional in told.started].count(True) == rounds - 2
+
+    again = Told()
+    resumed = run(suite, resume=tmp_path / "run", train=False, watcher=again)
+    kept = [row for row in resumed.rows if (row.backend, row.kind) == ("right", "time")]
+    assert kept == timed["right"]
+    assert again.begun == [6, 3]
+
+
+def test_more_rounds_can_be_added_to_a_run(site: Path, tmp_path: Path) -> None:
+    first = run(misbehaving.suite("right", rounds=1), out=tmp_path / "run", train=False)
+    more = run(misbehaving.suite("right", rounds=3), resume=tmp_path / "run", train=False)
+    assert more.rows[:2] == first.rows
+    assert [(row.kind, row.round) for row in more.rows] == [
+        ("verify", 0),
+        ("time", 0),
+        ("time", 1),
+        ("time", 2),
+    ]
 
 
 def test_a_train_row_is_the_end_of_its_curve(result: RunResult) -> None:

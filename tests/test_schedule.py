@@ -10,7 +10,7 @@ import pytest
 from convbench.registry import Recipe
 from convbench.results.schema import Combination
 from convbench.suites.plan import Planned
-from convbench.suites.schedule import Task, left_alone, schedule, still_valid
+from convbench.suites.schedule import Task, enough, left_alone, schedule, still_valid
 from convbench.suites.suite import Budget, Suite, Timing
 from result_rows import row
 
@@ -67,6 +67,8 @@ def test_kinds_can_be_left_out() -> None:
         ({"version": "2"}, {"verify", "time", "train"}),
         ({"suite": replace(SUITE, timing=Timing(rounds=4, threads=2))}, {"verify", "time", "train"}),
         ({"suite": replace(SUITE, timing=Timing(rounds=4, threads=1, steps=9))}, {"time"}),
+        ({"suite": replace(SUITE, timing=Timing(rounds=4, threads=1, precision=0.5))}, {"time"}),
+        ({"suite": replace(SUITE, timing=Timing(rounds=4, threads=1, max_rounds=4))}, set()),
         ({"suite": replace(SUITE, budget=Budget(train_seconds=1.0))}, {"train"}),
         ({"planned": [replace(PLANNED[0], recipe=Recipe(lr=0.2))]}, {"verify", "time", "train"}),
         ({"suite": replace(SUITE, description="reworded")}, set()),
@@ -79,6 +81,24 @@ def test_a_key_changes_with_what_the_result_depends_on(change: dict[str, Any], k
     assert {
         task.kind for task, slot in zip(changed, slots(changed), strict=True) if task.key != before[slot]
     } == kinds
+
+
+def test_rounds_beyond_the_least_number_are_optional_and_come_before_the_trainings() -> None:
+    more = tasks(suite=replace(SUITE, timing=Timing(rounds=2, max_rounds=4, threads=1)))
+    assert slots(more) == slots(tasks())  # as if four were asked for, in the same orders
+    assert {task.round for task in more if task.optional} == {2, 3}
+    assert {task.kind for task in more if task.optional} == {"time"}
+    assert not any(task.optional for task in tasks())
+
+
+def test_rounds_are_enough_when_their_interval_is_tight_or_one_has_failed() -> None:
+    tight = [row(round=number, step_ms_median=10 + 0.01 * number) for number in range(3)]
+    wide = [row(round=number, step_ms_median=10 + number) for number in range(3)]
+    assert enough(tight, 0.05)
+    assert not enough(wide, 0.05)
+    assert not enough(tight[:1], 0.05)  # one process has no interval
+    assert not enough([], 0.05)
+    assert enough([*wide, row(round=3, status="crashed")], 0.05)
 
 
 def rows_of(of: list[Task], **values: Any) -> list[Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convbench.results.schema import PHASES
+from convbench.suites import devices, stepping
 from convbench.suites.batches import Resident
 from convbench.suites.stepping import Steps, time_steps
 
@@ -103,8 +104,8 @@ class Stopwatch:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
         self.now, self.reads, self.seconds = 0.0, 0, iter(seconds)
-        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
-        monkeypatch.setattr(time, "perf_counter_ns", self.read)
+        monkeypatch.setattr(stepping, "_now", lambda: self.now)
+        monkeypatch.setattr(devices, "_now_ns", self.read)
 
     def read(self) -> int:
         self.reads += 1
@@ -147,7 +148,7 @@ def test_what_is_done_between_steps_is_in_no_step(monkeypatch: pytest.MonkeyPatc
         stopwatch.now += 100.0
         return stopwatch.now
 
-    monkeypatch.setattr(time, "perf_counter", slow_look_at_the_clock)
+    monkeypatch.setattr(stepping, "_now", slow_look_at_the_clock)
     assert timed(Model(stopwatch), max_seconds=1e9).step_ms == [1000.0] * 5
 
 

@@ -96,6 +96,11 @@ def model_cases(model: nn.Module, *inputs: Tensor) -> list[Case]:
     return list(recorder.cases)
 
 
+def case_of(op: str, arguments: Mapping[str, Any]) -> Case:
+    """The case that a call of an op stands for, from all its arguments by name."""
+    return _case(op, arguments)
+
+
 class _Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()

@@ -19,12 +19,17 @@ from torch import Tensor
 from convbench.registry.cases import Case, conformance_cases, refused_calls
 from convbench.registry.discovery import describe, discover
 from convbench.registry.errors import Unsupported
+from convbench.registry.global_state import left_as_found
+from convbench.registry.lasting import check_lasting
 from convbench.registry.memory import out_of_memory
 from convbench.registry.ops import OPS, Op
 from convbench.registry.records import Accuracy, Backend
+from convbench.registry.symptoms import symptom
+from convbench.registry.tampering import Misconduct, Originals
 from convbench.registry.tolerances import ELEMENTWISE, bound, excess, largest, root_mean_square
 
 State = Literal["passed", "failed", "crashed", "unsupported"]
+ORIGINALS = Originals()
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,9 @@ def verify(
     if isinstance(backend, str):
         backend = discover().backend(backend)
     outcomes = []
+    tampering = tampered(backend)
+    if tampering is not None:
+        return Report(backend.name, (tampering,))
     for dtype in backend.dtypes if dtypes is None else dtypes:
         for name, op in OPS.items():
             if name not in backend.ops:
@@ -109,6 +117,8 @@ def verify(
                 outcomes.append(check(backend, op, case, dtype, device, seed))
             if cases is None:
                 outcomes += [check_refusal(backend, op, case, dtype, device) for case in refused_calls(name)]
+    tampering = tampered(backend)
+    outcomes += [tampering] if tampering is not None else []
     return Report(backend.name, tuple(outcomes), backend.accuracy)
 
 
@@ -122,6 +132,8 @@ def check(backend: Backend, op: Op, case: Case, dtype: str, device: str, seed: i
         return Outcome(op.name, str(case), dtype, device, state, message, error)
 
     try:
+        with left_as_found():
+            check_lasting(op, implementation, case, kind, place, seed + 2)
         with _poisoned_memory():
             first, error_first = _run(op, implementation, case, kind, place, seed, accuracy)
         _, error_second = _run(op, implementation, case, kind, place, seed + 1, accuracy)
@@ -132,11 +144,22 @@ def check(backend: Backend, op: Op, case: Case, dtype: str, device: str, seed: i
                     return outcome("failed", f"{name} differs between two runs on the same data")
     except Unsupported as refusal:
         return outcome("unsupported", str(refusal))
-    except _Mismatch as mismatch:
+    except (_Mismatch, Misconduct) as mismatch:
         return outcome("failed", str(mismatch))
     except Exception as error:  # noqa: BLE001 - a backend's code: anything can come out of it
         return replace(outcome("crashed", describe(error)), memory=out_of_memory(error))
     return outcome("passed", error=max(error_first, error_second))
+
+
+def tampered(backend: Backend) -> Outcome | None:
+    """Load the backend; a failure where loading or calling it has changed what it is judged by."""
+    try:
+        with left_as_found():
+            dict(backend.ops)
+        ORIGINALS.check()
+    except Misconduct as misconduct:
+        return Outcome("", "", "", "", "failed", str(misconduct))
+    return None
 
 
 def check_refusal(backend: Backend, op: Op, case: Case, dtype: str, device: str) -> Outcome:
@@ -275,11 +298,11 @@ def _compare(name: str, answer: Tensor, exact: Tensor, admissible: Tensor) -> fl
     ratio = excess(answer, exact, admissible)
     worst = int(ratio.argmax())
     if ratio.flatten()[worst] > 1:
-        got, wanted = float(answer.flatten()[worst]), float(exact.flatten()[worst])
+        got, wanted = float(answer.flatten()[worst]) + 0.0, float(exact.flatten()[worst])  # no -0
         raise _Mismatch(
             f"the {name} is {got:.9g} where {wanted:.9g} is right, {float(ratio.flatten()[worst]):.3g} times "
             f"the admissible error, at {_position(worst, exact.shape)}; {int((ratio > 1).sum())} of "
-            f"{exact.numel()} elements are wrong"
+            f"{exact.numel()} elements are wrong{symptom(answer, exact, ratio > 1)}"
         )
     difference = (answer.double() - exact).abs().nan_to_num(nan=0.0, posinf=0.0).max()
     return float(difference / exact.abs().nan_to_num(posinf=0.0).max().clamp_min(1e-300))

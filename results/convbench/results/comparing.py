@@ -17,6 +17,7 @@ from convbench.results.verdicts import (
     FLOOR_POINTS,
     MIN_EFFECT,
     MIN_POINTS,
+    PAIRED_FROM,
     Difference,
     Judged,
     Verdict,
@@ -25,6 +26,7 @@ from convbench.results.verdicts import (
     effect,
     judge,
     log_difference,
+    paired_log_difference,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +42,8 @@ class TimePair:
     """The step time of one combination on both sides, geometric means over processes.
 
     `ratio` is new over base, above one is slower; `detectable` is the smallest ratio that processes so many
-    and so spread could have shown; `note` says what makes the pair less than sound.
+    and so spread could have shown; `note` says what makes the pair less than sound; `paired` where each
+    process was set against its counterpart of the same round of the same run.
     """
 
     combination: Combination
@@ -56,6 +59,7 @@ class TimePair:
     base_processes: int
     new_processes: int
     note: str = ""
+    paired: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,11 @@ def labels(sources: Sequence[Source]) -> list[str]:
 def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair, ...]:
     """Judge the step times of all pairs together."""
     timed = [each for each in matches if each.base.step_ms and each.new.step_ms]
-    gaps = [log_difference(each.base.step_ms, each.new.step_ms) for each in timed]
+    paired = [counterparts(each) for each in timed]
+    gaps = [
+        paired_log_difference(*pairs) if pairs else log_difference(each.base.step_ms, each.new.step_ms)
+        for each, pairs in zip(timed, paired, strict=True)
+    ]
     words: dict[str, Verdict] = {"more": "slower", "less": "faster", "same": "same", "unclear": "unclear"}
     return tuple(
         TimePair(
@@ -200,9 +208,22 @@ def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair
             base_processes=len(each.base.step_ms),
             new_processes=len(each.new.step_ms),
             note=joined(each.note, "one process on a side: its spread is assumed" * gap.assumed),
+            paired=pairs is not None,
         )
-        for each, gap, judged in zip(timed, gaps, judge(gaps, math.log1p(min_effect)), strict=True)
+        for each, gap, pairs, judged in zip(
+            timed, gaps, paired, judge(gaps, math.log1p(min_effect)), strict=True
+        )
     )
+
+
+def counterparts(each: Match) -> tuple[list[float], list[float]] | None:
+    """The step times of both sides, round by round of one run; None where they are not of one run, or few."""
+    count = len(each.base.processes)
+    if count < PAIRED_FROM or sorted(each.base.processes) != sorted(each.new.processes):
+        return None
+    base = dict(zip(each.base.processes, each.base.step_ms, strict=True))
+    new = dict(zip(each.new.processes, each.new.step_ms, strict=True))
+    return [base[process] for process in base], [new[process] for process in base]
 
 
 def compare_accuracies(matches: Sequence[Match]) -> tuple[AccuracyPair, ...]:

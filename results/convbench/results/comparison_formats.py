@@ -143,11 +143,11 @@ def as_markdown(comparison: Comparison) -> str:
 def as_table(comparison: Comparison) -> str:
     """Plain tables for a terminal, as wide as they need to be."""
     parts = []
-    for title, *texts in sections(comparison):
-        headings, *rows = [[flatten(cell) for cell in row] for row in (texts[0], *texts[1])]
-        widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-        parts.append(title)
-        for row in (headings, ["-" * width for width in widths], *rows):
+    for title, headings, rows in sections(comparison):
+        first, *others = [[flatten(cell) for cell in row] for row in (headings, *rows)]
+        widths = [max(map(len, column)) for column in zip(first, *others, strict=True)]
+        parts.append(flatten(title))
+        for row in (first, ["-" * width for width in widths], *others):
             parts.append(
                 "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             )

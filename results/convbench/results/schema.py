@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 Kind = Literal["verify", "time", "train"]
@@ -71,7 +72,7 @@ COMBINATION = {f.name: f.metadata for f in fields(Combination)}
 class Combined:
     """A record that carries a combination's fields among its own."""
 
-    @property
+    @cached_property
     def combination(self) -> Combination:
         """The combination this record belongs to."""
         return Combination(**{name: getattr(self, name) for name in COMBINATION})

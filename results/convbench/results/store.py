@@ -168,8 +168,9 @@ class RunStore:
 
     def _drop_orphans(self) -> None:
         rows = self.rows()
-        timed = {(*begin(row), str(row.round)) for row in rows if row.kind == "time"}
-        trained = {begin(row) for row in rows if row.kind == "train"}
+        right = [row for row in rows if row.status != "incorrect"]
+        timed = {(*begin(row), str(row.round)) for row in right if row.kind == "time"}
+        trained = {begin(row) for row in right if row.kind == "train"}
         keep_only(self.path / "samples.csv", timed)
         keep_only(self.path / "curves.csv", trained)
 

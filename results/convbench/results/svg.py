@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from convbench.results.scales import Scale
 
@@ -26,15 +26,12 @@ MARKS = (  # two colours that some eyes confuse never share a mark: circle, squa
 
 def element(tag: str, *content: str, **attributes: str | float) -> Markup:
     """An SVG element; an underscore in an attribute's name stands for a hyphen."""
-    written = Markup("").join(
-        Markup(' {}="{}"').format(
-            Markup(name.rstrip("_").replace("_", "-")),
-            f"{value:.4g}" if isinstance(value, (int, float)) else value,
-        )
+    written = [
+        f' {name.rstrip("_").replace("_", "-")}="'
+        f'{format(value, ".4g") if isinstance(value, (int, float)) else escape(value)}"'
         for name, value in attributes.items()
-    )
-    inside = Markup("").join(content)
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(tag), written, inside)
+    ]
+    return Markup(f"<{tag}{''.join(written)}>{''.join(map(escape, content))}</{tag}>")
 
 
 def text(

@@ -19,6 +19,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
+LONGEST_FILE = 2**30  # bytes a worker may write into one file: the log is one
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # Linux, <sys/prctl.h>
 
 
@@ -166,6 +167,8 @@ def _become_worker(job: dict[str, Any], handed_over: list[int], inherited: list[
             # private writable memory; address space would count CUDA's reservations and mapped libraries
             resource.setrlimit(resource.RLIMIT_DATA, (limit * 10**6, limit * 10**6))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if job["kind"] != "survey":  # which writes the dataset
+            resource.setrlimit(resource.RLIMIT_FSIZE, (LONGEST_FILE, LONGEST_FILE))
         from convbench.suites.worker import work
 
         code = work(job, results, data)

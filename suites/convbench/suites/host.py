@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import selectors
 import socket
 import subprocess
@@ -17,8 +18,10 @@ from types import TracebackType
 from typing import Any
 
 from convbench.registry import ConvbenchError
+from convbench.suites.versions import python_environment
 
 Event = dict[str, Any]
+LONGEST_LOG = 1024 * 1024  # bytes of what one worker printed that are kept
 LONGEST_LINE = 64 * 1024 * 1024  # bytes a worker may send without a line end
 # what OpenMP, numpy's BLAS and numba read when they are loaded
 THREAD_VARIABLES = (
@@ -53,19 +56,20 @@ class Host:
     Use it as a context manager: leaving it kills every process that is left.
     """
 
-    def __init__(self, log: Path, threads: int | None = None) -> None:
+    def __init__(self, log: Path, threads: int | None = None, first: Path | None = None) -> None:
         """Start the fork server.
 
         Args:
             log: the file that what workers print is appended to.
             threads: how many threads libraries other than torch may start in a worker; torch's own number is
                 part of a job.
+            first: a directory in which workers look for packages before all others.
 
         Raises:
             ConvbenchError: it does not start; the log has the reason.
         """
         self._log = log.open("ab", buffering=0)
-        self._threads = threads
+        self._threads, self._first = threads, first
         # unlinked: it goes with its last user, even after kill -9
         self.data = TemporaryFile()  # noqa: SIM115 - closed with the host
         self._readable = _read_only(self.data.fileno())
@@ -89,14 +93,17 @@ class Host:
         Args:
             job: what `convbench.suites.worker.work` takes.
             timeout: seconds until the worker is killed.
-            on_event: called with every event the worker sends.
+            on_event: called with every event the worker sends; with one that says `foreign` for whatever else
+                comes through the same pipe, for a plugin may write to any descriptor.
             may_write_data: whether the worker can write the data file that all workers read.
 
         Raises:
             ConvbenchError: no worker can be started.
         """
         self._jobs += 1
-        message = json.dumps({"number": self._jobs, "job": dict(job)}).encode() + b"\n"
+        token = secrets.token_hex(16)  # whoever does not know it is not the worker's own code
+        message = json.dumps({"number": self._jobs, "job": {**job, "token": token}}).encode() + b"\n"
+        printed = os.fstat(self._log.fileno()).st_size
         read, write = os.pipe()
         try:
             data = self.data.fileno() if may_write_data else self._readable
@@ -107,9 +114,10 @@ class Host:
         finally:
             os.close(write)
         try:
-            return self._follow(read, time.monotonic() + timeout, on_event)
+            return self._follow(read, time.monotonic() + timeout, _only(token, on_event))
         finally:
             os.close(read)
+            self._shorten_log(printed)
 
     def close(self) -> None:
         """Kill what is left and release everything."""
@@ -140,8 +148,7 @@ class Host:
 
     def _start(self) -> None:
         self._control, other = socket.socketpair()
-        # workers find the same packages as this process, whatever was added to its path
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
+        environment = python_environment(self._first)
         if self._threads is not None:
             environment |= dict.fromkeys(THREAD_VARIABLES, str(self._threads))
             environment.setdefault("OMP_PROC_BIND", "true")  # a thread that wanders between cores is slower
@@ -215,6 +222,19 @@ class Host:
         finally:
             selector.close()
 
+    def _shorten_log(self, start: int) -> None:
+        """Keep the beginning and the end of what the last worker printed, where it was very much."""
+        end = os.fstat(self._log.fileno()).st_size
+        dropped = end - start - LONGEST_LOG
+        if dropped <= 0:
+            return
+        with open(self._log.name, "r+b") as file:
+            file.seek(end - LONGEST_LOG // 2)
+            last = file.read()
+            file.seek(start + LONGEST_LOG // 2)
+            file.write(b"\n[%d bytes were dropped here]\n" % dropped + last)
+            file.truncate()
+
     def _drain(self, events: _Lines, on_event: Callable[[Event], None]) -> None:
         """Read what is still in the pipe; a grandchild may hold its other end open, so do not wait."""
         os.set_blocking(events.descriptor, False)
@@ -275,6 +295,18 @@ class _Lines:
             if not self.read():
                 return False
         return True
+
+
+def _only(token: str, on_event: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Pass on what carries the token; say of everything else only that it came."""
+
+    def receive(event: Event) -> None:
+        if event.pop("token", None) == token:
+            on_event(event)
+        else:
+            on_event({"event": "foreign"})
+
+    return receive
 
 
 def _read_only(descriptor: int) -> int:

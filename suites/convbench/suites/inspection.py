@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import statistics
-import time
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,9 +12,8 @@ from typing import Any
 import click
 
 from convbench.registry import ConvbenchError, Registry, UnknownName, hookimpl
-from convbench.registry.discovery import describe
-
-PROBES = 40
+from convbench.registry.discovery import Plugin
+from convbench.suites.asking import ask_availability
 
 
 @hookimpl
@@ -50,25 +48,30 @@ def list_(registry: Registry, kind: str | None, as_json: bool) -> None:
 @click.pass_obj
 def doctor(registry: Registry, data_dir: Path | None, as_json: bool) -> None:
     """Check plugins, devices, data, and how steady this machine is."""
+    from convbench.suites.noise import examine
+
     report = {
-        "plugins": list(_plugins(registry)),
+        "plugins": [_traced(plugin) for plugin in registry.plugins],
         **_survey(data_dir),
-        "noise": _noise(),
+        "noise": [vars(finding) for finding in examine()],
     }
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return
     for name, entries in report.items():
         click.echo(f"{name}:")
-        _show(entries, indent="  ")
+        if name == "noise":
+            for entry in entries:
+                click.echo(f"  {entry['check']}: {entry['state']}: {entry['found']}")
+                click.echo(f"      {entry['advice']}")
+        else:
+            _show(entries, indent="  ")
 
 
 def _backends(registry: Registry) -> Iterable[dict[str, Any]]:
+    reasons = ask_availability(list(registry.backends))
     for name, backend in registry.backends.items():
-        try:
-            reason = backend.unavailable()
-        except Exception as error:  # noqa: BLE001 - a plugin's code: anything can come out of it
-            reason = f"its check for availability failed: {describe(error)}"
+        reason = reasons[name]
         yield {
             "name": name,
             "summary": backend.summary,
@@ -121,8 +124,34 @@ def _plugins(registry: Registry) -> Iterable[dict[str, Any]]:
             "name": plugin.name,
             "plugin": _origin(plugin),
             "module": plugin.module,
-            "state": f"broken: {plugin.error}" if plugin.error else "loaded",
+            "state": _state(plugin),
         }
+
+
+def _traced(plugin: Plugin) -> dict[str, Any]:
+    """A plugin with everything that says where it came from."""
+    built_in = plugin.name == plugin.module
+    return {
+        "name": plugin.name,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "entry_point": "built in" if built_in else f"{plugin.name.rpartition(':')[2]} = {plugin.module}",
+        "file": _file(plugin.module) or "not found",
+        "state": _state(plugin),
+    }
+
+
+def _file(module: str) -> str | None:
+    """Where the module of an entry point is, whether it can be imported or not."""
+    try:
+        spec = find_spec(module.partition(":")[0])
+    except Exception:  # noqa: BLE001 - it imports the packages around the module, and those can do anything
+        return None
+    return spec.origin if spec else None
+
+
+def _state(plugin: Plugin) -> str:
+    return f"broken: {plugin.error}" if plugin.error else "loaded"
 
 
 LISTINGS = {
@@ -161,37 +190,6 @@ def _survey(data_dir: Path | None) -> dict[str, list[dict[str, Any]]]:
             }
         ],
     }
-
-
-def _noise() -> list[dict[str, Any]]:
-    """How much the time of a fixed piece of work varies on this machine, and what else is running."""
-    import os
-
-    times = []
-    for _ in range(PROBES):
-        start = time.perf_counter()
-        sum(number * number for number in range(200_000))
-        times.append(time.perf_counter() - start)
-    deciles = statistics.quantiles(times, n=10)
-    spread = (deciles[8] - deciles[0]) / statistics.median(times)
-    half = PROBES // 2
-    drift = statistics.median(times[half:]) / statistics.median(times[:half]) - 1
-    load = os.getloadavg()[0]
-    cores = os.cpu_count() or 1
-    advice = "quiet enough to tell 5% apart"
-    if load > 0.5 * cores:
-        advice = "other programs are running: stop them, or take more rounds"
-    elif spread > 0.1 or abs(drift) > 0.05:
-        advice = "noisy: take more rounds, and read the intervals"
-    return [
-        {
-            "probe": f"{PROBES} runs of a fixed loop",
-            "spread_p10_p90": f"{spread:.1%}",
-            "drift": f"{drift:+.1%}",
-            "load": f"{load:.2f} on {cores} cores",
-            "advice": advice,
-        }
-    ]
 
 
 def _show(entries: Iterable[Mapping[str, Any]], indent: str) -> None:

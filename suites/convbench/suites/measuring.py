@@ -15,11 +15,13 @@ from convbench.suites.census import take_census
 from convbench.suites.devices import peak_memory_mb
 from convbench.suites.load import allowed_cpus, drifts, since, snapshot
 from convbench.suites.preparation import Job, Setup
+from convbench.suites.rechecking import recheck
 from convbench.suites.roofline import Roof
 from convbench.suites.stepping import time_steps
 from convbench.suites.training import Progress, evaluate, prime, train
 
 Send = Callable[[dict[str, Any]], None]
+_now = time.perf_counter  # the clock itself, whatever a plugin puts in its place
 
 
 def verify_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
@@ -51,11 +53,11 @@ def verify_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
 
 def time_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
     """Time training steps, then verify once more on new data."""
-    began = time.perf_counter()
+    began = _now()
     timing = job["timing"]
     setup = Setup(job, data)
     model = setup.runnable()
-    ready = time.perf_counter() - began
+    ready = _now() - began
     steps = time_steps(
         model,
         setup.train_data,
@@ -70,7 +72,7 @@ def time_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
     )
     peak = peak_memory_mb(setup.device)
     served = shares(model)  # in these very steps
-    again = setup.verify(setup.cases(), seed=setup.seed + 1000 * (1 + job["round"]))
+    again = recheck(setup, setup.seed + 1000 * (1 + job["round"]), model, trained=False)
     if again["status"] != "ok":
         return {**again, "error": f"wrong after timing: {again['error']}"}
     send({"event": "samples", "step_ms": steps.step_ms, **steps.phases})
@@ -93,11 +95,11 @@ def time_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
 
 def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
     """Train until the epochs or the budget end; an event for every epoch."""
-    began = time.perf_counter()
+    began = _now()
     setup = Setup(job, data)
     model = setup.runnable()
     prime(model, setup.train_data, setup.batch_size)
-    setup_seconds = time.perf_counter() - began
+    setup_seconds = _now() - began
     before = snapshot(str(setup.device))
     last: Progress | None = None
     best = 0.0
@@ -144,6 +146,9 @@ def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
     }
     if setup.shifted_data is not None:
         measures["shifted_val_accuracy"] = evaluate(model, setup.shifted_data, setup.batch_size)[1]
+    again = recheck(setup, setup.seed + 999, model, trained=True)
+    if again["status"] != "ok":
+        return {**again, "error": f"wrong after training: {again['error']}", "measures": setup.conditions()}
     if last.diverged:
         error = f"the loss is not a number after {last.steps} steps"
         return {"status": "diverged", "error": error, "measures": measures}

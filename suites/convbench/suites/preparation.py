@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from convbench.registry import Architecture, Backend, Recipe, Unsupported, discover
 from convbench.registry.cases import Case, model_cases
 from convbench.registry.conformance import verify
+from convbench.registry.global_state import GlobalState
 from convbench.registry.models import create_model, initialise
 from convbench.registry.routing import use_backend
+from convbench.registry.tampering import Misconduct
 from convbench.suites.batches import MEMORY_FORMATS, Batches, given, read_images, resident, shifted
+from convbench.suites.originals import originals
 
 Job = Mapping[str, Any]
 
@@ -26,6 +29,7 @@ class Setup:
 
     def __init__(self, job: Job, data: int) -> None:
         self._flushed = set_process(job)
+        self._state = GlobalState()  # before any plugin is loaded
         combination = job["combination"]
         registry = discover()
         self.architecture: Architecture = registry.architecture(combination["architecture"])
@@ -70,6 +74,11 @@ class Setup:
         inputs, _ = self.train_data.batch(torch.arange(self.batch_size, device=self.device))
         return inputs.detach().requires_grad_(self.train_data.upstream is not None)
 
+    def check_process(self) -> None:
+        """Raise Misconduct where a plugin has changed what measurements rest on, or this process's settings."""
+        originals().check()
+        self._state.check()
+
     def conditions(self) -> dict[str, int]:
         """What this process runs under, as it is now: a plugin may have changed it."""
         return {"threads": torch.get_num_threads(), "flush_denormal": int(self._flushed)}
@@ -84,30 +93,48 @@ class Setup:
             raise Unsupported(f"mode {self.mode!r} is not available on {self.device}")
         return routed
 
-    def cases(self) -> Mapping[str, list[Case]]:
-        """The distinct op calls of one forward pass, by op."""
+    def cases(self, *batches: int) -> Mapping[str, list[Case]]:
+        """The distinct op calls of one forward pass, by op; of further passes with batches of these sizes."""
+        distinct: dict[Case, None] = {}
+        for size in dict.fromkeys((self.batch_size, *batches)):
+            distinct |= dict.fromkeys(model_cases(self.model, self.sample[:size]))
         cases: dict[str, list[Case]] = {}
-        for case in model_cases(self.model, self.sample):
+        for case in distinct:
             cases.setdefault(case.op, []).append(case)
         return cases
 
     def verify(self, cases: Mapping[str, list[Case]], seed: int) -> dict[str, Any]:
         """Hold the backend against the reference; the status, and the first failure in a sentence."""
-        report = verify(
-            self.backend, device=str(self.device), dtypes=[self.dtype_name], cases=cases, seed=seed
-        )
+        try:
+            self.check_process()
+            report = verify(
+                self.backend, device=str(self.device), dtypes=[self.dtype_name], cases=cases, seed=seed
+            )
+            self.check_process()
+        except Misconduct as misconduct:
+            return {"status": "incorrect", "error": str(misconduct)}
         for outcome in report.failures:
             status = "incorrect" if outcome.state == "failed" else "error"
             if outcome.state == "crashed" and outcome.memory:
                 status = "oom"
-            return {"status": status, "error": f"{outcome.case}: {outcome.message}"}
+            where = f"{outcome.case}: " if outcome.case else ""
+            return {"status": status, "error": f"{where}{outcome.message}"}
         if cases and not report.count("passed"):
             reasons = sorted({f"{outcome.op}: {outcome.message}" for outcome in report.outcomes})
             return {
                 "status": "unsupported",
                 "error": "; ".join(reasons) or f"it offers none of {', '.join(cases)}",
             }
-        return {"status": "ok", "max_error": report.max_error if cases else None}
+        by_state = {
+            state: {outcome.case for outcome in report.outcomes if outcome.state == state}
+            for state in ("passed", "unsupported")
+        }
+        return {
+            "status": "ok",
+            "max_error": report.max_error if cases else None,
+            "passed": by_state["passed"],
+            "refused": by_state["unsupported"],
+        }
 
 
 def set_process(job: Job) -> bool:

@@ -19,6 +19,7 @@ from convbench.registry import ConvbenchError, Unsupported, UsageError
 from convbench.registry.discovery import describe
 from convbench.registry.memory import out_of_memory
 from convbench.suites.measuring import Send, time_combination, train_combination, verify_combination
+from convbench.suites.originals import originals
 from convbench.suites.preparation import Job
 from convbench.suites.surveying import availability, conform, peaks, survey
 
@@ -27,19 +28,21 @@ def work(job: Job, results: int, data: int) -> int:
     """Do one job. The last event has a `status`; any exception becomes one.
 
     Args:
-        job: `kind`, and what that kind of job needs; see the functions of JOBS.
+        job: `kind`, and what that kind of job needs, see the functions of JOBS; and the `token` by which
+            events are known to be ours.
         results: where events are written.
         data: the file the dataset is kept in.
 
     Returns:
         the process's exit code, 0 whenever the last event was written.
     """
-
     lock = threading.RLock()
+    token = job["token"]
+    job = {name: value for name, value in job.items() if name != "token"}
 
     def send(event: dict[str, Any]) -> None:
         # the first line end cuts off whatever a plugin has written here
-        line = b"\n" + json.dumps(event).encode() + b"\n"
+        line = b"\n" + json.dumps({**event, "token": token}).encode() + b"\n"
         with lock:
             while line:
                 line = line[os.write(results, line) :]
@@ -68,6 +71,8 @@ JOBS: Mapping[str, Callable[[Job, Send, int], dict[str, Any]]] = {
     "train": train_combination,
     "conform": conform,
 }
+
+originals()  # of a process that has loaded no plugin
 
 
 def _log_traceback() -> None:

@@ -1,0 +1,148 @@
+"""Is a backend, after it was timed or trained with, still what it was when it was verified?
+
+What holds at first need not hold later, nor outside of verification. None of this is inside a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convbench.registry import Unsupported
+from convbench.registry.auditing import Call, audited
+from convbench.registry.cases import Case
+from convbench.registry.routing import Routed, use_backend
+from convbench.registry.tampering import Misconduct
+from convbench.suites.batches import Batches
+from convbench.suites.preparation import Setup
+
+ALTOGETHER = 0.1  # of the norm: how far a compiled step may be off, whose single answers nobody can see
+
+
+def recheck(setup: Setup, seed: int, model: nn.Module, *, trained: bool) -> dict[str, Any]:
+    """Verify once more on new data, and hold real steps of the model against the reference.
+
+    Args:
+        setup: the combination, as it was timed or trained.
+        seed: of the new data.
+        model: what was timed or trained.
+        trained: whether there were evaluations as well, and smaller batches at the end of each split.
+
+    Returns:
+        the status, and what is wrong in a sentence.
+    """
+    splits = (setup.train_data, setup.test_data) if trained else ()
+    sizes = filter(None, (len(data) % setup.batch_size for data in splits))
+    verified = setup.verify(setup.cases(*sizes), seed)
+    if verified["status"] != "ok":
+        return verified
+    try:
+        if not isinstance(model, Routed):
+            _check_compiled(setup, model)
+        calls: list[Call] = []
+        in_a_step = _take_steps(setup, calls, trained)
+        _check_refusals(setup, calls, verified)
+        if isinstance(model, Routed):
+            _check_service(calls[:in_a_step], model)
+        setup.check_process()
+    except Misconduct as misconduct:
+        return {"status": "incorrect", "error": str(misconduct)}
+    return {"status": "ok"}
+
+
+def _take_steps(setup: Setup, calls: list[Call], evaluate: bool) -> int:
+    """A training step's passes, and then an evaluation's, with answers checked; nothing is updated.
+
+    Returns:
+        how many of the calls were the training step's.
+    """
+    _make_finite(setup.model)
+    model = use_backend(setup.model, audited(setup.backend, calls))
+    model.train()
+    x, y = _batch(setup, setup.train_data)
+    objective = setup.train_data.objective(model(x), y)
+    if objective.requires_grad:
+        objective.backward(setup.train_data.upstream)
+    in_a_step = len(calls)
+    if evaluate:
+        model.eval()
+        with torch.no_grad():
+            model(_batch(setup, setup.test_data)[0])
+    model.zero_grad()
+    return in_a_step
+
+
+def _make_finite(model: nn.Module) -> None:
+    """Give a model that has diverged other numbers: nothing could be seen in it."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.isfinite().all():
+                parameter.normal_(std=0.05)
+        for buffer in model.buffers():
+            if not buffer.isfinite().all():
+                buffer.fill_(1)
+
+
+def _batch(setup: Setup, data: Batches) -> tuple[Tensor, Tensor]:
+    return data.batch(torch.arange(min(setup.batch_size, len(data)), device=data.device))
+
+
+def _check_refusals(setup: Setup, calls: list[Call], verified: Mapping[str, Any]) -> None:
+    """What is refused must be the same in verification and at work."""
+    for call in calls:
+        if not call.served and str(call.case) in verified["passed"]:
+            raise Misconduct(f"{call.case}: it is served in verification and refused in a training step")
+        # what is refused may have been a gradient that the step has no need of
+        if call.served and str(call.case) in verified["refused"] and _refuses(setup, call.case):
+            raise Misconduct(f"{call.case}: it is refused in verification and served in a training step")
+
+
+def _refuses(setup: Setup, case: Case) -> bool:
+    arguments = case.arguments(getattr(torch, setup.dtype_name), setup.device, setup.seed)
+    try:
+        with torch.no_grad():
+            setup.backend.ops[case.op](**arguments)
+    except Unsupported:
+        return True
+    return False
+
+
+def _check_service(calls: list[Call], routed: Routed) -> None:
+    """The share of served calls must be the same in the steps that counted and in the one that was checked."""
+    for name, tally in routed.tallies.items():
+        steps = [call.served for call in calls if call.case.op == name]
+        if tally.calls and steps and tally.served_calls * len(steps) != sum(steps) * tally.calls:
+            raise Misconduct(
+                f"{name}: {tally.served_calls} of {tally.calls} calls were served in the steps that counted, and "
+                f"{sum(steps)} of {len(steps)} in the one that was checked"
+            )
+
+
+def _check_compiled(setup: Setup, model: nn.Module) -> None:
+    """Compiled code has no calls to look at: hold its step as a whole against that of the plain model."""
+    first, second = (_objective_and_gradients(setup, setup.model) for _ in range(2))
+    if not all(
+        map(torch.equal, first, second)
+    ):  # a model that draws random numbers: there is no right answer
+        return
+    for answer, right in zip(_objective_and_gradients(setup, model), first, strict=True):
+        if right.isfinite().all() and not bool((answer - right).norm() <= ALTOGETHER * right.norm()):
+            raise Misconduct("a step of the compiled model is another one than that of the plain model")
+
+
+def _objective_and_gradients(setup: Setup, model: nn.Module) -> list[Tensor]:
+    state = {name: value.clone() for name, value in setup.model.state_dict().items()}
+    model.train()
+    model.zero_grad()
+    x, y = _batch(setup, setup.train_data)
+    objective = setup.train_data.objective(model(x), y)
+    if objective.requires_grad:
+        objective.backward(setup.train_data.upstream)
+    parameters = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    answers = [each.detach().double().clone() for each in (objective, *parameters)]
+    model.zero_grad()
+    setup.model.load_state_dict(state)  # batch norm's statistics
+    return answers

@@ -1,0 +1,62 @@
+"""What wrong answers have in common, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from convbench.registry.symptoms import symptom
+
+EXACT = torch.randn(4, 6, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def with_changed(*index: slice | int) -> Callable[[Tensor], Tensor]:
+    def change(exact: Tensor) -> Tensor:
+        answer = exact.clone()
+        answer[index] = answer[index] * 0.9 + 0.3
+        return answer
+
+    return change
+
+
+EVERY = slice(None)
+SYMPTOMS = {
+    "it is zero everywhere": torch.zeros_like,
+    "it is the same number everywhere": lambda exact: torch.full_like(exact, 0.7),
+    "it is 0.5 times what is right, throughout": lambda exact: exact / 2,
+    "it is -1 times what is right, throughout": lambda exact: -exact,
+    "it is off by one number in each channel, as without its bias": lambda exact: (
+        exact + torch.arange(1.0, 7.0).view(6, 1, 1)
+    ),
+    "only the last row is wrong": with_changed(EVERY, EVERY, -1),
+    "only the first 2 columns are wrong": with_changed(EVERY, EVERY, EVERY, slice(2)),
+    "only the last 3 channels are wrong": with_changed(EVERY, slice(3, None)),
+    "only the last image is wrong": with_changed(-1),
+    "as bfloat16 would be (8 bits)": lambda exact: exact.bfloat16().double(),
+    "as float16 and TF32 would be (11 bits)": lambda exact: exact.half().double(),
+    "memory that was never written to": lambda exact: exact.index_fill(3, torch.tensor(5), torch.nan),
+}
+
+
+@pytest.mark.parametrize("words", SYMPTOMS)
+def test_a_symptom_is_found(words: str) -> None:
+    answer = SYMPTOMS[words](EXACT)
+    wrong = (answer - EXACT).abs().nan_to_num(torch.inf) > 1e-6
+    assert words in symptom(answer, EXACT, wrong)
+
+
+def test_what_has_no_pattern_gets_no_words() -> None:
+    noise = torch.randn(EXACT.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    answer = EXACT + noise
+    assert symptom(answer, EXACT, (answer - EXACT).abs() > 1e-6) == ""
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (1, 1, 1, 1)])
+def test_any_shape_will_do(shape: tuple[int, ...]) -> None:
+    exact = torch.ones(shape, dtype=torch.float64)
+    assert symptom(exact * 0, exact, exact > 0) == ": it is zero everywhere"
+    symptom(exact * 3, exact, exact > 0)
+    symptom(exact, exact * 0, exact > 0)
