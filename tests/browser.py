@@ -9,6 +9,7 @@ import base64
 import fcntl
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -18,12 +19,16 @@ from pathlib import Path
 from typing import Any
 
 EXECUTABLE = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PATIENCE = 60  # seconds, on a machine that has much to do
 SWITCHES = (
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
     "--disable-extensions",
     "--no-first-run",
     "--remote-debugging-pipe",
@@ -63,10 +68,12 @@ class Page:
         while self._next().get("method") != event:
             pass
 
-    def open(self, path: Path, width: int = 1200, height: int = 900, **features: str) -> None:
+    def open(
+        self, path: Path, width: int = 1200, height: int = 900, medium: str = "", **features: str
+    ) -> None:
         """Open a file, in a window of this size; `features` are media features, such as a colour scheme."""
         media = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
-        self.call("Emulation.setEmulatedMedia", media="", features=media)
+        self.call("Emulation.setEmulatedMedia", media=medium, features=media)
         self.resize(width, height)
         self.call("Page.navigate", url=path.absolute().as_uri())
         self.wait_for("Page.loadEventFired")
@@ -89,22 +96,30 @@ class Page:
 
     def press(self, key: str, text: str = "") -> None:
         """Press a key; `text` is what it writes."""
-        code = {"Tab": 9, "Enter": 13}.get(key, 0)
+        codes = {
+            "Tab": 9,
+            "Enter": 13,
+            "Escape": 27,
+            "End": 35,
+            "Home": 36,
+            "ArrowLeft": 37,
+            "ArrowRight": 39,
+        }
+        code = codes.get(key, 0)
         common = {"key": key, "windowsVirtualKeyCode": code}
         self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **common)
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 
     def click(self, selector: str) -> None:
         """Click on the middle of an element with the mouse."""
-        where = self.evaluate(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
-            " e.scrollIntoView({block: 'center', inline: 'center'}); const r = e.getBoundingClientRect();"
-            " return [r.x + r.width / 2, r.y + r.height / 2]; })()"
-        )
+        x, y = self._middle(selector)
         for kind in ("mousePressed", "mouseReleased"):
-            self.call(
-                "Input.dispatchMouseEvent", type=kind, x=where[0], y=where[1], button="left", clickCount=1
-            )
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def hover(self, selector: str) -> None:
+        """Move the mouse onto the middle of an element."""
+        x, y = self._middle(selector)
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def screenshot(self, path: Path) -> None:
         """Take a picture of the whole page."""
@@ -115,8 +130,18 @@ class Page:
         """Print the page."""
         path.write_bytes(base64.b64decode(self.call("Page.printToPDF", preferCSSPageSize=True)["data"]))
 
+    def _middle(self, selector: str) -> tuple[float, float]:
+        x, y = self.evaluate(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            " e.scrollIntoView({block: 'center', inline: 'center'}); const r = e.getBoundingClientRect();"
+            " return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+        )
+        return x, y
+
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
+            ready, _, _ = select.select([self._receive], [], [], PATIENCE)
+            assert ready, f"the browser has said nothing for {PATIENCE} seconds"
             data = os.read(self._receive, 1 << 16)
             assert data, "the browser has gone"
             self._buffer += data

@@ -24,6 +24,7 @@ ENVIRONMENT = {
     "turbo": None,
     "torch": {"version": "2.11.0", "threads": 2},
     "variables": {"OMP_NUM_THREADS": "2"},
+    "peaks": {"cpu": {"float32": {"gflops_per_second": 100.0, "gb_per_second": 20.0}}},
     "torch_build": "PyTorch built with:\n  - a compiler",
 }
 
@@ -80,6 +81,11 @@ def timing(number: int, times: Any, values: Mapping[str, Any]) -> Row:
         step_ms_p10=float(np.percentile(times, 10)),
         step_ms_p90=float(np.percentile(times, 90)),
         images_per_second=128e3 / middle,
+        flops_per_image=832e3,
+        step_flops_per_image=2.4e6,
+        step_bytes_per_image=6e5,
+        arithmetic_intensity=4.0,
+        gflops_per_second=128 * 2.4e6 / middle / 1e6,
         **{name: middle * share for name, share in parts.items()},
         **values,
     )

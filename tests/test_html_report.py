@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
@@ -148,6 +151,114 @@ def test_what_torch_did_for_the_fastest_is_told(tmp_path: Path) -> None:
     assert "Mind that fft computed 90.0 % of the FLOPs" in page(rows_only(tmp_path, rows)).text
 
 
+def test_the_roofline_is_drawn_told_and_tabled(run_dir: Path) -> None:
+    found = page(run_dir)
+    assert "cpu was measured to do at most 100 GFLOP/s in float32 and to copy 20.0 GB/s" in found.text
+    assert "below 5 FLOPs per byte, memory is the limit" in found.text
+    assert re.search(
+        r"lenet does 4 FLOPs per byte, so memory limits it to 80\.0 GFLOP/s; torch came nearest, with "
+        r"3\d\.\d GFLOP/s, 3\d\.\d % of its roof\.",
+        found.text,
+    )
+    chart = next(
+        a["aria-label"] or ""
+        for _, a in found.tags
+        if "Roofline" in (a.get("aria-label") or "") and "role" in a
+    )
+    assert "float32 at most 100 GFLOP/s and 20 GB/s, which meet at 5 FLOPs per byte" in chart
+    assert all(f"{name}, lenet on cpu" in chart for name in STEP_MS)
+    headings, line = found.tables["results"][:2]
+    assert line[headings.index("FLOPs per byte")] == "4"
+    assert 30 < float(line[headings.index("of the roofline")].rstrip(" %")) < 45
+    assert found.tables["peaks"][1] == ["cpu", "float32", "100", "20.0", "5"]
+
+
+@pytest.mark.parametrize(
+    "peaks",
+    [
+        None,
+        7,
+        {"cpu": None},
+        {"cpu": {"float32": 3}},
+        {"cpu": {"float32": {"gflops_per_second": "many", "gb_per_second": 0}}},
+        {"cuda": {"float32": {"gflops_per_second": 1.0, "gb_per_second": 1.0}}},
+    ],
+    ids=str,
+)
+def test_without_peaks_there_is_no_roof(run_dir: Path, peaks: object) -> None:
+    (run_dir / "environment.json").write_text(json.dumps({"peaks": peaks}), encoding="utf-8")
+    found = page(run_dir)
+    assert "The peaks of cpu with float32 were not measured, so it has no roof here." in found.text
+    assert "Roofline of" not in found.text
+    assert "of the roofline" not in found.tables["results"][0]
+
+
+def test_a_run_of_before_rooflines_says_nothing_of_them(tmp_path: Path) -> None:
+    found = page(rows_only(tmp_path, timed([1.0], images_per_second=1e3, gflops_per_second=2.0)))
+    assert not [a for _, a in found.tags if a.get("href") == "#roof"]
+
+
+def test_a_speed_above_the_roof_is_explained(tmp_path: Path) -> None:
+    rows = timed([1.0], images_per_second=1e3, arithmetic_intensity=1.0, gflops_per_second=30.0)
+    directory = rows_only(tmp_path, [row(kind="verify", served="conv2d 1/1"), *rows])
+    peaks = {"cpu": {"float32": {"gflops_per_second": 100, "gb_per_second": 20}}}
+    (directory / "environment.json").write_text(json.dumps({"peaks": peaks}))
+    assert "150 % of its roof; that is beyond it, for what stays in caches" in page(directory).text
+
+
+def test_flags_are_shown_and_told(run_dir: Path) -> None:
+    assert "flags" not in page(run_dir).tables["results"][0]
+    more = [
+        row(round=each, step_ms_median=5.0, flags="busy throttled"[: 14 if each else 4]) for each in (0, 1)
+    ]
+    found = page(synthetic_run(run_dir, {"torch": 1.0}, more=more))
+    headings, *lines = found.tables["results"]
+    assert {line[0]: line[headings.index("flags")] for line in lines} == {
+        "torch": "–",
+        "im2col": "busy (2 of 2), throttled (1 of 2)",
+    }
+    assert (
+        "2 processes of 7 ran while other programs were running (busy), so these times are to be"
+        in found.text
+    )
+    assert "1 process of 7 ran while the device or the process was slowed down (throttled)" in found.text
+
+
+def test_what_was_served_is_told_op_by_op(tmp_path: Path) -> None:
+    rows = timed(
+        [1.0],
+        backend="fft",
+        images_per_second=1e3,
+        served="conv2d 1/2, max_pool2d 0/3",
+        served_flops="conv2d 0.85, max_pool2d 0",
+        served_flops_fraction=0.84,
+        claimed="conv2d",
+        derived_backward="conv2d",
+    )
+    headings, line = page(rows_only(tmp_path, [row(kind="verify", backend="fft"), *rows])).tables["served"]
+    told = dict(zip(headings, line, strict=True))
+    assert told["conv2d"] == "1 of 2 (85.0 % of FLOPs)"
+    assert told["max_pool2d"] == "0 of 3"
+    assert told["claims"] == told["derived backward"] == "conv2d"
+    assert told["share of FLOPs"].strip() == "84.0 %"
+
+
+def test_every_column_of_the_results_is_explained(run_dir: Path) -> None:
+    html = write_report(run_dir).read_text(encoding="utf-8")
+    terms = re.findall(r"<dt>(.*?)</dt>", html.partition('class="terms"')[2].partition("</dl>")[0])
+    assert terms == Page(html).tables["results"][0][1:]  # all but the name of the line
+
+
+def test_long_names_stand_above_their_rows(tmp_path: Path) -> None:
+    long = "a_backend_of_more_letters_than_fit_beside_a_chart"
+    html = write_report(synthetic_run(tmp_path / "long", {long: 1.0, "torch": 2.0})).read_text(
+        encoding="utf-8"
+    )
+    chart = html.partition('aria-label="Training throughput.')[2].partition("</svg>")[0]
+    assert f'class="name">{long}</text>' in chart
+    assert '<text x="0"' in chart
+
+
 def test_every_row_is_accounted_for(run_dir: Path) -> None:
     found = page(run_dir)
     # 4 backends: a verification, 3 timings and 2 trainings each
@@ -253,7 +364,7 @@ def test_links_lead_somewhere_and_charts_have_words(run_dir: Path) -> None:
             if target := attributes.get(reference):
                 assert target.lstrip("#") in names
     images = [attributes for tag, attributes in tags if tag == "svg" and "aria-hidden" not in attributes]
-    assert len(images) == 8
+    assert len(images) == 9
     assert all(image["role"] == "img" and len(image["aria-label"] or "") > 40 for image in images)
 
 
@@ -273,15 +384,67 @@ def test_colours_can_be_told_from_the_page() -> None:
     assert tuple(schemes[0][f"h{number}"] for number in range(10)) == COLOURS
 
 
+def test_colours_can_be_told_from_each_other() -> None:
+    """By normal eyes and by those that lack a pigment: 12 apart in CIELAB, where 2 are just noticeable."""
+    schemes = [dict(re.findall(r"--(h\d): (#\w{6})", part)) for part in resource("report.css").split("}")]
+    for scheme in [scheme for scheme in schemes if scheme]:
+        for first, second in combinations(scheme.values(), 2):
+            for eyes in (NORMAL, WITHOUT_RED, WITHOUT_GREEN):
+                assert math.dist(lab(first, eyes), lab(second, eyes)) >= 12, (first, second, eyes)
+
+
+def test_parts_of_a_step_can_be_told_from_each_other_and_carry_texts() -> None:
+    schemes = [
+        dict(re.findall(r"--(p\d|page): (#\w{6})", part)) for part in resource("report.css").split("}")
+    ]
+    for scheme in [scheme for scheme in schemes if "p0" in scheme and "page" in scheme]:
+        parts = [scheme[f"p{number}"] for number in range(4)]
+        assert all(contrast(part, scheme["page"]) >= 4.5 for part in parts)
+        assert all(contrast(first, second) >= 1.25 for first, second in pairwise(parts))
+
+
+# Linear RGB as it is seen (Machado, Oliveira and Fernandes, "A physiologically-based model for simulation of color
+# vision deficiency", IEEE Transactions on Visualization and Computer Graphics 15, 2009; severity 1).
+Eyes = tuple[tuple[float, float, float], ...]
+NORMAL: Eyes = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+WITHOUT_RED: Eyes = (
+    (0.152286, 1.052583, -0.204868),
+    (0.114503, 0.786281, 0.099216),
+    (-0.003882, -0.048116, 1.051998),
+)
+WITHOUT_GREEN: Eyes = (
+    (0.367322, 0.860646, -0.227968),
+    (0.280085, 0.672501, 0.047413),
+    (-0.011820, 0.042940, 0.968881),
+)
+
+
+def lab(colour: str, eyes: Eyes) -> tuple[float, float, float]:
+    red, green, blue = (
+        min(max(sum(map(math.prod, zip(weights, linear(colour), strict=True))), 0.0), 1.0) for weights in eyes
+    )
+    parts = (
+        (0.4124 * red + 0.3576 * green + 0.1805 * blue) / 0.95047,
+        0.2126 * red + 0.7152 * green + 0.0722 * blue,
+        (0.0193 * red + 0.1192 * green + 0.9505 * blue) / 1.08883,
+    )
+    x, y, z = (part ** (1 / 3) if part > 0.008856 else 7.787 * part + 16 / 116 for part in parts)
+    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
+
+
 def contrast(first: str, second: str) -> float:
     lighter, darker = sorted(map(luminance, (first, second)), reverse=True)
     return (lighter + 0.05) / (darker + 0.05)
 
 
 def luminance(colour: str) -> float:
+    red, green, blue = linear(colour)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def linear(colour: str) -> list[float]:
     parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts]
 
 
 def test_the_page_does_without_matplotlib(run_dir: Path) -> None:
@@ -300,9 +463,10 @@ def test_the_command_writes_table_report_and_plots(run_dir: Path) -> None:
     paths = [Path(line) for line in ended.output.splitlines()]
     assert {path.name for path in paths} >= {"table.md", "report.html"}
     plots = [path for path in paths if path.parent.name == "plots"]
-    assert len(plots) == 16  # each as PNG and as SVG
+    assert len(plots) == 18  # each as PNG and as SVG
     assert all(path.stat().st_size > 1000 for path in plots)
     assert "plots/lenet-on-cpu-float32-batch-128-step-times.png" in ended.output
+    assert "plots/roofline-of-cpu.svg" in ended.output
 
 
 def test_plots_take_any_name(tmp_path: Path) -> None:
@@ -346,5 +510,17 @@ def test_a_comparison_is_a_page_too(tmp_path: Path) -> None:
     assert [cells[0] for cells in found.tables["section-0"][1:]] == [f"lenet/{each}" for each in STEP_MS]
     assert "All of these are of cpu, float32, b128, contiguous, eager, s0." in found.text
     assert HOSTILE in found.text
+    forced = Page(comparison_html(compare(base, unlike(new), force=True)))
+    assert "Mind: of every pair here: unlike dataset (fashion-mnist and another)." in forced.text
+    assert not [cells for cells in forced.tables["section-0"] if "unlike" in "".join(cells)]
     history = Page(comparison_html(compare(base, new, base)))
     assert sum(tag == "svg" and "aria-hidden" not in attributes for tag, attributes in history.tags) == 2
+
+
+def unlike(run: Path) -> Path:
+    """The same run, on another data set."""
+    path = run / "results.csv"
+    path.write_text(
+        path.read_text(encoding="utf-8").replace(",fashion-mnist,", ",another,"), encoding="utf-8"
+    )
+    return run

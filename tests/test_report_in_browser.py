@@ -54,7 +54,7 @@ def column(name: str, number: int) -> str:
 
 
 @pytest.mark.parametrize("kind", ["report", "comparison"])
-@pytest.mark.parametrize("width", [360, 800, 1400])
+@pytest.mark.parametrize("width", [360, 768, 1280])
 def test_it_opens_without_complaint_and_fits(
     chromium: Page, pages: dict[str, Path], kind: str, width: int
 ) -> None:
@@ -157,7 +157,76 @@ def test_it_follows_the_colour_scheme(chromium: Page, pages: dict[str, Path]) ->
     assert chromium.evaluate(ground) == "rgb(255, 255, 255)"
 
 
-def test_it_prints(chromium: Page, pages: dict[str, Path], tmp_path: Path) -> None:
-    chromium.open(pages["report"], prefers_color_scheme="dark")
+CHART = "document.querySelector('figure svg')"
+READ = "[...document.querySelectorAll('figure .point.read')].map(e => e.getAttribute('aria-label'))"
+SHOWN = "document.querySelector('figure .reading:not([hidden])')?.textContent"
+
+
+def test_charts_are_read_from_the_keyboard(chromium: Page, pages: dict[str, Path]) -> None:
+    chromium.complaints.clear()
+    chromium.open(pages["report"])
+    assert chromium.evaluate("document.querySelectorAll('figure svg > title, .point title').length") == 0
+    stops = "[...document.querySelectorAll('figure')].map(f => f.querySelectorAll('[tabindex=\"0\"]').length)"
+    assert set(chromium.evaluate(stops)) == {1}  # a chart is one stop of the tabulator
+    chromium.evaluate(f"{CHART}.querySelector('.point').focus()")
+    first = chromium.evaluate(SHOWN)
+    assert first.startswith("torch: 1")
+    assert chromium.evaluate(READ) == [first]
+    chromium.press("ArrowRight")
+    assert chromium.evaluate(SHOWN) not in (first, None)
+    chromium.press("End")
+    assert chromium.evaluate(SHOWN).startswith(LONG)
+    chromium.press("Home")
+    assert chromium.evaluate(SHOWN) == first
+    chromium.press("Escape")
+    assert chromium.evaluate(SHOWN) is None
+    chromium.press("ArrowRight")
+    chromium.press("Tab")
+    assert not chromium.evaluate(f"{CHART}.contains(document.activeElement)")
+    assert chromium.complaints == []
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_charts_are_read_with_the_pointer(chromium: Page, pages: dict[str, Path], width: int) -> None:
+    chromium.open(pages["report"], width=width)
+    for kind in ("rect.bar", "g", "path.dot"):
+        where = f"figure svg {kind}.point"
+        expected = chromium.evaluate(f"document.querySelector('{where}').getAttribute('aria-label')")
+        chromium.hover(where)
+        assert chromium.evaluate(READ) == [expected]
+        assert chromium.evaluate(SHOWN) == expected
+        inside = "document.querySelector('.reading:not([hidden])').getBoundingClientRect()"
+        assert chromium.evaluate(f"{inside}.left >= 0 && {inside}.right <= innerWidth")
+    chromium.hover("h1")
+    assert chromium.evaluate(SHOWN) is None
+
+
+def test_what_a_chart_shows_is_told_to_assistive_technology(chromium: Page, pages: dict[str, Path]) -> None:
+    chromium.open(pages["report"])
+    chromium.call("Accessibility.enable")
+    nodes = chromium.call("Accessibility.getFullAXTree")["nodes"]
+    names = [n.get("name", {}).get("value", "") for n in nodes if not n.get("ignored")]
+    groups = [name for name in names if name.startswith("Training throughput. images per second")]
+    assert len(groups) == 2
+    assert "torch 12," in groups[0]
+    assert any(name.startswith("torch, process 1: median 9.") for name in names) or any(
+        name.startswith("torch, process 1: median 10") for name in names
+    )
+    chromium.call("Accessibility.disable")
+
+
+@pytest.mark.parametrize(("kind", "width"), [("report", 700), ("comparison", 700)])
+def test_nothing_is_cut_off_on_paper(
+    chromium: Page, pages: dict[str, Path], tmp_path: Path, kind: str, width: int
+) -> None:
+    """Letter and A4, less their margins, are 700 pixels wide; a table of many columns gets a page on its side."""
+    chromium.open(pages[kind], width=width, medium="print", prefers_color_scheme="dark")
+    assert chromium.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    tables = "[...document.querySelectorAll('table')].filter(t => t.checkVisibility())"
+    narrow = chromium.evaluate(f"{tables}.filter(t => !t.closest('.wide')).map(t => t.offsetWidth)")
+    assert narrow
+    assert max(narrow) <= width
+    chromium.open(pages[kind], width=960, medium="print")
+    assert max(chromium.evaluate(f"{tables}.map(t => t.offsetWidth)")) <= 960
     chromium.pdf(tmp_path / "report.pdf")
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF-")

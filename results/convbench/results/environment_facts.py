@@ -32,7 +32,7 @@ def environment_facts(environment: Mapping[str, Any]) -> Iterator[EnvironmentFac
             name = name.removesuffix(ending)
         parts = value.items() if isinstance(value, dict) else ()
         yield EnvironmentFact(
-            name.replace("_", " "),
+            name.replace("_", " ") + (f", {fact.unit}" if parts and fact and fact.unit else ""),
             fact.description if fact else "",
             "" if parts else in_words(value) + unit,
             tuple((str(part), in_words(each)) for part, each in parts if each not in MISSING),

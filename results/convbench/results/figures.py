@@ -10,10 +10,11 @@ NAMED_AT_POINTS = 10  # combinations under a roof
 
 
 class Axis(NamedTuple):
-    """What an axis measures."""
+    """What an axis measures; `zero` has it begin there, unless it is logarithmic."""
 
     label: str
     log: bool = False
+    zero: bool = False
 
 
 class Bar(NamedTuple):

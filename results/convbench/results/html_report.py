@@ -32,10 +32,10 @@ from convbench.results.flags import flags_in_words
 from convbench.results.narrative import Finding
 from convbench.results.phrasing import count
 from convbench.results.roofline_figure import rooflines, under_the_roof
+from convbench.results.run_facts import facts
 from convbench.results.run_figures import figures
 from convbench.results.run_tables import (
     curves_table,
-    facts,
     failures_table,
     peaks_table,
     results_table,

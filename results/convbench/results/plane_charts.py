@@ -38,7 +38,13 @@ def draw_curves(figure: Curves) -> Drawing:
     beside = figure.named_at_ends and not figure.labelled
     room = LETTER * min(max(map(len, names)), LONGEST) + 20 if beside else 0
     points = [point for curve in figure.curves for point in curve.points]
-    x = fitted((each[0] for each in points), LEFT, RIGHT - room, log=figure.x.log, zero=not figure.x.log)
+    x = fitted(
+        (each[0] for each in points),
+        LEFT,
+        RIGHT - room,
+        log=figure.x.log,
+        zero=figure.x.zero and not figure.x.log,
+    )
     y = fitted((each[1] for each in points), BOTTOM, TOP, log=False)
     parts = axes(x, y, figure.x.label, figure.y.label)
     for curve in figure.curves:
@@ -108,12 +114,9 @@ def draw_roofline(figure: Roofline) -> Drawing:
     reach = [each for roof in figure.roofs for each in (roof.ridge / 3, roof.ridge * 3)]
     x = fitted([*intensities, *reach], LEFT, RIGHT, log=True)
     speeds = [spot.gflops_per_second for spot in figure.spots]
-    y = fitted(
-        [*speeds, min(speeds) / 2, *(roof.gflops_per_second * 1.2 for roof in figure.roofs)],
-        BOTTOM,
-        TOP,
-        log=True,
-    )
+    tops = [roof.gflops_per_second * 1.2 for roof in figure.roofs]
+    room = (max(*speeds, *tops) / min(speeds)) ** 0.1  # at the bottom, for the names of the networks
+    y = fitted([min(speeds) / room, *speeds, *tops], BOTTOM, TOP, log=True)
     parts = axes(x, y, figure.x.label, figure.y.label)
     boxes: list[Box] = []
     for roof in figure.roofs:

@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator
 from functools import singledispatch
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from convbench.registry.errors import UsageError
 from convbench.results.contents import Contents, read_contents
 from convbench.results.figures import Bars, Curves, Dots, Figure, Roofline, Stacks, Strips
 from convbench.results.roofline_figure import rooflines
 from convbench.results.run_figures import figures
+from convbench.results.scales import logarithmic, short
 from convbench.results.statistics import median
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ COLOURS = (
     *("#2d6edd", "#a76213", "#094f44", "#ef4291", "#44300c"),
     *("#560d9e", "#063d49", "#c9583f", "#205a0d", "#6a737f"),
 )
-PARTS = ("#6b788c", "#4a6484", "#2c4361", "#0f1b2b")
+PARTS = ("#647186", "#3d5878", "#2c4361", "#0f1b2b")
 MARKS = ("o", "s", "D", "^", "v")
 DASHES = ("-", "--", ":")
 WIDTH, ROW, BASE = 6.4, 0.34, 1.4  # inches
@@ -158,9 +159,7 @@ def _(figure: Stacks, axes: Axes) -> None:
             start += share
     competitors(figure, axes)
     axes.set_xlabel(f"{figure.axis.label}, %")
-    axes.legend(
-        fontsize=8, ncols=len(figure.parts), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False
-    )
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
 
 
 @draw.register(Curves)
@@ -180,9 +179,10 @@ def _(figure: Curves, axes: Axes) -> None:
         named.add(curve.name)
         if figure.labelled:
             axes.annotate(plain(curve.name), (x[-1], y[-1]), (5, 3), textcoords="offset points", fontsize=8)
+    axes.margins(x=0.1)
     if figure.x.log:
-        axes.set_xscale("log")
-    else:
+        logarithmic_axis(axes, "x")
+    elif figure.x.zero:
         axes.set_xlim(left=0)
     both_axes(figure, axes)
     if not figure.labelled:
@@ -220,9 +220,9 @@ def _(figure: Roofline, axes: Axes) -> None:
         axes.annotate(
             plain(network), at, (0, -7), textcoords="offset points", ha="center", va="top", fontsize=8
         )
-    axes.set_xscale("log")
-    axes.set_yscale("log")
     axes.margins(y=0.15)
+    logarithmic_axis(axes, "x")
+    logarithmic_axis(axes, "y")
     both_axes(figure, axes)
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
 
@@ -241,7 +241,17 @@ def competitors(figure: Bars | Dots | Strips | Stacks, axes: Axes) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel(figure.axis.label)
     if figure.axis.log:
-        axes.set_xscale("log")
+        logarithmic_axis(axes, "x")
+
+
+def logarithmic_axis(axes: Axes, which: Literal["x", "y"]) -> None:
+    """A logarithmic axis with the report's ticks: matplotlib's own have none, or one, on a narrow range."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
+    values = logarithmic(low, high, 5)
+    axis.set_ticks(values, [short(value) for value in values])
+    axis.minorticks_off()
 
 
 def colour(hue: int) -> str:

@@ -16,6 +16,7 @@ from convbench.results.contents import Contents
 from convbench.results.figures import Axis, Roof, Roofline, Spot
 from convbench.results.hues import hues
 from convbench.results.phrasing import count
+from convbench.results.speed_narrative import nothing_to_serve
 from convbench.results.summary import Group, measured, middle
 from convbench.results.tables import number
 
@@ -25,7 +26,10 @@ SPOKEN = 6  # networks that are told of in words
 
 @dataclass(frozen=True)
 class Reached:
-    """Where one combination stands: its operations per byte, its speed, and its roof if that was measured."""
+    """Where one combination stands: its operations per byte, its speed, and its roof if that was measured.
+
+    `contested` is False where the network has no op that backends implement: all of them ran torch's code.
+    """
 
     name: str
     group: Group
@@ -35,6 +39,7 @@ class Reached:
     roof: Roof | None
     by_layer: float | None = None
     ranked: bool = True
+    contested: bool = True
 
     @property
     def fraction(self) -> float | None:
@@ -93,6 +98,7 @@ def reached(contents: Contents) -> list[Reached]:
     found = []
     for group in contents.table.groups:
         limit = roof(contents.environment, group.race.device, group.race.dtype)
+        contested = not nothing_to_serve(group, contents)
         for line in group.lines:
             timed = measured(contents.rows_of(group, line.name), "time")
             intensity = middle(row.arithmetic_intensity for row in timed)
@@ -102,7 +108,15 @@ def reached(contents: Contents) -> list[Reached]:
                 fraction = middle(row.roofline_fraction for row in timed)
                 found.append(
                     Reached(
-                        line.name, group, network, intensity or 0, speed or 0, limit, fraction, line.ranked
+                        line.name,
+                        group,
+                        network,
+                        intensity or 0,
+                        speed or 0,
+                        limit,
+                        fraction,
+                        line.ranked,
+                        contested,
                     )
                 )
     return found
@@ -177,9 +191,10 @@ def nearest(places: Sequence[Reached], limit: Roof) -> str:
     """What one network allows, and who came nearest to it."""
     best = max(places, key=lambda each: (each.ranked, each.fraction or 0.0))
     bound = "memory" if best.intensity < limit.ridge else "arithmetic"
+    whose = f"{best.name} came nearest, with" if best.contested else "all ran torch's code, at best at"
     beyond = "; that is beyond it, for what stays in caches need not be moved" * ((best.fraction or 0) > 1)
     return (
         f"{best.network} does {best.intensity:.3g} FLOPs per byte, so {bound} limits it to "
-        f"{number(limit.attainable(best.intensity))} GFLOP/s; {best.name} came nearest, with "
+        f"{number(limit.attainable(best.intensity))} GFLOP/s; {whose} "
         f"{number(best.gflops_per_second)} GFLOP/s{best.shares}{beyond}."
     )

@@ -154,7 +154,9 @@ def training(
         return None  # the ends alone are no curve; `reached` shows them
     log = wide([point[0] for curve in curves for point in curve.points])
     title = f"{TRAINING[y]} against {TRAINING[x].split()[0]}"
-    return Curves(title, Axis(TRAINING[x], log), Axis(TRAINING[y].lower()), tuple(curves), note=note)
+    return Curves(
+        title, Axis(TRAINING[x], log, zero=True), Axis(TRAINING[y].lower()), tuple(curves), note=note
+    )
 
 
 def reached(lines: Iterable[Line], colours: Mapping[str, int], note: str) -> Curves | None:
@@ -168,7 +170,7 @@ def reached(lines: Iterable[Line], colours: Mapping[str, int], note: str) -> Cur
     if not points:
         return None
     log = wide([curve.points[0][0] for curve in points])
-    x = Axis("seconds of training, less is better", log)
+    x = Axis("seconds of training, less is better", log, zero=True)
     y = Axis("validation accuracy at the end")
     return Curves("Accuracy against time", x, y, tuple(points[:DRAWN]), labelled=True, note=note)
 

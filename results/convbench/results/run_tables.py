@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from convbench.results.roofline_figure import Reached, peaks_of, percent, reache
 from convbench.results.schema import Epoch, Row
 from convbench.results.statistics import Interval
 from convbench.results.summary import BASELINE, Accuracy, Group, Line, flagged, measured, middle
-from convbench.results.tables import EMPTY, number, served, some
+from convbench.results.tables import EMPTY, number, served
 
 CONDITIONS = ("device", "dtype", "batch_size", "memory_format", "mode")
 
@@ -284,32 +283,3 @@ def rows_table(contents: Contents) -> HtmlTable | None:
         ),
         found.note,
     )
-
-
-def facts(contents: Contents) -> list[tuple[str, str]]:
-    """What all rows share, for the heading of the report."""
-    rows = contents.table.rows
-    found = [
-        ("suite", some(row.suite for row in rows)),
-        ("data set", some(dataset(row) for row in rows)),
-        ("recipe", some(row.recipe for row in rows)),
-        ("device", some(row.device_name for row in rows)),
-        ("torch", some(row.torch_version for row in rows)),
-        ("threads", some(None if row.threads is None else str(row.threads) for row in rows)),
-        ("seeds", some(str(row.seed) for row in rows)),
-        ("convbench", some(row.convbench_version for row in rows)),
-        ("started", [moment(each) for each in sorted(row.started_at for row in rows if row.started_at)[:1]]),
-    ]
-    return [(name, "; ".join(values[:8]) + " …" * (len(values) > 8)) for name, values in found if values]
-
-
-def dataset(row: Row) -> str | None:
-    """A row's data set with its size."""
-    if row.dataset is None:
-        return None
-    return f"{row.dataset} ({row.train_images:,} training images)" if row.train_images else row.dataset
-
-
-def moment(started_at: str) -> str:
-    """A time as one reads it, to the minute."""
-    return re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:[\d.]+)?(\+00:00|Z)$", r"\1 \2 UTC", started_at)
