@@ -27,6 +27,11 @@ def vit_base_patch16_384(pretrained=False, **kwargs):
     pass
 
 
+@register_model
+def vit_306m_enc(pretrained=False):
+    pass
+
+
 @register_model()
 def regnety_320(
     *, pretrained=False
