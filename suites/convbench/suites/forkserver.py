@@ -168,7 +168,9 @@ def _become_worker(job: dict[str, Any], handed_over: list[int], inherited: list[
             resource.setrlimit(resource.RLIMIT_DATA, (limit * 10**6, limit * 10**6))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if job["kind"] != "survey":  # which writes the dataset
-            resource.setrlimit(resource.RLIMIT_FSIZE, (LONGEST_FILE, LONGEST_FILE))
+            _, most = resource.getrlimit(resource.RLIMIT_FSIZE)  # the user's own may be lower
+            limit = LONGEST_FILE if most == resource.RLIM_INFINITY else min(LONGEST_FILE, most)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         from convbench.suites.worker import work
 
         code = work(job, results, data)
