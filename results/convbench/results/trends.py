@@ -97,4 +97,4 @@ def fit(step_ms: Sequence[float | None]) -> Difference:
 
 def geometric_mean(values: Sequence[float]) -> float:
     """The exponential of the mean logarithm."""
-    return math.exp(sum(math.log(value) for value in values) / len(values))
+    return math.exp(sum(map(math.log, values)) / len(values))

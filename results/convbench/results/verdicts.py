@@ -83,19 +83,21 @@ def difference(
             single = True
             variances.append((KNOWN, assumed**2))
         else:
-            mean = sum(values) / count
-            variance = sum((value - mean) ** 2 for value in values) / (count - 1)
-            variances.append((count, max(variance, floor**2) / count))
-    error = math.sqrt(sum(variance for _, variance in variances))
+            variances.append((count, max(variance(values), floor**2) / count))
+    error = math.sqrt(sum(squared for _, squared in variances))
     estimate = sum(new) / len(new) - sum(base) / len(base)
     return Difference(estimate, error, welch_freedom(variances), single)
 
 
+def variance(values: Sequence[float]) -> float:
+    """The variance of what the values are a sample of."""
+    mean = sum(values) / len(values)
+    return sum([(value - mean) ** 2 for value in values]) / (len(values) - 1)
+
+
 def log_difference(base: Sequence[float], new: Sequence[float]) -> Difference:
     """The difference of the logarithms of two sides' times: its exponential is their ratio, new / base."""
-    found = difference(
-        [math.log(value) for value in base], [math.log(value) for value in new], FLOOR_SPREAD, ASSUMED_SPREAD
-    )
+    found = difference(list(map(math.log, base)), list(map(math.log, new)), FLOOR_SPREAD, ASSUMED_SPREAD)
     assert found is not None  # a spread is assumed where there is none
     return found
 
