@@ -1,21 +1,25 @@
 """Compare convbench's training of LeNet with d2l 1.0.3's `Trainer`, side by side on this machine.
 
     python scripts/compare_with_d2l.py [--rounds 5] [--data-dir DIR] [--out results/reference/d2l-NAME.md]
+    python scripts/compare_with_d2l.py --accuracy [--rounds 5] ...
 
-d2l and what it imports are installed into an environment of their own (a directory under build/) that shares
-this interpreter's torch, so that both train with the same one. Every round is a fresh process of each, in turn;
-d2l reads FashionMNIST through torchvision from the same files. Figures are medians over rounds.
+The first compares speeds, over the second epoch. The second compares what the book's ten epochs come to, a round
+for each seed. d2l and what it imports are installed into an environment of their own (a directory under build/)
+that shares this interpreter's torch, so that both train with the same one. Every round is a fresh process of each,
+in turn; d2l reads FashionMNIST through torchvision from the same files.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import time
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,28 +28,46 @@ OVERLAY = ROOT / "build" / "d2l"
 PINNED = ("d2l==1.0.3",)
 # d2l pins years-old numpy, pandas and matplotlib; what it needs of them today's releases still have
 NEEDED = ("ipython", "matplotlib", "matplotlib-inline", "requests", "scipy")
+SPEED_EPOCHS = 2  # the first warms up
+ACCURACY_EPOCHS = 10  # the book's
+LABELS = {"convbench": "convbench, `torch` backend", "d2l": "d2l `Trainer`"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one process came to: the speed of its last epoch, evaluation apart, and accuracy on the test images."""
+
+    images_per_second: float
+    accuracy: float
+
+    def __str__(self) -> str:
+        return f"{self.images_per_second:,.0f} images/s, accuracy {self.accuracy:.3f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--accuracy", action="store_true", help="train ten epochs and compare accuracies")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--side", choices=("d2l", "convbench"), help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        print(json.dumps({"d2l": d2l_speed, "convbench": convbench_speed}[options.side](options.data_dir)))
+        epochs = ACCURACY_EPOCHS if options.accuracy else SPEED_EPOCHS
+        train = {"d2l": train_d2l, "convbench": train_convbench}[options.side]
+        print(json.dumps(asdict(train(options.data_dir, epochs, options.seed))))
         return
     install()
     data = torchvision_layout(options.data_dir)
-    speeds: dict[str, list[float]] = {"convbench": [], "d2l": []}
+    outcomes: dict[str, list[Outcome]] = {"convbench": [], "d2l": []}
     for number in range(options.rounds):
-        for side, values in speeds.items():
-            values.append(measure(side, data))
-            print(f"round {number + 1} {side}: {values[-1]:,.0f} images/s", file=sys.stderr)
-    text = report(speeds)
+        for side, values in outcomes.items():
+            values.append(measure(side, data, number, accuracy=options.accuracy))
+            print(f"round {number + 1} {side}: {values[-1]}", file=sys.stderr)
+    text = (report_accuracy if options.accuracy else report_speed)(outcomes)
     print(text)
     if options.out:
         options.out.write_text(text, encoding="utf-8")
@@ -83,20 +105,22 @@ def torchvision_layout(data_dir: Path | None) -> Path:
     return root
 
 
-def measure(side: str, data: Path) -> float:
+def measure(side: str, data: Path, seed: int, *, accuracy: bool) -> Outcome:
     """One process of one side."""
     environment = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(OVERLAY) if side == "d2l" else ""}
     if side == "convbench":
         environment["OMP_PROC_BIND"] = "true"  # as in a worker
     beside = data.parent / "d2l"  # d2l looks for its data in ../data
     beside.mkdir(exist_ok=True)
-    command = [sys.executable, __file__, "--side", side, "--data-dir", str(data)]
+    command = [sys.executable, __file__, "--side", side, "--data-dir", str(data), "--seed", str(seed)]
+    command += ["--accuracy"] if accuracy else []
     done = subprocess.run(command, cwd=beside, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return float(done.stdout.splitlines()[-1])
+    return Outcome(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def d2l_speed(root: Path) -> float:
-    """Images per second of the second epoch of d2l's Trainer, its evaluation not counted."""
+def train_d2l(root: Path, epochs: int, seed: int) -> Outcome:
+    """The book's LeNet, trained by d2l's Trainer."""
+    import torch
     from d2l import torch as d2l
     from torch import nn
 
@@ -129,16 +153,20 @@ def d2l_speed(root: Path) -> float:
             self.seconds.append(time.perf_counter() - start)
             self.val_dataloader = validation
 
+    torch.manual_seed(seed)
     data = d2l.FashionMNIST(batch_size=128)
     model = LeNet()
     model.apply_init([next(iter(data.get_dataloader(True)))[0]], init_cnn)
-    trainer = Timed(max_epochs=2, num_gpus=1)
+    trainer = Timed(max_epochs=epochs, num_gpus=1)
     trainer.fit(model, data)
-    return len(data.train) / trainer.seconds[-1]
+    model.eval()
+    with torch.no_grad():
+        right = sum(int((model(x).argmax(1) == y).sum()) for x, y in data.get_dataloader(False))
+    return Outcome(len(data.train) / trainer.seconds[-1], right / len(data.val))
 
 
-def convbench_speed(root: Path) -> float:
-    """The same of convbench's loop on the `torch` backend."""
+def train_convbench(root: Path, epochs: int, seed: int) -> Outcome:
+    """The same by convbench's loop, on the `torch` backend."""
     import torch
 
     from convbench.registry import create_model, discover
@@ -148,34 +176,31 @@ def convbench_speed(root: Path) -> float:
 
     set_process({"threads": torch.get_num_threads()})  # as in a worker
     images = discover().dataset("fashion-mnist").load(root)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = create_model("lenet", backend="torch")
     where = (torch.device("cpu"), torch.float32, "contiguous", None)
     data = resident(images.train_images, images.train_labels, *where)
     validation = resident(images.test_images, images.test_labels, *where)
-    first, second = train(model, data, validation, lr=0.1, epochs=2, batch_size=128, seed=0)
-    return (second.images - first.images) / (second.train_seconds - first.train_seconds)
+    *_, before, last = train(model, data, validation, lr=0.1, epochs=epochs, batch_size=128, seed=seed)
+    speed = (last.images - before.images) / (last.train_seconds - before.train_seconds)
+    return Outcome(speed, last.val_accuracy)
 
 
-def report(speeds: dict[str, list[float]]) -> str:
-    """What was measured, as Markdown."""
-    import torch
-
-    from convbench.results.environment import device_name
-
+def report_speed(outcomes: dict[str, list[Outcome]]) -> str:
+    """Speeds, as Markdown."""
+    speeds = {side: [each.images_per_second for each in values] for side, values in outcomes.items()}
     ours, theirs = (statistics.median(speeds[side]) for side in ("convbench", "d2l"))
     ratios = [a / b for a, b in zip(speeds["convbench"], speeds["d2l"], strict=True)]
     lines = [
         "# Training LeNet: convbench and d2l 1.0.3",
         "",
         f"LeNet on FashionMNIST, batch 128, second epoch without evaluation, {len(ratios)} fresh processes each",
-        f"in turn on {device_name('cpu')}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
-        f"{datetime.now(UTC):%Y-%m-%d}; made by `python scripts/compare_with_d2l.py`.",
+        f"in turn on {circumstances()}; made by `python scripts/compare_with_d2l.py`.",
         "",
         "| | images/s, median | least | most |",
         "| --- | ---: | ---: | ---: |",
     ]
-    for side, label in (("convbench", "convbench, `torch` backend"), ("d2l", "d2l `Trainer`")):
+    for side, label in LABELS.items():
         values = speeds[side]
         lines.append(
             f"| {label} | {statistics.median(values):,.0f} | {min(values):,.0f} | {max(values):,.0f} |"
@@ -187,6 +212,47 @@ def report(speeds: dict[str, list[float]]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def report_accuracy(outcomes: dict[str, list[Outcome]]) -> str:
+    """Accuracies, as Markdown."""
+    rounds = len(outcomes["d2l"])
+    lines = [
+        "# What LeNet learns: convbench and d2l 1.0.3",
+        "",
+        f"LeNet on the whole of FashionMNIST, the book's {ACCURACY_EPOCHS} epochs, batch 128, learning rate 0.1; "
+        "accuracy on the 10,000 test",
+        "images after the last, a seed and a fresh process for each, on",
+        f"{circumstances()}; made by `python scripts/compare_with_d2l.py --accuracy`.",
+        "",
+        "| | mean | deviation | " + " | ".join(f"seed {seed}" for seed in range(rounds)) + " |",
+        "| --- | ---: | ---: |" + " ---: |" * rounds,
+    ]
+    means, errors = [], []
+    for side, label in LABELS.items():
+        values = [each.accuracy for each in outcomes[side]]
+        means.append(statistics.mean(values))
+        errors.append(statistics.stdev(values) / rounds**0.5)
+        each = " | ".join(f"{value:.4f}" for value in values)
+        lines.append(f"| {label} | {means[-1]:.4f} | {statistics.stdev(values):.4f} | {each} |")
+    lines += [
+        "",
+        f"The means differ by {means[0] - means[1]:+.4f}, with a standard error of {math.hypot(*errors):.4f}. "
+        "A seed draws other weights",
+        "and another order on each side, so a column is no pair.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def circumstances() -> str:
+    """The machine, torch and the day."""
+    import torch
+
+    from convbench.results.environment import device_name
+
+    threads = f"{torch.get_num_threads()} threads"
+    return f"{device_name('cpu')}, torch {torch.__version__}, {threads}, {datetime.now(UTC):%Y-%m-%d}"
 
 
 if __name__ == "__main__":

@@ -99,7 +99,8 @@ def test_words_and_table_give_the_same_numbers(run_dir: Path) -> None:
     found = page(run_dir)
     results = found.tables["results"]
     line = next(cells for cells in results if cells[0] == "im2col")
-    ratio, low, high = map(float, re.findall(r"[\d.]+", line[results[0].index("speed vs torch")]))
+    ratio = float(line[results[0].index("speed vs torch")].rstrip("×"))
+    low, high = map(float, line[results[0].index("its 95 % interval")].split("–"))
     said = re.search(
         r"It is ([\d.]+) times as fast \(95 % interval ([\d.]+) to ([\d.]+)\) as im2col", found.text
     )
@@ -117,10 +118,34 @@ def test_networks_without_ops_to_serve_have_no_winner(tmp_path: Path) -> None:
     assert "clearly" not in text
 
 
+def test_who_left_convolutions_to_torch_never_wins_unless_asked_for(tmp_path: Path) -> None:
+    rows = timed([9.0, 9.0, 9.0], backend="torch", images_per_second=14e3)
+    rows += timed([30.0, 30.1, 30.0], backend="im2col", images_per_second=4e3)
+    rows += timed([1.0, 1.01, 1.0], backend="fft", images_per_second=128e3, served="conv2d 1/2")
+    path = rows_only(tmp_path, rows)
+    text = page(path).text
+    assert "torch is clearly fastest: 14,000 images/s" in text
+    left = "fft (128,000 images/s; torch computed 1 of 2 calls of conv2d)"
+    assert f"Not ranked, for they left work to torch: {left}." in text
+    assert "PARTLY: conv2d 50.0 %" in text
+
+    everybody = Page(write_report(path, rank="all").read_text(encoding="utf-8")).text
+    assert "fft is clearly fastest: 128,000 images/s" in everybody
+    assert "PARTLY: conv2d 50.0 %" in everybody
+
+
+def test_where_nobody_served_the_convolutions_nobody_wins(tmp_path: Path) -> None:
+    rows = timed([1.0, 1.01, 1.0], backend="fft", images_per_second=128e3, served_flops_fraction=0.3)
+    text = page(rows_only(tmp_path, rows)).text
+    assert "None of those that were timed is ranked." in text
+    assert "fft (128,000 images/s; torch computed 70 % of the FLOPs)" in text
+
+
 def test_what_torch_did_for_the_fastest_is_told(tmp_path: Path) -> None:
     rows = timed([9.0, 9.0, 9.0], backend="torch", images_per_second=14e3)
-    rows += timed([1.0, 1.01, 1.0], backend="fft", images_per_second=128e3, served_flops_fraction=0.3)
-    assert "Mind that fft computed 30.0 % of the FLOPs" in page(rows_only(tmp_path, rows)).text
+    share = {"served": "conv2d 2/2, max_pool2d 0/2", "served_flops_fraction": 0.9}
+    rows += timed([1.0, 1.01, 1.0], backend="fft", images_per_second=128e3, **share)
+    assert "Mind that fft computed 90.0 % of the FLOPs" in page(rows_only(tmp_path, rows)).text
 
 
 def test_every_row_is_accounted_for(run_dir: Path) -> None:
@@ -318,6 +343,8 @@ def test_a_comparison_is_a_page_too(tmp_path: Path) -> None:
     assert len(found.tables["section-0"]) == 5
     assert "n counts processes" in found.text
     assert "ratio; right of one is slower: fft 1.500, slower;" in html  # what all pairs share is left out
+    assert [cells[0] for cells in found.tables["section-0"][1:]] == [f"lenet/{each}" for each in STEP_MS]
+    assert "All of these are of cpu, float32, b128, contiguous, eager, s0." in found.text
     assert HOSTILE in found.text
     history = Page(comparison_html(compare(base, new, base)))
     assert sum(tag == "svg" and "aria-hidden" not in attributes for tag, attributes in history.tags) == 2

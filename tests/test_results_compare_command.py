@@ -5,19 +5,29 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from jsonschema import Draft202012Validator
 
+from convbench.registry import NothingRan
 from convbench.registry.cli import main
 from convbench.results.cells import header, to_line
-from convbench.results.schema import Row
-from result_rows import row, timed, trained, write
+from convbench.results.comparing import AccuracyPair, TimePair
+from convbench.results.pairing import Left
+from convbench.results.pytest_benchmark_export import stats, write_pytest_benchmark
+from convbench.results.schema import Combination, Row, Sample
+from convbench.results.trends import Trend
+from result_rows import row, samples, timed, trained, write
 
-BASE = [10.0, 10.1, 9.9]
+BASE = [10.0, 10.01, 9.99]
 SLOWER = [12.0, 12.1, 11.9]
 
 
@@ -92,6 +102,41 @@ def test_json_holds_everything(convbench: Run, base: Path, new: Path) -> None:
     assert found["left_out"][0]["reason"] == "only in new"
 
 
+def json_schema() -> Any:
+    return json.loads(files("convbench.results").joinpath("schemas", "comparison.schema.json").read_text())
+
+
+@pytest.mark.parametrize("sides", [2, 3])
+def test_json_is_as_its_schema_says(
+    convbench: Run, base: Path, new: Path, tmp_path: Path, sides: int
+) -> None:
+    validator = Draft202012Validator(json_schema())
+    write(new, [*timed([12.0]), *trained([0.70]), *timed(BASE, backend="mine")])
+    third = write(tmp_path / "third.csv", timed([5e-324, 1e300]))  # noise beyond the size of a float
+    found = json.loads(convbench(*[base, new, third][:sides], "--format", "json").stdout)
+    validator.validate(found)
+    assert found["times"]
+    assert found["accuracies"][0]["low"] is None
+    assert len(found["trends"]) == (sides == 3)
+    for broken in ({**found, "times": 3}, {**found, "min_effect": 0}, {**found, "more": 1}, {"files": []}):
+        assert not validator.is_valid(broken)
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        (TimePair, "time"),
+        (AccuracyPair, "accuracy"),
+        (Left, "left"),
+        (Trend, "trend"),
+        (Combination, "combination"),
+    ],
+)
+def test_the_schema_has_every_field(record: type, name: str) -> None:
+    defined = json_schema()["$defs"][name]
+    assert list(defined["properties"]) == defined["required"] == [each.name for each in fields(record)]
+
+
 def test_more_files_show_a_history(convbench: Run, base: Path, new: Path, tmp_path: Path) -> None:
     third = write(tmp_path / "third.csv", timed([14.4, 14.5, 14.3]))
     result = convbench(base, new, third)
@@ -114,6 +159,23 @@ def test_a_gate_finer_than_the_smallest_effect_is_not_deaf(convbench: Run, tmp_p
     new = write(tmp_path / "new.csv", timed([10.2, 10.21, 10.19]))
     assert convbench(base, new, "--fail-if-slower", "1%").exit_code == 1
     assert convbench(base, new, "--fail-if-slower", "5%").exit_code == 0
+
+
+def test_a_gate_that_could_not_have_seen_it_is_not_green(convbench: Run, tmp_path: Path) -> None:
+    noisy = [8.0, 10.0, 12.5]
+    both = [*timed([10.0, 10.01, 9.99]), *timed(noisy, backend="noisy")]
+    base, new = write(tmp_path / "base.csv", both), write(tmp_path / "new.csv", both)
+    blind = convbench(base, new, "--fail-if-slower", "5%")
+    assert blind.exit_code == 3
+    assert "a slow-down by 5.0% could not have shown in 1 of 2 pairs; in lenet/noisy/" in blind.stderr
+    assert "unclear" in blind.stdout
+    allowed = convbench(base, new, "--fail-if-slower", "5%", "--allow-unclear")
+    assert allowed.exit_code == 0
+    assert "noise hides as much in 1" in allowed.stderr
+    assert convbench(base, new).exit_code == 0
+    all_noisy = write(tmp_path / "noisy.csv", timed(noisy))
+    assert convbench(all_noisy, all_noisy, "--fail-if-slower", "5%", "--allow-unclear").exit_code == 3
+    assert convbench(base, new, "--allow-unclear").exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -223,6 +285,81 @@ def test_a_benchmark_that_names_its_combination_is_set_against_a_run(
     result = convbench(base, new)
     assert result.exit_code == 0, result.stderr
     assert "slower" in result.stdout
+
+
+@pytest.fixture
+def exported(base: Path, tmp_path: Path) -> Path:
+    """A run of three processes, as a file of pytest-benchmark."""
+    steps = [
+        each for number, time in enumerate(BASE) for each in samples([time, time, 2 * time], round=number)
+    ]
+    (base.parent / "samples.csv").write_text(header(Sample) + "".join(map(to_line, steps)))
+    return write_pytest_benchmark(base.parent, tmp_path / "exported.json")
+
+
+def test_a_run_written_for_pytest_benchmark_is_the_run(convbench: Run, base: Path, exported: Path) -> None:
+    """On either side, and mixed: the processes are still three, and the ratio is one."""
+    for sides in ((base, exported), (exported, base), (exported, exported)):
+        result = convbench(*sides, "--format", "json")
+        assert result.exit_code == 0, result.stderr
+        pair = json.loads(result.stdout)["times"][0]
+        assert (pair["verdict"], pair["note"]) == ("same", "")
+        assert pair["ratio"] == pytest.approx(1)
+        assert (pair["base_processes"], pair["new_processes"]) == (3, 3)
+
+
+def test_pytest_benchmark_itself_compares_what_is_written(exported: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_text(exported.read_text())
+    program = [sys.executable, "-m", "pytest_benchmark", "compare", str(exported), str(other)]
+    options = ["--columns=min,max,mean,stddev,median,iqr,outliers,ops,rounds,iterations", "--group-by=group"]
+    ended = subprocess.run([*program, *options], capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "lenet b128 float32 cpu" in ended.stdout
+    rows = [line for line in ended.stdout.splitlines() if line.startswith("lenet/im2col/cpu/float32")]
+    assert len(rows) == 2
+    assert "9.9900 (1.0)" in rows[0]
+    assert rows[0].split()[-2:] == ["9", "1"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 9])
+def test_its_statistics_are_those_of_pytest_benchmark(count: int) -> None:
+    from pytest_benchmark.stats import Stats
+
+    theirs = Stats()
+    seconds = [0.010, 0.012, 0.011, 0.030, 0.009, 0.0105, 0.0115, 0.013, 0.002][:count]
+    for each in seconds:
+        theirs.update(each)
+    ours = stats(seconds)
+    hinges = {
+        "q1",
+        "q3",
+        "iqr",
+        "iqr_outliers",
+        "outliers",
+        "ld15iqr",
+        "hd15iqr",
+    }  # there are many definitions
+    for name, value in theirs.as_dict().items():
+        if name not in hinges or count % 2 == 0:
+            assert ours[name] == pytest.approx(value), name
+
+
+@pytest.mark.parametrize("wrong", [3, [0], [True], ["1"], [-1.0]])
+def test_processes_that_are_no_times_are_refused(
+    convbench: Run, base: Path, tmp_path: Path, wrong: Any
+) -> None:
+    path = benchmark_json(tmp_path / "a.json", 0.010, step_ms_of_processes=wrong)
+    result = convbench(base, path)
+    assert result.exit_code == 2
+    assert "step_ms_of_processes is" in result.stderr
+
+
+def test_nothing_timed_makes_no_file(tmp_path: Path) -> None:
+    run = write(tmp_path / "run" / "results.csv", [row(status="crashed"), *trained([0.7])])
+    with pytest.raises(NothingRan, match="no step was timed"):
+        write_pytest_benchmark(run.parent, tmp_path / "out.json")
+    assert not (tmp_path / "out.json").exists()
 
 
 def test_benchmarks_of_unlike_machines_are_refused(convbench: Run, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from result_rows import LENET, row, timed, trained, write
 
 BASE = [10.0, 10.1, 9.9]
 SLOWER = [12.0, 12.1, 11.9]
+QUIET = [10.0, 10.01, 9.99]
 
 
 @pytest.fixture
@@ -137,6 +138,29 @@ def test_one_process_a_side_is_said_to_rest_on_an_assumption(against: Any) -> No
     assert "one process on a side" in pair.note
 
 
+def test_rounds_of_one_run_are_set_against_each_other(against: Any) -> None:
+    """A machine that gets slower and slower: both sides lie apart by 4 %, and each by far more within itself."""
+    drift = [10.0 * 1.3**number for number in range(6)]
+    new = [
+        time * factor for time, factor in zip(drift, (1.04, 1.041, 1.039, 1.04, 1.041, 1.039), strict=True)
+    ]
+    pair = against(timed(drift), timed(new)).times[0]
+    assert (pair.verdict, pair.paired) == ("slower", True)
+    assert pair.ratio == pytest.approx(1.04, rel=1e-3)
+    assert pair.ratio == pytest.approx(pair.new_ms / pair.base_ms)
+    shuffled = against(timed(drift), reversed(timed(new))).times[0]
+    assert (shuffled.ratio, shuffled.low) == pytest.approx((pair.ratio, pair.low))
+
+
+@pytest.mark.parametrize(
+    ("rounds", "changed"), [(5, {}), (6, {"run_id": "another"})], ids=["too few", "of two runs"]
+)
+def test_others_are_not(against: Any, rounds: int, changed: dict[str, Any]) -> None:
+    drift = [10.0 * 1.3**number for number in range(rounds)]
+    pair = against(timed(drift), timed([1.04 * time for time in drift], **changed)).times[0]
+    assert (pair.verdict, pair.paired) == ("unclear", False)
+
+
 def test_budgeted_rows_are_compared(against: Any) -> None:
     assert against(timed(BASE, status="budget"), timed(SLOWER, status="budget")).times[0].verdict == "slower"
 
@@ -228,6 +252,18 @@ def test_more_than_two_files_are_a_history(against: Any) -> None:
     assert [pair.file for pair in found.times] == ["run1", "run2", "run3"]
 
 
+def test_a_history_says_where_its_level_changed(against: Any) -> None:
+    levels = (1, 1.01, 0.99, 1.2, 1.21, 1.19, 1.0, 1.01)
+    found = against(*(timed([time * level for time in BASE]) for level in levels))
+    (trend,) = found.trends
+    assert [(change.file, round(change.ratio, 1)) for change in trend.changes] == [
+        ("run3", 1.2),
+        ("run6", 0.8),
+    ]
+    steady = against(*(timed([time * level for time in BASE]) for level in (1, 1.01, 0.99, 1, 1.01, 1)))
+    assert steady.trends[0].changes == ()
+
+
 def test_a_history_without_a_direction_is_not_called_one(against: Any) -> None:
     sides = [timed([time * level for time in BASE]) for level in (1, 1.2, 0.9, 1.1)]
     assert against(*sides).trends[0].verdict == "unclear"
@@ -258,22 +294,46 @@ def test_the_gate_passes_what_is_faster_or_the_same(against: Any) -> None:
     assert "noise" not in against(timed([10.0, 10.01, 9.99]), timed([10.0, 10.01, 9.99])).gate(0.05)
 
 
-def test_the_gate_owns_up_to_what_noise_hides(against: Any) -> None:
-    assert "noise hides as much in 1" in against(timed(BASE), timed([9.0, 13.0, 11.0])).gate(0.05)
+def test_the_gate_does_not_pass_where_noise_hides_as_much(against: Any) -> None:
+    blind = against(timed(BASE), timed([9.0, 13.0, 11.0]))
+    with pytest.raises(
+        NothingRan, match=r"by 5\.0% could not have shown in 1 of 1 pairs; in lenet/im2col.* from "
+    ):
+        blind.gate(0.05)
+    with pytest.raises(NothingRan, match="in 1 of 1 pairs"):
+        blind.gate(0.05, allow_unclear=True)
+    mine = {"backend": "mine"}
+    mixed = against([*timed(QUIET), *timed(BASE, **mine)], [*timed(QUIET), *timed([9.0, 13.0, 11.0], **mine)])
+    with pytest.raises(NothingRan, match="in 1 of 2 pairs"):
+        mixed.gate(0.05)
+    assert "noise hides as much in 1" in mixed.gate(0.05, allow_unclear=True)
+
+
+def test_a_slow_down_is_told_before_what_is_unclear(against: Any) -> None:
+    mine = {"backend": "mine"}
+    with pytest.raises(GateFailed, match="1 of 2 pairs are slower"):
+        against(
+            [*timed(BASE), *timed(BASE, **mine)], [*timed(SLOWER), *timed([9.0, 13.0, 11.0], **mine)]
+        ).gate(0.05)
+
+
+def test_the_gate_says_what_it_did_not_see(against: Any) -> None:
+    found = against([*timed(QUIET), *timed(QUIET, backend="gone")], timed(QUIET))
+    assert found.gate(0.05).endswith("; 1 combinations could not be compared")
 
 
 @pytest.mark.parametrize("status", ["crashed", "timeout", "oom", "incorrect", "unavailable", "error"])
 def test_the_gate_fails_for_a_combination_that_was_lost(against: Any, status: str) -> None:
     mine = {"backend": "mine"}
     lost = row(**mine, status=status, error="gone")
-    found = against([*timed(BASE), *timed(BASE, **mine)], [*timed(BASE), lost])
+    found = against([*timed(QUIET), *timed(BASE, **mine)], [*timed(QUIET), lost])
     with pytest.raises(GateFailed, match=f"could not be measured again: lenet/mine/.*{status}: gone"):
         found.gate(0.05)
 
 
 def test_the_gate_does_not_mind_what_failed_before(against: Any) -> None:
     failed = row(backend="mine", status="crashed")
-    found = against([*timed(BASE), failed], [*timed(BASE), failed])
+    found = against([*timed(QUIET), failed], [*timed(QUIET), failed])
     assert found.left_out
     found.gate(0.05)
 

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from convbench.results.statistics import (
+    bootstrap_error,
     holm,
+    log_median_moments,
     median,
     median_interval,
+    median_weights,
     percentile,
     ratio_interval,
     relative_spread,
@@ -25,6 +28,13 @@ def test_median_percentile_and_spread() -> None:
     assert median(values) == 6
     assert percentile(values, 10) == 2
     assert relative_spread(values) == pytest.approx((10 - 2) / 12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 99, 100, 101, 1000])
+def test_a_median_is_numpys_however_many_values_there_are(count: int) -> None:
+    values = np.random.default_rng(count).normal(size=count)
+    assert median(values) == median(values.tolist()) == np.median(values)
+    assert math.isnan(median([*values.tolist(), math.nan]))
 
 
 # NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2
@@ -82,10 +92,10 @@ def test_an_interval_is_the_same_each_time() -> None:
 def test_three_processes_a_side_give_intervals_that_hold_the_truth(between: float) -> None:
     random = np.random.default_rng(1)
     held, widths = 0, []
-    for seed in range(60):
+    for _ in range(60):
         base, new = processes(random, 3, 10, between), processes(random, 3, 20, between)
-        ratio = ratio_interval(base, new, seed=seed)
-        middle = median_interval(new, seed=seed)
+        ratio = ratio_interval(base, new)
+        middle = median_interval(new)
         assert ratio is not None
         assert middle is not None
         held += (ratio.low <= 2 <= ratio.high) + (middle.low <= 20 <= middle.high)
@@ -94,16 +104,49 @@ def test_three_processes_a_side_give_intervals_that_hold_the_truth(between: floa
     assert max(np.median(widths), 0.01) < 10 * max(between, 0.02)  # and are not wide without reason
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 30, 31, 400])
+def test_the_exact_bootstrap_of_a_median_is_that_of_many_resamples(count: int) -> None:
+    random = np.random.default_rng(count)
+    steps = random.lognormal(0, 0.3, count)
+    drawn = steps[random.integers(0, count, (20_000, count))]
+    logs = np.log(np.median(drawn, axis=1))
+    mean, square = log_median_moments(steps)
+    deviation = math.sqrt(max(square - mean**2, 0.0))
+    assert deviation == pytest.approx(logs.std(), rel=0.03, abs=1e-9)
+    assert mean == pytest.approx(logs.mean(), abs=5 * deviation / math.sqrt(20_000) + 1e-9)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 1000, 1001, 20_000, 20_001])
+def test_the_weights_of_a_median_are_probabilities_about_the_middle(count: int) -> None:
+    at, weights = median_weights(count)
+    assert weights.sum() == pytest.approx(1)
+    assert (weights > 0).all()
+    assert (at[0] <= at[1]).all()
+    assert weights @ at.mean(axis=0) == pytest.approx((count - 1) / 2)
+    # Asymptotically normal, with the variance of a sample median of evenly spread values.
+    assert math.sqrt(weights @ (at.mean(axis=0) - (count - 1) / 2) ** 2) < 0.55 * math.sqrt(count) + 0.5
+
+
+def test_the_error_is_that_of_resampled_processes_and_steps() -> None:
+    random = np.random.default_rng(3)
+    sides = processes(random, 4, 10, 0.03, within=0.1)
+    found = []
+    for _ in range(4000):
+        chosen = [sides[at][random.integers(0, 30, 30)] for at in random.integers(0, 4, 4)]
+        found.append(np.mean([math.log(np.median(steps)) for steps in chosen]))
+    assert bootstrap_error(sides) == pytest.approx(np.std(found), rel=0.05)
+
+
 def test_more_processes_narrow_the_interval_and_more_steps_do_not() -> None:
     random = np.random.default_rng(2)
 
     def width(count: int, repeats: int) -> float:
         found = []
-        for seed in range(10):
+        for _ in range(10):
             sides = [
                 [np.tile(each, repeats) for each in processes(random, count, 10, 0.05)] for _ in range(2)
             ]
-            interval = ratio_interval(*sides, seed=seed)
+            interval = ratio_interval(*sides)
             assert interval is not None
             found.append(math.log(interval.high / interval.low))
         return float(np.median(found))

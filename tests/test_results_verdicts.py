@@ -10,7 +10,17 @@ import pytest
 from numpy.typing import NDArray
 
 from convbench.results.statistics import t_quantile
-from convbench.results.verdicts import ALPHA, MIN_EFFECT, Judged, critical, effect, judge, log_difference
+from convbench.results.verdicts import (
+    ALPHA,
+    MIN_EFFECT,
+    PAIRED_FROM,
+    Judged,
+    critical,
+    effect,
+    judge,
+    log_difference,
+    paired_log_difference,
+)
 
 MATTERS = math.log1p(MIN_EFFECT)
 Draw = Callable[[np.random.Generator, int, float], NDArray[np.float64]]
@@ -96,6 +106,19 @@ def test_equals_are_called_different_in_at_most_one_of_a_hundred_comparisons(
         alarms += any(each.verdict in ("more", "less") for each in judged)
     # Three standard deviations of the count above a true rate of ALPHA.
     assert alarms <= comparisons * ALPHA + 3 * math.sqrt(comparisons * ALPHA * (1 - ALPHA))
+
+
+@pytest.mark.parametrize("processes", [PAIRED_FROM, 12])
+@pytest.mark.parametrize("draw", [normal, skewed, heavy])
+def test_equals_in_pairs_are_called_different_as_seldom(draw: Draw, processes: int) -> None:
+    random = np.random.default_rng(6)
+    alarms = 0
+    for _ in range(600):
+        drift = np.exp(random.normal(0, 0.5, processes))
+        base, new = drift * draw(random, processes, 0.1), drift * draw(random, processes, 0.1)
+        (judged,) = judge([paired_log_difference(base.tolist(), new.tolist())], MATTERS)
+        alarms += judged.verdict in ("more", "less")
+    assert alarms <= 600 * ALPHA + 3 * math.sqrt(600 * ALPHA * (1 - ALPHA))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from types import TracebackType
 from typing import Any
 
@@ -71,6 +71,8 @@ def derived_backward(forward: Forward) -> Callable[..., Tensor]:
 
 def backward_is_derived(op: Callable[..., Any]) -> bool:
     """Whether the op's backward was made by `derived_backward`; the author's forward is its `__wrapped__`."""
+    while isinstance(op, partial):
+        op = op.func
     return bool(getattr(op, "backward_is_derived", False))
 
 

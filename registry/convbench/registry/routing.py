@@ -40,12 +40,19 @@ class Tally:
         self.refusals.clear()
 
 
+@dataclass
+class _Passes:
+    """How many forward passes were counted; a module's own attributes take microseconds to set."""
+
+    made: int = 0
+
+
 class Routed(nn.Module):
     """A model whose contract ops are computed by `backend`.
 
     `model` is the module that was given, its code and parameters as they were; after a change of its modules
     call `train()` or `eval()`, which look at them anew. The counts cover every forward pass since the last
-    `reset_counts()`, except compiled ones, which run no Python to count in.
+    `reset_counts()`, `passes` of them, except compiled ones, which run no Python to count in.
     """
 
     def __init__(self, model: nn.Module, backend: Backend) -> None:
@@ -55,6 +62,7 @@ class Routed(nn.Module):
         self.tallies = {name: Tally() for name in OPS}
         self._mode = _Mode(backend, self.tallies)
         self._shadows = shadows(model, self._mode.counted)
+        self._passes = _Passes()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Routed:
         copy = Routed(deepcopy(self.model, memo), self.backend)  # the routes of a copy count for the copy
@@ -62,15 +70,21 @@ class Routed(nn.Module):
         return copy
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if self._shadows is None or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             with self._mode:
                 return self.model(*args, **kwargs)
-        with self._shadows:
+        self._passes.made += 1
+        with self._mode if self._shadows is None else self._shadows:
             return self.model(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Self:
         self._shadows = shadows(self.model, self._mode.counted)
         return super().train(mode)
+
+    @property
+    def passes(self) -> int:
+        """Forward passes that were counted."""
+        return self._passes.made
 
     @property
     def calls(self) -> int:
@@ -99,12 +113,22 @@ class Routed(nn.Module):
         )
 
     @property
+    def served_flops(self) -> str:
+        """The share of every op's FLOPs, 0 to 1, such as `conv2d 0.853, avg_pool2d 0`."""
+        return ", ".join(
+            f"{name} {tally.served_flops / tally.flops:.9g}"
+            for name, tally in self.tallies.items()
+            if tally.flops
+        )
+
+    @property
     def refusals(self) -> list[str]:
         """Why calls fell back to torch, each reason once."""
         return sorted({reason for tally in self.tallies.values() for reason in tally.refusals})
 
     def reset_counts(self) -> None:
         """Start counting anew."""
+        self._passes.made = 0
         for tally in self.tallies.values():
             tally.clear()
 

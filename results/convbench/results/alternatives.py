@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from convbench.results.figures import Bars, Curves, Dots, Figure, Stack, Stacks, Strip, Strips
+from convbench.results.figures import (
+    Bars,
+    Curve,
+    Curves,
+    Dots,
+    Figure,
+    Roof,
+    Roofline,
+    Stack,
+    Stacks,
+    Strip,
+    Strips,
+)
 from convbench.results.statistics import median
 
 
@@ -16,9 +28,27 @@ def in_words(figure: Figure) -> str:
         case Stacks(stacks=stacks, parts=parts):
             shown = [shares(stack, parts) for stack in stacks]
         case Curves(curves=curves):
-            shown = [f"{c.name} ends at {c.points[-1][1]:.3g} after {c.points[-1][0]:.3g}" for c in curves]
-    label = figure.x.label if isinstance(figure, Curves) else figure.axis.label
+            shown = [f"{each.name} {ending(figure, each)}" for each in curves]
+        case Roofline(roofs=roofs, spots=spots):
+            shown = [*map(peaks, roofs), *(spot.text for spot in spots)]
+    label = figure.y.label if isinstance(figure, (Curves, Roofline)) else figure.axis.label
     return f"{label}: {'; '.join(shown)}"
+
+
+def ending(figure: Curves, curve: Curve) -> str:
+    """Where a curve ends, or where its single point is."""
+    across, up = curve.points[-1]
+    return (
+        f"{'ends at ' * (not figure.labelled)}{up:.3g} after {across:,.3g} {figure.x.label.partition(',')[0]}"
+    )
+
+
+def peaks(roof: Roof) -> str:
+    """What a device does at most."""
+    return (
+        f"{roof.name} at most {roof.gflops_per_second:.3g} GFLOP/s and {roof.gb_per_second:.3g} GB/s, "
+        f"which meet at {roof.ridge:.3g} FLOPs per byte"
+    )
 
 
 def middle_of(strip: Strip) -> str:

@@ -1,8 +1,12 @@
 """How a record becomes a line of CSV, and a line a record again.
 
 A number is written with nine significant digits: enough for a float32 to come back as it was, and for a
-nanosecond in a second. None is an empty cell. A text that a spreadsheet would run as a formula gets an
-apostrophe in front, which the reader takes away.
+nanosecond in a second. None is an empty cell.
+
+A text is one line: control characters are written as escapes such as `\\n` and `\\x1b`, and a backslash that
+could be taken for the start of one is doubled. Where a spreadsheet would run a formula, an apostrophe stands in
+front of it: at the beginning of a text, and after semicolons, at which some cut a line. Readers undo both, so
+that a text comes back as it was; but that lone surrogates, which are no text, come back as escapes.
 """
 
 from __future__ import annotations
@@ -15,13 +19,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from convbench.registry.errors import UsageError
+from convbench.results.opening import opened
 from convbench.results.schema import Column, Combined, columns
 
 Record = TypeVar("Record", bound=Combined)
 
-FORMULA = re.compile(r"'*[=+\-@]")  # OWASP's list; its tab and carriage return are blanks by then
-GUARDED = re.compile(r"'+[=+\-@]")
-CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
+# OWASP's list of what begins a formula, in both widths, whatever quotes and blanks come before it. Its tab and
+# carriage return are escapes by then.
+FORMULA = re.compile(r"(^|;)(?=['\"\s]*[=+\-@＝＋－＠])")
+GUARDED = re.compile(r"(^|;)'(?=['\"\s]*[=+\-@＝＋－＠])")
+CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+SPECIAL = re.compile(rf"[{CONTROL}]|\\(?=[\\nrtxu{CONTROL}])")
+ESCAPED = re.compile(r"\\(?:([\\nrt])|x([0-9a-f]{2})|u([0-9a-f]{4}))")
+SURROGATE = re.compile(r"[\ud800-\udfff]")
+SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+LONG = {short[1]: character for character, short in SHORT.items()}
 
 
 def header(record: type[Combined]) -> str:
@@ -64,19 +76,31 @@ def to_cell(value: Any, column: Column) -> str:
 
 
 def guard(text: str) -> str:
-    """Flatten a text to one line that no spreadsheet runs as a formula."""
-    flat = flatten(text)
-    return f"'{flat}" if FORMULA.match(flat) else flat
-
-
-def flatten(text: str) -> str:
-    """One line of a text of many, without control characters."""
-    return CONTROL.sub(" ", text).strip()
+    """A text as one line that no spreadsheet runs as a formula."""
+    text = SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return FORMULA.sub(r"\1'", SPECIAL.sub(escape, text))
 
 
 def unguard(cell: str) -> str:
-    """Undo `guard`'s apostrophe."""
-    return cell[1:] if GUARDED.match(cell) else cell
+    """The text that `guard` made a cell of."""
+    if "\\" not in cell and "'" not in cell:
+        return cell
+    return ESCAPED.sub(unescape, GUARDED.sub(r"\1", cell))
+
+
+def escape(found: re.Match[str]) -> str:
+    """A special character as an escape."""
+    code = ord(found[0])
+    return SHORT.get(found[0]) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+
+
+def unescape(found: re.Match[str]) -> str:
+    """The character that an escape stands for; a surrogate stays one, for it is no character."""
+    short, *codes = found.groups()
+    if short:
+        return LONG[short]
+    character = chr(int(codes[0] or codes[1], 16))
+    return found[0] if SURROGATE.match(character) else character
 
 
 def from_cell(cell: str, column: Column, where: str) -> str | int | float | None:
@@ -99,33 +123,23 @@ def from_cell(cell: str, column: Column, where: str) -> str | int | float | None
 
 
 def read_records(path: Path, record: type[Record]) -> list[Record]:
-    """Read a whole file of records; a last line without its end is left out.
+    """Read a whole file of records; a last line that a kill cut short is left out with a warning.
 
     Columns of later versions may be missing, unknown ones are passed over.
 
     Raises:
         UsageError: the file cannot be read, lacks documented columns, or a cell does not fit its column.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text ({error.reason})") from None
-    lines = csv.reader(text[: text.rfind("\n") + 1].split("\n"))
-    names = next(lines, [])
-    if missing := [each.name for each in columns(record) if each.name not in names and not each.later]:
-        raise UsageError(f"{path} lacks the columns {', '.join(missing)}")
-    found = [(names.index(column.name), column) for column in columns(record) if column.name in names]
     records = []
-    for cells in filter(None, lines):
-        where = f"{path}, line {lines.line_num}"
-        if len(cells) != len(names):
-            raise UsageError(f"{where}: {len(cells)} cells instead of {len(names)}")
-        try:
-            records.append(record(**{each.name: from_cell(cells[at], each, where) for at, each in found}))
-        except ValueError as error:
-            raise UsageError(f"{where}: {error}") from None
+    with opened(path, record) as file:
+        found = [
+            (file.names.index(column.name), column) for column in columns(record) if column.name in file.names
+        ]
+        for where, cells in file.rows():
+            try:
+                records.append(record(**{each.name: from_cell(cells[at], each, where) for at, each in found}))
+            except ValueError as error:
+                raise UsageError(f"{where}: {error}") from None
     return records
 
 

@@ -17,13 +17,16 @@ from convbench.results.verdicts import (
     FLOOR_POINTS,
     MIN_EFFECT,
     MIN_POINTS,
+    PAIRED_FROM,
     Difference,
     Judged,
     Verdict,
+    as_ratio,
     difference,
     effect,
     judge,
     log_difference,
+    paired_log_difference,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +42,8 @@ class TimePair:
     """The step time of one combination on both sides, geometric means over processes.
 
     `ratio` is new over base, above one is slower; `detectable` is the smallest ratio that processes so many
-    and so spread could have shown; `note` says what makes the pair less than sound.
+    and so spread could have shown; `note` says what makes the pair less than sound; `paired` where each
+    process was set against its counterpart of the same round of the same run.
     """
 
     combination: Combination
@@ -55,6 +59,7 @@ class TimePair:
     base_processes: int
     new_processes: int
     note: str = ""
+    paired: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,15 +96,16 @@ class Comparison:
     trends: tuple[Trend, ...]
     min_effect: float
 
-    def gate(self, slower: float) -> str:
+    def gate(self, slower: float, *, allow_unclear: bool = False) -> str:
         """Refuse a slow-down by more than `slower` (0.05 is 5 %); return what passing is worth.
 
         A combination that the base measured, and that a new file planned and could not measure, is refused
-        too. A pair that is merely unclear passes, and is owned up to.
+        too. Where a slow-down of that size could not have shown, the gate does not pass either: nobody can
+        tell. `allow_unclear` lets such pairs pass and counts them, as long as some pair could have shown it.
 
         Raises:
             GateFailed: a pair is slower by more than that, or a combination was lost.
-            NothingRan: no step time was compared.
+            NothingRan: no step time was compared, or in too few pairs could the slow-down have shown.
         """
         failed = [pair for pair in self.times if pair.verdict == "slower" and pair.ratio > 1 + slower]
         lost = [left for left in self.left_out if left.lost]
@@ -114,12 +120,21 @@ class Comparison:
             raise GateFailed(f"{len(lost)} combinations of the base could not be measured again: {first}")
         if not self.times:
             raise NothingRan("the gate has nothing to judge: no step time was compared")
-        passed = f"none of {len(self.times)} pairs is shown to be slower by more than {slower:.1%}"
         blind = [pair for pair in self.times if pair.verdict == "unclear" and pair.detectable > 1 + slower]
-        if not blind:
-            return passed
-        worst_case = effect(max(pair.detectable for pair in blind))
-        return f"{passed}; but noise hides as much in {len(blind)}, in the worst all below {worst_case}"
+        if blind and (not allow_unclear or len(blind) == len(self.times)):
+            worst = max(blind, key=lambda pair: pair.detectable)
+            raise NothingRan(
+                f"the gate cannot tell: a slow-down by {slower:.1%} could not have shown in {len(blind)} of "
+                f"{len(self.times)} pairs; in {name(worst.combination)} it shows from "
+                f"{effect(worst.detectable)}. More processes (--rounds) or a quieter machine tell more"
+            )
+        passed = f"none of {len(self.times)} pairs is shown to be slower by more than {slower:.1%}"
+        if blind:
+            worst_case = effect(max(pair.detectable for pair in blind))
+            passed += f"; but noise hides as much in {len(blind)}, in the worst all below {worst_case}"
+        if self.left_out:
+            passed += f"; {len(self.left_out)} combinations could not be compared"
+        return passed
 
 
 def compare(
@@ -172,26 +187,43 @@ def labels(sources: Sequence[Source]) -> list[str]:
 def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair, ...]:
     """Judge the step times of all pairs together."""
     timed = [each for each in matches if each.base.step_ms and each.new.step_ms]
-    gaps = [log_difference(each.base.step_ms, each.new.step_ms) for each in timed]
+    paired = [counterparts(each) for each in timed]
+    gaps = [
+        paired_log_difference(*pairs) if pairs else log_difference(each.base.step_ms, each.new.step_ms)
+        for each, pairs in zip(timed, paired, strict=True)
+    ]
     words: dict[str, Verdict] = {"more": "slower", "less": "faster", "same": "same", "unclear": "unclear"}
     return tuple(
         TimePair(
             combination=each.combination,
             file=each.file,
             verdict=words[judged.verdict],
-            ratio=math.exp(gap.estimate),
-            low=math.exp(judged.low),
-            high=math.exp(judged.high),
+            ratio=as_ratio(gap.estimate),
+            low=as_ratio(judged.low),
+            high=as_ratio(judged.high),
             p_value=judged.p_value,
-            detectable=math.exp(judged.detectable),
+            detectable=as_ratio(judged.detectable),
             base_ms=geometric_mean(each.base.step_ms),
             new_ms=geometric_mean(each.new.step_ms),
             base_processes=len(each.base.step_ms),
             new_processes=len(each.new.step_ms),
             note=joined(each.note, "one process on a side: its spread is assumed" * gap.assumed),
+            paired=pairs is not None,
         )
-        for each, gap, judged in zip(timed, gaps, judge(gaps, math.log1p(min_effect)), strict=True)
+        for each, gap, pairs, judged in zip(
+            timed, gaps, paired, judge(gaps, math.log1p(min_effect)), strict=True
+        )
     )
+
+
+def counterparts(each: Match) -> tuple[list[float], list[float]] | None:
+    """The step times of both sides, round by round of one run; None where they are not of one run, or few."""
+    count = len(each.base.processes)
+    if count < PAIRED_FROM or sorted(each.base.processes) != sorted(each.new.processes):
+        return None
+    base = dict(zip(each.base.processes, each.base.step_ms, strict=True))
+    new = dict(zip(each.new.processes, each.new.step_ms, strict=True))
+    return [base[process] for process in base], [new[process] for process in base]
 
 
 def compare_accuracies(matches: Sequence[Match]) -> tuple[AccuracyPair, ...]:

@@ -10,7 +10,7 @@ from convbench.results.pairing import name
 from convbench.results.schema import Combination
 
 DRAWN = 40
-HUES = {"slower": 1, "faster": 2, "same": 7, "unclear": 7}
+HUES = {"slower": 1, "faster": 0, "same": 9, "unclear": 9}
 
 
 def comparison_figures(comparison: Comparison) -> Iterator[Figure]:
@@ -27,11 +27,12 @@ def comparison_figures(comparison: Comparison) -> Iterator[Figure]:
             tuple(
                 Bar(
                     names[pair.combination] + f" in {pair.file}" * several,
-                    HUES.get(pair.verdict, 7),
+                    HUES.get(pair.verdict, 9),
                     pair.ratio,
                     pair.low,
                     pair.high,
                     f"{pair.ratio:.3f}, {pair.verdict}",
+                    f"{pair.ratio:.2f}×",
                 )
                 for pair in pairs[:DRAWN]
             ),

@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 from convbench.results.cells import guard, line
 from convbench.results.comparing import AccuracyPair, Comparison, TimePair
+from convbench.results.escaping import escape, flatten
 from convbench.results.pairing import name
 from convbench.results.schema import COMBINATION
-from convbench.results.tables import escape
 from convbench.results.trends import Trend
 from convbench.results.verdicts import ALPHA, MIN_POINTS, effect
 
+JSON_FORMAT = 1  # raised where a reader of the one before would go wrong
 SHOWN = 50  # of what was left out; CSV and JSON hold it all
 
 
@@ -48,7 +49,13 @@ def sections(comparison: Comparison) -> Iterator[Section]:
     if comparison.trends:
         yield Section(
             "History of the step time",
-            ["combination", *(f"{each}, ms" for each in comparison.files), "change (95 % interval)", "trend"],
+            [
+                "combination",
+                *(f"{each}, ms" for each in comparison.files),
+                "change (95 % interval)",
+                "trend",
+                "level changed",
+            ],
             [trend_cells(trend) for trend in comparison.trends],
         )
     if left := comparison.left_out:
@@ -101,7 +108,15 @@ def trend_cells(trend: Trend) -> list[str]:
     """A history as texts."""
     interval = "" if trend.low is None or trend.high is None else f" ({trend.low:.3f} to {trend.high:.3f})"
     times = ["–" if value is None else f"{value:.4g}" for value in trend.step_ms]
-    return [name(trend.combination), *times, f"{trend.change:.3f}{interval}", trend.verdict]
+    changes = "; ".join(f"at {each.file} to {each.ratio:.3f} of before" for each in trend.changes)
+    return [name(trend.combination), *times, f"{trend.change:.3f}{interval}", trend.verdict, changes or "–"]
+
+
+HISTORY = (
+    " In a history, a file is one observation: change is that of a straight line from the first to the last, "
+    "trend whether it is more than scatter, and a level is changed where at least two files differ from at "
+    "least two before by more than scatter."
+)
 
 
 def legend(comparison: Comparison) -> str:
@@ -110,15 +125,15 @@ def legend(comparison: Comparison) -> str:
         "n counts processes (for accuracies, seeds). faster, slower, higher, lower: the difference exceeds "
         f"{comparison.min_effect:.3g} of the base (for accuracies {MIN_POINTS:.3g}), and its p-value, "
         f"corrected for all pairs, is below {ALPHA:g}. same: the interval lies within that. unclear: this data "
-        "cannot tell; a difference shows only from the size given."
+        "cannot tell; a difference shows only from the size given." + HISTORY * bool(comparison.trends)
     )
 
 
 def as_markdown(comparison: Comparison) -> str:
     """Markdown tables."""
-    parts = [f"# {' and '.join(comparison.files)}\n"]
+    parts = [f"# {escape(' and '.join(comparison.files))}\n"]
     for title, headings, rows in sections(comparison):
-        parts.append(f"## {title}\n")
+        parts.append(f"## {escape(title)}\n")
         parts.append(f"| {' | '.join(map(escape, headings))} |\n|{' --- |' * len(headings)}")
         parts += [f"| {' | '.join(map(escape, row))} |" for row in rows]
         parts.append("")
@@ -129,9 +144,10 @@ def as_table(comparison: Comparison) -> str:
     """Plain tables for a terminal, as wide as they need to be."""
     parts = []
     for title, headings, rows in sections(comparison):
-        widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-        parts.append(title)
-        for row in (headings, ["-" * width for width in widths], *rows):
+        first, *others = [[flatten(cell) for cell in row] for row in (headings, *rows)]
+        widths = [max(map(len, column)) for column in zip(first, *others, strict=True)]
+        parts.append(flatten(title))
+        for row in (first, ["-" * width for width in widths], *others):
             parts.append(
                 "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             )
@@ -164,14 +180,14 @@ def as_csv(comparison: Comparison) -> str:
 
 def csv_cell(value: object) -> str:
     """A number with nine digits, a text that no spreadsheet runs."""
-    if isinstance(value, float):
-        return format(value, ".9g")
+    if isinstance(value, (int, float)):
+        return str(value) if isinstance(value, int) else format(value, ".9g")
     return "" if value is None else guard(str(value))
 
 
 def as_json(comparison: Comparison) -> str:
-    """Everything, as JSON."""
-    return json.dumps(asdict(comparison), indent=2) + "\n"
+    """Everything, as JSON; `schemas/comparison.schema.json` says what is in it."""
+    return json.dumps({"format": JSON_FORMAT, **asdict(comparison)}, indent=2, allow_nan=False) + "\n"
 
 
 FORMATS: Mapping[str, Callable[[Comparison], str]] = {

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from convbench.results.attribution import Rank
 from convbench.results.cells import read_records
 from convbench.results.reading import results_file
 from convbench.results.samples import Process, step_times
@@ -49,8 +50,10 @@ class Contents:
         return self.by_line.get((group.race, name), ())
 
 
-def read_contents(run_dir: Path | str) -> Contents:
+def read_contents(run_dir: Path | str, *, rank: Rank = "served") -> Contents:
     """Read a run directory; only its results.csv has to be there.
+
+    Competitors that left convolutions to torch are not ranked, unless `rank` is "all".
 
     Raises:
         UsageError: there is no results.csv, or a file of the run cannot be read.
@@ -63,7 +66,7 @@ def read_contents(run_dir: Path | str) -> Contents:
     return Contents(
         name=directory.absolute().name,
         rows=tuple(rows),
-        table=comparison_table(rows, samples),
+        table=comparison_table(rows, samples, rank=rank),
         epochs=tuple(read_records(curves, Epoch)) if curves.exists() else (),
         samples=samples,
         environment=read_environment(directory / "environment.json"),

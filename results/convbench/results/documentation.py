@@ -8,13 +8,14 @@ from pathlib import Path
 
 from convbench.registry.errors import UsageError
 from convbench.results.environment import FACTS
-from convbench.results.schema import FILES, columns
+from convbench.results.reading import dtype
+from convbench.results.schema import FILES, Row, columns
 
 BEGIN, END = "<!-- generated: python -m convbench.results.documentation -->", "<!-- end of generated -->"
 
 
 def columns_markdown() -> str:
-    """Every file of a run with its columns."""
+    """Every file of a run with its columns; of results.csv also the pandas types of `read_results`."""
     parts = []
     for name, record in FILES.items():
         summary = (record.__doc__ or "").splitlines()[0].partition(": ")[2]
@@ -22,13 +23,15 @@ def columns_markdown() -> str:
             (
                 f"`{each.name}`",
                 each.type.__name__ + ", may be empty" * (not each.required),
+                *([f"`{dtype(each.name, each)}`"] if record is Row else []),
                 each.unit,
                 each.description,
             )
             for each in columns(record)
         ]
+        headings = ["column", "type", *(["in pandas"] if record is Row else []), "unit", "meaning"]
         text = summary[:1].upper() + summary[1:]
-        parts.append(f"### {name}\n\n{text}\n\n{table(('column', 'type', 'unit', 'meaning'), rows)}")
+        parts.append(f"### {name}\n\n{text}\n\n{table(headings, rows)}")
     facts = [(f"`{name}`", fact.unit, fact.description) for name, fact in FACTS.items()]
     parts.append(
         "### environment.json\n\nWhat the run ran on; null where the machine does not tell.\n\n"

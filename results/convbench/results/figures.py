@@ -1,23 +1,12 @@
-"""What the charts of a run show, as data: `charts` draws it as inline SVG, `plots` with matplotlib."""
+"""The kinds of charts, as data: `charts` draws them as inline SVG, `plots` with matplotlib."""
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from convbench.results.contents import Contents
-from convbench.results.schema import Epoch, Row
-from convbench.results.statistics import median_interval
-from convbench.results.summary import Group, Line, measured, middle, step_samples
-from convbench.results.tables import number
-
-DRAWN = 24  # competitors in one chart: more cannot be told apart, and the tables hold them all
-STEPS_DRAWN = 120  # of one process, at even ranks of their order, so that their distribution stays
-WIDE = 20.0  # ranges whose ends differ by a larger factor are drawn on a logarithmic axis
-PHASES = ("data", "forward", "backward", "optimizer")
+NAMED_AT_ENDS = 8  # curves
+NAMED_AT_POINTS = 10  # combinations under a roof
 
 
 class Axis(NamedTuple):
@@ -36,6 +25,7 @@ class Bar(NamedTuple):
     low: float | None
     high: float | None
     text: str
+    label: str = ""  # what is written beside it, if not all of the text
 
 
 @dataclass(frozen=True)
@@ -111,165 +101,58 @@ class Curves:
     x: Axis
     y: Axis
     curves: tuple[Curve, ...]
-    labelled: bool = False  # names stand beside the last points, instead of in a legend
+    labelled: bool = False  # single points, with their names beside them
     note: str = ""
 
-
-Figure: TypeAlias = Bars | Dots | Strips | Stacks | Curves
-
-
-def figures(contents: Contents, group: Group) -> Iterator[Figure]:
-    """The charts of one race, of which there may be none; a competitor has one colour in all races."""
-    everybody = dict.fromkeys(line.name for each in contents.table.groups for line in each.lines)
-    hues = {name: index for index, name in enumerate(everybody)}
-    lines = [line for line in group.lines if line.images_per_second is not None or line.accuracy]
-    names = [line.name for line in lines[:DRAWN]]
-    rows = {line.name: contents.rows_of(group, line.name) for line in lines}
-    note = f"the first {DRAWN} of {len(lines)} {group.subject}s" if len(lines) > DRAWN else ""
-    epochs: dict[str, list[Epoch]] = defaultdict(list)
-    trained = {row.combination for own in rows.values() for row in own}
-    for epoch in contents.epochs:
-        if epoch.combination in trained:
-            epochs[getattr(epoch, group.subject)].append(epoch)
-    found = [
-        speed(lines, rows, contents, hues, note),
-        distribution(names, rows, contents, hues, note),
-        phases(names, rows, note),
-        *(
-            training(names, epochs, hues, x, y, note)
-            for y in ("val_accuracy", "train_loss")
-            for x in ("steps", "train_seconds")
-        ),
-        reached(lines, hues, note),
-    ]
-    yield from (figure for figure in found if figure is not None)
+    @property
+    def named_at_ends(self) -> bool:
+        """Whether there is room for the names at the ends of the curves, so that no legend is needed."""
+        return self.labelled or len({curve.name for curve in self.curves}) <= NAMED_AT_ENDS
 
 
-def speed(
-    lines: Iterable[Line],
-    rows: Mapping[str, Sequence[Row]],
-    contents: Contents,
-    hues: Mapping[str, int],
-    note: str,
-) -> Bars | None:
-    """Throughputs, with their intervals over processes."""
-    bars = []
-    for line in lines:
-        if not positive(line.images_per_second):
-            continue
-        value = float(line.images_per_second or 0)
-        low = high = None
-        interval = median_interval(step_samples(measured(rows[line.name], "time"), contents.samples))
-        if interval is not None and line.step_ms:
-            low, high = value * line.step_ms / interval.high, value * line.step_ms / interval.low
-        bars.append(Bar(line.name, hues[line.name], value, low, high, number(value)))
-    if not bars:
-        return None
-    whiskers = "whiskers: 95 % interval over processes" if any(bar.low is not None for bar in bars) else ""
-    axis = Axis("images per second, more is better")
-    return Bars("Training throughput", axis, tuple(bars[:DRAWN]), joined(whiskers, note))
+class Roof(NamedTuple):
+    """What a device was measured to do at most with one dtype: operations, and bytes of memory moved."""
+
+    name: str
+    gflops_per_second: float
+    gb_per_second: float
+
+    def attainable(self, intensity: float) -> float:
+        """The speed that so many operations per byte allow, in GFLOP/s."""
+        return min(self.gflops_per_second, intensity * self.gb_per_second)
+
+    @property
+    def ridge(self) -> float:
+        """Operations per byte from which on arithmetic is the limit, and no longer memory."""
+        return self.gflops_per_second / self.gb_per_second
 
 
-def distribution(
-    names: Iterable[str],
-    rows: Mapping[str, Sequence[Row]],
-    contents: Contents,
-    hues: Mapping[str, int],
-    note: str,
-) -> Strips | None:
-    """Every step time that was measured, process by process."""
-    strips = []
-    for name in names:
-        processes = step_samples(measured(rows[name], "time"), contents.samples)
-        kept = tuple(tuple(thinned(list(filter(positive, steps)))) for steps in processes)
-        if kept := tuple(steps for steps in kept if steps):
-            strips.append(Strip(name, hues[name], kept))
-    if not strips:
-        return None
-    values = [value for strip in strips for steps in strip.processes for value in steps]
-    legend = "a dot is a step, a tick the median of its process"
-    return Strips("Step times", Axis("milliseconds", wide(values)), tuple(strips), joined(legend, note))
+class Spot(NamedTuple):
+    """One combination under its roof: `network` is what all of its intensity run, `text` tells the rest."""
+
+    name: str
+    hue: int
+    network: str
+    intensity: float
+    gflops_per_second: float
+    text: str
 
 
-def phases(names: Iterable[str], rows: Mapping[str, Sequence[Row]], note: str) -> Stacks | None:
-    """What share of a step its parts take."""
-    stacks = []
-    for name in names:
-        timed = measured(rows[name], "time")
-        parts = tuple(middle(getattr(row, f"{phase}_ms") for row in timed) or 0.0 for phase in PHASES)
-        if positive(sum(parts)) and all(part >= 0 for part in parts):
-            stacks.append(Stack(name, parts))
-    if not stacks:
-        return None
-    return Stacks("Where a step's time goes", Axis("share of the step"), PHASES, tuple(stacks), note)
+@dataclass(frozen=True)
+class Roofline:
+    """Speeds over operations per byte, beneath what the device allows; both axes are logarithmic."""
+
+    title: str
+    x: Axis
+    y: Axis
+    roofs: tuple[Roof, ...]
+    spots: tuple[Spot, ...]
+    note: str = ""
+
+    @property
+    def named_at_points(self) -> bool:
+        """Whether there is room for names beside the points, so that no legend is needed."""
+        return len(self.spots) <= NAMED_AT_POINTS
 
 
-TRAINING = {
-    "val_accuracy": "Validation accuracy",
-    "train_loss": "Training loss",
-    "steps": "steps",
-    "train_seconds": "seconds of training",
-}
-
-
-def training(
-    names: Iterable[str],
-    epochs: Mapping[str, Sequence[Epoch]],
-    hues: Mapping[str, int],
-    x: str,
-    y: str,
-    note: str,
-) -> Curves | None:
-    """A quantity at the end of each epoch, a curve per seed."""
-    curves = []
-    for name in names:
-        seeds: dict[int, list[tuple[float, float]]] = defaultdict(list)
-        for epoch in epochs.get(name, ()):
-            point = (getattr(epoch, x), getattr(epoch, y))
-            if all(value is not None and math.isfinite(value) for value in point) and point[0] > 0:
-                seeds[epoch.seed].append(point)
-        curves += [Curve(name, hues[name], tuple(sorted(points))) for points in seeds.values()]
-    if all(len(curve.points) < 2 for curve in curves):
-        return None  # the ends alone are no curve; `reached` shows them
-    log = wide([point[0] for curve in curves for point in curve.points])
-    title = f"{TRAINING[y]} against {TRAINING[x].split()[0]}"
-    return Curves(title, Axis(TRAINING[x], log), Axis(TRAINING[y].lower()), tuple(curves), note=note)
-
-
-def reached(lines: Iterable[Line], hues: Mapping[str, int], note: str) -> Curves | None:
-    """What accuracy training ended with, and how long it took."""
-    points = [
-        Curve(line.name, hues[line.name], ((line.accuracy.seconds, line.accuracy.mean),))
-        for line in lines
-        if line.accuracy and not line.accuracy.is_loss and line.accuracy.seconds is not None
-        if positive(line.accuracy.seconds) and math.isfinite(line.accuracy.mean)
-    ]
-    if not points:
-        return None
-    log = wide([curve.points[0][0] for curve in points])
-    x = Axis("seconds of training, less is better", log)
-    y = Axis("validation accuracy at the end")
-    return Curves("Accuracy against time", x, y, tuple(points[:DRAWN]), labelled=True, note=note)
-
-
-def joined(*notes: str) -> str:
-    """The notes that say something."""
-    return "; ".join(filter(None, notes))
-
-
-def positive(value: float | None) -> bool:
-    """Whether it is a number that can be drawn on every axis."""
-    return value is not None and math.isfinite(value) and value > 0
-
-
-def wide(values: Sequence[float]) -> bool:
-    """Whether a linear axis would squeeze the small values into one."""
-    return max(values) > WIDE * min(values)
-
-
-def thinned(values: Sequence[float]) -> list[float]:
-    """At most STEPS_DRAWN of the values, sorted, at even ranks."""
-    ordered = sorted(values)
-    if len(ordered) <= STEPS_DRAWN:
-        return ordered
-    return [ordered[rank * (len(ordered) - 1) // (STEPS_DRAWN - 1)] for rank in range(STEPS_DRAWN)]
+Figure: TypeAlias = Bars | Dots | Strips | Stacks | Curves | Roofline

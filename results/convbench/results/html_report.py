@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -23,22 +23,28 @@ from convbench.results.charts import svg
 from convbench.results.comparing import Comparison
 from convbench.results.comparison_figures import comparison_figures
 from convbench.results.comparison_formats import legend as verdict_legend
-from convbench.results.comparison_formats import sections
 from convbench.results.comparison_narrative import verdicts_in_words
+from convbench.results.comparison_tables import comparison_tables, shared_remarks
 from convbench.results.contents import Contents
-from convbench.results.environment import FACTS
-from convbench.results.figures import Curves, Figure, figures
-from convbench.results.html_tables import (
+from convbench.results.environment_facts import environment_facts
+from convbench.results.figures import Curves, Figure, Roofline
+from convbench.results.flags import flags_in_words
+from convbench.results.narrative import Finding
+from convbench.results.phrasing import count
+from convbench.results.roofline_figure import rooflines, under_the_roof
+from convbench.results.run_figures import figures
+from convbench.results.run_tables import (
     curves_table,
     facts,
     failures_table,
+    peaks_table,
     results_table,
     rows_table,
-    section_table,
-    served_table,
+    terms,
 )
-from convbench.results.narrative import Finding
-from convbench.results.tables import LEGEND, warnings
+from convbench.results.served_tables import served_table
+from convbench.results.svg import mark
+from convbench.results.tables import warnings
 
 DRAWN = 30  # races with charts: a page of more is slow to open, and its tables hold them all
 OPEN = 4  # races whose charts are unfolded at first
@@ -62,6 +68,8 @@ class Chapter:
 def report_html(contents: Contents) -> str:
     """A run as a page."""
     found = narrative.findings(contents)
+    roofs = list(rooflines(contents))
+    results = results_table(contents)
     chapters = [
         Chapter(finding, tuple(figures(contents, group)), index < OPEN)
         for index, (finding, group) in enumerate(
@@ -73,35 +81,40 @@ def report_html(contents: Contents) -> str:
         title=" and ".join(dict.fromkeys(row.suite for row in contents.rows)) or "Nothing was run",
         run=contents.name,
         facts=facts(contents),
-        warnings=[plain(warning) for warning in warnings(contents.table)],
+        warnings=[*map(plain, warnings(contents.table)), *flags_in_words(contents.table.rows)],
         overview=narrative.overview(contents),
         victories=narrative.victories(found),
         findings=found,
         chapters=[chapter for chapter in chapters if chapter.figures],
         undrawn=max(len(found) - DRAWN, 0),
-        results=results_table(contents),
+        results=results,
+        under_roof=under_the_roof(contents),
+        rooflines=roofs,
+        roof_hues=legend(roofs),
+        peaks=peaks_table(contents),
         served=served_table(contents),
         failures=failures_table(contents),
         curves=curves_table(contents),
         rows=rows_table(contents),
+        processes=count(len(contents.rows), "process", "processes"),
         environment=list(environment_facts(contents.environment)),
         torch_build=contents.environment.get("torch_build"),
         suite=contents.suite,
-        terms=re.findall(r"\*\*(.+?)\*\*: (.+?)[;.](?= \*\*|$)", LEGEND),
+        terms=terms(results) if results else [],
     )
 
 
 def comparison_html(comparison: Comparison) -> str:
     """A comparison as a page."""
     charts = list(comparison_figures(comparison))
-    tables = [section_table(index, section) for index, section in enumerate(sections(comparison))]
     return page(
         "comparison.html.j2",
         title=" and ".join(comparison.files),
         sentences=verdicts_in_words(comparison),
         figures=charts,
         hues=legend(charts),
-        tables=[table for table in tables if table is not None],
+        warnings=shared_remarks(comparison),
+        tables=comparison_tables(comparison),
         explanation=verdict_legend(comparison),
     )
 
@@ -116,7 +129,8 @@ def page(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         finalize=printable,
     )
-    environment.filters["svg"] = svg
+    environment.filters |= {"svg": svg, "prose": prose}
+    environment.globals["key_mark"] = mark
     style, script = (resource(name) for name in ("report.css", "report.js"))
     policy = (
         f"default-src 'none'; style-src '{digest(style)}'; script-src '{digest(script)}'; base-uri 'none'"
@@ -127,9 +141,14 @@ def page(template: str, **values: Any) -> str:
 
 
 def legend(figures: Iterable[Figure]) -> dict[str, int]:
-    """The competitors that have curves, with their colours."""
-    drawn = [figure for figure in figures if isinstance(figure, Curves) and not figure.labelled]
-    return {curve.name: curve.hue for figure in drawn for curve in figure.curves}
+    """The competitors that charts do not name themselves, with their colours."""
+    found: dict[str, int] = {}
+    for figure in figures:
+        if isinstance(figure, Curves) and not figure.named_at_ends:
+            found |= {curve.name: curve.hue for curve in figure.curves}
+        if isinstance(figure, Roofline) and not figure.named_at_points:
+            found |= {spot.name: spot.hue for spot in figure.spots}
+    return found
 
 
 def resource(name: str) -> str:
@@ -149,26 +168,11 @@ def printable(value: Any) -> Any:
     return CONTROL.sub(" ", value)
 
 
+def prose(sentence: str) -> str:
+    """A sentence whose numbers stay together with their units."""
+    return re.sub(r"(?<=\d) (?=%|ms\b|GFLOP/s|GB/s)", "\N{NO-BREAK SPACE}", sentence)
+
+
 def plain(markdown: str) -> str:
     """A warning without its marks."""
     return markdown.lstrip("> ").replace("**", "").replace("`", "")
-
-
-def environment_facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Each fact about the machine that is known: its name, its value, its meaning."""
-    for name, value in environment.items():
-        if name != "torch_build" and value not in (None, "", [], {}):
-            fact = FACTS.get(name)
-            unit = f" {fact.unit}" if fact and fact.unit and not isinstance(value, (dict, list)) else ""
-            yield name.replace("_", " "), in_words(value) + unit, fact.description if fact else ""
-
-
-def in_words(value: Any) -> str:
-    """A value of JSON as a text."""
-    if isinstance(value, dict):
-        return "; ".join(f"{name} {in_words(each)}" for name, each in value.items() if each not in (None, []))
-    if isinstance(value, list):
-        return ", ".join(map(in_words, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

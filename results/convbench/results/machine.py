@@ -118,6 +118,18 @@ def memory_gb() -> float:
     return round(psutil.virtual_memory().total / 1e9, 1)
 
 
+def available_memory_gb() -> float:
+    """Memory that a process can still take, of the machine's or of its control group's, caches of files apart."""
+    import psutil
+
+    free: float = psutil.virtual_memory().available
+    limit, used, stat = (read_text(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current", "stat"))
+    if limit is not None and used is not None and limit != "max":
+        counts = dict(line.split() for line in (stat or "").splitlines())
+        free = min(free, int(limit) - int(used) + int(counts.get("inactive_file", 0)))
+    return max(free, 0) / 1e9
+
+
 def cpu_quota() -> float | None:
     """Cores that the control group allows, None for no limit."""
     quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()

@@ -9,18 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convbench.registry.errors import UsageError
-from convbench.results.contents import read_contents
-from convbench.results.figures import Bars, Curves, Dots, Figure, Stacks, Strips, figures
+from convbench.results.contents import Contents, read_contents
+from convbench.results.figures import Bars, Curves, Dots, Figure, Roofline, Stacks, Strips
+from convbench.results.roofline_figure import rooflines
+from convbench.results.run_figures import figures
 from convbench.results.statistics import median
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# The colours and dashes of the report's light scheme.
+# The colours, marks and dashes of the report's light scheme.
 COLOURS = (
-    *("#1f6fb4", "#c2410c", "#15803d", "#b8227a", "#6d28d9"),
-    *("#0f766e", "#946200", "#566070", "#be123c", "#4d7c0f"),
+    *("#2d6edd", "#a76213", "#094f44", "#ef4291", "#44300c"),
+    *("#560d9e", "#063d49", "#c9583f", "#205a0d", "#6a737f"),
 )
+PARTS = ("#6b788c", "#4a6484", "#2c4361", "#0f1b2b")
+MARKS = ("o", "s", "D", "^", "v")
 DASHES = ("-", "--", ":")
 WIDTH, ROW, BASE = 6.4, 0.34, 1.4  # inches
 
@@ -38,22 +42,32 @@ def write_plots(run_dir: Path | str) -> list[Path]:
     contents = read_contents(run_dir)
     target = Path(run_dir) / "plots"
     written = []
+    for about, figure in every_figure(contents):
+        canvas = matplotlib.figure.Figure(figsize=(WIDTH, height(figure)), layout="constrained")
+        axes = canvas.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title(
+            "\n".join(filter(None, (figure.title, about))), loc="left", fontsize=10, parse_math=False
+        )
+        draw(figure, axes)
+        for ending in ("png", "svg"):
+            path = target / f"{slug(f'{about} {figure.title}')}.{ending}"
+            try:
+                target.mkdir(exist_ok=True)
+                canvas.savefig(path, dpi=160, metadata={"Date": None} if ending == "svg" else None)
+            except OSError as error:
+                raise UsageError(f"cannot write {path}: {error.strerror}") from None
+            written.append(path)
+    return written
+
+
+def every_figure(contents: Contents) -> Iterator[tuple[str, Figure]]:
+    """The charts of the report, each with the race it is about, if it is about one."""
     for group in contents.table.groups:
         for figure in figures(contents, group):
-            canvas = matplotlib.figure.Figure(figsize=(WIDTH, height(figure)), layout="constrained")
-            axes = canvas.add_subplot()
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.set_title(f"{figure.title}\n{group.race.title}", loc="left", fontsize=10, parse_math=False)
-            draw(figure, axes)
-            for ending in ("png", "svg"):
-                path = target / f"{slug(group.race.title)}-{slug(figure.title)}.{ending}"
-                try:
-                    target.mkdir(exist_ok=True)
-                    canvas.savefig(path, dpi=160, metadata={"Date": None} if ending == "svg" else None)
-                except OSError as error:
-                    raise UsageError(f"cannot write {path}: {error.strerror}") from None
-                written.append(path)
-    return written
+            yield group.race.title, figure
+    for roofline in rooflines(contents):
+        yield "", roofline
 
 
 def slug(title: str) -> str:
@@ -63,7 +77,7 @@ def slug(title: str) -> str:
 
 def height(figure: Figure) -> float:
     """How high a figure is, in inches."""
-    return 4.0 if isinstance(figure, Curves) else BASE + ROW * len(list(names_of(figure)))
+    return 4.0 if isinstance(figure, (Curves, Roofline)) else BASE + ROW * len(list(names_of(figure)))
 
 
 def names_of(figure: Figure) -> Iterator[str]:
@@ -75,7 +89,7 @@ def names_of(figure: Figure) -> Iterator[str]:
             yield from (strip.name for strip in strips)
         case Stacks(stacks=stacks):
             yield from (stack.name for stack in stacks)
-        case Curves():
+        case Curves() | Roofline():
             return
 
 
@@ -109,7 +123,10 @@ def _(figure: Dots, axes: Axes) -> None:
     axes.axvline(1, color="0.5")
     for at, dot in enumerate(figure.dots):
         axes.plot([dot.low or dot.value, dot.high or dot.value], [at, at], color=colour(dot.hue))
-        axes.plot(dot.value, at, "o", color=colour(dot.hue), markersize=5)
+        axes.plot(dot.value, at, marker(dot.hue), color=colour(dot.hue), markersize=5)
+        axes.annotate(
+            dot.label, (1, at), (4, 0), ("axes fraction", "data"), "offset points", va="center", fontsize=8
+        )
     competitors(figure, axes)
 
 
@@ -131,7 +148,12 @@ def _(figure: Stacks, axes: Axes) -> None:
         for index, (part, size) in enumerate(zip(figure.parts, stack.parts, strict=True)):
             share = 100 * size / sum(stack.parts)
             axes.barh(
-                at, share, left=start, color=colour(index), height=0.65, label=None if at else plain(part)
+                at,
+                share,
+                left=start,
+                color=PARTS[index % len(PARTS)],
+                height=0.65,
+                label=None if at else plain(part),
             )
             start += share
     competitors(figure, axes)
@@ -151,7 +173,7 @@ def _(figure: Curves, axes: Axes) -> None:
             y,
             DASHES[curve.hue // len(COLOURS) % len(DASHES)],
             color=colour(curve.hue),
-            marker="o" if len(x) <= 20 else None,
+            marker=marker(curve.hue) if len(x) <= 20 else None,
             markersize=4,
             label=None if curve.name in named else plain(curve.name),
         )
@@ -160,11 +182,56 @@ def _(figure: Curves, axes: Axes) -> None:
             axes.annotate(plain(curve.name), (x[-1], y[-1]), (5, 3), textcoords="offset points", fontsize=8)
     if figure.x.log:
         axes.set_xscale("log")
+    else:
+        axes.set_xlim(left=0)
+    both_axes(figure, axes)
+    if not figure.labelled:
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+
+
+@draw.register(Roofline)
+def _(figure: Roofline, axes: Axes) -> None:
+    reach = [spot.intensity for spot in figure.spots] + [roof.ridge * 3 for roof in figure.roofs]
+    ends = min(*reach, *(roof.ridge / 3 for roof in figure.roofs)) / 1.5, max(reach) * 1.5
+    for roof in figure.roofs:
+        corners = [ends[0], roof.ridge, ends[1]]
+        axes.plot(corners, [roof.attainable(at) for at in corners], color="black", linewidth=1.4)
+        word = f"{roof.name}: {roof.gflops_per_second:.3g} GFLOP/s, {roof.gb_per_second:.3g} GB/s"
+        axes.annotate(
+            plain(word),
+            (ends[1], roof.gflops_per_second),
+            (0, 4),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+        )
+    named: set[str] = set()
+    for spot in figure.spots:
+        label = None if spot.name in named else plain(spot.name)
+        named.add(spot.name)
+        axes.plot(
+            spot.intensity, spot.gflops_per_second, marker(spot.hue), color=colour(spot.hue), label=label
+        )
+    lowest: dict[str, tuple[float, float]] = {}
+    for spot in figure.spots:
+        least = lowest.get(spot.network, (0.0, spot.gflops_per_second))[1]
+        lowest[spot.network] = spot.intensity, min(least, spot.gflops_per_second)
+    for network, at in lowest.items():
+        axes.annotate(
+            plain(network), at, (0, -7), textcoords="offset points", ha="center", va="top", fontsize=8
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.margins(y=0.15)
+    both_axes(figure, axes)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+
+
+def both_axes(figure: Curves | Roofline, axes: Axes) -> None:
+    """What the axes measure, and lines at their ticks."""
     axes.set_xlabel(figure.x.label)
     axes.set_ylabel(figure.y.label)
     axes.grid(alpha=0.25)
-    if not figure.labelled:
-        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
 
 
 def competitors(figure: Bars | Dots | Strips | Stacks, axes: Axes) -> None:
@@ -180,6 +247,11 @@ def competitors(figure: Bars | Dots | Strips | Stacks, axes: Axes) -> None:
 def colour(hue: int) -> str:
     """The colour of a competitor."""
     return COLOURS[hue % len(COLOURS)]
+
+
+def marker(hue: int) -> str:
+    """The mark of a competitor."""
+    return MARKS[hue % len(MARKS)]
 
 
 def plain(name: str) -> str:

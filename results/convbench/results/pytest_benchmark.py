@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+PROCESSES = "step_ms_of_processes"  # of extra_info: a median for each process, where there were several
+
+
 def read_pytest_benchmark(paths: Sequence[Path]) -> pd.DataFrame:
     """Read files as `time` rows, one per benchmark and file: a file is one process, whatever its rounds.
 
-    What a benchmark put into its `extra_info` under the name of a column of results.csv is taken from there.
-    A benchmark that names no architecture is known by its full name alone.
+    One that `convbench run --pytest-json` wrote holds several processes of each combination. What a benchmark
+    put into its `extra_info` under the name of a column of results.csv is taken from there. A benchmark that
+    names no architecture is known by its full name alone.
 
     Raises:
         UsageError: a file cannot be read, or is none of pytest-benchmark's.
@@ -52,8 +56,9 @@ def read_file(path: Path, index: int) -> list[dict[str, Any]]:
     machine = content.get("machine_info")
     shared = machine_columns(machine if isinstance(machine, dict) else {})
     return [
-        read_benchmark(each, f"{path}, benchmark {at}", index, shared)
+        row
         for at, each in enumerate(content["benchmarks"])
+        for row in read_benchmark(each, f"{path}, benchmark {at}", index, shared)
     ]
 
 
@@ -66,8 +71,10 @@ def machine_columns(machine: Mapping[str, Any]) -> dict[str, Any]:
     return {"device_name": cpu.get("brand_raw"), "machine_id": f"pytest-benchmark {digest}"}
 
 
-def read_benchmark(benchmark: Any, where: str, index: int, shared: Mapping[str, Any]) -> dict[str, Any]:
-    """One benchmark as the columns of a row.
+def read_benchmark(
+    benchmark: Any, where: str, index: int, shared: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """One benchmark as the columns of a row, or of one for each of its processes.
 
     Raises:
         UsageError: it has no name, or no median time above zero.
@@ -85,8 +92,25 @@ def read_benchmark(benchmark: Any, where: str, index: int, shared: Mapping[str, 
     known = typed(extra) if isinstance(extra, dict) else {}
     named = "architecture" in known
     row.update({key: value for key, value in known.items() if named or key not in COMBINATION})
-    measured = {"kind": "time", "status": "ok", "round": index, "run_id": "", "step_ms_median": seconds * 1e3}
-    return row | measured
+    measured = {"kind": "time", "status": "ok", "run_id": str(index)}
+    for number, step_ms in enumerate(processes(extra, where) or [seconds * 1e3]):
+        yield {**row, **measured, "round": number, "step_ms_median": step_ms}
+
+
+def processes(extra: Any, where: str) -> list[float]:
+    """The times of several processes in milliseconds, where a benchmark has them.
+
+    Raises:
+        UsageError: they are no list of numbers above zero.
+    """
+    found = extra.get(PROCESSES, []) if isinstance(extra, dict) else []
+    good = isinstance(found, list) and all(
+        isinstance(each, (int, float)) and not isinstance(each, bool) and 0 < each < math.inf
+        for each in found
+    )
+    if not good:
+        raise UsageError(f"{where}: {PROCESSES} is {found!r}, not a list of times above zero")
+    return list(found)
 
 
 def typed(extra: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from convbench.registry.errors import UsageError
-from convbench.results.cells import GUARDED, from_cell, unguard
+from convbench.results.cells import from_cell, unguard
+from convbench.results.machine import available_memory_gb
+from convbench.results.opening import NUL, Opened, not_utf_8, opened
 from convbench.results.schema import KINDS, STATUSES, Column, Row, columns
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TEXT, WHOLE, NUMBER = "string", "Int64", "float64"
+WHOLE, NUMBER, REPEATED, TEXT, TIME = "Int64", "float64", "category", "string", "datetime64[ns, UTC]"
 ALLOWED: dict[str, Sequence[str]] = {"kind": KINDS, "status": STATUSES}
+SENTENCES = ("error", "notes")  # texts that hardly repeat
+TIMES = ("started_at",)
+BYTES_PER_CELL = 12  # numbers take 8 or 9, texts a code of 1 to 4; and some are there twice for a while
+SMALL = 1 << 28  # bytes of a file that fits into any memory
+END = ",."  # put behind each line, as a last cell: in a line that is too short, pandas takes it for another
 
 
-def read_results(path: Path | str | Iterable[Path | str]) -> pd.DataFrame:
+def read_results(
+    path: Path | str | Iterable[Path | str], *, columns: Collection[str] | None = None
+) -> pd.DataFrame:
     """Read one or more results.csv files (or run directories) into one table.
 
-    Texts are `string`, whole numbers `Int64`, other numbers `float64`; an empty cell is missing. Columns that
-    convbench does not know are kept as text, and those of later versions that a file lacks are empty. A last
-    line without its line feed, which a kill cut short, is left out with a warning.
+    Texts that repeat are `category`, others `string`, whole numbers `Int64`, other numbers `float64` and times
+    `datetime64[ns, UTC]`, as results/README.md lists them; an empty cell is missing. Columns that convbench does
+    not know are kept as `string`, and those of later versions that a file lacks are empty. A last line without
+    its line feed, which a kill cut short, is left out with a warning.
+
+    Args:
+        path: one file or run directory, or several.
+        columns: only these, which saves memory and time.
 
     Raises:
-        UsageError: a file is missing, empty, not UTF-8 text, lacks documented columns, or has a cell that
-            does not fit its column.
+        UsageError: a file is missing, empty, not UTF-8 text, lacks documented columns, has a cell that does not
+            fit its column, or does not fit into memory.
     """
-    import pandas as pd
-
     paths = [path] if isinstance(path, (str, Path)) else list(path)
     if not paths:
         raise UsageError("no results file was given")
-    frames = [read_table(results_file(Path(each))) for each in paths]
-    return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+    return joined([read_table(results_file(Path(each)), columns) for each in paths])
 
 
 def results_file(path: Path) -> Path:
@@ -55,167 +63,185 @@ def results_file(path: Path) -> Path:
     return path
 
 
-def read_table(path: Path, wanted: Collection[str] | None = None, *, compact: bool = False) -> pd.DataFrame:
-    """Read one file; only the columns `wanted`, if given, and texts as categories if `compact`."""
+def read_table(path: Path, wanted: Collection[str] | None = None) -> pd.DataFrame:
+    """Read one file; only the columns `wanted`, if given."""
     import pandas as pd
 
-    try:
-        with path.open("rb") as file:
-            size = whole_size(file, path)
-            names = read_header(file, path)
-            documented = {column.name: column for column in columns(Row)}
-            check_columns(names, documented.values(), path)
-            chosen = [name for name in names if wanted is None or name in wanted or name == names[-1]]
-            types = {name: dtype(documented.get(name), compact) for name in chosen}
-            try:
-                frame = pd.read_csv(
-                    Whole(file, size),
-                    header=None,
-                    names=names,
-                    usecols=chosen,
-                    dtype=types,
-                    keep_default_na=False,
-                    na_values=[""],
-                    encoding="utf-8",
-                )
-            except UnicodeDecodeError as error:
-                raise UsageError(f"{path} is not UTF-8 text ({error.reason})") from None
-            except (ValueError, TypeError, pd.errors.ParserError) as error:
-                explain(path, names)
-                raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    if frame[names[-1]].isna().any():  # pandas fills a line that is too short with empty cells
-        check_lengths(path, len(names))
-    for column in documented.values():
-        if column.name in frame and column.required and frame[column.name].isna().any():
-            explain(path, names)
-    for name, allowed in ALLOWED.items():
-        if name in frame and not set(frame[name].unique()) <= set(allowed):
-            explain(path, names)
+    documented = {column.name: column for column in columns(Row)}
+    with opened(path, Row) as file:
+        names = file.names
+        chosen = [name for name in names if wanted is None or name in wanted]
+        if unknown := sorted(set(wanted or ()) - set(names) - set(documented)):
+            raise UsageError(f"{path} has no column {', '.join(map(repr, unknown))}")
+        check_memory(file, chosen)
+        lines = Lines(file)
+        try:
+            frame = pd.read_csv(
+                lines,  # type: ignore[call-overload]  # any object that reads bytes will do
+                header=None,
+                names=[*names, END],
+                index_col=False,
+                usecols=[*chosen, END],
+                dtype={**{name: parsed(name, documented.get(name)) for name in chosen}, END: REPEATED},
+                keep_default_na=False,
+                na_values=[""],
+                encoding="utf-8",
+            )
+        except UnicodeDecodeError as error:
+            explain(path)
+            raise UsageError(f"{path}: {not_utf_8(error)}") from None
+        except (ValueError, TypeError, pd.errors.ParserError) as error:
+            if lines.damaged:
+                raise UsageError(f"{path}: {NUL}") from None
+            explain(path)
+            raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    suspicious = frame.pop(END).isna().any()  # pandas fills a line that is too short with empty cells
+    for name in chosen:
+        column = documented.get(name)
+        suspicious |= column is not None and column.required and bool(frame[name].isna().any())
+    if suspicious:
+        explain(path)
     for column in documented.values():
         if column.later and column.name not in frame and (wanted is None or column.name in wanted):
-            frame[column.name] = pd.Series(pd.NA, index=frame.index, dtype=dtype(column, compact))
-    return restore_texts(frame)
+            frame[column.name] = pd.Series(pd.NA, index=frame.index, dtype=parsed(column.name, column))
+    return finished(frame, path)
 
 
-def dtype(column: Column | None, compact: bool) -> str:
+def dtype(name: str, column: Column | None) -> str:
     """The pandas type of a column; None is one that convbench does not know."""
-    if column is None or column.type is str:
-        return "category" if compact else TEXT
-    return WHOLE if column.type is int else NUMBER
+    if column is None or name in SENTENCES:
+        return TEXT
+    if name in TIMES:
+        return TIME
+    return REPEATED if column.type is str else WHOLE if column.type is int else NUMBER
 
 
-def restore_texts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Take away the apostrophes that `cells.guard` put in front of formulas."""
+def parsed(name: str, column: Column | None) -> str:
+    """The type that a column is first read as: texts as categories, to be made of them what they are once each."""
+    return found if (found := dtype(name, column)) in (WHOLE, NUMBER) else REPEATED
+
+
+def finished(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Give texts and times the values and types that they had before they were written."""
+    import numpy as np
+    import pandas as pd
+
+    documented = {column.name: column for column in columns(Row)}
     for name in frame.columns:
-        values = frame[name]
-        if values.dtype == "category":
-            frame[name] = values.cat.rename_categories(unguard)
-        elif values.dtype == TEXT:
-            guarded = values.str.match(GUARDED.pattern).fillna(False)
-            frame.loc[guarded, name] = values[guarded].str[1:]
+        if frame[name].dtype != REPEATED:
+            continue
+        values = frame[name].array
+        texts = [unguard(text.replace(f"{END}\n", "\n")) for text in map(str, values.categories)]
+        wanted = dtype(name, documented.get(name))
+        if wanted == REPEATED:
+            order = list(ALLOWED.get(name) or sorted(set(texts)))
+            if not set(texts) <= set(order):
+                explain(path)
+            places = {text: place for place, text in enumerate(order)}
+            moved = np.asarray(
+                [*(places[text] for text in texts), -1], dtype=np.int32
+            )  # -1 is the last's place
+            frame[name] = pd.Categorical.from_codes(moved[values.codes], dtype=pd.CategoricalDtype(order))
+        else:
+            made = times(texts, path) if wanted == TIME else pd.array(texts, dtype=pd.StringDtype())
+            frame[name] = made.take(values.codes, allow_fill=True)
     return frame
 
 
-class Whole(io.RawIOBase):
-    """A file up to the end of its last whole line."""
+def times(texts: Sequence[str], path: Path) -> Any:
+    """Points in time.
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self.file, self.left = file, size - file.tell()
+    Raises:
+        UsageError: one is none.
+    """
+    import pandas as pd
 
-    def readable(self) -> bool:
-        return True
+    found = pd.to_datetime(pd.Series(texts, dtype=object), utc=True, format="ISO8601", errors="coerce")
+    for text, time in zip(texts, found, strict=True):
+        if pd.isna(time):
+            raise UsageError(f"{path}: column started_at is {text!r}, not a time in ISO 8601")
+    return found.dt.as_unit("ns").array
+
+
+def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Several tables as one; categories are those of all of them."""
+    import pandas as pd
+
+    if len(frames) == 1:
+        return frames[0]
+    for name in dict.fromkeys(name for frame in frames for name in frame.columns):
+        if all(name in frame and frame[name].dtype == REPEATED for frame in frames):
+            every = [list(frame[name].array.categories) for frame in frames]
+            order = ALLOWED.get(name) or sorted({text for texts in every for text in texts})
+            for frame in frames:
+                frame[name] = frame[name].cat.set_categories(order)
+    return pd.concat(frames, ignore_index=True)
+
+
+class Lines:
+    """The whole lines of a file as pandas reads them, in bytes: each with a last cell that marks its end."""
+
+    def __init__(self, opened: Opened) -> None:
+        self.file: BinaryIO = opened.file
+        self.left = opened.size - opened.file.tell()
+        self.damaged = False
+        self._carried = b""
+
+    def __iter__(self) -> Iterator[bytes]:  # pandas asks for it, and does not use it
+        raise NotImplementedError
 
     def read(self, size: int = -1) -> bytes:
+        """About as many bytes as asked for; none at the end."""
         data = self.file.read(self.left if size < 0 else min(size, self.left))
         self.left -= len(data)
-        return data
+        if b"\0" in data:
+            self.damaged = True
+            raise ValueError(NUL)
+        data = self._carried + data
+        self._carried = b""
+        if b"\r" in data:
+            if data.endswith(b"\r") and self.left:  # its line feed comes next
+                data, self._carried = data[:-1], b"\r"
+                if not data:
+                    return self.read(size)
+            data = data.replace(b"\r\n", b"\n")
+        return data.replace(b"\n", f"{END}\n".encode())
 
 
-def whole_size(file: BinaryIO, path: Path) -> int:
-    """Where the last whole line of a file ends; warns if something follows."""
-    size = file.seek(0, io.SEEK_END)
-    if size == 0:
-        raise UsageError(f"{path} is empty")
-    end, block = size, b""
-    while end > 0 and b"\n" not in block:
-        start = max(0, end - 65536)
-        file.seek(start)
-        block = file.read(end - start)
-        whole = start + block.rfind(b"\n") + 1
-        end = start
-    file.seek(0)
-    if b"\n" not in block:
-        return size  # one line alone: its columns decide what it is
-    if whole < size:
-        warnings.warn(f"{path}: the last line is cut short and left out", stacklevel=4)
-    return whole
-
-
-def read_header(file: BinaryIO, path: Path) -> list[str]:
-    """The names of the columns, with or without a byte order mark."""
-    try:
-        text = file.readline().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not UTF-8 text") from None
-    return next(csv.reader([text]), [])
-
-
-def check_columns(names: Sequence[str], documented: Iterable[Column], path: Path) -> None:
-    """Refuse a file that is not a results.csv.
+def check_memory(file: Opened, chosen: Collection[str]) -> None:
+    """Refuse a file whose table would not fit into memory.
 
     Raises:
-        UsageError: a documented column is missing, or one is there twice.
+        UsageError: it would not; it says how much it takes.
     """
-    expected = [column.name for column in documented if not column.later]
-    missing = [name for name in expected if name not in names]
-    if len(missing) > len(expected) // 2:
+    size = file.size - file.file.tell()
+    if size < SMALL:
+        return
+    start = file.file.tell()
+    sampled = file.file.read(1 << 20)
+    file.file.seek(start)
+    lines = max(sampled.count(b"\n"), 1) * size / len(sampled)
+    needed = lines * BYTES_PER_CELL * len(chosen) / 1e9
+    free = available_memory_gb()
+    if needed > free:
         raise UsageError(
-            f"{path} is not a results.csv: its columns are {', '.join(names[:8])[:200] or 'none'}"
+            f"{file.path} has about {lines:,.0f} rows, whose {len(chosen)} columns take {needed:.1f} GB of "
+            f"memory, of which {free:.1f} GB are free; read fewer columns, as in read_results(path, columns=[...])"
         )
-    if missing:
-        raise UsageError(f"{path} lacks the columns {', '.join(missing)}")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(f"{path} has the columns {', '.join(twice)} twice")
 
 
-def check_lengths(path: Path, width: int) -> None:
-    """Refuse a line with another number of cells than the header.
-
-    Raises:
-        UsageError: the first such line.
-    """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            # Quotes are rare, and counting commas is ten times as fast as parsing; a last line that a kill
-            # cut short has been reported already.
-            if line.count(b",") + 1 != width and b'"' not in line and line.strip() and line.endswith(b"\n"):
-                raise UsageError(f"{path}, line {number}: {line.count(b',') + 1} cells instead of {width}")
-
-
-def explain(path: Path, names: Sequence[str]) -> None:
+def explain(path: Path) -> None:
     """Find the line and the column of what pandas stumbled over.
 
     Raises:
         UsageError: the first cell that does not fit.
     """
     documented = {column.name: column for column in columns(Row)}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file)
-            next(lines)
-            for cells in lines:
-                where = f"{path}, line {lines.line_num}"
-                if cells and len(cells) != len(names):
-                    raise UsageError(f"{where}: {len(cells)} cells instead of {len(names)}")
-                for name, cell in zip(names, cells, strict=False):
-                    if name in documented:
-                        check_cell(cell, documented[name], where)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text ({error.reason})") from None
-    except csv.Error as error:
-        raise UsageError(f"{path} cannot be read: {error}") from None
+    with opened(path, Row) as file:
+        for where, cells in file.rows():
+            for name, cell in zip(file.names, cells, strict=True):
+                if name in documented:
+                    check_cell(cell, documented[name], where)
 
 
 def check_cell(cell: str, column: Column, where: str) -> None:

@@ -6,40 +6,49 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convbench.registry.errors import UsageError
-from convbench.results.tables import table_markdown
+from convbench.results.attribution import Rank
+from convbench.results.contents import Contents, read_contents
+from convbench.results.tables import markdown
 
 if TYPE_CHECKING:
     from convbench.results.comparing import Comparison
 
 
-def write_all(run_dir: Path | str) -> tuple[Path, Path]:
+def write_all(run_dir: Path | str, *, rank: Rank = "served") -> tuple[Path, Path]:
     """Write table.md and report.html into a run directory, and return their paths.
 
-    Raises:
-        UsageError: the directory holds no run, or cannot be written to.
-    """
-    return write_table(run_dir), write_report(run_dir)
-
-
-def write_table(run_dir: Path | str) -> Path:
-    """Write table.md into a run directory, and return its path.
+    Competitors that left convolutions to torch are not ranked, unless `rank` is "all".
 
     Raises:
         UsageError: the directory holds no run, or cannot be written to.
     """
-    return write_text(directory(run_dir) / "table.md", table_markdown(directory(run_dir)))
+    path = directory(run_dir)
+    contents = read_contents(path, rank=rank)
+    return write_table(path, contents), write_report(path, contents)
 
 
-def write_report(run_dir: Path | str) -> Path:
-    """Write report.html into a run directory, and return its path.
+def write_table(run_dir: Path | str, contents: Contents | None = None, *, rank: Rank = "served") -> Path:
+    """Write table.md into a run directory, from its contents if they are read already; return its path.
 
     Raises:
         UsageError: the directory holds no run, or cannot be written to.
     """
-    from convbench.results.contents import read_contents
+    path = directory(run_dir)
+    contents = contents or read_contents(path, rank=rank)
+    return write_text(path / "table.md", markdown(contents.table, contents.environment))
+
+
+def write_report(run_dir: Path | str, contents: Contents | None = None, *, rank: Rank = "served") -> Path:
+    """Write report.html into a run directory, as `write_table` writes its table.
+
+    Raises:
+        UsageError: the directory holds no run, or cannot be written to.
+    """
     from convbench.results.html_report import report_html
 
-    return write_text(directory(run_dir) / "report.html", report_html(read_contents(directory(run_dir))))
+    path = directory(run_dir)
+    contents = contents or read_contents(path, rank=rank)
+    return write_text(path / "report.html", report_html(contents))
 
 
 def write_comparison(comparison: Comparison, target: Path) -> Path:

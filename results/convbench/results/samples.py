@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
 from convbench.registry.errors import UsageError
 from convbench.results.cells import from_cell
+from convbench.results.opening import opened
 from convbench.results.schema import COMBINATION, Combination, Sample, columns
 
 Process = tuple[Combination, int]  # and its round
@@ -22,21 +22,15 @@ def step_times(path: Path) -> Mapping[Process, list[float]]:
     """
     if not path.exists():
         return {}
-    known = {column.name: column for column in columns(Sample)}
     times: dict[tuple[str, ...], list[float]] = defaultdict(list)
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        lines = csv.reader(file)
-        names = next(lines, [])
-        if missing := [name for name in known if name not in names]:
-            raise UsageError(f"{path} lacks the columns {', '.join(missing)}")
-        keys = [names.index(name) for name in (*COMBINATION, "round")]
-        step = names.index("step_ms")
-        for cells in lines:
-            if len(cells) == len(names) and cells[step]:  # a record that a kill cut short has fewer
+    with opened(path, Sample) as file:
+        keys = [file.names.index(name) for name in (*COMBINATION, "round")]
+        step = file.names.index("step_ms")
+        for where, cells in file.rows():
+            if cells[step]:
                 try:
                     times[tuple([cells[key] for key in keys])].append(float(cells[step]))
                 except ValueError:
-                    where = f"{path}, line {lines.line_num}"
                     raise UsageError(f"{where}: column step_ms is {cells[step]!r}, not a number") from None
     return {process(cells, f"{path}"): values for cells, values in times.items()}
 

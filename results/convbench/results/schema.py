@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 Kind = Literal["verify", "time", "train"]
@@ -71,7 +72,7 @@ COMBINATION = {f.name: f.metadata for f in fields(Combination)}
 class Combined:
     """A record that carries a combination's fields among its own."""
 
-    @property
+    @cached_property
     def combination(self) -> Combination:
         """The combination this record belongs to."""
         return Combination(**{name: getattr(self, name) for name in COMBINATION})
@@ -162,7 +163,10 @@ class Row(Combined):
         default=None, metadata=about("op calls of one forward pass that the backend served itself")
     )
     served_flops_fraction: float | None = field(
-        default=None, metadata=about("share of the FLOPs that the backend served itself; torch did the rest")
+        default=None,
+        metadata=about(
+            "share of the FLOPs of all op calls that the backend served itself; torch did the rest"
+        ),
     )
     max_error: float | None = field(
         default=None,
@@ -205,6 +209,19 @@ class Row(Combined):
         default=None,
         metadata=about(
             "hash of combination, plugin version and environment; a resumed run skips by it", later=True
+        ),
+    )
+    served_flops: str | None = field(
+        default=None,
+        metadata=about("share of the FLOPs served, op by op: `conv2d 0.853, avg_pool2d 0`", later=True),
+    )
+    claimed: str | None = field(
+        default=None, metadata=about("ops that the backend implements: `conv2d, avg_pool2d`", later=True)
+    )
+    derived_backward: str | None = field(
+        default=None,
+        metadata=about(
+            "ops whose gradients were derived from the forward, at its cost: `conv2d`", later=True
         ),
     )
 

@@ -36,11 +36,13 @@ LATER = {column.name for column in columns(Row) if column.later}
 class Measured:
     """What one side has of one combination.
 
-    `step_ms` holds a median per process; `accuracies` and `epochs` a value per training; `failure` the status
+    `step_ms` holds a median per process, and `processes` a number for each, the same in every file for the same
+    round of the same run; `accuracies` and `epochs` a value per training; `failure` the status
     and error of the combination if nothing of it could be measured; `conditions` every value found.
     """
 
     step_ms: tuple[float, ...] = ()
+    processes: tuple[float, ...] = ()
     accuracies: tuple[float, ...] = ()
     epochs: tuple[float, ...] = ()
     failure: str | None = None
@@ -77,7 +79,7 @@ def load(source: Path | str | pd.DataFrame) -> pd.DataFrame:
     path = results_file(path)
     if looks_like_json(path):
         return read_pytest_benchmark([path])
-    return read_table(path, {*COMBINATION, *CONDITIONS, *PROCESS, *VALUES}, compact=True)
+    return read_table(path, {*COMBINATION, *CONDITIONS, *PROCESS, *VALUES})
 
 
 def summed_up(frame: pd.DataFrame, name: str) -> dict[Combination, Measured]:
@@ -95,6 +97,7 @@ def summed_up(frame: pd.DataFrame, name: str) -> dict[Combination, Measured]:
         bad = wrong[wrong.le(0) | (wrong == float("inf"))].iloc[0]
         raise UsageError(f"{name}: step_ms_median is {bad:g}; a time is a number above zero")
     step_ms = split(frame, "step_ms_median", combination, timed)
+    processes = split(numbered(frame), "process", combination, timed)
     accuracies = split(frame, "val_accuracy", combination, trained)
     epochs = split(frame, "epochs", combination, trained)
     failures = failed(frame, combination, measured)
@@ -103,6 +106,7 @@ def summed_up(frame: pd.DataFrame, name: str) -> dict[Combination, Measured]:
     return {
         key: Measured(
             step_ms=step_ms.get(code, ()),
+            processes=processes.get(code, ()),
             accuracies=accuracies.get(code, ()),
             epochs=epochs.get(code, ()),
             failure=failures.get(code),
@@ -139,6 +143,16 @@ def duplicated(numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
     import pandas as pd
 
     return pd.Series(numbers).duplicated(keep="last").to_numpy()
+
+
+def numbered(frame: pd.DataFrame) -> pd.DataFrame:
+    """A number for each row's run and round, in a column `process`: a hash that a float holds exactly."""
+    import pandas as pd
+
+    known = pd.DataFrame(
+        {"run_id": frame["run_id"].astype(object), "round": frame["round"].astype("float64")}
+    )
+    return pd.DataFrame({"process": pd.util.hash_pandas_object(known, index=False).to_numpy() >> 11})
 
 
 def split(

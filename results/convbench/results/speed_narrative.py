@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from convbench.results.attribution import left_to_torch
 from convbench.results.contents import Contents
 from convbench.results.phrasing import listed, times
 from convbench.results.standings import Standing
@@ -25,11 +26,14 @@ def speed(standing: Standing, contents: Contents) -> list[str]:
     """Who is fastest, by how much, and how sure that is; the first sentence says most."""
     group = standing.group
     if not standing.timed:
-        return untimed(group)
+        return [*untimed(standing), *not_ranked(standing)]
     first, *others = standing.timed
     what = f"{number(first.images_per_second)} images/s, {number(first.step_ms)} ms a step"
     if not others:
-        return [f"Only {first.name} was timed: {what}."]
+        only = f"Only {first.name} was timed"
+        if standing.unranked:
+            only = f"Of those that were timed, only {first.name} left no convolution to torch"
+        return [f"{only}: {what}.", *not_ranked(standing)]
     if nothing_to_serve(group, contents):
         span = f"{number(others[-1].images_per_second)} to {number(first.images_per_second)} images/s"
         return [
@@ -46,7 +50,7 @@ def speed(standing: Standing, contents: Contents) -> list[str]:
         said.append(
             f"It is {lead(standing, others[-1], contents)}, the slowest{doubt(standing, others[-1])}."
         )
-    return [*said, certainty(standing.timed), *partly_served(standing)]
+    return [*said, certainty(standing.timed), *partly_served(standing), *not_ranked(standing)]
 
 
 def ranked(standing: Standing, what: str) -> str:
@@ -110,9 +114,25 @@ def partly_served(standing: Standing) -> list[str]:
     ]
 
 
-def untimed(group: Group) -> list[str]:
-    """What to say where no step was timed."""
-    trained = [line for line in group.lines if line.images_per_second is not None]
+def not_ranked(standing: Standing) -> list[str]:
+    """Who was timed and cannot win, because torch did a part of the convolutions."""
+    if not standing.unranked:
+        return []
+    speeds = [
+        f"{line.name} ({number(line.images_per_second)} images/s; torch computed "
+        f"{' and '.join(left_to_torch(line.attribution))})"
+        for line in standing.unranked[:NAMED]
+    ]
+    more = len(standing.unranked) - NAMED
+    return [f"Not ranked, for they left work to torch: {listed([*speeds, *[f'{more} more'] * (more > 0)])}."]
+
+
+def untimed(standing: Standing) -> list[str]:
+    """What to say where no step was timed of a competitor that is ranked."""
+    group = standing.group
+    if standing.unranked:
+        return ["None of those that were timed is ranked."]
+    trained = [line for line in group.lines if line.images_per_second is not None and line.ranked]
     if not trained:
         return ["Nothing was timed here."]
     best = trained[0]

@@ -24,11 +24,15 @@ Verdict = Literal["behind", "same", "unclear"]
 
 @dataclass(frozen=True)
 class Standing:
-    """One race: its timed lines, the fastest first, and how sure it is that the others are behind the first."""
+    """One race: its timed lines, the fastest first, and how sure it is that the others are behind the first.
+
+    `unranked` were timed as well, and left convolutions to torch.
+    """
 
     group: Group
     timed: tuple[Line, ...]
     verdicts: Mapping[str, Verdict]
+    unranked: tuple[Line, ...] = ()
 
     @property
     def tied(self) -> list[Line]:
@@ -50,14 +54,15 @@ def standings(contents: Contents) -> list[Standing]:
     for (at, name), each in judged.items():
         found[at][name] = words[each.verdict]
     return [
-        Standing(group, tuple(lines), verdicts)
+        Standing(group, tuple(lines), verdicts, tuple(timed_lines(group, ranked=False)))
         for group, lines, verdicts in zip(contents.table.groups, timed, found, strict=True)
     ]
 
 
-def timed_lines(group: Group) -> list[Line]:
-    """The lines that were timed, the fastest first."""
-    timed = (line for line in group.lines if line.processes and line.step_ms and line.step_ms > 0)
+def timed_lines(group: Group, *, ranked: bool = True) -> list[Line]:
+    """The lines that were timed and are ranked, or those that are not; the fastest first."""
+    lines = [line for line in group.lines if line.ranked == ranked]
+    timed = (line for line in lines if line.processes and line.step_ms and line.step_ms > 0)
     return sorted(timed, key=lambda line: line.step_ms or 0.0)
 
 

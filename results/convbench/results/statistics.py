@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     Samples = Sequence[float] | NDArray[np.float64]
 
-RESAMPLES = 2000
+SHORT = 100  # values that are sorted sooner than handed to numpy
 
 
 class Interval(NamedTuple):
@@ -29,7 +30,10 @@ class Interval(NamedTuple):
 
 
 def median(values: Samples) -> float:
-    """The middle value."""
+    """The middle value; NaN if one of them is."""
+    if 0 < len(values) < SHORT and not any(map(math.isnan, values)):
+        ordered, half = sorted(values), len(values) // 2
+        return float(ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2)
     import numpy as np
 
     return float(np.median(np.asarray(values)))
@@ -47,18 +51,18 @@ def relative_spread(values: Samples) -> float:
     return (percentile(values, 90) - percentile(values, 10)) / (2 * median(values))
 
 
-def median_interval(processes: Sequence[Samples], confidence: float = 0.95, seed: int = 0) -> Interval | None:
+def median_interval(processes: Sequence[Samples], confidence: float = 0.95) -> Interval | None:
     """The median over processes of the median over their steps, with its interval; None for fewer than 2."""
     if len(processes) < 2:
         return None
-    logs = bootstrap_log_medians(processes, seed)
+    error = widened(bootstrap_error(processes), len(processes))
     center = median([median(steps) for steps in processes])
-    margin = widened(float(logs.std()), len(processes)) * t_quantile((1 + confidence) / 2, len(processes) - 1)
+    margin = error * t_quantile((1 + confidence) / 2, len(processes) - 1)
     return Interval(center, center * math.exp(-margin), center * math.exp(margin))
 
 
 def ratio_interval(
-    base: Sequence[Samples], new: Sequence[Samples], confidence: float = 0.95, seed: int = 0
+    base: Sequence[Samples], new: Sequence[Samples], confidence: float = 0.95
 ) -> Interval | None:
     """The ratio new / base of their medians, with its interval; None if either has fewer than two processes.
 
@@ -69,10 +73,7 @@ def ratio_interval(
     """
     if min(len(base), len(new)) < 2:
         return None
-    sides = [
-        (len(side), float(bootstrap_log_medians(side, seed + i).std())) for i, side in enumerate((base, new))
-    ]
-    variances = [(n, widened(deviation, n) ** 2) for n, deviation in sides]
+    variances = [(len(side), widened(bootstrap_error(side), len(side)) ** 2) for side in (base, new)]
     total = sum(variance for _, variance in variances)
     freedom = welch_freedom(variances)
     margin = math.sqrt(total) * t_quantile((1 + confidence) / 2, freedom)
@@ -80,20 +81,74 @@ def ratio_interval(
     return Interval(ratio, ratio * math.exp(-margin), ratio * math.exp(margin))
 
 
-def bootstrap_log_medians(processes: Sequence[Samples], seed: int) -> NDArray[np.float64]:
-    """Resample processes, then steps within each: the mean log-median of each resample, (RESAMPLES,)."""
+def bootstrap_error(processes: Sequence[Samples]) -> float:
+    """The standard deviation over resamples, of processes and then of steps, of the mean log-median.
+
+    It is computed, not drawn: each of n resampled processes is any of the n, and its log-median any of those
+    of its resampled steps, so the mean has the variance of one such pick over n.
+    """
     import numpy as np
 
-    random = np.random.default_rng(seed)
-    count = len(processes)
-    logs = np.empty((count, RESAMPLES))  # a pool for each process: log-medians of its resampled steps
-    for index, steps in enumerate(processes):
-        values = np.asarray(steps, dtype=np.float64)
-        drawn = random.integers(0, len(values), (RESAMPLES, len(values)))
-        logs[index] = np.log(np.median(values[drawn], axis=1))
-    chosen = random.integers(0, count, (RESAMPLES, count))
-    means: NDArray[np.float64] = logs[chosen, random.integers(0, RESAMPLES, chosen.shape)].mean(axis=1)
-    return means
+    moments = np.asarray([log_median_moments(steps) for steps in processes])
+    variance = float(moments[:, 1].mean() - moments[:, 0].mean() ** 2)
+    return math.sqrt(max(variance, 0.0) / len(processes))
+
+
+def log_median_moments(steps: Samples) -> tuple[float, float]:
+    """Mean and mean square of the logarithm of the median of resampled steps, over all resamples.
+
+    The exact bootstrap: a resample's order statistics are among the sample's with known probabilities
+    (Hutson & Ernst, "The exact bootstrap mean and variance of an L-estimator", JRSS B 62, 2000).
+    """
+    import numpy as np
+
+    values = np.sort(np.asarray(steps, dtype=np.float64))
+    at, weights = median_weights(len(values))
+    logs = np.log((values[at[0]] + values[at[1]]) / 2)
+    return float(weights @ logs), float(weights @ logs**2)
+
+
+@lru_cache(maxsize=64)
+def median_weights(count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Which two of `count` ordered values a resample's median is the mean of, (2, pairs), and how probably.
+
+    Of an odd number they are one value. Pairs that are less probable than 1e-12 are left out, which keeps
+    those of the middle.
+    """
+    import numpy as np
+
+    upper = count // 2 + 1  # the rank of the upper of the two middle values, of the only one if odd
+    lower = (count + 1) // 2
+    reach = math.ceil(5 * math.sqrt(count)) + 5  # ten standard deviations of the median's place
+    places = np.arange(max(1, lower - reach), min(count, lower + reach) + 1)
+    one = np.diff([at_most(place, lower, count) for place in (places[0] - 1, *places)])
+    pairs, weights = np.stack([places - 1, places - 1]), one
+    if (
+        upper > lower
+    ):  # `lower` draws up to the i-th value, one of them the i-th; the others likewise from the j-th
+        every = np.arange(1, count + 1)
+        below = lower * np.log(every / count) + np.log1p(-(((every - 1) / every) ** lower))
+        above = below[::-1]
+        first, second = np.meshgrid(places - 1, places - 1, indexing="ij")
+        apart = first < second
+        first, second = first[apart], second[apart]
+        unlike = np.exp(log_binomial(count, lower) + below[first] + above[second])
+        alike = one.copy()
+        np.subtract.at(alike, first - (places[0] - 1), unlike)
+        pairs = np.stack([np.append(first, places - 1), np.append(second, places - 1)])
+        weights = np.append(unlike, np.maximum(alike, 0.0))
+    kept = weights > 1e-12
+    return pairs[:, kept], weights[kept] / weights[kept].sum()
+
+
+def at_most(place: int, rank: int, count: int) -> float:
+    """The chance that the `rank`-th smallest of `count` draws is at most the `place`-th of `count` values."""
+    return incomplete_beta(rank, count - rank + 1, place / count) if 0 < place < count else float(place > 0)
+
+
+def log_binomial(count: int, chosen: int) -> float:
+    """The logarithm of a binomial coefficient."""
+    return math.lgamma(count + 1) - math.lgamma(chosen + 1) - math.lgamma(count - chosen + 1)
 
 
 def widened(deviation: float, processes: int) -> float:
@@ -118,10 +173,18 @@ def t_quantile(probability: float, freedom: float) -> float:
     low, high = 0.0, 1.0
     while 1 - t_tail(high, freedom) / 2 < probability:
         low, high = high, high * 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if 1 - t_tail(middle, freedom) / 2 < probability else (low, middle)
-    return (low + high) / 2
+    scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - math.log(freedom * math.pi) / 2
+    t = (low + high) / 2
+    for _ in range(80):  # Newton's method, kept within what is known
+        excess = 1 - t_tail(t, freedom) / 2 - probability
+        low, high = (low, t) if excess > 0 else (t, high)
+        density = math.exp(scale - (freedom + 1) / 2 * math.log1p(t * t / freedom))
+        last, t = t, t - excess / density
+        if not low <= t <= high:
+            t = (low + high) / 2
+        if abs(t - last) <= 1e-12 * t:
+            break
+    return t
 
 
 def incomplete_beta(a: float, b: float, x: float) -> float:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from convbench.results.attribution import Attribution, Rank, attribution, remarks
 from convbench.results.samples import Process
 from convbench.results.schema import MEASURED, Row, Status
 from convbench.results.statistics import Interval, median, ratio_interval
@@ -59,7 +60,8 @@ class Accuracy:
 class Line:
     """One backend or architecture of a group; what was not measured is None.
 
-    `ratio` is the speed relative to the baseline's, above one where this backend is faster.
+    `ratio` is the speed relative to the baseline's, above one where this backend is faster. `ranked` is False
+    where it left convolutions to torch: its speed is shown, and never wins.
     """
 
     name: str
@@ -77,6 +79,8 @@ class Line:
     served_flops_fraction: float | None
     max_error: float | None
     notes: tuple[str, ...]
+    attribution: Attribution = field(default_factory=Attribution)
+    ranked: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Group:
-    """One race: its conditions, what its lines are, and those, the fastest first and the failed last."""
+    """One race: its conditions, what its lines are, and those.
+
+    The fastest comes first, then those that are not ranked, then those without a speed.
+    """
 
     race: Race
     subject: str
@@ -108,8 +115,13 @@ class Table:
     rows: tuple[Row, ...]
 
 
-def comparison_table(rows: Iterable[Row], samples: Mapping[Process, Sequence[float]] | None = None) -> Table:
-    """Sum up a run's rows; `samples` (from `samples.step_times`) gives the ratios their intervals."""
+def comparison_table(
+    rows: Iterable[Row], samples: Mapping[Process, Sequence[float]] | None = None, *, rank: Rank = "served"
+) -> Table:
+    """Sum up a run's rows; `samples` (from `samples.step_times`) gives the ratios their intervals.
+
+    Competitors that left convolutions to torch come after the others, unless `rank` is "all".
+    """
     latest = latest_rows(rows)
     alone = len({row.backend for row in latest}) == 1 and len({row.architecture for row in latest}) > 1
     subject, shared_by = ("architecture", "backend") if alone else ("backend", "architecture")
@@ -119,9 +131,14 @@ def comparison_table(rows: Iterable[Row], samples: Mapping[Process, Sequence[flo
     groups = []
     for conditions, competitors in races.items():
         baseline = [] if alone else competitors.get(BASELINE, [])
-        lines = [line(name, own, baseline, samples or {}) for name, own in competitors.items()]
+        lines = [line(name, own, baseline, samples or {}, rank) for name, own in competitors.items()]
         lines.sort(
-            key=lambda each: (each.images_per_second is None, -(each.images_per_second or 0), each.name)
+            key=lambda each: (
+                each.images_per_second is None,
+                not each.ranked,
+                -(each.images_per_second or 0),
+                each.name,
+            )
         )
         groups.append(Group(conditions, subject, tuple(lines)))
     return Table(tuple(groups), tuple(failures(latest)), tuple(latest))
@@ -139,13 +156,19 @@ def race(row: Row, shared: str) -> Race:
 
 
 def line(
-    name: str, rows: Sequence[Row], baseline: Sequence[Row], samples: Mapping[Process, Sequence[float]]
+    name: str,
+    rows: Sequence[Row],
+    baseline: Sequence[Row],
+    samples: Mapping[Process, Sequence[float]],
+    rank: Rank,
 ) -> Line:
     """Sum up one competitor's rows of one group."""
     timed, trained = measured(rows, "time"), measured(rows, "train")
     verified = [row for row in rows if row.kind == "verify"]
     step_ms = middle(row.step_ms_median for row in timed)
     baseline_ms = middle(row.step_ms_median for row in measured(baseline, "time"))
+    whose = attribution(rows)
+    ranked = whose.whole or rank == "all"
     interval = None
     if name != BASELINE:
         # The speed's ratio is the inverse of the time's, so the sides change places.
@@ -165,9 +188,17 @@ def line(
         ratio_interval=interval,
         accuracy=accuracy(trained),
         shifted_accuracy=middle(row.shifted_val_accuracy for row in trained),
-        served_flops_fraction=middle(row.served_flops_fraction for row in rows),
+        served_flops_fraction=whose.flops,
         max_error=max((row.max_error for row in verified if row.max_error is not None), default=None),
-        notes=(*dict.fromkeys(row.notes for row in rows if row.notes), *flagged(timed)),
+        notes=tuple(
+            dict.fromkeys(
+                [*remarks(whose, ranked)] * bool(timed or trained)
+                + [r.notes for r in rows if r.notes]
+                + flagged(timed)
+            )
+        ),
+        attribution=whose,
+        ranked=ranked,
     )
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convbench.results.cells import flatten, read_records
-from convbench.results.reading import results_file
-from convbench.results.samples import step_times
+from convbench.results.attribution import Rank
+from convbench.results.escaping import code, escape, flatten
 from convbench.results.schema import MEASURED, Row
 from convbench.results.summary import BASELINE, Accuracy, Failure, Group, Line, Table, comparison_table
 
@@ -28,51 +25,56 @@ LEGEND = (
     f"**speed vs {BASELINE}**: above 1 is faster than {BASELINE}, with its 95 % interval over processes; "
     "**validation accuracy**: mean over seeds at the end of the epochs or of the budget; "
     "**shifted**: the same on images moved by a few pixels; "
-    "**served**: share of the FLOPs that the backend computed itself, torch did the rest; "
+    "**served**: share of the FLOPs of convolutions and poolings that the backend computed itself, torch did "
+    "the rest; `PARTLY` marks a backend that left calls of an op it implements to torch, and who left "
+    "convolutions to torch comes below the others and is not ranked; "
+    "**backward**: `derived` where gradients are computed by the forward, at its cost; "
     "**max error**: largest error against the float64 reference in verification; "
     "**status**: `budget` marks a combination that was cut by its budget, so its accuracy is not final."
 )
 EMPTY = "–"
 
 
-def table_markdown(run: Path | str | Iterable[Row]) -> str:
+def table_markdown(run: Path | str | Iterable[Row], *, rank: Rank = "served") -> str:
     """The comparison table of a run directory, or of rows, for a person to understand at a glance.
 
     Raises:
         UsageError: the directory holds no results.csv, or one that cannot be read.
     """
-    environment: Mapping[str, Any] = {}
     if isinstance(run, (str, Path)):
-        table, environment = load(Path(run))
-    else:
-        table = comparison_table(run)
+        return markdown(*load(Path(run), rank))
+    return markdown(comparison_table(run, rank=rank), {})
+
+
+def markdown(table: Table, environment: Mapping[str, Any]) -> str:
+    """A table with all that belongs to it, as Markdown."""
     parts = [*heading(table, environment), *(note + "\n" for note in warnings(table))]
     if not table.groups:
         parts.append("Nothing was run.\n")
     for group in table.groups:
         if len(table.groups) > 1:
-            parts.append(f"## {group.race.title}\n")
+            parts.append(f"## {escape(group.race.title)}\n")
         parts.append(group_markdown(group))
-        parts += [f"- `{line.name}`: {escape(note)}" for line in group.lines for note in line.notes]
+        parts += [f"- {code(line.name)}: {escape(note)}" for line in group.lines for note in line.notes]
         if any(line.notes for line in group.lines):
             parts.append("")
     if table.failures:
         parts.append("## What did not run\n")
         parts += [
-            f"- `{f.label}`{_others(f)}, {f.kind}: **{f.status}**, {escape(f.error)}" for f in table.failures
+            f"- {code(f.label)}{_others(f)}, {f.kind}: **{f.status}**, {escape(f.error)}"
+            for f in table.failures
         ]
         parts.append("")
     parts.append(LEGEND + "\n")
     return "\n".join(parts)
 
 
-def load(directory: Path) -> tuple[Table, Mapping[str, Any]]:
+def load(directory: Path, rank: Rank) -> tuple[Table, Mapping[str, Any]]:
     """The table and the environment of a run directory."""
-    path = results_file(directory)
-    environment: Mapping[str, Any] = {}
-    with suppress(OSError, ValueError):  # the table does without: the rows name the device
-        environment = json.loads((path.parent / "environment.json").read_text(encoding="utf-8"))
-    return comparison_table(read_records(path, Row), step_times(path.parent / "samples.csv")), environment
+    from convbench.results.contents import read_contents
+
+    contents = read_contents(directory, rank=rank)
+    return contents.table, contents.environment
 
 
 def heading(table: Table, environment: Mapping[str, Any]) -> list[str]:
@@ -80,9 +82,9 @@ def heading(table: Table, environment: Mapping[str, Any]) -> list[str]:
     rows = table.rows
     if not rows:
         return ["# convbench\n"]
-    title = f"# {' and '.join(some(row.suite for row in rows))}\n"
+    title = f"# {escape(' and '.join(some(row.suite for row in rows)))}\n"
     if len(table.groups) == 1:
-        title += f"\n{table.groups[0].race.title}.\n"
+        title += f"\n{escape(table.groups[0].race.title)}.\n"
     facts = [
         ("run", some(row.run_id for row in rows)),
         ("data set", some(dataset(row) for row in rows)),
@@ -150,26 +152,34 @@ def group_markdown(group: Group) -> str:
 
 def rich_table(group: Group) -> RichTable:
     """One group as a table for a terminal."""
-    from rich.markup import escape as plain
     from rich.table import Table as RichTable
 
-    table = RichTable(title=group.race.title, title_justify="left")
+    table = RichTable(title=plain(group.race.title), title_justify="left")
     shown = columns_of(group)
     for column in shown:
         table.add_column(
-            column.heading(group), justify="right" if column.numeric else "left", overflow="fold"
+            plain(column.heading(group)), justify="right" if column.numeric else "left", overflow="fold"
         )
     for line in group.lines:
         style = "red" if line.status not in MEASURED else "yellow" if line.status == "budget" else None
+        style = style or ("magenta" if line.attribution.partial or not line.attribution.whole else None)
         table.add_row(*(plain(column.cell(line)) for column in shown), style=style)
     return table
 
 
-def print_table(console: Console, run: Path | str | Iterable[Row]) -> None:
-    """Show the comparison table of a run directory, or of rows, on a terminal."""
-    from rich.markup import escape as plain
+def plain(text: str) -> str:
+    """A text that a terminal shows as it is."""
+    from rich.markup import escape as literal
 
-    table = load(Path(run))[0] if isinstance(run, (str, Path)) else comparison_table(run)
+    return literal(flatten(text))
+
+
+def print_table(console: Console, run: Path | str | Iterable[Row], *, rank: Rank = "served") -> None:
+    """Show the comparison table of a run directory, or of rows, on a terminal."""
+    if isinstance(run, (str, Path)):
+        table, _ = load(Path(run), rank)
+    else:
+        table = comparison_table(run, rank=rank)
     for note in warnings(table):
         console.print(plain(note.lstrip("> ").replace("**", "").replace("`", "")), style="bold red")
     for group in table.groups:
@@ -225,6 +235,14 @@ def _share(fraction: float | None) -> str:
     return EMPTY if fraction is None else share(fraction)
 
 
+def served(line: Line) -> str:
+    """The share of the FLOPs that the backend computed; op by op where it did not do all that it could."""
+    partial = line.attribution.partial
+    if not partial:
+        return _share(line.served_flops_fraction)
+    return f"PARTLY: {', '.join(f'{each.op} {share(each.fraction)}' for each in partial)}"
+
+
 def ratio(line: Line) -> str:
     """The speed relative to the baseline's, with its interval."""
     if line.ratio is None:
@@ -262,11 +280,6 @@ def share(fraction: float) -> str:
     return f"{percent:.0f} %" if percent in (0, 100) else f"{min(percent, 99.9):.1f} %"
 
 
-def escape(text: str) -> str:
-    """Keep a text from ending a cell or starting markup of its own."""
-    return flatten(text).replace("|", "\\|").replace("<", "&lt;")
-
-
 COLUMNS = (
     Column("", lambda line: line.name, numeric=False, always=True),
     Column("parameters", lambda line: EMPTY if line.parameters is None else f"{line.parameters:,}"),
@@ -279,7 +292,8 @@ COLUMNS = (
     Column(
         "shifted", lambda line: EMPTY if line.shifted_accuracy is None else f"{line.shifted_accuracy:.3f}"
     ),
-    Column("served", lambda line: _share(line.served_flops_fraction)),
+    Column("served", served),
+    Column("backward", lambda line: "derived" if line.attribution.derived else EMPTY, numeric=False),
     Column("max error", lambda line: EMPTY if line.max_error is None else f"{line.max_error:.1e}"),
     Column(
         "status",

@@ -22,7 +22,9 @@ def accuracy(group: Group) -> list[str]:
         return []
     reached.sort(key=lambda pair: pair[1].mean if is_loss else -pair[1].mean)
     cut = sum(each.budgeted for _, each in reached)
-    said = f"{ends(reached, is_loss)}{quickest(reached) if alike(reached, is_loss) and not cut else ''}."
+    said = (
+        f"{ends(reached, is_loss)}{quickest(group, reached) if alike(reached, is_loss) and not cut else ''}."
+    )
     return [said, *budgeted(cut, len(reached))]
 
 
@@ -55,9 +57,12 @@ def budgeted(cut: int, trained: int) -> list[str]:
     ]
 
 
-def quickest(reached: Sequence[tuple[str, Accuracy]]) -> str:
-    """Who took the shortest time to get there, and who the longest."""
-    took = sorted((each.seconds, name) for name, each in reached if each.seconds is not None)
+def quickest(group: Group, reached: Sequence[tuple[str, Accuracy]]) -> str:
+    """Who of those that are ranked took the shortest time to get there, and who the longest."""
+    ranked = {line.name for line in group.lines if line.ranked}
+    took = sorted(
+        (each.seconds, name) for name, each in reached if each.seconds is not None and name in ranked
+    )
     if len(took) < 2:
         return ""
     (shortest, first), (longest, last) = took[0], took[-1]

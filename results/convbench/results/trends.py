@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+from convbench.results.change_points import change_points
 from convbench.results.pairing import Match
 from convbench.results.schema import Combination
-from convbench.results.verdicts import FLOOR_SPREAD, Difference, Verdict, judge
+from convbench.results.verdicts import ALPHA, FLOOR_SPREAD, Difference, Verdict, as_ratio, judge
+
+
+@dataclass(frozen=True)
+class Change:
+    """Where a new level begins: the first file of it, and its ratio to the level before."""
+
+    file: str
+    ratio: float
 
 
 @dataclass(frozen=True)
@@ -17,7 +27,7 @@ class Trend:
 
     `change` is the ratio of the last to the first that there are, by a straight line through the logarithms.
     A file counts as one observation, since the machine drifts between runs; `low` and `high` are None for
-    fewer than three.
+    fewer than three. `changes` are the files at which the level changed, as far as four or more can tell.
     """
 
     combination: Combination
@@ -26,6 +36,7 @@ class Trend:
     low: float | None
     high: float | None
     verdict: Verdict
+    changes: tuple[Change, ...] = ()
 
 
 def trends(files: Sequence[str], matches: Sequence[Match], min_effect: float) -> tuple[Trend, ...]:
@@ -41,19 +52,33 @@ def trends(files: Sequence[str], matches: Sequence[Match], min_effect: float) ->
     judged = dict(zip(sound, judge(list(sound.values()), math.log1p(min_effect)), strict=True))
     words: dict[str, Verdict] = {"more": "slower", "less": "faster", "same": "same", "unclear": "unclear"}
     result = []
+    alpha = ALPHA / max(len(lines), 1)  # of all histories together
     for combination, step_ms in lines.items():
         found_out = judged.get(combination)
         result.append(
             Trend(
                 combination=combination,
                 step_ms=step_ms,
-                change=math.exp(fits[combination].estimate),
-                low=math.exp(found_out.low) if found_out else None,
-                high=math.exp(found_out.high) if found_out else None,
+                change=as_ratio(fits[combination].estimate),
+                low=as_ratio(found_out.low) if found_out else None,
+                high=as_ratio(found_out.high) if found_out else None,
                 verdict=words[found_out.verdict] if found_out else "unclear",
+                changes=tuple(changes(files, step_ms, alpha, math.log1p(min_effect))),
             )
         )
     return tuple(result)
+
+
+def changes(
+    files: Sequence[str], step_ms: Sequence[float | None], alpha: float, matters: float
+) -> Iterator[Change]:
+    """The files at which the level of the step time changed."""
+    known = [(file, math.log(value)) for file, value in zip(files, step_ms, strict=True) if value is not None]
+    logs = [value for _, value in known]
+    edges = [0, *change_points(logs, alpha, matters, FLOOR_SPREAD), len(logs)]
+    levels = [sum(logs[start:end]) / (end - start) for start, end in pairwise(edges)]
+    for start, (before, after) in zip(edges[1:], pairwise(levels), strict=False):
+        yield Change(known[start][0], as_ratio(after - before))
 
 
 def fit(step_ms: Sequence[float | None]) -> Difference:

@@ -6,6 +6,11 @@ test, which lets each side have its own spread and pays for few processes with f
 bootstrap was tried and not taken: with three processes a side, its 99 % interval misses the equality of
 equals one time in seven.
 
+Where both sides come from one interleaved run (`convbench run --against`), a process has a counterpart that ran
+just before or after it. From PAIRED_FROM of them on, the logarithms of their ratios are tested instead, with
+Student's t: what a busy machine does to both alike then cancels. Which test is taken depends on how many there are and never
+on what they say.
+
 A pair is called `faster` or `slower` when its p-value, corrected by Holm for all pairs that are judged with
 it, is below ALPHA, *and* the difference exceeds the smallest that matters: two runs of one program at
 different hours differ by more than the spread within either, and no number of processes shows that. It is
@@ -41,6 +46,8 @@ ASSUMED_SPREAD = 0.10
 KNOWN = 1e6  # values that an assumed spread counts as: there is nothing uncertain about an assumption
 FLOOR_SPREAD = 0.001  # three processes may agree by chance, or their times be rounded
 FLOOR_POINTS = 0.001  # of accuracy: ten of ten thousand images
+PAIRED_FROM = 6  # processes a side: pairs have half as many degrees of freedom, which fewer cannot spare
+LARGEST = 700.0  # the logarithm of about the largest float
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,15 @@ def log_difference(base: Sequence[float], new: Sequence[float]) -> Difference:
     return found
 
 
+def paired_log_difference(base: Sequence[float], new: Sequence[float]) -> Difference:
+    """Likewise where the times at one position were measured one after the other: what the machine did to both
+    alike cancels. Of PAIRED_FROM processes a side at least."""
+    gaps = [math.log(after / before) for before, after in zip(base, new, strict=True)]
+    mean = sum(gaps) / len(gaps)
+    variance = sum((gap - mean) ** 2 for gap in gaps) / (len(gaps) - 1)
+    return Difference(mean, math.sqrt(max(variance, 2 * FLOOR_SPREAD**2) / len(gaps)), len(gaps) - 1)
+
+
 @dataclass(frozen=True)
 class Judged:
     """What is concluded of one difference, on the scale of the test."""
@@ -119,6 +135,11 @@ def judge(differences: Sequence[Difference], matters: float) -> list[Judged]:
         detectable = max(each.margin(ALPHA / len(differences)), matters)
         judged.append(Judged(verdict, low, high, p_value, detectable))
     return judged
+
+
+def as_ratio(log_difference: float) -> float:
+    """The ratio of a difference of logarithms; a number even where noise makes it larger than a float holds."""
+    return math.exp(max(-LARGEST, min(log_difference, LARGEST)))
 
 
 def effect(ratio: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import tomllib
@@ -84,6 +85,18 @@ def _many(name: str, help: str, numbers: bool = False) -> Callable[[F], F]:
 )
 @click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Complete the run in DIR.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the dataset is.")
+@click.option(
+    "--pytest-json",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also write the step times as a JSON file of pytest-benchmark.",
+)
+@click.option(
+    "--against",
+    metavar="PACKAGE",
+    help="Measure another version too, interleaved: `fast==1.0`, a directory, a wheel, or git+URL@REF.",
+)
+@click.option("--pip-options", default="", metavar="TEXT", help="Of pip, when it installs that version.")
 @click.option("--dry-run", is_flag=True, help="Show what would run, and stop.")
 @click.option("--no-train", is_flag=True, help="Only verify and time.")
 @click.option("--no-time", is_flag=True, help="Only verify and train.")
@@ -96,6 +109,9 @@ def run(
     out: Path | None,
     resume: Path | None,
     data_dir: Path | None,
+    pytest_json: Path | None,
+    against: str | None,
+    pip_options: str,
     dry_run: bool,
     no_train: bool,
     no_time: bool,
@@ -107,6 +123,12 @@ def run(
 
     if out is not None and resume is not None:
         raise UsageError("--out and --resume exclude each other: a resumed run stays in its directory")
+    if resume is not None and against is not None:
+        raise UsageError("--against and --resume exclude each other: two versions are measured in one go")
+    if pytest_json is not None and (no_time or against is not None):
+        raise UsageError(f"--pytest-json and {'--no-time' if no_time else '--against'} exclude each other")
+    if pip_options and against is None:
+        raise UsageError("--pip-options are for --against, which is not given")
     if suite is None and resume is None:
         raise UsageError(f"--suite is missing; {choices('', registry.suites)}")
     chosen = suite if suite is not None else (resume or Path()) / "suite.toml"
@@ -117,6 +139,22 @@ def run(
         )
         return
     signal.signal(signal.SIGTERM, _interrupt)
+    if against is not None:
+        from convbench.suites.against import run_against
+
+        base, new = run_against(
+            against,
+            resolved,
+            out=out,
+            pip_options=shlex.split(pip_options),
+            data_dir=data_dir,
+            time=not no_time,
+            train=not no_train,
+            registry=registry,
+            watcher=watcher_for(),
+        )
+        _print_comparison(base.path, new.path)
+        return
     result = runner.run(
         resolved,
         out=out,
@@ -127,6 +165,10 @@ def run(
         registry=registry,
         watcher=watcher_for(),
     )
+    if pytest_json is not None:
+        from convbench.results.pytest_benchmark_export import write_pytest_benchmark
+
+        click.echo(f"pytest-benchmark: {write_pytest_benchmark(result.path, pytest_json)}", err=True)
     _print_table(result.path)
 
 
@@ -235,6 +277,14 @@ def _print_table(path: Path) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=160)
     print_table(console, path)
     click.echo(f"table: {path / 'table.md'}", err=True)
+
+
+def _print_comparison(base: Path, new: Path) -> None:
+    from convbench.results.comparing import compare
+    from convbench.results.comparison_formats import as_table
+
+    click.echo(as_table(compare(base, new)), nl=False)
+    click.echo(f"to gate on it: convbench compare {base} {new} --fail-if-slower 5%", err=True)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from convbench.registry import ConvbenchError
+from convbench.suites.versions import python_environment
 
 Event = dict[str, Any]
 LONGEST_LOG = 1024 * 1024  # bytes of what one worker printed that are kept
@@ -55,19 +56,20 @@ class Host:
     Use it as a context manager: leaving it kills every process that is left.
     """
 
-    def __init__(self, log: Path, threads: int | None = None) -> None:
+    def __init__(self, log: Path, threads: int | None = None, first: Path | None = None) -> None:
         """Start the fork server.
 
         Args:
             log: the file that what workers print is appended to.
             threads: how many threads libraries other than torch may start in a worker; torch's own number is
                 part of a job.
+            first: a directory in which workers look for packages before all others.
 
         Raises:
             ConvbenchError: it does not start; the log has the reason.
         """
         self._log = log.open("ab", buffering=0)
-        self._threads = threads
+        self._threads, self._first = threads, first
         # unlinked: it goes with its last user, even after kill -9
         self.data = TemporaryFile()  # noqa: SIM115 - closed with the host
         self._readable = _read_only(self.data.fileno())
@@ -146,8 +148,7 @@ class Host:
 
     def _start(self) -> None:
         self._control, other = socket.socketpair()
-        # workers find the same packages as this process, whatever was added to its path
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
+        environment = python_environment(self._first)
         if self._threads is not None:
             environment |= dict.fromkeys(THREAD_VARIABLES, str(self._threads))
             environment.setdefault("OMP_PROC_BIND", "true")  # a thread that wanders between cores is slower

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from convbench.registry.routing import use_backend
+from convbench.suites.attribution import claims, shares
 from convbench.suites.census import take_census
 from convbench.suites.devices import peak_memory_mb
 from convbench.suites.load import allowed_cpus, drifts, since, snapshot
@@ -44,12 +45,7 @@ def verify_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
     routed = use_backend(model, setup.backend)
     with torch.no_grad():
         routed(setup.sample)
-    measures |= {
-        "served_calls": routed.served_calls,
-        "served_flops_fraction": routed.served_flops_fraction,
-        "served": routed.served,
-        "max_error": outcome["max_error"],
-    }
+    measures |= {**shares(routed), **claims(setup.backend), "max_error": outcome["max_error"]}
     notes = ["no op of the contract in this network"] if not cases else []
     notes += [f"left to torch: {reason}" for reason in routed.refusals]
     return {"status": "ok", "measures": measures | setup.conditions(), "notes": notes}
@@ -75,6 +71,7 @@ def time_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         precision=timing["precision"],
     )
     peak = peak_memory_mb(setup.device)
+    served = shares(model)  # in these very steps
     again = recheck(setup, setup.seed + 1000 * (1 + job["round"]), model, trained=False)
     if again["status"] != "ok":
         return {**again, "error": f"wrong after timing: {again['error']}"}
@@ -89,6 +86,7 @@ def time_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         "setup_seconds": ready + steps.setup_seconds,
         "compile_seconds": steps.compile_seconds,
         "peak_memory_mb": peak,
+        **served,
         **steps.observed.as_measures(),
         "flags": " ".join(flags) or None,
     }
@@ -144,6 +142,7 @@ def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         **observed.as_measures(),
         "flags": " ".join(observed.flags(len(allowed_cpus()))) or None,
         **setup.conditions(),
+        **shares(model),
     }
     if setup.shifted_data is not None:
         measures["shifted_val_accuracy"] = evaluate(model, setup.shifted_data, setup.batch_size)[1]

@@ -59,6 +59,7 @@ def _take_steps(setup: Setup, calls: list[Call], evaluate: bool) -> int:
     Returns:
         how many of the calls were the training step's.
     """
+    _make_finite(setup.model)
     model = use_backend(setup.model, audited(setup.backend, calls))
     model.train()
     x, y = _batch(setup, setup.train_data)
@@ -72,6 +73,17 @@ def _take_steps(setup: Setup, calls: list[Call], evaluate: bool) -> int:
             model(_batch(setup, setup.test_data)[0])
     model.zero_grad()
     return in_a_step
+
+
+def _make_finite(model: nn.Module) -> None:
+    """Give a model that has diverged other numbers: nothing could be seen in it."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.isfinite().all():
+                parameter.normal_(std=0.05)
+        for buffer in model.buffers():
+            if not buffer.isfinite().all():
+                buffer.fill_(1)
 
 
 def _batch(setup: Setup, data: Batches) -> tuple[Tensor, Tensor]:

@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from convbench.registry import Registry
+from convbench.registry import Plugin, Registry
 from convbench.results.schema import MEASURED, PHASES, Combination, Epoch, Kind, Row, Sample, Status
 from convbench.results.store import RunStore
 from convbench.suites.host import Ending
 from convbench.suites.retraction import retract, without_figures
 from convbench.suites.schedule import Task
 from convbench.suites.suite import Suite
+from convbench.suites.versions import normalised
 
 # what verification finds out about a combination and its later rows repeat
 OF_THE_COMBINATION = (
@@ -28,6 +29,9 @@ OF_THE_COMBINATION = (
     "served_calls",
     "served_flops_fraction",
     "served",
+    "served_flops",
+    "claimed",
+    "derived_backward",
     "max_error",
 )
 NOUNS: Mapping[Kind, str] = {"verify": "verification", "time": "timing", "train": "training"}
@@ -35,7 +39,10 @@ NOUNS: Mapping[Kind, str] = {"verify": "verification", "time": "timing", "train"
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What results depend on besides the suite: versions, machine, data."""
+    """What results depend on besides the suite: versions, machine, data.
+
+    `versions` are those of distributions that workers find in place of the installed ones.
+    """
 
     convbench_version: str
     torch_version: str
@@ -43,6 +50,11 @@ class Circumstances:
     device_names: Mapping[str, str]
     data: Mapping[str, Any]
     registry: Registry
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def version(self, plugin: Plugin) -> str:
+        """The version of a plugin's distribution in the workers."""
+        return self.versions.get(normalised(plugin.distribution), plugin.version)
 
     def of_combination(self, combination: Combination) -> dict[str, str]:
         """Those that one combination depends on."""
@@ -54,16 +66,19 @@ class Circumstances:
             "machine": self.machine_id,
             "device": self.device_names.get(combination.device, ""),
             "dataset": str(self.data),
-            "backend": f"{backend.distribution} {backend.version}",
-            "architecture": f"{architecture.distribution} {architecture.version}",
+            "backend": f"{backend.distribution} {self.version(backend)}",
+            "architecture": f"{architecture.distribution} {self.version(architecture)}",
         }
 
 
 class Recorder:
     """Writes the rows of one run."""
 
-    def __init__(self, suite: Suite, store: RunStore, facts: Circumstances) -> None:
+    def __init__(
+        self, suite: Suite, store: RunStore, facts: Circumstances, run_id: str | None = None
+    ) -> None:
         self.suite, self.store, self.facts = suite, store, facts
+        self.run_id = run_id or store.path.name
         self._verified = {row.combination: row for row in store.rows() if row.kind == "verify"}
         self._wrong: dict[Combination, Row] = {}  # those that were right at first
         self._timed: dict[Combination, list[Row]] = defaultdict(list)
@@ -111,7 +126,7 @@ class Recorder:
             "train_images": None if problem else self.facts.data["shapes"]["train_images"][0],
             "convbench_version": self.facts.convbench_version,
             "plugin": plugin.distribution,
-            "plugin_version": plugin.version,
+            "plugin_version": self.facts.version(plugin),
             "torch_version": self.facts.torch_version,
             "device_name": self.facts.device_names.get(combination.device),
             "machine_id": self.facts.machine_id,
@@ -125,7 +140,7 @@ class Recorder:
             step_ms = 1000 * combination.batch_size / values["images_per_second"]
             values["roofline_fraction"] = values["roofline_step_ms"] / step_ms
         row = Row(
-            run_id=self.store.path.name,
+            run_id=self.run_id,
             suite=self.suite.name,
             kind=task.kind,
             round=task.round,
@@ -201,7 +216,7 @@ class Process:
 
     @property
     def _identity(self) -> dict[str, Any]:
-        return {"run_id": self.recorder.store.path.name, **asdict(self.task.combination)}
+        return {"run_id": self.recorder.run_id, **asdict(self.task.combination)}
 
     def _samples(self, event: Mapping[str, Any]) -> None:
         step_ms: list[float] = event["step_ms"]

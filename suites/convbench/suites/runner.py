@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -24,6 +24,7 @@ from convbench.suites.recording import Circumstances, Recorder
 from convbench.suites.schedule import Task, enough, left_alone, schedule, still_valid
 from convbench.suites.suite import Suite, load_suite
 from convbench.suites.survey import Peaks, Survey, find_peaks, find_unavailable, look_around
+from convbench.suites.versions import OtherVersion
 from convbench.suites.watching import Silent, Watcher
 
 
@@ -70,6 +71,43 @@ def run(
         NothingRan: not one combination could be measured. The rows say why.
         KeyboardInterrupt: interrupted; what was measured is kept.
     """
+    steps = running(
+        suite,
+        out=out,
+        resume=resume,
+        data_dir=data_dir,
+        time=time,
+        train=train,
+        registry=registry,
+        watcher=watcher,
+    )
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            result: RunResult = stop.value
+            return result
+
+
+def running(
+    suite: Suite | Path | str | None = None,
+    *,
+    out: Path | str | None = None,
+    resume: Path | str | None = None,
+    data_dir: Path | str | None = None,
+    time: bool = True,
+    train: bool = True,
+    registry: Registry | None = None,
+    watcher: Watcher | None = None,
+    run_id: str | None = None,
+    other: OtherVersion | None = None,
+) -> Generator[None, None, RunResult]:
+    """`run`, process by process: it stops before the first and after each, and returns what `run` returns.
+
+    Args:
+        run_id: under which its rows are known; the name of its directory when None.
+        other: the version of a package that its workers find in place of the installed one.
+    """
     registry = registry or discover()
     watcher = watcher or Silent()
     if suite is None:
@@ -92,8 +130,19 @@ def run(
         store = RunStore.open(resume)
     with store:
         try:
-            with Host(store.path / "run.log", suite.timing.threads) as host:
-                _measure(suite, registry, host, store, watcher, data_dir, time=time, train=train)
+            with Host(store.path / "run.log", suite.timing.threads, other.path if other else None) as host:
+                yield from _measure(
+                    suite,
+                    registry,
+                    host,
+                    store,
+                    watcher,
+                    data_dir,
+                    time=time,
+                    train=train,
+                    run_id=run_id,
+                    other=other,
+                )
         except (ConvbenchError, KeyboardInterrupt) as error:
             empty = resume is None and not store.rows()
             if empty:
@@ -148,7 +197,9 @@ def _measure(
     *,
     time: bool,
     train: bool,
-) -> None:
+    run_id: str | None,
+    other: OtherVersion | None,
+) -> Generator[None, None, None]:
     watcher.note(f"results go to {store.path}")
     survey = look_around(host, watcher, suite.dataset, data_dir)
     planned = _plan(suite, registry, host, survey)
@@ -163,26 +214,36 @@ def _measure(
         memory_mb=suite.budget.memory_mb,
     )
     environment = {**survey.environment, "peaks": peaks}
+    if other is not None:
+        environment["in_place_of_the_installed"] = {
+            "package": other.package,
+            "versions": dict(other.versions),
+        }
     _write(store.path / "environment.json", json.dumps(environment, indent=2) + "\n")
     _write(store.path / "suite.toml", suite.to_toml())
 
+    versions = other.versions if other is not None else {}
     facts = Circumstances(
-        convbench_version=registry.version,
+        convbench_version=versions.get("convbench", registry.version),
         torch_version=survey.torch_version,
         machine_id=survey.environment["machine_id"],
         device_names=survey.devices,
         data=survey.data,
         registry=registry,
+        versions=versions,
     )
-    tasks = schedule(suite, planned, facts.of_combination, store.path.name, time=time, train=train)
+    # two sides of one directory go through the same order
+    seed = store.path.name if other is None and run_id is None else store.path.absolute().parent.name
+    tasks = schedule(suite, planned, facts.of_combination, seed, time=time, train=train)
     kept = still_valid(store.rows(), tasks)
     store.keep(left_alone(store.rows(), tasks) + kept)
-    recorder = Recorder(suite, store, facts)
+    recorder = Recorder(suite, store, facts, run_id)
     done = {(row.kind, row.round, row.combination) for row in kept}
     waiting = [task for task in tasks if (task.kind, task.round, task.combination) not in done]
     certain = [task for task in tasks if not task.optional]
     watcher.begin(certain, len(certain) - sum(not task.optional for task in waiting))
     try:
+        yield
         for task in waiting:
             if task.optional and enough(recorder.timed(task.combination), suite.timing.precision):
                 continue
@@ -193,6 +254,7 @@ def _measure(
             else:
                 row = _run_task(task, suite, survey, peaks, host, recorder, watcher)
             watcher.finish(task, row)
+            yield
     finally:
         watcher.end()
 

@@ -25,6 +25,7 @@ class Task:
     order: int
     key: str
     optional: bool = False  # a round that is only run if those before it were not enough
+    side: str = ""  # of a run against another version
 
     @property
     def combination(self) -> Combination:
@@ -32,9 +33,10 @@ class Task:
 
     @property
     def label(self) -> str:
-        """For a person: `time 2/3 lenet/im2col/...`."""
+        """For a person: `time round 2 lenet/im2col/...`."""
         part = f" round {self.round + 1}" if self.kind == "time" else ""
-        return f"{self.kind}{part} {self.combination.label}"
+        side = f"{self.side}: " if self.side else ""
+        return f"{side}{self.kind}{part} {self.combination.label}"
 
 
 def schedule(

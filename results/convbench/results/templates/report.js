@@ -1,5 +1,6 @@
 "use strict";
-// Makes every table sortable and filterable. Without it the page says the same, in the order it was written.
+// Makes tables sortable and filterable, and charts readable value by value. Without it the page says the same, in the
+// order it was written.
 
 const EMPTY = "–";
 
@@ -95,3 +96,70 @@ for (const table of document.querySelectorAll(".table table")) {
 addEventListener("beforeprint", () => {
   for (const chapter of document.querySelectorAll("details.chapter")) chapter.open = true;
 });
+
+// Lets pointer, finger and keyboard read the values of a chart: Tab gets to the chart, the arrows from mark to mark.
+function readable(figure) {
+  const chart = figure.querySelector("svg[role=img]");
+  const points = [...figure.querySelectorAll(".point")];
+  if (!chart || !points.length) return;
+  const reading = make("div", { class: "reading", "aria-hidden": "true", hidden: "" });
+  figure.append(reading);
+  chart.setAttribute("role", "group");
+  chart.setAttribute("aria-roledescription", "chart");
+  points.forEach((point, index) => {
+    const title = point.querySelector("title");
+    point.setAttribute("role", "img");
+    point.setAttribute("aria-label", title.textContent);
+    point.setAttribute("tabindex", index ? "-1" : "0");
+    title.remove(); // or the browser shows it as well
+  });
+
+  function hide() {
+    for (const each of points) each.classList.remove("read");
+    reading.hidden = true;
+  }
+
+  function show(point) {
+    hide();
+    point.classList.add("read");
+    reading.textContent = point.getAttribute("aria-label");
+    reading.hidden = false;
+    const [frame, mark] = [figure.getBoundingClientRect(), point.getBoundingClientRect()];
+    const left = mark.left + mark.width / 2 - frame.left - reading.offsetWidth / 2;
+    const above = mark.top - frame.top - reading.offsetHeight - 8;
+    reading.style.left = `${Math.max(4, Math.min(left, frame.width - reading.offsetWidth - 4))}px`;
+    reading.style.top = `${above > 0 ? above : mark.bottom - frame.top + 8}px`;
+  }
+
+  // How far from a mark the pointer is, in pixels; marks are small, and fingers are not.
+  function distance(point, event) {
+    const box = point.getBoundingClientRect();
+    const beside = Math.max(box.left - event.clientX, 0, event.clientX - box.right);
+    return Math.hypot(beside, Math.max(box.top - event.clientY, 0, event.clientY - box.bottom));
+  }
+
+  function pointed(event) {
+    const near = points.map((point) => [distance(point, event), point]).sort((a, b) => a[0] - b[0])[0];
+    if (near[0] < 24) show(near[1]);
+    else hide();
+  }
+
+  const keys = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -Infinity, End: Infinity };
+  chart.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") hide();
+    const now = points.indexOf(document.activeElement);
+    if (!(event.key in keys) || now < 0) return;
+    event.preventDefault();
+    const next = points[Math.max(0, Math.min(now + keys[event.key], points.length - 1))];
+    points[now].setAttribute("tabindex", "-1");
+    next.setAttribute("tabindex", "0");
+    next.focus();
+  });
+  chart.addEventListener("focusin", (event) => show(event.target));
+  chart.addEventListener("focusout", hide);
+  chart.addEventListener("pointermove", pointed);
+  chart.addEventListener("pointerdown", pointed);
+  chart.addEventListener("pointerleave", hide);
+}
+
+for (const figure of document.querySelectorAll("figure")) readable(figure);

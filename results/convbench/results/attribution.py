@@ -1,0 +1,133 @@
+"""Whose work a row's speed is: what share of a network's ops the backend computed itself, and what torch did.
+
+A backend may refuse calls of an op that it implements, or implement only some ops; torch then computes the
+rest, and a speed that is mostly torch's is no achievement of the backend. A competitor that left calls of its
+own ops to torch is marked wherever it is shown, and one that left convolutions is not ranked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from convbench.results.schema import Row
+
+Rank = Literal["served", "all"]  # who may win a race: those that served its convolutions wholly, or everybody
+
+RACED = "conv2d"  # what backends compete on, where a network has it; elsewhere on all ops that it has
+CALLS = re.compile(r"(\w+) (\d+)/(\d+)")
+FLOPS = re.compile(r"(\w+) ([0-9.e+-]+)")
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a backend served of one op's calls, and of their FLOPs if that is known."""
+
+    op: str
+    served: int
+    calls: int
+    flops: float | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing was left to torch."""
+        return self.served == self.calls
+
+    @property
+    def fraction(self) -> float:
+        """The share of the FLOPs, or of the calls in its place."""
+        return self.served / self.calls if self.flops is None else self.flops
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What a backend served, op by op, and what it claims to; `flops` is the share of all ops together."""
+
+    shares: tuple[Share, ...] = ()
+    claimed: frozenset[str] = frozenset()
+    flops: float | None = None
+    derived: tuple[str, ...] = ()
+
+    @property
+    def partial(self) -> tuple[Share, ...]:
+        """The ops that it implements and nevertheless left to torch in part or wholly."""
+        return tuple(share for share in self.shares if not share.whole and share.op in self.claimed)
+
+    @property
+    def missing(self) -> tuple[Share, ...]:
+        """What it left to torch of the ops that are raced on."""
+        raced = [share for share in self.shares if share.op == RACED] or self.shares
+        return tuple(share for share in raced if not share.whole)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it served wholly what is raced on, as far as is known."""
+        if not self.shares:
+            return self.flops is None or self.flops == 1.0
+        return not self.missing
+
+
+def attribution(rows: Iterable[Row]) -> Attribution:
+    """What the rows of one competitor tell; where they differ, the smallest share counts."""
+    least: dict[str, Share] = {}
+    claimed: set[str] = set()
+    derived: dict[str, None] = {}
+    fractions = []
+    for row in rows:
+        own = shares(row)
+        # Rows of earlier versions do not tell what was claimed: what was served at all surely was.
+        claimed.update(names(row.claimed) if row.claimed else [share.op for share in own if share.served])
+        derived |= dict.fromkeys(names(row.derived_backward))
+        if row.served_flops_fraction is not None:
+            fractions.append(row.served_flops_fraction)
+        for share in own:
+            least[share.op] = min(least.get(share.op, share), share, key=lambda each: each.fraction)
+    return Attribution(
+        tuple(least.values()), frozenset(claimed), min(fractions, default=None), tuple(derived)
+    )
+
+
+def shares(row: Row) -> Sequence[Share]:
+    """What one row tells of each op that was called."""
+    flops = {op: float(share) for op, share in FLOPS.findall(row.served_flops or "")}
+    return [
+        Share(op, int(served), int(calls), flops.get(op))
+        for op, served, calls in CALLS.findall(row.served or "")
+        if int(calls)
+    ]
+
+
+def names(text: str | None) -> list[str]:
+    """Ops that are listed in a cell."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def remarks(whose: Attribution, ranked: bool) -> list[str]:
+    """What is to be said of a competitor that did not do all of the work itself."""
+    left = [left_over(share) for share in whose.partial]
+    if not whose.whole:
+        left = list(dict.fromkeys([*left_to_torch(whose), *left]))
+    said = [f"{'' if ranked else 'not ranked: '}torch computed {' and '.join(left)}"] if left else []
+    if whose.derived:
+        said.append(
+            f"the backward of {' and '.join(whose.derived)} is derived from the forward, as convolutions of "
+            "other sizes: backward and step times are those of the derivation"
+        )
+    return said
+
+
+def left_to_torch(whose: Attribution) -> list[str]:
+    """What keeps a competitor from being ranked."""
+    if not whose.shares and whose.flops is not None:
+        return [f"{100 * (1 - whose.flops):.3g} % of the FLOPs"]
+    return [left_over(share) for share in whose.missing]
+
+
+def left_over(share: Share) -> str:
+    """What torch computed of an op, in words."""
+    calls = f"{share.calls - share.served} of {share.calls} calls"
+    if share.flops is None or not 0 < share.flops < 1:
+        return f"{calls} of {share.op}"
+    return f"{100 * (1 - share.flops):.3g} % of the FLOPs of {share.op} ({calls})"

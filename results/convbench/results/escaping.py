@@ -1,0 +1,44 @@
+"""Keeps names and error texts, which come from plugins, from becoming markup or commands of a terminal."""
+
+from __future__ import annotations
+
+import re
+from itertools import groupby
+
+# C0 and C1 control characters, among them those that begin a terminal's escape sequences; line separators;
+# and the marks that turn the direction of a text around (Boucher and Anderson, "Trojan Source", 2021).
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
+# A terminal's sequence as a whole: without its first character the rest would be gibberish.
+SEQUENCE = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # colours, movements
+    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"  # titles, links
+    r"|\x1b[ -/]*[0-~]"
+)
+MARKUP = re.compile(
+    r"[`*<|~]"
+    r"|\\(?=[!-/:-@\[-`{-~]|$)"  # elsewhere a backslash is one
+    r"|\](?=[(\[:])"  # a link
+    r"|(?<![^\W_])_|_(?![^\W_])"  # inside of a word it is no mark
+    r"|&(?=[#\w]+;)"
+    r"|^>|^(?=(?:[#+-]|\d+[.)])\s)"  # a quotation, a heading, a list
+)
+ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+
+
+def flatten(text: str) -> str:
+    """One line of a text of many, without control characters."""
+    return CONTROL.sub(" ", SEQUENCE.sub("", text)).strip()
+
+
+def escape(text: str) -> str:
+    """A text in Markdown that shows as it is: it ends no cell of a table and starts no markup of its own."""
+    return MARKUP.sub(lambda found: ENTITIES.get(found[0], f"\\{found[0]}"), flatten(text))
+
+
+def code(text: str) -> str:
+    """A text in Markdown as code, whatever backticks are in it; not for tables, whose cells it could end."""
+    flat = flatten(text)
+    longest = max((len(list(run)) for mark, run in groupby(flat) if mark == "`"), default=0)
+    pad = " " if flat.startswith("`") or flat.endswith("`") or not flat else ""
+    fence = "`" * (longest + 1)
+    return f"{fence}{pad}{flat}{pad}{fence}"

@@ -1,0 +1,193 @@
+"""Opens the CSV files of a run, also those that somebody saved, joined, cut or mistook, or says what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import io
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import BinaryIO
+
+from convbench.registry.errors import UsageError
+from convbench.results.schema import FILES, Column, Combined, columns
+
+UTF_16 = "is UTF-16 text: save it as CSV in UTF-8"
+FORMATS = (
+    (b"\x1f\x8b", "is compressed by gzip: unpack it first"),
+    (b"BZh", "is compressed by bzip2: unpack it first"),
+    (b"\xfd7zXZ", "is compressed by xz: unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "is compressed by zstd: unpack it first"),
+    (b"PK\x03\x04", "is a zip archive or a workbook: unpack it, or save its sheet as CSV in UTF-8"),
+    (b"\xff\xfe", UTF_16),
+    (b"\xfe\xff", UTF_16),
+)
+DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks"}
+LONGEST = 1 << 20  # of a header: what has a longer first line is no table
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file that was read up to the end of its header; `size` is where its last whole line ends."""
+
+    path: Path
+    file: BinaryIO
+    names: tuple[str, ...]
+    size: int
+
+    def rows(self) -> Iterator[tuple[str, list[str]]]:
+        """Each further line as cells, as many as there are columns, and where it is, to be named in errors.
+
+        Raises:
+            UsageError: it is not UTF-8 text, has another number of cells, or repeats the header.
+        """
+        lines = csv.reader(self._lines())
+        try:
+            for cells in lines:
+                if not cells:
+                    continue
+                where = f"{self.path}, line {lines.line_num + 1}"
+                check_line(cells, self.names, where)
+                yield where, cells
+        except csv.Error as error:
+            raise UsageError(f"{self.path}, line {lines.line_num + 1}: {error}") from None
+
+    def _lines(self) -> Iterator[str]:
+        left = self.size - self.file.tell()
+        for number, line in enumerate(self.file, 2):
+            left -= len(line)
+            if left < 0:
+                return
+            if b"\0" in line:
+                raise UsageError(f"{self.path}, line {number}: {NUL}")
+            try:
+                yield line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise UsageError(f"{self.path}, line {number}: {not_utf_8(error)}") from None
+
+
+NUL = "a NUL byte, which no text has; the file is damaged"
+
+
+def not_utf_8(error: UnicodeDecodeError) -> str:
+    """What is wrong with a text in another encoding."""
+    byte = error.object[error.start]
+    return (
+        f"byte 0x{byte:02x} is not UTF-8 text; a file in Latin-1 or another encoding has to be saved as UTF-8"
+    )
+
+
+@contextmanager
+def opened(path: Path, record: type[Combined]) -> Iterator[Opened]:
+    """Open a file of such records, which has to have their columns; later ones may be missing.
+
+    A last line without its line feed, which a kill cut short, is left out with a warning.
+
+    Raises:
+        UsageError: it cannot be read, or is no CSV file of these columns in UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            check_format(file, path)
+            size = whole_size(file, path)
+            names = read_header(file, path, record)
+            check_columns(names, record, path)
+            yield Opened(path, file, tuple(names), max(size, file.tell()))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+
+
+def check_format(file: BinaryIO, path: Path) -> None:
+    """Refuse what is no text, or nothing."""
+    first = file.read(64)
+    file.seek(0)
+    if not first:
+        raise UsageError(f"{path} is empty")
+    for magic, what in FORMATS:
+        if first.startswith(magic):
+            raise UsageError(f"{path} {what}")
+    if b"\0" in first:
+        halves = sorted(half.count(0) for half in (first[::2], first[1::2]))
+        wide = halves[0] == 0 and halves[1] > len(first) // 4  # Latin letters in two bytes each
+        raise UsageError(f"{path} {UTF_16 if wide else 'is not text'}")
+
+
+def whole_size(file: BinaryIO, path: Path) -> int:
+    """Where the last whole line of a file ends; warns if something follows."""
+    size = file.seek(0, io.SEEK_END)
+    end, block = size, b""
+    whole = 0
+    while end > 0 and b"\n" not in block:
+        start = max(0, end - 65536)
+        file.seek(start)
+        block = file.read(end - start)
+        whole = start + block.rfind(b"\n") + 1
+        end = start
+    file.seek(0)
+    if b"\n" not in block:
+        return size  # one line alone: its columns decide what it is
+    if whole < size:
+        warnings.warn(f"{path}: the last line is cut short and left out", stacklevel=5)
+    return whole
+
+
+def read_header(file: BinaryIO, path: Path, record: type[Combined]) -> list[str]:
+    """The names of the columns, with or without a byte order mark."""
+    try:
+        text = file.readline(LONGEST).decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}, line 1: {not_utf_8(error)}") from None
+    if "\0" in text:
+        raise UsageError(f"{path}, line 1: {NUL}")
+    if "\r" in text:
+        raise UsageError(f"{path}: its lines end in carriage returns alone; save it with line feeds")
+    known = {column.name for column in columns(record)}
+    for delimiter, name in DELIMITERS.items():
+        if len(known & {cell.strip('"') for cell in text.split(delimiter)}) > 1:
+            raise UsageError(f"{path} has its columns separated by {name}; save it with commas")
+    try:
+        return next(csv.reader([text]), [])
+    except csv.Error as error:
+        raise UsageError(f"{path}, line 1: {error}") from None
+
+
+def check_columns(names: Sequence[str], record: type[Combined], path: Path) -> None:
+    """Refuse a file without the columns of its records.
+
+    Raises:
+        UsageError: a documented column is missing, or one is there twice.
+    """
+    documented = columns(record)
+    missing = [column for column in documented if not column.later and column.name not in names]
+    if len(missing) > sum(not column.later for column in documented) // 2:
+        expected = next(name for name, each in FILES.items() if each is record)
+        there = ", ".join(names[:8])[:200] or "none"
+        raise UsageError(f"{path} is not a {expected}: its columns are {there}")
+    if missing:
+        unknown = sorted(set(names) - {column.name for column in documented})
+        listed = ", ".join(lacking(column, unknown) for column in missing)
+        raise UsageError(f"{path} lacks the column{'s' * (len(missing) > 1)} {listed}")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"{path} has the column{'s' * (len(twice) > 1)} {', '.join(map(repr, twice))} twice")
+
+
+def lacking(column: Column, unknown: Collection[str]) -> str:
+    """A missing column, and which of those that are there it may be."""
+    near = get_close_matches(column.name, unknown, n=1, cutoff=0.6)
+    unit = f" in {column.unit}" if column.unit else ""
+    return f"{column.name}{f' ({near[0]!r} is there; is it the same{unit}?)' if near else ''}"
+
+
+def check_line(cells: Sequence[str], names: Sequence[str], where: str) -> None:
+    """Refuse a line of another number of cells, or one that is a second header.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if len(cells) != len(names):
+        raise UsageError(f"{where}: {len(cells)} cells instead of {len(names)}")
+    if tuple(cells) == tuple(names):
+        raise UsageError(f"{where}: a second header; files that were joined have to be given one by one")
