@@ -101,7 +101,8 @@ def ended(work: Path, convbench: Convbench) -> subprocess.CompletedProcess[str]:
         "--batch-size",
         "4",
     )
-    length = ("--rounds", "4", "--warmup-steps", "1", "--steps", "3", "--threads", "1")
+    # a pair has as many rounds as there may be
+    length = ("--rounds", "2", "--max-rounds", "4", "--warmup-steps", "1", "--steps", "3", "--threads", "1")
     return convbench(
         "run", *suite, *length, "--out", "both", "--against", "./old", "--pip-options", " ".join(OFFLINE)
     )

@@ -29,6 +29,14 @@ def test_ranks_are_those_of_the_tables(count: int, low: int, high: int) -> None:
     assert bounds.value == (count + 1) / 2
 
 
+def test_thousands_of_values_have_an_interval_too() -> None:
+    """Of n values the ranks are n / 2 to within 0.98 of the square root of n, as a normal distribution has it."""
+    bounds = median_bounds([float(number) for number in range(1, 10_001)])
+    assert bounds is not None
+    assert bounds.low == pytest.approx(5000 - 98, abs=1.5)
+    assert bounds.high == pytest.approx(5001 + 98, abs=1.5)
+
+
 def test_too_few_values_have_no_interval_and_never_suffice() -> None:
     for count in range(6):
         assert median_bounds([1.0] * count) is None

@@ -204,6 +204,7 @@ SAID = {
     "max-rounds": "20",
     "warmup-steps": "11",
     "steps": "12",
+    "max-steps": "120",
     "precision": "0.03",
     "threads": "13",
 }
@@ -256,11 +257,14 @@ def test_a_text_needs_no_quotes_to_be_set() -> None:
     assert overridden(FULL, {}, ["recipe.init=default", "dataset=cifar"]).dataset == "cifar"
 
 
-def test_rounds_alone_are_exactly_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    timing = resolved(monkeypatch, "--rounds", "2").timing
-    assert (timing.rounds, timing.max_rounds) == (2, 2)
+def test_rounds_and_steps_alone_are_exactly_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    lenet = load_suite(discover().suite("lenet")).timing
+    assert lenet.max_rounds is not None
+    assert lenet.max_steps is not None
+    timing = resolved(monkeypatch, "--rounds", "2", "--steps", "7").timing
+    assert (timing.rounds, timing.max_rounds, timing.steps, timing.max_steps) == (2, None, 7, None)
     timing = resolved(monkeypatch, "--rounds", "2", "--max-rounds", "7").timing
-    assert (timing.rounds, timing.max_rounds) == (2, 7)
+    assert (timing.rounds, timing.max_rounds, timing.steps, timing.max_steps) == (2, 7, 30, lenet.max_steps)
 
 
 def test_what_is_not_said_stays_as_the_suite_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,14 @@ def test_every_key_can_be_overridden(key: str) -> None:
     changed = FULL.override({key: OTHER[key]})
 
     assert value(changed, key) == OTHER[key] != value(FULL, key)
-    assert changed.override({key: value(FULL, key)}) == FULL
+    assert value(changed.override({key: value(FULL, key)}), key) == value(FULL, key)
+
+
+def test_a_number_without_a_ceiling_is_exact() -> None:
+    timing = FULL.override({"timing.rounds": 3, "timing.steps": 9}).timing
+    assert (timing.rounds, timing.max_rounds, timing.steps, timing.max_steps) == (3, None, 9, None)
+    timing = FULL.override({"timing.rounds": 3, "timing.max_rounds": 8, "timing.steps": None}).timing
+    assert (timing.rounds, timing.max_rounds, timing.steps, timing.max_steps) == (3, 8, 7, 70)
 
 
 def test_none_overrides_nothing() -> None:

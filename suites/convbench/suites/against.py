@@ -58,6 +58,8 @@ def run_against(
     """
     registry = registry or discover()
     suite = resolve_suite(suite, registry)
+    # both sides need the same rounds, or processes would lose their counterparts: as many as there may be
+    suite = suite.override({"timing.rounds": suite.timing.max_rounds})
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     parent = Path(out) if out is not None else Path("results") / f"{suite.name}-{stamp}"
     if taken := [side for side in SIDES if (parent / side).exists()]:

@@ -66,10 +66,11 @@ def _many(name: str, help: str, numbers: bool = False) -> Callable[[F], F]:
 @click.option("--budget", type=float, metavar="SECONDS", help="Training time of one combination.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="When a process is ended.")
 @click.option("--memory", type=int, metavar="MB", help="Memory a process may take.")
-@click.option("--rounds", type=int, help="Timing processes per combination; exactly so many, or at least.")
-@click.option("--max-rounds", type=int, help="More of them, up to so many, until the interval is tight.")
+@click.option("--rounds", type=int, help="Timing processes per combination; exactly so many.")
+@click.option("--max-rounds", type=int, help="Up to so many, until the interval is tight.")
 @click.option("--warmup-steps", type=int, help="Steps before the timed ones.")
-@click.option("--steps", type=int, help="Timed steps per process.")
+@click.option("--steps", type=int, help="Timed steps per process; exactly so many.")
+@click.option("--max-steps", type=int, help="Up to so many, until the interval is tight.")
 @click.option("--precision", type=float, help="Half width of a tight interval, as a share of the time.")
 @click.option("--threads", type=int, help="Torch's threads in every process.")
 @click.option(
@@ -178,8 +179,6 @@ def overridden(suite: Any, options: Options, settings: Iterable[str] = ()) -> An
         if not equals:
             raise UsageError(f"--set takes KEY=VALUE, not {setting!r}")
         suite = suite.override({key.strip(): _toml_value(text)})
-    if options.get("rounds") is not None and options.get("max_rounds") is None:
-        options = options | {"max_rounds": options["rounds"]}  # who says how many wants so many
     for option, key in OPTION_KEYS.items():
         try:
             suite = suite.override({key: options.get(option.replace("-", "_"))})
@@ -215,6 +214,7 @@ OPTION_KEYS = {
     "max-rounds": "timing.max_rounds",
     "warmup-steps": "timing.warmup_steps",
     "steps": "timing.steps",
+    "max-steps": "timing.max_steps",
     "precision": "timing.precision",
     "threads": "timing.threads",
 }

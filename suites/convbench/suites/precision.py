@@ -42,7 +42,8 @@ def median_bounds(values: Sequence[float], confidence: float = CONFIDENCE) -> In
     outside = (1 - confidence) / 2
     below, rank = 0.0, 0  # the chance that fewer than `rank` values lie below the true median
     while rank < count // 2:
-        chance = math.comb(count, rank) * 0.5**count
+        ways = math.lgamma(count + 1) - math.lgamma(rank + 1) - math.lgamma(count - rank + 1)
+        chance = math.exp(ways - count * math.log(2))
         if below + chance > outside:
             break
         below += chance

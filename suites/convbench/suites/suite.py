@@ -19,6 +19,8 @@ DTYPES = ("float32", "float64", "bfloat16", "float16")
 MODES = ("eager", "compile", "graph")
 MEMORY_FORMATS = ("contiguous", "channels_last")
 
+CEILINGS = {"rounds": "max_rounds", "steps": "max_steps"}  # of [timing]
+
 
 @dataclass(frozen=True)
 class Key:
@@ -141,10 +143,15 @@ class Suite:
     def override(self, values: Mapping[str, Any]) -> Suite:
         """A copy with values replaced, given by dotted key such as `recipe.epochs`; None keeps what is there.
 
+        Rounds or steps that come without a ceiling of their own are exactly so many.
+
         Raises:
             UsageError: a key or a value that a suite file could not hold; the message names the key.
         """
-        changed = self
+        lifted: dict[str, Any] = {
+            ceiling: None for floor, ceiling in CEILINGS.items() if values.get(f"timing.{floor}") is not None
+        }
+        changed = replace(self, timing=replace(self.timing, **lifted))
         for dotted, value in values.items():
             if value is None:
                 continue
@@ -161,7 +168,7 @@ class Suite:
 
     def check(self) -> None:
         """Refuse values that do not go together; raises UsageError."""
-        for least, most in (("rounds", "max_rounds"), ("steps", "max_steps")):
+        for least, most in CEILINGS.items():
             floor, ceiling = getattr(self.timing, least), getattr(self.timing, most)
             if ceiling is not None and ceiling < floor:
                 raise UsageError(f"timing.{most} is {ceiling}; it must be at least timing.{least}, {floor}")
