@@ -58,6 +58,7 @@ docs: $(VENV)/installed-dev ## bring the outputs and pictures of docs/chapter.md
 readme: $(VENV)/installed ## bring the generated parts of README.md and results/README.md up to date
 	$(BIN)/python scripts/refresh_readme.py
 	$(BIN)/python -m convbench.results.documentation results/README.md
+	$(BIN)/python scripts/calibrate_compare.py table
 
 clean: ## remove what make and the tools made; results stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks

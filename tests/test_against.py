@@ -71,7 +71,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--target",
         work / "site",
     ]
-    subprocess.run([*command, project(work / "new", "2.0", 0.01)], check=True, capture_output=True)
+    subprocess.run([*command, project(work / "new", "2.0", 0.05)], check=True, capture_output=True)
     return work
 
 
@@ -102,7 +102,7 @@ def ended(work: Path, convbench: Convbench) -> subprocess.CompletedProcess[str]:
         "4",
     )
     # a pair has as many rounds as there may be
-    length = ("--rounds", "2", "--max-rounds", "4", "--warmup-steps", "1", "--steps", "3", "--threads", "1")
+    length = ("--rounds", "2", "--max-rounds", "6", "--warmup-steps", "1", "--steps", "3", "--threads", "1")
     return convbench(
         "run", *suite, *length, "--out", "both", "--against", "./old", "--pip-options", " ".join(OFFLINE)
     )
@@ -126,7 +126,8 @@ def test_each_side_measured_its_own_version(rows: list[tuple[str, Row]]) -> None
     assert {row.run_id for _, row in rows} == {"both"}
     times = {side: [row.step_ms_median or 0 for other, row in rows if other == side and row.kind == "time"]
              for side in ("base", "new")}  # fmt: skip
-    assert min(times["new"]) > 10 > 1 < min(times["base"])
+    assert min(times["new"]) > 50
+    assert min(times["base"]) < 50
 
 
 def test_both_orders_are_alike_and_every_round_has_both(rows: list[tuple[str, Row]]) -> None:
@@ -134,13 +135,13 @@ def test_both_orders_are_alike_and_every_round_has_both(rows: list[tuple[str, Ro
     assert [(row.kind, row.round, row.order) for row in base] == [
         (row.kind, row.round, row.order) for row in new
     ]
-    assert sum(row.kind == "time" for row in base) == 4
+    assert sum(row.kind == "time" for row in base) == 6
 
 
 def test_processes_are_told_in_turn_with_their_side(ended: subprocess.CompletedProcess[str]) -> None:
     told = [line for line in ended.stderr.splitlines() if line.startswith("[")]
     sides = [line.split()[1] for line in told]
-    assert told[-1].startswith("[10/10] ")
+    assert told[-1].startswith("[14/14] ")
     assert all({*pair} == {"base:", "new:"} for pair in zip(sides[::2], sides[1::2], strict=True))
 
 

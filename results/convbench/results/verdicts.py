@@ -6,10 +6,10 @@ test, which lets each side have its own spread and pays for few processes with f
 bootstrap was tried and not taken: with three processes a side, its 99 % interval misses the equality of
 equals one time in seven.
 
-Where both sides come from one interleaved run (`convbench run --against`), a process has a counterpart that ran
-just before or after it. From PAIRED_FROM of them on, the logarithms of their ratios are tested instead, with
-Student's t: what a busy machine does to both alike then cancels. Which test is taken depends on how many there are and never
-on what they say.
+Where both sides come from one interleaved run (`convbench run --against`), a process has a counterpart that
+ran just before or after it. From PAIRED_FROM of them on, the logarithms of their ratios are tested instead,
+with Student's t: what a busy machine does to both alike then cancels. Which test is taken depends on how many
+there are and never on what they say.
 
 A pair is called `faster` or `slower` when its p-value, corrected by Holm for all pairs that are judged with
 it, is below ALPHA, *and* the difference exceeds the smallest that matters: two runs of one program at
