@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from types import TracebackType
 from typing import Any
 
@@ -61,17 +61,32 @@ def derived_backward(forward: Forward) -> Callable[..., Tensor]:
         dilation: IntPair = 1,
         groups: int = 1,
     ) -> Tensor:
-        window = conv2d_window(input, weight, bias, stride, padding, dilation, groups)
         asked = compiled if torch.compiler.is_compiling() else forward
-        return _convolve(asked, input, weight, bias, window.stride, window.pad, window.dilation, groups)
+        return _resolved(asked, input, weight, bias, stride, padding, dilation, groups)
 
     conv2d.__dict__["backward_is_derived"] = True
+    conv2d.__dict__["registered"] = partial(_resolved, compiled)  # what compiled code calls
     return conv2d
 
 
 def backward_is_derived(op: Callable[..., Any]) -> bool:
     """Whether the op's backward was made by `derived_backward`; the author's forward is its `__wrapped__`."""
     return bool(getattr(op, "backward_is_derived", False))
+
+
+def _resolved(
+    forward: Forward,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntPair = 1,
+    padding: IntPair | str = 0,
+    dilation: IntPair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """A convolution with its arguments as torch takes them, checked and resolved to plain numbers."""
+    window = conv2d_window(input, weight, bias, stride, padding, dilation, groups)
+    return _convolve(forward, input, weight, bias, window.stride, window.pad, window.dilation, groups)
 
 
 def _convolve(
