@@ -10,6 +10,7 @@ import torch
 
 from convbench.registry import OPS, Backend, discover, verify
 from convbench.registry.conformance import Report
+from convbench.registry.generated_cases import generated_cases
 
 REGISTRY = discover()
 RUNNABLE = [name for name, backend in REGISTRY.backends.items() if backend.unavailable() is None]
@@ -40,6 +41,17 @@ def test_it_conforms_on_the_cpu(name: str) -> None:
     assert result.passed, failures(result)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("name", [name for name in RUNNABLE if "cpu" in REGISTRY.backend(name).devices])
+def test_it_conforms_on_many_generated_cases(name: str, seed: int) -> None:
+    backend = REGISTRY.backend(name)
+    cases = {op: generated_cases(op, 200, seed) for op in backend.ops}
+    result = verify(backend, cases=cases, seed=seed)
+    assert result.passed, failures(result)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", [name for name in RUNNABLE if "cuda" in REGISTRY.backend(name).devices])
@@ -54,6 +66,22 @@ def test_the_basic_ones_support_every_case(name: str) -> None:
     assert set(REGISTRY.backend(name).ops) == set(OPS)
     assert report(name, "cpu").count("unsupported") == 0
     assert {"cpu", "cuda"} <= set(REGISTRY.backend(name).devices)
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_ours_compile_and_are_differentiable_twice(name: str) -> None:
+    assert report(name, "cpu").compiles == "passed"
+    assert set(REGISTRY.backend(name).second_order) == set(REGISTRY.backend(name).ops)
+
+
+def test_the_baseline_takes_every_dtype() -> None:
+    assert set(REGISTRY.backend("torch").dtypes) == {"float64", "float32", "bfloat16", "float16"}
+    passed = {
+        outcome.dtype
+        for outcome in report("torch", "cpu").outcomes
+        if outcome.kind == "case" and outcome.state == "passed"
+    }
+    assert passed == set(REGISTRY.backend("torch").dtypes)
 
 
 @pytest.mark.parametrize("backend", REGISTRY.backends.values(), ids=list(REGISTRY.backends))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from convbench.registry import OPS, Backend, UnknownName, Unsupported, verify
 from convbench.registry.cases import Case, conformance_cases, conv2d, model_cases, pool, refused_calls
 from convbench.registry.conformance import check, check_refusal
-from convbench.registry.tolerances import bound
+from convbench.registry.layouts import LAYOUTS
 
 SMALL = conv2d((2, 3, 8, 8), (4, 3, 3, 3), padding=1)
 STRIDED = conv2d((2, 3, 8, 6), (4, 3, 3, 3), padding=1, layout="strided")
@@ -164,9 +166,10 @@ def test_a_right_one_passes() -> None:
 
 
 def test_chance_shows_unless_it_is_declared() -> None:
+    numbers = itertools.count()
+
     def jittered(*args: Any, **kwargs: Any) -> Tensor:
-        output = F.conv2d(*args, **kwargs)
-        return output * (1 + 1e-7 * torch.rand(output.shape))
+        return F.conv2d(*args, **kwargs) * (1 + 1.2e-7 * (next(numbers) % 3))
 
     assert outcome(jittered).message == "output differs between two runs on the same data"
     assert outcome(jittered, deterministic=False).state == "passed"
@@ -235,22 +238,153 @@ def test_torch_itself_refuses_every_refused_call(op: str) -> None:
             OPS[op].reference(**case.arguments(torch.float32, torch.device("cpu"), seed=0))
 
 
-@pytest.mark.parametrize(("share", "state"), [(0.5, "passed"), (2.0, "failed")])
+ONLY = {needs: conv2d((2, 3, 6, 7), (4, 3, 3, 3), padding=1, needs=needs) for needs in (
+    ("input",), ("weight",), ("bias",), ("input", "weight"), (),
+)}  # fmt: skip
+
+
+@pytest.mark.parametrize("needs", ONLY, ids=" and ".join)
+def test_gradients_where_only_some_are_needed(needs: tuple[str, ...]) -> None:
+    """Each subset is answered as with all of them; what is wrong for one subset alone is caught there."""
+
+    def wrong_for_this_subset(*args: Any, **kwargs: Any) -> Tensor:
+        tensors = {"input": kwargs["input"], "weight": kwargs["weight"], "bias": kwargs["bias"]}
+        asked = tuple(name for name, tensor in tensors.items() if tensor.requires_grad)
+        output = F.conv2d(*args, **kwargs)
+        return output.detach() + 2 * (output - output.detach()) if asked == needs else output
+
+    def unasked(input: Tensor, weight: Tensor, bias: Tensor, **kwargs: Any) -> Tensor:
+        return F.conv2d(input, weight, bias + torch.zeros(1, requires_grad=True), **kwargs)
+
+    assert outcome(F.conv2d, ONLY[needs]).state == "passed"
+    if needs:
+        found = outcome(wrong_for_this_subset, ONLY[needs])
+        assert found.message.startswith(f"the gradient of {needs[0]} is")
+        assert outcome(wrong_for_this_subset, SMALL).state == "passed"
+    else:
+        assert (
+            outcome(unasked, ONLY[needs]).message == "the output has a gradient where no argument needs one"
+        )
+
+
+def test_the_answer_under_no_grad_is_checked_too() -> None:
+    def another(*args: Any, **kwargs: Any) -> Tensor:
+        return F.conv2d(*args, **kwargs) * (1.0 if torch.is_grad_enabled() else 1.01)
+
+    def escaping(*args: Any, **kwargs: Any) -> Tensor:
+        with torch.enable_grad():
+            return F.conv2d(*args, **kwargs)
+
+    assert outcome(another, SMALL).state == "passed"
+    assert outcome(another, ONLY[()]).message.startswith("the output under no_grad is")
+    assert outcome(escaping, ONLY[()]).message == "the output has a gradient under no_grad"
+
+
+class Once(torch.autograd.Function):
+    """conv2d with a backward whose own gradient is wrong."""
+
+    factor = 1.0
+
+    @staticmethod
+    def forward(context: Any, input: Tensor, weight: Tensor) -> Tensor:
+        context.save_for_backward(input, weight)
+        return F.conv2d(input, weight)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        input, weight = context.saved_tensors
+        of_input = torch.nn.grad.conv2d_input(input.shape, weight, gradient)
+        of_weight = torch.nn.grad.conv2d_weight(input, weight.shape, gradient)
+        slip = Once.factor * (weight - weight.detach()).sum()  # zero, with a gradient
+        return of_input + slip, of_weight
+
+
+@pytest.mark.parametrize(("factor", "state"), [(0.0, "passed"), (0.01, "failed")])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_tolerance_bites(share: float, state: str, dtype: str) -> None:
-    """One element that is off by half the bound passes, by twice the bound fails."""
+def test_gradients_of_gradients_where_they_are_declared(
+    factor: float, state: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Once, "factor", factor)
+    case = conv2d((2, 3, 6, 7), (4, 3, 3, 3), bias=False, order=2)
 
-    def off(input: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Tensor:
-        output = F.conv2d(input, weight, bias, **options)
-        wide = [tensor.detach().double() for tensor in (input, weight, bias)]
-        exact = F.conv2d(*wide, **options)
-        magnitude = F.conv2d(*(tensor.abs() for tensor in wide), **options)
-        admissible = bound(exact, magnitude, 3 * 3 * 3 + 1, input.dtype)
-        error = torch.zeros_like(exact)
-        error[1, 2, 3, 4] = share * admissible[1, 2, 3, 4]
-        return output + (exact + error - output.detach().double()).to(input.dtype)
+    def twice(input: Tensor, weight: Tensor) -> Tensor:
+        output: Tensor = Once.apply(input, weight)
+        return output
 
-    assert check(backend(conv2d=off), OPS["conv2d"], SMALL, dtype, "cpu").state == state
+    first = replace(case, order=1)
+    declared = replace(backend(conv2d=twice), second_order=("conv2d",))
+    assert check(declared, OPS["conv2d"], first, dtype, "cpu").state == "passed"
+    found = check(declared, OPS["conv2d"], case, dtype, "cpu")
+    assert found.state == state, found.message
+    if state == "failed":
+        assert found.message.startswith("the second-order gradient of weight is")
+    undeclared = check(backend(conv2d=twice), OPS["conv2d"], case, dtype, "cpu")
+    assert (undeclared.state, undeclared.message) == (
+        "unsupported",
+        "gradients of gradients are not among its claims (second_order)",
+    )
+
+
+def test_a_first_order_backend_that_claims_second_order_is_caught() -> None:
+    class First(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, input: Tensor, weight: Tensor) -> Tensor:
+            context.save_for_backward(input, weight)
+            return F.conv2d(input, weight)
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+            input, weight = context.saved_tensors
+            return (
+                torch.nn.grad.conv2d_input(input.shape, weight, gradient),
+                torch.nn.grad.conv2d_weight(input, weight.shape, gradient),
+            )
+
+    planted = replace(
+        backend(conv2d=lambda input, weight: First.apply(input, weight)), second_order=("conv2d",)
+    )
+    case = conv2d((2, 3, 6, 7), (4, 3, 3, 3), bias=False, order=2)
+    assert check(planted, OPS["conv2d"], case, "float32", "cpu").state in ("failed", "crashed")
+
+
+def test_an_incoming_gradient_that_is_changed_shows() -> None:
+    class Greedy(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, output: Tensor) -> Tensor:
+            return output.clone()
+
+        @staticmethod
+        def backward(context: Any, gradient: Tensor) -> Tensor:
+            kept = gradient.clone()
+            gradient.mul_(2)
+            return kept
+
+    def greedy(*args: Any, **kwargs: Any) -> Tensor:
+        output: Tensor = Greedy.apply(F.conv2d(*args, **kwargs))
+        return output
+
+    assert outcome(greedy).message == "the incoming gradient was changed in place"
+
+
+@pytest.mark.parametrize("layout", ["strided", "transposed", "channels_last"])
+def test_an_incoming_gradient_that_is_a_view_is_read_right(layout: Any) -> None:
+    class Careless(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, output: Tensor) -> Tensor:
+            return output.clone()
+
+        @staticmethod
+        def backward(context: Any, gradient: Tensor) -> Tensor:
+            _, c, h, w = gradient.shape
+            return gradient.as_strided(gradient.shape, (c * h * w, h * w, w, 1)).clone()
+
+    def careless(*args: Any, **kwargs: Any) -> Tensor:
+        output: Tensor = Careless.apply(F.conv2d(*args, **kwargs))
+        return output
+
+    assert outcome(careless).state == "passed"
+    assert "the gradient of " in outcome(careless, replace(SMALL, upstream_layout=layout)).message
 
 
 def test_a_report_tells_the_states_apart() -> None:
@@ -291,7 +425,11 @@ def test_a_backend_that_declines_everything_has_not_passed() -> None:
 def test_cases_reach_what_the_contract_names(op: str) -> None:
     cases = conformance_cases(op)
     assert len(set(cases)) == len(cases)
-    assert {case.layout for case in cases} == {"contiguous", "channels_last", "strided"}
+    assert {case.layout for case in cases} == set(LAYOUTS) - {"scalar"}
+    assert {"contiguous", "channels_last", "strided", "scalar"} <= {case.upstream_layout for case in cases}
+    assert {None, ()} <= {case.needs for case in cases}
+    assert {case.order for case in cases} == {1, 2}
+    assert any(case.special for case in cases)
     assert any(dict(case.shapes)["input"][0] == 0 for case in cases)  # an empty batch
     options = {name for case in cases for name, _ in case.options}
     parameters = set(OPS[op].signature.parameters)

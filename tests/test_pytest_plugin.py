@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from conftest import Install
-from convbench.registry import OPS, UnknownName, verify
+from convbench.registry import OPS, Backend, UnknownName, verify
 from convbench.registry.cases import Case, conformance_cases, conv2d, refused_calls
-from convbench.registry.pytest_plugin import convbench_cases, reproduction
+from convbench.registry.conformance import whole_contract
+from convbench.registry.pytest_plugin import convbench_cases
+from convbench.registry.reproduction import python_of
 
 pytest_plugins = ["pytester"]
 
@@ -44,9 +46,10 @@ TESTS = """
 
     class TestMine(BackendConformance):
         backend = "mine"
+        generated = 3
 """
-CASES = conformance_cases("conv2d")
-PLANTED = len(CASES) + len(refused_calls("conv2d"))
+CASES = whole_contract(Backend("mine", "", dict), "conv2d", generated=3)
+PLANTED = len(CASES) + len(refused_calls("conv2d")) + 1  # and what torch's own tools say
 
 
 def install_mine(
@@ -60,7 +63,7 @@ def warm() -> Iterator[None]:
     """Import all that verification does: a run in this process unloads what it imported, torch's own included."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    assert verify("torch", cases={"conv2d": [conv2d((1, 1, 3, 3), (1, 1, 2, 2))]}).passed
+    assert verify("torch", dtypes=["float32"], generated=0).passed
     yield
     torch.set_num_threads(threads)
 
@@ -91,7 +94,7 @@ def test_every_case_is_a_test(install: Install, pytester: pytest.Pytester) -> No
     result = run(pytester, TESTS, "-rs")
     here = torch.accelerator.current_accelerator(check_available=True)
     if here is None or here.type != "xpu":
-        result.assert_outcomes(passed=PLANTED + 1, skipped=2)
+        result.assert_outcomes(passed=PLANTED + 1, skipped=3)
         result.stdout.fnmatch_lines(["*there is no xpu device here"])
 
 
@@ -125,7 +128,12 @@ def test_what_is_wrong_fails_and_says_how_to_see_it(install: Install, pytester: 
     result = run(pytester, TESTS, "--convbench-device", "cpu")
     wrong = sum(dict(case.shapes)["weight"][2:] == (1, 5) for case in CASES)
     result.assert_outcomes(passed=PLANTED + 1 - wrong, failed=wrong)
-    result.stdout.fnmatch_lines(["failed: the output is * where * is right*", "report = verify('mine', *"])
+    result.stdout.fnmatch_lines(
+        ["failed, and so does the smaller *: the output is *", "report = verify('mine', *"]
+    )
+    result.stdout.fnmatch_lines(
+        ["case = Case('conv2d', (('input', (1, 1, 1, 5)), ('weight', (1, 1, 1, 5))))"]
+    )
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
@@ -135,7 +143,7 @@ def test_the_python_of_a_failure_runs(
 ) -> None:
     install_mine(install, "return input.sum()")
     case = conv2d((2, 3, 8, 8), (4, 3, 3, 3), stride=0 if refused else 1)
-    exec(reproduction("mine", case, "float32", "cpu", seed=2, refused=refused), {})
+    exec(python_of("mine", case, "float32", "cpu", seed=2, refused=refused), {})
     printed = capsys.readouterr().out
     assert printed.startswith("Outcome(op='conv2d'")
     assert ("an answer was given" if refused else "the output has shape ()") in printed
@@ -144,21 +152,21 @@ def test_the_python_of_a_failure_runs(
 def test_an_answer_to_what_torch_refuses_fails(install: Install, pytester: pytest.Pytester) -> None:
     install_mine(install, "if padding == -1: padding = 0")
     result = run(pytester, TESTS, "--convbench-device", "cpu", "-k", "test_it_refuses")
-    result.assert_outcomes(passed=len(refused_calls("conv2d")) - 1, failed=1, deselected=len(CASES) + 1)
+    result.assert_outcomes(passed=len(refused_calls("conv2d")) - 1, failed=1, deselected=len(CASES) + 2)
     result.stdout.fnmatch_lines(["failed: an answer was given where torch raises", "print(check_refusal(*"])
 
 
 def test_an_op_that_is_none_fails(install: Install, pytester: pytest.Pytester) -> None:
     install_mine(install, op="conv2D")
     result = run(pytester)
-    result.assert_outcomes(failed=1, skipped=2)
+    result.assert_outcomes(failed=1, skipped=3)
     result.stdout.fnmatch_lines(["*'conv2D' is no op; did you mean 'conv2d'?*"])
 
 
 def test_an_unavailable_backend_is_skipped(install: Install, pytester: pytest.Pytester) -> None:
     install_mine(install, more=", unavailable=lambda: 'no compiler'")
     result = run(pytester, TESTS, "-rs")
-    result.assert_outcomes(passed=1, skipped=2)
+    result.assert_outcomes(passed=1, skipped=3)
     result.stdout.fnmatch_lines(["*no compiler"])
 
 

@@ -11,7 +11,7 @@ import misbehaving
 from convbench.registry import GateFailed, NothingRan, Registry, UnknownName, discover
 from convbench.registry.cli import main
 from convbench.suites import verification
-from convbench.suites.verification import Verification, verify_backends
+from convbench.suites.verification import Verification, summary, verify_backends
 
 Verify = Callable[..., tuple[int, str, str]]
 
@@ -40,7 +40,7 @@ def _indented(text: str) -> str:
 @pytest.fixture(scope="module")
 def verified(site: Path) -> dict[str, Verification]:
     names = ("right", "raises", "wrong-shape", "quits", "absent")
-    return {result.backend: result for result in verify_backends(discover(), names)}
+    return {result.backend: result for result in verify_backends(discover(), names, generated=2)}
 
 
 @pytest.fixture
@@ -101,6 +101,44 @@ def test_code_1_where_one_is_wrong_and_its_cases_are_listed(command: Verify) -> 
     assert code == 1
     assert "    failed: conv2d(" in out
     assert err.strip() == "convbench: 2 of 3 backends failed: quits, wrong-shape"
+
+
+def test_a_failure_is_shrunk_and_printed_as_python(
+    command: Verify, verified: dict[str, Verification]
+) -> None:
+    _, out, _ = command("wrong-shape")
+    (failure,) = (failure for failure in verified["wrong-shape"].first_failures if failure["kind"] == "case")
+    assert failure["shrunk_from"]
+    assert (
+        f"    failed: {failure['case']}, float32: {failure['message']} (the smallest; it was conv2d(" in out
+    )
+    assert f"\n# failed: {failure['case']}\n{failure['reproduction']}\n" in out
+    exec(failure["reproduction"], {})
+
+
+def test_the_line_says_what_compiles_and_what_is_derived() -> None:
+    end = {
+        "counts": {"passed": 3, "failed": 0, "crashed": 0, "unsupported": 2},
+        "max_error": 1.25e-7,
+        "derived": ["conv2d"],
+        "compiles": "passed",
+        "accuracy": {"conv2d": "normwise, growth 5"},
+    }
+    assert summary(end) == (
+        "3 passed, 2 unsupported, largest error 1.2e-07, compiles, derived backward of conv2d, "
+        "conv2d declared normwise, growth 5"
+    )
+    assert "says that it does not compile" in summary(end | {"compiles": "unsupported"})
+    assert ", does not compile" in summary(end | {"compiles": "crashed"})
+    assert "compile" not in summary(end | {"compiles": None})
+
+
+def test_cases_and_seed_reach_the_worker(site: Path) -> None:
+    options = {"generated": 0, "seed": 3}
+    (few,) = verify_backends(discover(), ["right"], **options)
+    (more,) = verify_backends(discover(), ["right"], generated=4, seed=3)
+    count = [int(result.line.split("ok, ")[1].split(" passed")[0]) for result in (few, more)]
+    assert count[1] - count[0] == 4
 
 
 def test_what_is_unsupported_is_listed_only_when_asked_for(command: Verify) -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from convbench.registry import Backend, hookimpl
 
 CAUGHT_BY = "lasting"
-SAYS = "the gradient of the output was changed in place by the backward"
+SAYS = "the incoming gradient was changed in place"
 
 
 class Overwrite(torch.autograd.Function):

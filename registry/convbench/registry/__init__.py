@@ -25,16 +25,17 @@ from convbench.registry.hookspecs import hookimpl
 from convbench.registry.records import Accuracy, Architecture, Backend, Dataset, Images, Problem, Recipe
 
 if TYPE_CHECKING:
-    from convbench.registry.conformance import Report, verify
+    from convbench.registry.conformance import verify
     from convbench.registry.derived import backward_is_derived, derived_backward
     from convbench.registry.models import create_model, list_models
     from convbench.registry.ops import OPS, Op
+    from convbench.registry.outcomes import Report
     from convbench.registry.routing import Routed, use_backend
 
 _LAZY = {
     "OPS": "ops",
     "Op": "ops",
-    "Report": "conformance",
+    "Report": "outcomes",
     "Routed": "routing",
     "backward_is_derived": "derived",
     "create_model": "models",

@@ -3,55 +3,78 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from convbench.registry.layouts import Layout, laid_out
 from convbench.registry.ops import OPS
-
-Layout = Literal["contiguous", "channels_last", "strided"]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One call of one op: the shapes of its tensors, its other arguments, and how its input lies in memory.
+    """One call of one op, and what is asked of it. The text of a case is the call it stands for.
 
-    `strided` is a view with gaps, as slicing makes it. The text of a case is the call it stands for.
+    Attributes:
+        op: by name.
+        shapes: of its tensors, by name.
+        options: its other arguments.
+        layout: how its input lies in memory.
+        weight_layout: how its weight does.
+        upstream_layout: how the gradient of its output does.
+        needs: the tensors that need a gradient; every one when None. With none, it is also called under `no_grad`.
+        order: 2 asks for the gradients of the gradients too.
+        special: the input holds an infinity and a NaN.
     """
 
     op: str
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
     options: tuple[tuple[str, Any], ...] = ()
     layout: Layout = "contiguous"
+    weight_layout: Layout = "contiguous"
+    upstream_layout: Layout = "contiguous"
+    needs: tuple[str, ...] | None = None
+    order: int = 1
+    special: bool = False
 
     def __str__(self) -> str:
         parts = [f"{name}={shape}" for name, shape in self.shapes]
         parts += [f"{name}={value!r}" for name, value in self.options]
-        layout = "" if self.layout == "contiguous" else f", {self.layout} input"
-        return f"{self.op}({', '.join(parts)}){layout}"
+        layouts = (
+            (self.layout, "input"),
+            (self.weight_layout, "weight"),
+            (self.upstream_layout, "incoming gradient"),
+        )
+        notes = [f"{layout} {name}" for layout, name in layouts if layout != "contiguous"]
+        if self.needs is not None:
+            notes.append(f"gradients of {' and '.join(self.needs) or 'nothing'} only")
+        notes += ["second order"] if self.order == 2 else []
+        notes += ["inf and nan in the input"] if self.special else []
+        return ", ".join([f"{self.op}({', '.join(parts)})", *notes])
 
     def arguments(self, dtype: torch.dtype, device: torch.device, seed: int) -> dict[str, Any]:
         """Random normal tensors of these shapes, leaves without gradient, and the other arguments."""
         generator = torch.Generator().manual_seed(seed)  # on the CPU: the same numbers for every device
+        layouts: dict[str, Layout] = {"input": self.layout, "weight": self.weight_layout}
         arguments: dict[str, Any] = {}
         for name, shape in self.shapes:
-            values = torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
-            arguments[name] = self._laid_out(values) if name == "input" else values
+            values = torch.randn(shape, generator=generator, dtype=torch.float64)
+            if name == "input" and self.special:
+                places = torch.randperm(values.numel(), generator=generator)[:2]
+                values.view(-1)[places] = torch.tensor([math.inf, math.nan])[: len(places)].double()
+            arguments[name] = laid_out(values.to(device, dtype), layouts.get(name, "contiguous"))
         return arguments | dict(self.options)
 
-    def _laid_out(self, values: Tensor) -> Tensor:
-        if self.layout == "channels_last":
-            return values.contiguous(memory_format=torch.channels_last)
-        if self.layout == "strided":
-            wide = values.new_full((*values.shape[:-1], 2 * values.shape[-1]), float("nan"))
-            view = wide[..., ::2]  # the gaps hold NaN, so that reading past the strides shows
-            view.copy_(values)
-            return view
-        return values
+    def upstream(self, like: Tensor, dtype: torch.dtype, seed: int) -> Tensor:
+        """The gradient of an output `like` this one: random, in that dtype and in the layout of the case."""
+        generator = torch.Generator().manual_seed(seed + 7919)
+        values = torch.randn(like.shape, generator=generator, dtype=torch.float64)
+        return laid_out(values.to(like.device, dtype), self.upstream_layout)
 
 
 def conv2d(
@@ -59,19 +82,24 @@ def conv2d(
     weight: tuple[int, ...],
     *,
     bias: bool = True,
-    layout: Layout = "contiguous",
-    **options: Any,
+    **rest: Any,
 ) -> Case:
-    """A convolution of these shapes."""
+    """A convolution of these shapes; what is no option of the op is a field of the case."""
     shapes: list[tuple[str, tuple[int, ...]]] = [("input", input), ("weight", weight)]
     if bias:
         shapes.append(("bias", weight[:1]))
-    return Case("conv2d", tuple(shapes), tuple(options.items()), layout)
+    return _call("conv2d", tuple(shapes), rest)
 
 
-def pool(op: str, input: tuple[int, ...], layout: Layout = "contiguous", **options: Any) -> Case:
-    """A pooling of this shape."""
-    return Case(op, (("input", input),), tuple(options.items()), layout)
+def pool(op: str, input: tuple[int, ...], **rest: Any) -> Case:
+    """A pooling of this shape; what is no option of the op is a field of the case."""
+    return _call(op, (("input", input),), rest)
+
+
+def _call(op: str, shapes: tuple[tuple[str, tuple[int, ...]], ...], rest: Mapping[str, Any]) -> Case:
+    parameters = OPS[op].signature.parameters
+    options = tuple((name, value) for name, value in rest.items() if name in parameters)
+    return Case(op, shapes, options, **{name: rest[name] for name in rest if name not in parameters})
 
 
 def conformance_cases(op: str) -> list[Case]:
@@ -120,14 +148,20 @@ class _Recorder(TorchFunctionMode):
 def _case(op: str, arguments: Mapping[str, Any]) -> Case:
     tensors = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
     options = {name: _hashable(value) for name, value in arguments.items() if name not in tensors}
-    input = tensors["input"]
-    last = not input.is_contiguous() and input.is_contiguous(memory_format=torch.channels_last)
+    shapes = tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items())
+    weight = tensors.get("weight")
     return Case(
         op,
-        tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items()),
+        shapes,
         tuple(options.items()),
-        "channels_last" if last else "contiguous",
+        layout=_layout(tensors["input"]),
+        weight_layout="contiguous" if weight is None else _layout(weight),
     )
+
+
+def _layout(tensor: Tensor) -> Layout:
+    last = not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
+    return "channels_last" if last else "contiguous"
 
 
 def _hashable(value: Any) -> Any:
@@ -135,6 +169,7 @@ def _hashable(value: Any) -> Any:
 
 
 def _conv2d_cases() -> Iterator[Case]:
+    yield conv2d((2, 2, 4, 5), (4, 1, 3, 3), padding=1, groups=2)
     yield conv2d((2, 3, 8, 8), (4, 3, 3, 3))
     yield conv2d((128, 1, 28, 28), (6, 1, 5, 5), padding=2)  # LeNet's first
     for stride, padding, dilation in itertools.product((1, 2, (3, 2)), (0, 1, (2, 1)), (1, (2, 3))):
@@ -154,11 +189,22 @@ def _conv2d_cases() -> Iterator[Case]:
     yield conv2d((0, 3, 8, 8), (4, 3, 3, 3), padding=1)  # an empty batch
     yield conv2d((3, 3, 5, 5), (4, 3, 3, 3), padding=3)
     yield conv2d((2, 3, 17, 31), (5, 3, 3, 3), stride=(2, 1))
-    for layout in ("channels_last", "strided"):
+    for layout in ("channels_last", "strided", "transposed", "expanded"):
         yield conv2d((2, 3, 8, 6), (4, 3, 3, 3), padding=1, layout=layout)
+        yield conv2d((2, 3, 8, 6), (4, 3, 3, 3), padding=1, weight_layout=layout)
+    for layout in ("channels_last", "strided", "scalar"):
+        yield conv2d((2, 4, 8, 6), (4, 2, 3, 3), padding=1, groups=2, upstream_layout=layout)
+    for needs in (("input",), ("weight",), ("bias",), ("input", "bias"), ("weight", "bias"), ()):
+        yield conv2d((2, 3, 6, 7), (4, 3, 3, 3), padding=1, needs=needs)
+    yield conv2d((2, 4, 7, 6), (4, 4, 3, 3), order=2)
+    yield conv2d((2, 4, 7, 6), (4, 4, 3, 3), stride=2, padding=1, order=2)
+    yield conv2d((2, 4, 7, 6), (4, 2, 3, 3), padding=(2, 1), dilation=2, groups=2, order=2)
+    yield conv2d((2, 3, 9, 8), (4, 3, 3, 3), padding=1, special=True)
+    yield conv2d((1, 512, 4, 4), (16, 512, 3, 3), padding=1)  # sums so long that coarse products could hide
 
 
 def _pool_cases(op: str) -> Iterator[Case]:
+    yield pool(op, (2, 2, 4, 5), kernel_size=2, stride=2)
     yield pool(op, (2, 3, 8, 8), kernel_size=2)
     yield pool(op, (2, 3, 8, 8), kernel_size=2, stride=2)
     for kernel, stride, padding in (
@@ -181,8 +227,13 @@ def _pool_cases(op: str) -> Iterator[Case]:
     yield pool(op, (1, 1, 1, 1), kernel_size=1)
     yield pool(op, (3, 2, 4, 4), kernel_size=4)
     yield pool(op, (0, 2, 4, 4), kernel_size=2)
-    for layout in ("channels_last", "strided"):
+    for layout in ("channels_last", "strided", "transposed", "expanded"):
         yield pool(op, (2, 3, 8, 6), kernel_size=2, stride=1, layout=layout)
+    for layout in ("channels_last", "strided", "scalar"):
+        yield pool(op, (2, 3, 8, 6), kernel_size=3, stride=2, padding=1, upstream_layout=layout)
+    yield pool(op, (2, 3, 8, 6), kernel_size=3, stride=2, needs=())
+    yield pool(op, (2, 3, 8, 6), kernel_size=3, stride=2, padding=1, order=2)
+    yield pool(op, (2, 3, 8, 6), kernel_size=3, stride=2, padding=1, special=True)
 
 
 def _max_pool2d_cases() -> Iterator[Case]:

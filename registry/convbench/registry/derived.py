@@ -61,11 +61,11 @@ def derived_backward(forward: Forward) -> Callable[..., Tensor]:
         dilation: IntPair = 1,
         groups: int = 1,
     ) -> Tensor:
-        window = conv2d_window(input, weight, bias, stride, padding, dilation, groups)
         asked = compiled if torch.compiler.is_compiling() else forward
-        return _convolve(asked, input, weight, bias, window.stride, window.pad, window.dilation, groups)
+        return _resolved(asked, input, weight, bias, stride, padding, dilation, groups)
 
     conv2d.__dict__["backward_is_derived"] = True
+    conv2d.__dict__["registered"] = partial(_resolved, compiled)  # what compiled code calls
     return conv2d
 
 
@@ -74,6 +74,21 @@ def backward_is_derived(op: Callable[..., Any]) -> bool:
     while isinstance(op, partial):
         op = op.func
     return bool(getattr(op, "backward_is_derived", False))
+
+
+def _resolved(
+    forward: Forward,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntPair = 1,
+    padding: IntPair | str = 0,
+    dilation: IntPair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """A convolution with its arguments as torch takes them, checked and resolved to plain numbers."""
+    window = conv2d_window(input, weight, bias, stride, padding, dilation, groups)
+    return _convolve(forward, input, weight, bias, window.stride, window.pad, window.dilation, groups)
 
 
 def _convolve(

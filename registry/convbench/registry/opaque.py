@@ -36,7 +36,8 @@ def opaque(forward: Forward) -> Forward:
         groups: int,
     ) -> Tensor:
         options = _pair(stride), _pair(padding), _pair(dilation), groups
-        return forward(input, weight, bias, *options).contiguous()
+        with torch.no_grad():  # as where it is called without a compiler
+            return forward(input, weight, bias, *options).contiguous()
 
     op = torch.library.custom_op(
         f"convbench::derived_{next(_numbers)}", convolution, mutates_args=(), schema=SCHEMA

@@ -68,8 +68,9 @@ class Op:
         functions: the torch functions whose calls this op can serve.
         modules: the `torch.nn` modules that make such calls.
         tensors: the differentiable tensor arguments.
-        multilinear: linear in each tensor argument, so that the reference on absolute values bounds the
-            rounding error (see `convbench.registry.tolerances`).
+        multilinear: linear in each tensor argument; otherwise a selection among the input's values.
+        of_squares: the sum of the squares of the terms that `reference` sums, from tensors of squares; it bounds
+            rounding errors (see `convbench.registry.tolerances`).
         flops: floating-point operations of a call, from its output and its arguments.
         reduction: how many terms are summed into one output, from the arguments by name.
     """
@@ -80,6 +81,7 @@ class Op:
     modules: tuple[str, ...]
     tensors: tuple[str, ...]
     multilinear: bool
+    of_squares: Callable[..., Tensor]
     flops: Callable[..., int]
     reduction: Callable[[Mapping[str, Any]], int]
 
@@ -110,6 +112,17 @@ def _window_size(call: Mapping[str, Any]) -> int:
     return height * width
 
 
+def _avg_pool2d_of_squares(input: Tensor, kernel_size: Any, **options: Any) -> Tensor:
+    """The terms of a mean are shares of the input's values, and the shares are to be squared too."""
+
+    def total(values: Tensor) -> Tensor:
+        return avg_pool2d(values, kernel_size, **{**options, "divisor_override": 1})
+
+    ones = torch.ones_like(input)
+    share = avg_pool2d(ones, kernel_size, **options) / total(ones)
+    return total(input) * share.square()
+
+
 OPS: Mapping[str, Op] = MappingProxyType(
     {
         op.name: op
@@ -121,6 +134,7 @@ OPS: Mapping[str, Op] = MappingProxyType(
                 modules=("Conv2d",),
                 tensors=("input", "weight", "bias"),
                 multilinear=True,
+                of_squares=conv2d,
                 flops=_convolution_flops,
                 reduction=lambda call: int(call["weight"].shape[1:].numel()) + 1,
             ),
@@ -131,6 +145,7 @@ OPS: Mapping[str, Op] = MappingProxyType(
                 modules=("MaxPool2d",),
                 tensors=("input",),
                 multilinear=False,
+                of_squares=max_pool2d,
                 flops=_window_flops,
                 reduction=_window_size,
             ),
@@ -141,6 +156,7 @@ OPS: Mapping[str, Op] = MappingProxyType(
                 modules=("AvgPool2d",),
                 tensors=("input",),
                 multilinear=True,
+                of_squares=_avg_pool2d_of_squares,
                 flops=_window_flops,
                 reduction=_window_size,
             ),

@@ -19,6 +19,7 @@ import pytest
 if TYPE_CHECKING:
     from convbench.registry.cases import Case
     from convbench.registry.discovery import Plugin
+    from convbench.registry.outcomes import Outcome
     from convbench.registry.records import Architecture, Backend
 
 Record = TypeVar("Record")
@@ -56,16 +57,19 @@ class BackendConformance:
     Attributes:
         backend: the registered name.
         dtypes: those to test; every one the backend claims when None.
+        generated: how many generated cases there are of every op, beside the curated ones; as many as
+            `convbench verify` has when None.
     """
 
     backend: str
     dtypes: Iterable[str] | None = None
+    generated: int | None = None
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """One test for every device here, dtype and case; one that is skipped where there can be none."""
-        for fixture, refused in (("conformance_case", False), ("refused_case", True)):
+        for fixture, calls in _CALLS.items():
             if fixture in metafunc.fixturenames:
-                metafunc.parametrize(fixture, list(_calls(self, metafunc.config, refused)))
+                metafunc.parametrize(fixture, list(_parameters(self, metafunc.config, calls)))
 
     @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
     def test_it_is_right(self, conformance_case: Any) -> None:
@@ -74,24 +78,27 @@ class BackendConformance:
 
         backend, device, dtype, case, seed = conformance_case
         (outcome,) = verify(
-            backend, device=device, dtypes=[dtype], cases={case.op: [case]}, seed=seed
+            backend, device=device, dtypes=[dtype], cases={case.op: [case]}, seed=seed, shrink=True
         ).outcomes
-        if outcome.state == "unsupported":
-            pytest.skip(outcome.message)
-        if outcome.state != "passed":
-            code = reproduction(backend.name, case, dtype, device, seed)
-            pytest.fail(f"{outcome.state}: {outcome.message}\n\n{code}", pytrace=False)
+        _conclude(outcome, str(case))
 
     def test_it_refuses(self, refused_case: Any) -> None:
         """What torch refuses is refused."""
         from convbench.registry import OPS
         from convbench.registry.conformance import check_refusal
 
-        backend, device, dtype, case, seed = refused_case
-        outcome = check_refusal(backend, OPS[case.op], case, dtype, device)
-        if outcome.state != "passed":
-            code = reproduction(backend.name, case, dtype, device, seed, refused=True)
-            pytest.fail(f"{outcome.state}: {outcome.message}\n\n{code}", pytrace=False)
+        backend, device, dtype, case, _ = refused_case
+        _conclude(check_refusal(backend, OPS[case.op], case, dtype, device), str(case))
+
+    @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+    def test_torch_takes_it(self, torch_case: Any) -> None:
+        """Under `torch.compile` without a break in the graph, and what it registered passes `opcheck`."""
+        from convbench.registry.torch_checks import check_torch
+
+        backend, device, dtype, op, seed = torch_case
+        outcomes = list(check_torch(backend, op, dtype, device, seed))
+        for outcome in sorted(outcomes, key=lambda outcome: outcome.state == "unsupported"):
+            _conclude(outcome, "")
 
     def test_its_ops_are_in_the_contract(self) -> None:
         """A misspelt op would never be called."""
@@ -159,31 +166,35 @@ class ArchitectureConformance:
             torch.testing.assert_close(model(images), model(images))
 
 
-def reproduction(
-    backend: str, case: Case, dtype: str, device: str, seed: int = 0, refused: bool = False
-) -> str:
-    """Python that runs one case again, on its own."""
-    if refused:
-        return (
-            "from convbench.registry import OPS, discover\n"
-            "from convbench.registry.cases import Case\n"
-            "from convbench.registry.conformance import check_refusal\n\n"
-            f"case = {case!r}\n"
-            f"print(check_refusal(discover().backend({backend!r}), OPS[case.op], case, {dtype!r}, {device!r}))"
-        )
-    return (
-        "from convbench.registry import verify\n"
-        "from convbench.registry.cases import Case\n\n"
-        f"case = {case!r}\n"
-        f"report = verify({backend!r}, device={device!r}, dtypes=[{dtype!r}], cases={{case.op: [case]}}, "
-        f"seed={seed})\n"
-        "print(report.outcomes[0])"
-    )
+Calls = Callable[["BackendConformance", "Backend", str, int], list[Any]]
 
 
-def _calls(test: BackendConformance, config: pytest.Config, refused: bool) -> Iterator[Any]:
-    from convbench.registry import OPS
+def _conformance_calls(test: BackendConformance, backend: Backend, op: str, seed: int) -> list[Any]:
+    from convbench.registry.conformance import whole_contract
+    from convbench.registry.outcomes import GENERATED
+
+    return whole_contract(backend, op, GENERATED if test.generated is None else test.generated, seed)
+
+
+def _refused_calls(test: BackendConformance, backend: Backend, op: str, seed: int) -> list[Any]:
     from convbench.registry.cases import refused_calls
+
+    return refused_calls(op)
+
+
+def _torch_calls(test: BackendConformance, backend: Backend, op: str, seed: int) -> list[Any]:
+    return [op]
+
+
+_CALLS: dict[str, Calls] = {
+    "conformance_case": _conformance_calls,
+    "refused_case": _refused_calls,
+    "torch_case": _torch_calls,
+}
+
+
+def _parameters(test: BackendConformance, config: pytest.Config, calls: Calls) -> Iterator[Any]:
+    from convbench.registry import OPS
 
     backend = _backend(test.backend)
     if reason := backend.unavailable():
@@ -196,9 +207,20 @@ def _calls(test: BackendConformance, config: pytest.Config, refused: bool) -> It
             continue
         for op in filter(OPS.__contains__, backend.ops):
             for dtype in test.dtypes or backend.dtypes:
-                for case in refused_calls(op) if refused else convbench_cases(op):
-                    call = (backend, device, dtype, case, seed)
-                    yield pytest.param(call, id=f"{device}-{dtype}-{case}")
+                for call in calls(test, backend, op, seed):
+                    yield pytest.param((backend, device, dtype, call, seed), id=f"{device}-{dtype}-{call}")
+
+
+def _conclude(outcome: Outcome, case: str) -> None:
+    """Skip what is unsupported, and fail with the Python that shows a failure again."""
+    if outcome.state == "unsupported":
+        pytest.skip(outcome.message)
+    if outcome.state != "passed":
+        lines = [f"{outcome.state}: {outcome.message}"]
+        if outcome.kind == "case" and outcome.case != case:
+            lines = [f"{outcome.state}, and so does the smaller {outcome.case}: {outcome.message}"]
+        lines += ["", outcome.reproduction] if outcome.reproduction else []
+        pytest.fail("\n".join(lines), pytrace=False)
 
 
 def _skipped(name: str, reason: str) -> Any:

@@ -53,7 +53,16 @@ class Backend:
 
     `load` imports what is needed and returns `{op name: callable}`; the callables take and return what
     `torch.nn.functional` does (see `convbench.registry.ops`). An op raises `Unsupported` for a call that it
-    does not implement. `accuracy` is for the ops whose errors are not those of direct sums.
+    does not implement. Everything else is a claim, and verified.
+
+    Attributes:
+        devices: torch device types.
+        dtypes: by name, as torch has them.
+        unavailable: why it cannot run on this machine, in one line; None where it can.
+        deterministic: the same arguments have the same answer, to the last bit.
+        accuracy: of the ops whose rounding errors are not those of direct sums.
+        second_order: the ops whose gradients can be differentiated in turn.
+        compiles: `torch.compile` takes a model routed to it whole, without a break in the graph.
     """
 
     name: str
@@ -64,6 +73,8 @@ class Backend:
     unavailable: Callable[[], str | None] = always_available
     deterministic: bool = True
     accuracy: Mapping[str, Accuracy] = field(default_factory=dict, hash=False)
+    second_order: tuple[str, ...] = ()
+    compiles: bool = True
 
     @cached_property
     def ops(self) -> Mapping[str, Implementation]:

@@ -15,6 +15,7 @@ import click
 
 from convbench.registry import GateFailed, NothingRan, Registry, UsageError, hookimpl
 from convbench.registry.errors import choices
+from convbench.registry.outcomes import GENERATED
 
 Options = dict[str, Any]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -224,6 +225,17 @@ OPTION_KEYS = {
 @click.argument("backends", nargs=-1, metavar="[BACKEND]...")
 @click.option("--device", default="cpu", show_default=True, help="The torch device to run on.")
 @_many("--dtype", "Dtypes to check; every one a backend claims by default.")
+@click.option(
+    "--cases",
+    type=click.IntRange(min=0),
+    default=GENERATED,
+    show_default=True,
+    metavar="N",
+    help="Generated cases of every op and dtype, beside the curated ones.",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, metavar="N", help="Of generated cases and random data."
+)
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds until one is ended.")
 @click.option("--verbose", is_flag=True, help="List what is unsupported too.")
 @click.pass_obj
@@ -233,20 +245,39 @@ def verify(
     backends: tuple[str, ...],
     device: str,
     dtype: list[str] | None,
+    cases: int,
+    seed: int,
     timeout: float,
     verbose: bool,
 ) -> None:
-    """Hold backends against the float64 reference: forward, gradients, bad arguments. Exits 1 if one fails."""
+    """Hold backends against the float64 reference: forward, gradients, bad arguments. Exits 1 if one fails.
+
+    Of what fails, the first case of each kind is shrunk to the smallest one that fails, and printed as Python
+    that shows the failure again.
+    """
     from convbench.suites.verification import verify_backends
 
-    results = verify_backends(registry, backends or ("*",), device=device, dtypes=dtype, timeout=timeout)
+    results = verify_backends(
+        registry,
+        backends or ("*",),
+        device=device,
+        dtypes=dtype,
+        timeout=timeout,
+        generated=cases,
+        seed=seed,
+    )
     for result in results:
         click.echo(result.line)
         for outcome in result.outcomes:
             if outcome["state"] != "unsupported" or verbose:
-                click.echo(
-                    f"    {outcome['state']}: {outcome['case']}, {outcome['dtype']}: {outcome['message']}"
+                smaller = (
+                    f" (the smallest; it was {outcome['shrunk_from']})" if outcome["shrunk_from"] else ""
                 )
+                click.echo(
+                    f"    {outcome['state']}: {outcome['case']}, {outcome['dtype']}: {outcome['message']}{smaller}"
+                )
+        for outcome in result.first_failures:
+            click.echo(f"\n# {outcome['state']}: {outcome['case']}\n{outcome['reproduction']}\n")
     wrong = [
         result.backend for result in results if result.status not in ("ok", "unavailable", "unsupported")
     ]

@@ -87,6 +87,8 @@ class Setup:
         """The model on its backend, in its mode."""
         routed = use_backend(self.model, self.backend)
         if self.mode == "compile":
+            if not self.backend.compiles:
+                raise Unsupported(f"backend {self.backend.name!r} says that it cannot be compiled")
             compiled: Any = torch.compile(routed)
             return compiled  # type: ignore[no-any-return]  # a module, whatever its stub says
         if self.mode != "eager":

@@ -80,12 +80,26 @@ def conform(job: Job, send: Send, data: int) -> dict[str, Any]:
     dtypes = [dtype for dtype in job["dtypes"] or backend.dtypes if dtype in backend.dtypes]
     if not dtypes:
         raise Unsupported(f"backend {backend.name!r} takes {', '.join(backend.dtypes)}")
-    report = verify(backend, device=job["device"], dtypes=dtypes)
+    report = verify(
+        backend,
+        device=job["device"],
+        dtypes=dtypes,
+        generated=job["generated"],
+        seed=job["seed"],
+        shrink=True,
+    )
     for outcome in report.outcomes:
         if outcome.state != "passed":
             send({"event": "outcome", **vars(outcome)})
     counts = {state: report.count(state) for state in ("passed", "failed", "crashed", "unsupported")}
     status = "incorrect" if counts["failed"] else "error" if counts["crashed"] else "ok"
-    if status == "ok" and not counts["passed"]:
+    if status == "ok" and not report.passed:
         status = "unsupported"
-    return {"status": status, "counts": counts, "max_error": report.max_error}
+    return {
+        "status": status,
+        "counts": counts,
+        "max_error": report.max_error,
+        "derived": list(report.derived),
+        "compiles": report.compiles,
+        "accuracy": {op: str(accuracy) for op, accuracy in report.accuracy.items()},
+    }

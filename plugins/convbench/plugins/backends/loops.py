@@ -119,4 +119,5 @@ def convbench_backends() -> Iterable[Backend]:
         load=load,
         devices=("cpu", "cuda"),
         dtypes=("float32", "float64"),
+        second_order=("conv2d", "max_pool2d", "avg_pool2d"),
     )

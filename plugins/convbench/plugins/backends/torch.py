@@ -21,5 +21,6 @@ def convbench_backends() -> Iterable[Backend]:
         summary="PyTorch's own kernels (oneDNN on the CPU, cuDNN on CUDA)",
         load=load,
         devices=("cpu", "cuda"),
-        dtypes=("float32", "float64"),
+        dtypes=("float32", "float64", "bfloat16", "float16"),
+        second_order=("conv2d", "max_pool2d", "avg_pool2d"),
     )

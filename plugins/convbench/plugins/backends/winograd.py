@@ -158,4 +158,5 @@ def convbench_backends() -> Iterable[Backend]:
             devices=("cpu", "cuda"),
             dtypes=("float32", "float64"),
             accuracy={"conv2d": Accuracy("normwise", growth=algorithm.growth)},
+            second_order=("conv2d",),
         )

@@ -1,0 +1,146 @@
+"""Put one case to an implementation: call it, ask for its gradients, look at all that comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convbench.registry.cases import Case
+from convbench.registry.exact import OUTPUT, Exact, answers_of, directions, exact, gradient_of
+from convbench.registry.lasting import same
+from convbench.registry.layouts import REPEATING
+from convbench.registry.ops import Op
+from convbench.registry.records import Accuracy
+from convbench.registry.symptoms import symptom
+from convbench.registry.tolerances import ELEMENTWISE, excess, joint_excess
+
+UNDER_NO_GRAD = "output under no_grad"
+
+
+class Mismatch(Exception):
+    """An answer that is not the reference's; the text says in what."""
+
+
+def answer(
+    op: Op,
+    implementation: Callable[..., Any],
+    case: Case,
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int,
+    accuracy: Accuracy = ELEMENTWISE,
+    compare: bool = True,
+) -> tuple[dict[str, Tensor], float]:
+    """The output and gradients of one call by name, and the largest relative error.
+
+    Raises:
+        Mismatch: an answer is wrong, or an argument was changed.
+    """
+    arguments = case.arguments(dtype, device, seed)
+    tensors = {name: arguments[name] for name in op.tensors if isinstance(arguments.get(name), Tensor)}
+    pristine = {name: tensor.clone() for name, tensor in tensors.items()}
+    needed = {name: tensor for name, tensor in tensors.items() if case.needs is None or name in case.needs}
+    for tensor in needed.values():
+        tensor.requires_grad_()
+
+    like = op.reference(**{**arguments, **{name: each.double() for name, each in pristine.items()}})
+    upstream = case.upstream(like, dtype, seed)
+    before = upstream.clone()
+    truth = exact(op, case, {**arguments, **pristine}, upstream, accuracy)
+
+    output = implementation(**arguments)
+    _check_form(output, truth.answers[OUTPUT], tensors, dtype, device)
+    answers = {OUTPUT: output.detach()}
+    if not needed:
+        if output.requires_grad:
+            raise Mismatch("the output has a gradient where no argument needs one")
+        answers[UNDER_NO_GRAD] = _without_gradient(implementation, arguments, tensors)
+    elif output.requires_grad:
+        directed = directions(tensors) if case.order == 2 else {}
+        answers = answers_of(output, needed, upstream.requires_grad_(case.order == 2), directed)
+        for name in needed:
+            if gradient_of(name) not in answers:
+                raise Mismatch(f"no gradient reaches {name}")
+    elif output.numel():
+        raise Mismatch("the output is cut off from the gradient")
+    for name, tensor in tensors.items():
+        if not same(tensor.detach(), pristine[name]):
+            raise Mismatch(f"{name} was changed in place")
+    if not same(upstream.detach(), before):
+        raise Mismatch("the incoming gradient was changed in place")
+    if not compare:
+        return answers, 0.0
+    repeats = {case.layout, case.weight_layout, case.upstream_layout} & set(REPEATING)
+    errors = [
+        _compare(name, each, truth, dtype, accuracy, together=not repeats) for name, each in answers.items()
+    ]
+    return answers, max(errors)
+
+
+def _check_form(
+    output: Any, expected: Tensor, tensors: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device
+) -> None:
+    if not isinstance(output, Tensor):
+        raise Mismatch(f"the output is a {type(output).__name__}, not a tensor")
+    if output.shape != expected.shape:
+        raise Mismatch(f"the output has shape {tuple(output.shape)}, not {tuple(expected.shape)}")
+    if output.dtype != dtype:
+        raise Mismatch(f"the output is {output.dtype}, not {dtype}")
+    if output.device.type != device.type:
+        raise Mismatch(f"the output is on {output.device}, not on {device}")
+    for name, tensor in tensors.items():
+        owner = tensor.untyped_storage()
+        if output.numel() and output.untyped_storage().data_ptr() == owner.data_ptr():
+            raise Mismatch(f"the output shares the memory of {name}")
+
+
+def _without_gradient(
+    implementation: Callable[..., Any], arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> Tensor:
+    """The output under `no_grad`, of arguments that need a gradient otherwise."""
+    needing = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
+    with torch.no_grad():
+        output = implementation(**{**arguments, **needing})
+    if not isinstance(output, Tensor) or output.requires_grad:
+        raise Mismatch("the output has a gradient under no_grad")
+    return output
+
+
+def _compare(
+    name: str, answer: Tensor, truth: Exact, dtype: torch.dtype, accuracy: Accuracy, together: bool
+) -> float:
+    """The largest error in units of the reference's largest value; raises where one is inadmissible."""
+    of = OUTPUT if name == UNDER_NO_GRAD else name
+    right = truth.answers[of]
+    if answer.shape != right.shape:
+        raise Mismatch(f"the {name} has shape {tuple(answer.shape)}, not {tuple(right.shape)}")
+    if not right.numel():
+        return 0.0
+    ratio = excess(answer, right, truth.bound(of, dtype, accuracy), accuracy)
+    worst = int(ratio.argmax())
+    if ratio.flatten()[worst] > 1:
+        got, wanted = float(answer.flatten()[worst]) + 0.0, float(right.flatten()[worst])  # no -0
+        raise Mismatch(
+            f"the {name} is {got:.9g} where {wanted:.9g} is right, {float(ratio.flatten()[worst]):.3g} times "
+            f"the admissible error, at {_position(worst, right.shape)}; {int((ratio > 1).sum())} of "
+            f"{right.numel()} elements are wrong{symptom(answer, right, ratio > 1)}"
+        )
+    joint = joint_excess(answer, right, truth.deviation(of, dtype, accuracy)) if together else 0.0
+    if joint > 1:
+        raise Mismatch(
+            f"the errors of the {name} are together {joint:.3g} times what rounding in "
+            f"{str(dtype).removeprefix('torch.')} explains (root mean square over {right.numel()} elements)"
+        )
+    difference = (answer.double() - right).abs().nan_to_num(nan=0.0, posinf=0.0).max()
+    return float(difference / right.abs().nan_to_num(nan=0.0, posinf=0.0).max().clamp_min(1e-300))
+
+
+def _position(flat: int, shape: Iterable[int]) -> list[int]:
+    position = []
+    for size in reversed(list(shape)):
+        flat, index = divmod(flat, size)
+        position.append(index)
+    return position[::-1]

@@ -1,0 +1,94 @@
+"""What verification found: an outcome for each thing that was tried, and all of them in a report.
+
+And how much it tries where it is not told; importing this costs nothing, so that the command line can name it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from convbench.registry.records import Accuracy
+
+GENERATED = 25  # cases of each op and dtype, beside the curated ones
+
+State = Literal["passed", "failed", "crashed", "unsupported"]
+Kind = Literal["case", "refusal", "compile", "opcheck"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one case came to.
+
+    Attributes:
+        op: that was called.
+        case: the call, or what else was tried.
+        state: `unsupported` is what the backend says that it does not do.
+        message: what was wrong, or why it is unsupported.
+        error: the largest absolute error of outputs and gradients, in units of the reference's largest value.
+        memory: it crashed for want of memory.
+        kind: an answer to a `case`; a `refusal` of what torch refuses; `compile`, the op under `torch.compile`;
+            `opcheck`, what it registered with torch.
+        reproduction: Python that shows a failure again.
+        shrunk_from: the case that failed first, where this one is the smallest that fails as it does.
+    """
+
+    op: str
+    case: str
+    dtype: str
+    device: str
+    state: State
+    message: str = ""
+    error: float = 0.0
+    memory: bool = False
+    kind: Kind = "case"
+    reproduction: str = ""
+    shrunk_from: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Every outcome of one backend.
+
+    `accuracy` is what it declares of ops that are not direct sums; `derived` are the ops whose backward was made
+    by `derived_backward`.
+    """
+
+    backend: str
+    outcomes: tuple[Outcome, ...]
+    accuracy: Mapping[str, Accuracy] = field(default_factory=dict, hash=False)
+    derived: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Some case was answered rightly, and nothing failed or crashed.
+
+        What is declared unsupported counts as neither, and to refuse what torch refuses is no answer.
+        """
+        answered = any(outcome.kind == "case" and outcome.state == "passed" for outcome in self.outcomes)
+        return answered and not self.failures
+
+    @property
+    def failures(self) -> tuple[Outcome, ...]:
+        """What failed or crashed."""
+        return tuple(outcome for outcome in self.outcomes if outcome.state in ("failed", "crashed"))
+
+    @property
+    def compiles(self) -> State | None:
+        """What came of `torch.compile`, the worst over the ops; None where it was not tried."""
+        states = {outcome.state for outcome in self.outcomes if outcome.kind == "compile"}
+        order: tuple[State, ...] = ("crashed", "failed", "passed", "unsupported")
+        return next((state for state in order if state in states), None)
+
+    @property
+    def max_error(self) -> float:
+        """The largest error of the cases that passed."""
+        return max(
+            (outcome.error for outcome in self.outcomes if outcome.state == "passed"), default=math.nan
+        )
+
+    def count(self, state: State) -> int:
+        """How many came to `state`."""
+        return sum(outcome.state == state for outcome in self.outcomes)
