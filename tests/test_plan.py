@@ -9,7 +9,7 @@ import pytest
 
 import misbehaving
 from convbench.registry import Recipe, Registry, UnknownName, UsageError, discover
-from convbench.suites.plan import check_batch_sizes, plan, resolve_recipe
+from convbench.suites.plan import check_batch_sizes, check_shift, plan, resolve_recipe
 from convbench.suites.suite import RecipeOverrides, Suite
 
 MACHINE = ("cpu", "cuda:0", "cuda:1")
@@ -109,3 +109,12 @@ def test_a_batch_larger_than_the_data_is_refused(registry: Registry) -> None:
     check_batch_sizes(planned[:1], 90, "tiny")
     with pytest.raises(UsageError, match="batch size 91 is larger than the training set of tiny, 90 images"):
         check_batch_sizes(planned, 90, "tiny")
+
+
+def test_a_shift_leaves_something_of_the_image() -> None:
+    check_shift(None, (28, 28), "tiny")
+    check_shift(5, (6, 8), "tiny")
+    with pytest.raises(
+        UsageError, match="shift is 6; it must be less than the images of tiny have pixels, 6x8"
+    ):
+        check_shift(6, (6, 8), "tiny")

@@ -92,6 +92,18 @@ def check_batch_sizes(planned: Sequence[Planned], train_images: int, dataset: st
             )
 
 
+def check_shift(shift: int | None, size: tuple[int, int], dataset: str) -> None:
+    """Refuse a shift that could move an image out of sight.
+
+    Raises:
+        UsageError: with the shift and the size (H, W) of the images, in pixels.
+    """
+    if shift is not None and shift >= min(size):
+        raise UsageError(
+            f"shift is {shift}; it must be less than the images of {dataset} have pixels, {size[0]}x{size[1]}"
+        )
+
+
 def _matching_devices(patterns: Sequence[str], devices: Sequence[str]) -> list[str]:
     chosen: list[str] = []
     for pattern in patterns:

@@ -19,7 +19,7 @@ from convbench.results.schema import MEASURED, Row
 from convbench.results.store import RunStore
 from convbench.suites.capacity import free_memory_mb, usable_cores
 from convbench.suites.host import Host
-from convbench.suites.plan import Planned, check_batch_sizes, plan
+from convbench.suites.plan import Planned, check_batch_sizes, check_shift, plan
 from convbench.suites.recording import Circumstances, Recorder
 from convbench.suites.schedule import Task, enough, left_alone, schedule, still_valid
 from convbench.suites.suite import Suite, load_suite
@@ -310,6 +310,7 @@ def _plan(suite: Suite, registry: Registry, host: Host, survey: Survey) -> list[
     unavailable = find_unavailable(host, registry.backends.matching(suite.backends))
     planned = plan(suite, registry, list(survey.devices), unavailable)
     check_batch_sizes(planned, survey.train_images, survey.data["name"])
+    check_shift(suite.shift, survey.image_size, survey.data["name"])
     return planned
 
 

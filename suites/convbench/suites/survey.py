@@ -34,6 +34,12 @@ class Survey:
         """The size of the training set."""
         return int(self.data["shapes"]["train_images"][0])
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of the test images, in pixels."""
+        height, width = self.data["shapes"]["test_images"][-2:]
+        return int(height), int(width)
+
 
 def look_around(host: Host, watcher: Watcher, dataset: str, data_dir: Path | str | None) -> Survey:
     """Have a worker describe the machine and fetch the dataset into the host's data file.
