@@ -66,7 +66,7 @@ struct Bands {
 
 // Multiply-adds of a row of output, in time of a whole register's, with what the way of computing adds to them: idle
 // lanes, the wait for too few accumulators, loads that straddle cache lines, the transposition of a tile.
-INLINE double width_time(bool whole) { return whole ? 1.0 : 0.6; }
+INLINE double width_time(bool whole) { return whole ? 1.0 : 0.55; }
 
 template <class T, int L>
 double cost_of_filter_lanes(Index filters, Index columns, Index taps, bool) {
@@ -74,7 +74,7 @@ double cost_of_filter_lanes(Index filters, Index columns, Index taps, bool) {
     const double positions = static_cast<double>(columns) / divided_up(columns, POSITIONS);
     const double chains = positions * smaller(2, vectors);
     const double waiting = chains < 8 ? 8 / chains : 1;
-    return columns * vectors * width_time(L == FULL<T>) * (taps * waiting + 6);
+    return columns * vectors * width_time(L == FULL<T>) * (taps * waiting + 12);
 }
 
 template <class T, int L>
@@ -82,7 +82,7 @@ double cost_of_position_lanes(Index filters, Index columns, Index taps, bool gap
     const Index blocks = divided_up(filters, FILTERS);
     const double vectors = divided_up(columns, L), in_block = static_cast<double>(filters) / blocks;
     const double moved = gaps || columns < L ? static_cast<double>(columns) * filters : 0;
-    return vectors * filters * width_time(L == FULL<T>) * (taps * (1 + 1 / in_block) + 2) + moved;
+    return vectors * filters * width_time(L == FULL<T>) * (taps * (in_block < 2 ? 2 : 1.05) + 3) + moved;
 }
 
 // Call f with the cheapest way.
@@ -117,29 +117,38 @@ bool forward_with(const Geometry &g, const T *input, const T *weight, const T *b
     const Bands bands(g.rows, g.batch, team.threads, g.channels * pitch * g.stride_x * sizeof(T), halo, g.stride_y);
     const Source source{g.channels, bands.high * g.stride_y + halo, g.stride_x, pitch, -g.pad_x};
 
-    Index *offsets;
+    Index *offsets, *places, *reaches;
     T *packed, *biases, *copies, *tiles;
     const Index copy = source.size() + 64, tile = Way::tile(g.columns) + 64;
     const bool laid_out = lay_out(team, [&](Room &room) {
         offsets = room.take<Index>(taps);
+        places = room.take<Index>(taps);
+        reaches = room.take<Index>(g.kernel_y);
         packed = room.take<T>(g.groups * padded * taps);
         biases = room.take<T>(g.groups * padded);
         copies = room.take<T>(team.threads * copy);
         tiles = room.take<T>(team.threads * tile);
     });
     if (!laid_out) return false;
-    for (Index k = 0; k < taps; k++) {
-        const Index y = k / g.kernel_x % g.kernel_y, x = k % g.kernel_x;
-        offsets[k] = source.offset(k / kernel, y * g.dilation_y, x * g.dilation_x);
+    Index tap = 0;
+    for (Index y = 0; y < g.kernel_y; y++) {
+        reaches[y] = y * g.dilation_y - g.pad_y;
+        for (Index c = 0; c < channels; c++)
+            for (Index x = 0; x < g.kernel_x; x++, tap++) {
+                offsets[tap] = source.offset(c, y * g.dilation_y, x * g.dilation_x);
+                places[tap] = c * kernel + y * g.kernel_x + x;
+            }
     }
     parallel(team, g.groups, [&](Index group, int) {
         const T *from = weight + group * filters * taps;
-        Way::pack(packed + group * padded * taps, filters, taps, [&](Index f, Index k) { return from[f * taps + k]; });
+        Way::pack(packed + group * padded * taps, filters, taps,
+                  [&](Index f, Index k) { return from[f * taps + places[k]]; });
         for (Index f = 0; f < padded; f++)
             biases[group * padded + f] = bias && f < filters ? bias[group * filters + f] : T(0);
     });
     const Index plane = g.rows * g.columns;
-    const Correlation<T> correlation{g.groups, channels, filters, taps, offsets, packed, padded * taps, biases, padded,
+    const Correlation<T> correlation{g.groups, channels, filters, taps, offsets,
+                                     g.kernel_y, reaches, g.stride_y, g.height, packed, padded * taps, biases, padded,
                                      g.rows, g.columns, g.stride_y * source.row(), source.channel(),
                                      g.columns, 1, plane};
     parallel(team, g.batch * bands.count, [&](Index task, int worker) {
@@ -190,7 +199,7 @@ bool input_gradient_with(const Geometry &g, const T *upstream, const T *weight, 
     const Source source{g.filters, bands.high + halo, 1, pitch, across.lowest()};
 
     Correlation<T> *correlations;
-    Index *offsets, *places;
+    Index *offsets, *places, *reaches;
     T *packed, *biases, *copies, *tiles;
     const Index taps_of_all = filters * kernel;  // every tap belongs to one class
     const Index copy = source.size() + 64, tile = Way::tile(columns) + 64;
@@ -198,6 +207,7 @@ bool input_gradient_with(const Geometry &g, const T *upstream, const T *weight, 
         correlations = room.take<Correlation<T>>(classes);
         offsets = room.take<Index>(taps_of_all);
         places = room.take<Index>(taps_of_all);
+        reaches = room.take<Index>(classes * g.kernel_y);
         packed = room.take<T>(g.groups * padded * taps_of_all);
         biases = room.take<T>(g.groups * padded);
         copies = room.take<T>(team.threads * copy);
@@ -208,16 +218,20 @@ bool input_gradient_with(const Geometry &g, const T *upstream, const T *weight, 
     Index first = 0;
     for (Index class_ = 0; class_ < classes; class_++) {
         const Index b = class_ % g.stride_x, a = class_ / g.stride_x;
-        Index taps = 0;
-        for (Index f = 0; f < filters; f++)
-            for (Index y = 0; y < g.kernel_y; y++)
-                for (Index x = 0; x < g.kernel_x; x++)
-                    if (down.sees(a, y) && across.sees(b, x)) {
-                        offsets[first + taps] = source.offset(f, down.reach(a, y) - down.lowest(),
-                                                              across.reach(b, x) - across.lowest());
-                        places[first + taps++] = f * channels * kernel + y * g.kernel_x + x;
-                    }
+        Index taps = 0, kernel_rows = 0, *of_class = reaches + class_ * g.kernel_y;
+        for (Index y = 0; y < g.kernel_y; y++) {
+            if (!down.sees(a, y)) continue;
+            of_class[kernel_rows++] = down.reach(a, y);
+            for (Index f = 0; f < filters; f++)
+                for (Index x = 0; x < g.kernel_x; x++) {
+                    if (!across.sees(b, x)) continue;
+                    offsets[first + taps] =
+                        source.offset(f, down.reach(a, y) - down.lowest(), across.reach(b, x) - across.lowest());
+                    places[first + taps++] = f * channels * kernel + y * g.kernel_x + x;
+                }
+        }
         correlations[class_] = {g.groups, filters, channels, taps, offsets + first,
+                                kernel_rows, of_class, 1, g.rows,
                                 packed + g.groups * padded * first, padded * taps, biases, padded,
                                 divided_up(g.height - a, g.stride_y), divided_up(g.width - b, g.stride_x),
                                 source.row(), source.channel(),

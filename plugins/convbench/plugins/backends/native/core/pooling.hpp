@@ -9,16 +9,19 @@
 
 namespace ISA {
 
+// A loop over a row is a function of its own: inlined, GCC forgets that its rows do not overlap.
+#define APART __attribute__((noinline))
+
 constexpr Index PIXELS_OF_TASK = 16384;
 
-// Call f(plane) for every plane, a good handful of small ones to a task.
+// Call f(plane, worker) for every plane, a good handful of small ones to a task.
 template <class F>
 void each_plane(const Pooling &p, const Team &team, const F &f) {
     const Index size = p.height * p.width, fair = divided_up(p.planes, 4 * team.threads);
     const Index planes = larger(1, smaller(fair, divided_up(PIXELS_OF_TASK, size)));
     const Index tasks = divided_up(p.planes, planes);
-    parallel(team, tasks, [&](Index task, int) {
-        for (Index plane = task * planes; plane < smaller(p.planes, (task + 1) * planes); plane++) f(plane);
+    parallel(team, tasks, [&](Index task, int worker) {
+        for (Index plane = task * planes; plane < smaller(p.planes, (task + 1) * planes); plane++) f(plane, worker);
     });
 }
 
@@ -47,85 +50,129 @@ INLINE void with_step(Index step, const F &f) {  // the common strides as consta
 
 // --- the largest ------------------------------------------------------------------------------------------------
 
+// Places are whole numbers as wide as T while they are chosen, for comparisons give such.
 template <class T>
-INLINE bool beats(T value, T best) {
-    return value > best || value != value;  // as in torch: the first of equals wins, and nan over all
+using Place = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
+template <class T, class P>
+INLINE void choose(T value, P place, T &best, P &choice) {
+    const auto better = (value > best) | (value != value);  // as in torch: the first of equals, and nan over all
+    best = better ? value : best;
+    choice = better ? place : choice;
 }
 
-template <class T>
-void max_row_2x2(const T *__restrict above, const T *__restrict below, T *__restrict to, uint16_t *__restrict choices,
-                 Index columns) {
-    for (Index j = 0; j < columns; j++) {
-        T best = above[2 * j];
-        uint16_t choice = 0;
-        const T others[] = {above[2 * j + 1], below[2 * j], below[2 * j + 1]};
-        UNROLL for (int k = 0; k < 3; k++) {
-            const bool better = beats(others[k], best);
-            best = better ? others[k] : best;
-            choice = better ? uint16_t(k + 1) : choice;
-        }
-        to[j] = best;
-        choices[j] = choice;
+// Call f(L, j) with the widest vectors that a row has room for; the last one reaches back over its neighbour. What f
+// does to outputs j to j+L may be done twice. Comparisons must never be branches: their outcome is a coin's.
+template <class T, int L = FULL<T>, class F>
+INLINE void in_vectors(Index begin, Index end, const F &f) {
+    if (end - begin >= L) {
+        for (Index j = begin; j < end; j += L) f(std::integral_constant<int, L>(), smaller(j, end - L));
+    } else if constexpr (L > 2) {
+        in_vectors<T, L / 2>(begin, end, f);
+    } else {
+        for (Index j = begin; j < end; j++) f(std::integral_constant<int, 1>(), j);
     }
 }
 
-template <class T, class Step>
-void max_row(const T *__restrict pixels, Step step, T *__restrict to, uint16_t *__restrict choices, Index begin,
-             Index end, uint16_t tap) {
-    for (Index j = begin; j < end; j++) {
-        const T value = pixels[j * step];
-        const bool better = beats(value, to[j]);
-        to[j] = better ? value : to[j];
-        choices[j] = better ? tap : choices[j];
-    }
+// L pixels, STEP apart; 0 stands for any step.
+template <class T, int L, int STEP>
+INLINE typename Lanes<T, L>::Vector spaced(const T *from, Index step) {
+    if constexpr (STEP == 1 || L == 1) return Lanes<T, L>::load(from);
+    else if constexpr (STEP == 2) return evens<T, L>(from, std::make_integer_sequence<int, L>());
+    typename Lanes<T, L>::Vector pixels;
+    UNROLL for (int l = 0; l < L; l++) pixels[l] = from[l * step];
+    return pixels;
+}
+
+template <class T, int L>
+INLINE void store_places(uint16_t *to, typename Lanes<Place<T>, L>::Vector places) {
+    Lanes<uint16_t, L>::store(to, __builtin_convertvector(places, typename Lanes<uint16_t, L>::Vector));
+}
+
+template <class T>
+APART void max_row_2x2(const T *above, const T *below, T *to, uint16_t *choices, Index columns) {
+    in_vectors<T>(0, columns, [&](auto lanes, Index j) {
+        constexpr int L = lanes;
+        typedef typename Lanes<Place<T>, L>::Vector Places;
+        auto best = spaced<T, L, 2>(above + 2 * j, 2);
+        Places choice = {};
+        choose(spaced<T, L, 2>(above + 2 * j + 1, 2), choice + 1, best, choice);
+        choose(spaced<T, L, 2>(below + 2 * j, 2), Places{} + 2, best, choice);
+        choose(spaced<T, L, 2>(below + 2 * j + 1, 2), Places{} + 3, best, choice);
+        Lanes<T, L>::store(to + j, best);
+        store_places<T, L>(choices + j, choice);
+    });
+}
+
+template <class T, int STEP>
+APART void max_row(const T *pixels, Index step, T *to, Place<T> *chosen, Index begin, Index end, Place<T> place) {
+    in_vectors<T>(begin, end, [&](auto lanes, Index j) {
+        constexpr int L = lanes;
+        typedef Lanes<Place<T>, L> Places;
+        auto best = Lanes<T, L>::load(to + j);
+        auto choice = Places::load(chosen + j);
+        choose(spaced<T, L, STEP>(pixels + j * step, step), typename Places::Vector{} + place, best, choice);
+        Lanes<T, L>::store(to + j, best);
+        Places::store(chosen + j, choice);
+    });
 }
 
 template <class T>
 bool max_pool(const Pooling &p, const T *input, T *output, uint16_t *choices, Team &team) {
     const bool simple = is_2x2(p);
-    each_plane(p, team, [&](Index plane) {
+    Place<T> *lines;
+    if (!lay_out(team, [&](Room &room) { lines = room.take<Place<T>>(team.threads * p.columns); })) return false;
+    each_plane(p, team, [&](Index plane, int worker) {
         const T *image = input + plane * p.height * p.width;
+        Place<T> *chosen = lines + worker * p.columns;
         for (Index i = 0; i < p.rows; i++) {
             T *to = output + (plane * p.rows + i) * p.columns;
-            uint16_t *chosen = choices + (plane * p.rows + i) * p.columns;
+            uint16_t *kept = choices + (plane * p.rows + i) * p.columns;
             if (simple) {
                 const T *above = image + 2 * i * p.width;
-                max_row_2x2(above, above + p.width, to, chosen, p.columns);
+                max_row_2x2(above, above + p.width, to, kept, p.columns);
                 continue;
             }
             const Index top = larger(0, divided_up(p.pad_y - i * p.stride_y, p.dilation_y));
             for (Index j = 0; j < p.columns; j++) {  // the first pixel inside, where nothing is larger than -inf
                 to[j] = -__builtin_huge_val();
-                const Index left = larger(0, divided_up(p.pad_x - j * p.stride_x, p.dilation_x));
-                chosen[j] = static_cast<uint16_t>(top * p.kernel_x + left);
+                chosen[j] = top * p.kernel_x + larger(0, divided_up(p.pad_x - j * p.stride_x, p.dilation_x));
             }
             for (Index u = 0; u < p.kernel_y; u++) {
                 const Index y = i * p.stride_y + u * p.dilation_y - p.pad_y;
                 if (y < 0 || y >= p.height) continue;
                 for (Index v = 0; v < p.kernel_x; v++) {
                     const Span s(v, p.dilation_x, p.pad_x, p.stride_x, p.width, p.columns);
-                    with_step(p.stride_x, [&](auto step) {
-                        max_row(image + y * p.width + s.shift, step, to, chosen, s.begin, s.end,
-                                static_cast<uint16_t>(u * p.kernel_x + v));
-                    });
+                    const auto row = p.stride_x == 1 ? max_row<T, 1> : p.stride_x == 2 ? max_row<T, 2> : max_row<T, 0>;
+                    row(image + y * p.width + s.shift, p.stride_x, to, chosen, s.begin, s.end, u * p.kernel_x + v);
                 }
             }
+            for (Index j = 0; j < p.columns; j++) kept[j] = static_cast<uint16_t>(chosen[j]);
         }
     });
     return true;
 }
 
 template <class T>
-void spread_row_2x2(const T *__restrict from, const uint16_t *__restrict choices, T *__restrict above,
-                    T *__restrict below, Index columns) {
-    for (Index j = 0; j < columns; j++) {
-        const T value = from[j];
-        const uint16_t choice = choices[j];
-        above[2 * j] = choice == 0 ? value : T(0);
-        above[2 * j + 1] = choice == 1 ? value : T(0);
-        below[2 * j] = choice == 2 ? value : T(0);
-        below[2 * j + 1] = choice == 3 ? value : T(0);
-    }
+APART void spread_row_2x2(const T *from, const uint16_t *choices, T *above, T *below, Index columns) {
+    in_vectors<T>(0, columns, [&](auto lanes, Index j) {
+        constexpr int L = lanes;
+        typedef Lanes<T, L> Lane;
+        const auto all = std::make_integer_sequence<int, L>();
+        const auto value = Lane::load(from + j);
+        const auto choice =
+            __builtin_convertvector(Lanes<uint16_t, L>::load(choices + j), typename Lanes<Place<T>, L>::Vector);
+        const typename Lane::Vector none = {};
+        if constexpr (L > 1) {
+            store_zipped<T, L>(above + 2 * j, choice == 0 ? value : none, choice == 1 ? value : none, all);
+            store_zipped<T, L>(below + 2 * j, choice == 2 ? value : none, choice == 3 ? value : none, all);
+        } else {
+            Lane::store(above + 2 * j, choice == 0 ? value : none);
+            Lane::store(above + 2 * j + 1, choice == 1 ? value : none);
+            Lane::store(below + 2 * j, choice == 2 ? value : none);
+            Lane::store(below + 2 * j + 1, choice == 3 ? value : none);
+        }
+    });
 }
 
 // Pixels outside of all 2x2 windows: the last column and row of an odd size.
@@ -144,7 +191,7 @@ bool max_pool_gradient(const Pooling &p, const T *upstream, const uint16_t *choi
     if (!lay_out(team, [&](Room &room) { offsets = room.take<Index>(p.kernel_y * p.kernel_x); })) return false;
     for (Index k = 0; k < p.kernel_y * p.kernel_x; k++)
         offsets[k] = (k / p.kernel_x * p.dilation_y - p.pad_y) * p.width + k % p.kernel_x * p.dilation_x - p.pad_x;
-    each_plane(p, team, [&](Index plane) {
+    each_plane(p, team, [&](Index plane, int) {
         T *image = gradient + plane * p.height * p.width;
         if (simple) clear_rest_2x2(p, image);
         else std::memset(image, 0, p.height * p.width * sizeof(T));
@@ -193,13 +240,13 @@ const T *divisors(const Pooling &p, Team &team) {  // [rows][columns]
 }
 
 template <class T>
-void mean_row_2x2(const T *__restrict above, const T *__restrict below, T *__restrict to, T divisor, Index columns) {
+APART void mean_row_2x2(const T *__restrict above, const T *__restrict below, T *__restrict to, T divisor, Index columns) {
     for (Index j = 0; j < columns; j++)
         to[j] = (above[2 * j] + above[2 * j + 1] + below[2 * j] + below[2 * j + 1]) / divisor;
 }
 
 template <class T, class Step>
-void add_row(const T *__restrict pixels, Step step, T *__restrict to, Index begin, Index end) {
+APART void add_row(const T *__restrict pixels, Step step, T *__restrict to, Index begin, Index end) {
     for (Index j = begin; j < end; j++) to[j] += pixels[j * step];
 }
 
@@ -208,7 +255,7 @@ bool avg_pool(const Pooling &p, const T *input, T *output, Team &team) {
     const bool simple = is_2x2(p);
     const T *table = divisors<T>(p, team);
     if (!table) return false;
-    each_plane(p, team, [&](Index plane) {
+    each_plane(p, team, [&](Index plane, int) {
         const T *image = input + plane * p.height * p.width;
         for (Index i = 0; i < p.rows; i++) {
             T *to = output + (plane * p.rows + i) * p.columns;
@@ -235,7 +282,7 @@ bool avg_pool(const Pooling &p, const T *input, T *output, Team &team) {
 }
 
 template <class T>
-void spread_mean_2x2(const T *__restrict from, T *__restrict above, T *__restrict below, T divisor, Index columns) {
+APART void spread_mean_2x2(const T *__restrict from, T *__restrict above, T *__restrict below, T divisor, Index columns) {
     for (Index j = 0; j < columns; j++) {
         const T share = from[j] / divisor;
         above[2 * j] = above[2 * j + 1] = share;
@@ -244,7 +291,7 @@ void spread_mean_2x2(const T *__restrict from, T *__restrict above, T *__restric
 }
 
 template <class T, class Step>
-void spread_row(const T *__restrict from, const T *__restrict divisor, T *__restrict pixels, Step step, Index begin,
+APART void spread_row(const T *__restrict from, const T *__restrict divisor, T *__restrict pixels, Step step, Index begin,
                 Index end) {
     for (Index j = begin; j < end; j++) pixels[j * step] += from[j] / divisor[j];
 }
@@ -254,7 +301,7 @@ bool avg_pool_gradient(const Pooling &p, const T *upstream, T *gradient, Team &t
     const bool simple = is_2x2(p);
     const T *table = divisors<T>(p, team);
     if (!table) return false;
-    each_plane(p, team, [&](Index plane) {
+    each_plane(p, team, [&](Index plane, int) {
         T *image = gradient + plane * p.height * p.width;
         if (simple) clear_rest_2x2(p, image);
         else std::memset(image, 0, p.height * p.width * sizeof(T));

@@ -7,6 +7,10 @@
 #include <cstring>
 #include <utility>
 
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
+#error "GCC 12 or newer is needed, or Clang: older ones have no __builtin_shufflevector"
+#endif
+
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
 #define VECTOR_REGISTERS 32
@@ -44,6 +48,21 @@ struct Lanes {
     static INLINE void store(T *to, Vector value) { *reinterpret_cast<Memory *>(to) = value; }
 };
 
+// The elements 0, 2, 4, ... 2L-2 from an address on, and not one more: the second load ends with the last of them.
+template <class T, int L, int... I>
+INLINE typename Lanes<T, L>::Vector evens(const T *from, std::integer_sequence<int, I...>) {
+    return __builtin_shufflevector(Lanes<T, L>::load(from), Lanes<T, L>::load(from + L - 1),
+                                   (2 * I < L ? 2 * I : 2 * I + 1)...);
+}
+
+// a0 b0 a1 b1 ... to an address on.
+template <class T, int L, int... I>
+INLINE void store_zipped(T *to, typename Lanes<T, L>::Vector a, typename Lanes<T, L>::Vector b,
+                         std::integer_sequence<int, I...>) {
+    Lanes<T, L>::store(to, __builtin_shufflevector(a, b, (I % 2 * L + I / 2)...));
+    Lanes<T, L>::store(to + L, __builtin_shufflevector(a, b, (I % 2 * L + L / 2 + I / 2)...));
+}
+
 // How many elements a whole register holds.
 template <class T>
 constexpr int FULL = VECTOR_BYTES / static_cast<int>(sizeof(T));
@@ -59,23 +78,12 @@ template <class T, int L>
 struct Square {
     typedef typename Lanes<T, L>::Vector Vector;
 
-#if defined(__clang__) || __GNUC__ >= 12
     template <int HALF, int... I>
     static INLINE void exchange(Vector &a, Vector &b, std::integer_sequence<int, I...>) {
         const Vector above = __builtin_shufflevector(a, b, (I & HALF ? L + I - HALF : I)...);
         b = __builtin_shufflevector(a, b, (I & HALF ? L + I : I + HALF)...);
         a = above;
     }
-#else
-    template <int HALF, int... I>
-    static INLINE void exchange(Vector &a, Vector &b, std::integer_sequence<int, I...>) {
-        typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> Whole;
-        typedef Whole Mask __attribute__((vector_size(L * sizeof(T))));
-        const Vector above = __builtin_shuffle(a, b, Mask{(I & HALF ? L + I - HALF : I)...});
-        b = __builtin_shuffle(a, b, Mask{(I & HALF ? L + I : I + HALF)...});
-        a = above;
-    }
-#endif
 
     template <int HALF = 1>
     static INLINE void transpose(Vector (&rows)[L]) {
