@@ -1,4 +1,4 @@
-"""Build the library: `python -m convbench.plugins.backends.native.building`, or by itself when convbench is installed.
+"""Build the library; the build backend calls this when convbench is installed from source or a wheel is made.
 
 One object for each instruction set, which the library chooses among on the machine it runs on, so that what is built
 on one machine runs on another. It needs GCC or Clang, for their vector extension, and nothing else: neither Python's
@@ -39,19 +39,21 @@ class CannotBuild(Exception):
 
 
 def digest() -> str:
-    """What the library's sources are, in 16 hexadecimal digits."""
-    found = hashlib.sha256()
-    for path in sorted(SOURCES.glob("*.?pp")):
+    """What the library is made of, and for what machine, in 16 hexadecimal digits."""
+    found = hashlib.sha256(f"{sys.platform} {platform.machine()}".encode())
+    for path in [Path(__file__), *sorted(SOURCES.glob("*.?pp"))]:
         found.update(path.name.encode() + b"\0" + path.read_bytes())
     return found.hexdigest()[:16]
 
 
 def build() -> Path:
-    """Compile the sources into the library beside them.
+    """Compile the sources into the library beside them, unless one that was made of them is there.
 
     Raises:
         CannotBuild: and there is no library then, not an old one either.
     """
+    if LIBRARY.exists() and digest().encode() in LIBRARY.read_bytes():
+        return LIBRARY
     LIBRARY.unlink(missing_ok=True)
     compiler = _compiler()
     sets: dict[str, tuple[str, ...]] = X86 if platform.machine() in ("x86_64", "AMD64") else {"baseline": ()}
@@ -66,12 +68,13 @@ def build() -> Path:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             jobs = zip(commands, objects, strict=True)
             list(pool.map(lambda job: _run([*compiler, *FLAGS, *job[0], "-c", "-o", job[1]]), jobs))
-        finished = Path(folder) / LIBRARY.name
+        finished = LIBRARY.with_suffix(f".{os.getpid()}")
         needed = ["-static-libgcc", "-Wl,--as-needed"] if sys.platform == "linux" else []
-        _run([*compiler, "-shared", "-pthread", *needed, "-o", finished, *objects])
-        # renamed into place: a process that has the old one loaded keeps it
-        shutil.copy(finished, LIBRARY.with_suffix(".new"))
-        LIBRARY.with_suffix(".new").replace(LIBRARY)
+        try:
+            _run([*compiler, "-shared", "-pthread", *needed, "-o", finished, *objects])
+            finished.replace(LIBRARY)  # in one step: whoever has the old one loaded keeps it
+        finally:
+            finished.unlink(missing_ok=True)
     return LIBRARY
 
 
@@ -90,10 +93,3 @@ def _run(command: list[str | Path]) -> None:
     if ended.returncode:
         words = " ".join(map(str, command[:1]))
         raise CannotBuild(f"{words} failed: {ended.stderr.strip() or ended.returncode}")
-
-
-if __name__ == "__main__":
-    try:
-        print(build())
-    except CannotBuild as reason:
-        sys.exit(f"native: {reason}")

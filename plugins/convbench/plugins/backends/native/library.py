@@ -32,7 +32,7 @@ def unavailable() -> str | None:
         found = _opened().source_digest().decode()
     except (OSError, AttributeError) as error:
         return f"its library cannot be loaded ({error}); {HINT}"
-    return None if found == digest() else "its library is older than its sources; build it anew"
+    return None if found == digest() else f"its library belongs to other sources than those beside it; {HINT}"
 
 
 @cache
