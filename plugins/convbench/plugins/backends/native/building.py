@@ -1,8 +1,9 @@
 """Build the library; the build backend calls this when convbench is installed from source or a wheel is made.
 
-One object for each instruction set, which the library chooses among on the machine it runs on, so that what is built
-on one machine runs on another. It needs GCC or Clang, for their vector extension, and nothing else: neither Python's
-headers nor torch's. This module imports nothing of convbench, for the build backend loads it before that is there.
+One object for each instruction set, which the library chooses among on the machine it runs on, so that what is
+built on one machine runs on another. It needs GCC or Clang, for their vector extension, and nothing else: neither
+Python's headers nor torch's. This module imports nothing of convbench, for the build backend loads it before that
+is there.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def _on_torch_threads() -> ctypes.CDLL:
 
 @cache
 def function(name: str, dtype: Any) -> Any:
-    """The function `name` of tensors of a torch dtype: (geometry, addresses..., threads) -> 0, or 1 without memory."""
+    """The function of tensors of a torch dtype: (geometry, addresses..., threads) -> 0, or 1 without memory."""
     return getattr(_on_torch_threads(), f"{name}_{str(dtype).removeprefix('torch.')}")
 
 

@@ -87,7 +87,7 @@ def _window(input: Tensor, *options: Any) -> tuple[Pair, Pair, Pair, Pair, Pair]
     return window.output_size, window.kernel_size, window.stride, window.before, window.dilation
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1024, typed=True)
 def _checked(size: torch.Size, *options: Any) -> tuple[Pair, Pair, Pair, Pair, Pair]:
     """The options as torch would take them, looked at once for all calls of the same shapes."""
     return _window(torch.empty(size, device="meta"), *options)
