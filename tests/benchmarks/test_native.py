@@ -195,8 +195,8 @@ def table() -> str:
         shape = "x".join(map(str, pool.input))
         lines.append(f"| {pool.op} 2x2, {shape} | {times(of_pool(pool))} | | |")
     conditions = (
-        f"{torch.get_num_threads()} threads, {instruction_set()}, torch {torch.__version__}; a matrix product of {SIZE} "
-        f"reaches {peak():.0f} GFLOP/s; medians over {SECONDS:.0f} seconds of turns for each."
+        f"{torch.get_num_threads()} threads, {instruction_set()}, torch {torch.__version__}; a matrix product "
+        f"of {SIZE} reaches {peak():.0f} GFLOP/s; medians over {SECONDS:.0f} seconds of turns for each."
     )
     lines += ["", conditions]
     return "\n".join(lines)

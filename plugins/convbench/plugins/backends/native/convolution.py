@@ -1,9 +1,4 @@
-"""`conv2d` and its gradients as ops of torch.
-
-They are there twice. `torch.ops.convbench_native` is what `torch.compile` and export see: whole ops, with shapes
-for tracing and gradients. A forward and backward pass through such an op, called eagerly, takes 65 us beside the
-kernel's own time, through an `autograd.Function` 26 us, as much as torch's own `relu` (measured on empty kernels);
-a small network has a dozen such calls a step. So eager calls take the latter.
+"""`conv2d` and its gradients as ops of torch (`registration.py`).
 
 All three functions are linear in both of their tensors, and the derivatives of each are the other two: gradients
 of gradients work to any order.
@@ -14,15 +9,13 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import lru_cache
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from convbench.plugins.backends.native.library import function
-from convbench.plugins.backends.native.registration import OPS, register
+from convbench.plugins.backends.native.registration import EAGER, OPS, register
 from convbench.registry import Unsupported
 from convbench.registry.geometry import IntPair, conv2d_window
 
@@ -57,7 +50,7 @@ def conv2d(
         options = _checked(*arguments)
     except TypeError:  # a list, which cannot be looked up
         options = _checked.__wrapped__(*arguments)
-    convolved: Tensor = _Convolution.apply(input, weight, bias, *options)
+    convolved: Tensor = EAGER.conv2d(input, weight, bias, *options)
     return convolved
 
 
@@ -165,7 +158,7 @@ def _call(name: str, geometry: Any, *tensors: Tensor | None) -> None:
 
 
 # --- their derivatives ------------------------------------------------------------------------------------------
-# Each takes the functions to call, so that eager ones and those of the library share them.
+# Each takes the functions to call, for eager ops and those of compilers are different ones.
 
 
 def _of_convolution(calls: Any, ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
@@ -203,40 +196,7 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.options = inputs[3:]
 
 
-class _Convolution(Function):
-    forward = staticmethod(convolution)
-    setup_context = staticmethod(_remember)
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Any) -> Any:
-        return _of_convolution(EAGER, ctx, *upstream)
-
-
-class _InputGradient(Function):
-    forward = staticmethod(input_gradient)
-    setup_context = staticmethod(_remember)
-
-    @staticmethod
-    def backward(ctx: Any, *change: Any) -> Any:
-        return _of_input_gradient(EAGER, ctx, *change)
-
-
-class _WeightGradient(Function):
-    forward = staticmethod(weight_gradient)
-    setup_context = staticmethod(_remember)
-
-    @staticmethod
-    def backward(ctx: Any, *changes: Any) -> Any:
-        return _of_weight_gradient(EAGER, ctx, *changes)
-
-
-EAGER = SimpleNamespace(
-    conv2d=_Convolution.apply,
-    conv2d_input_gradient=_InputGradient.apply,
-    conv2d_weight_gradient=_WeightGradient.apply,
-)
-
-# --- the ops of the library -------------------------------------------------------------------------------------
+# --- both kinds of ops ------------------------------------------------------------------------------------------
 
 
 def _fake_convolution(input: Tensor, weight: Tensor, bias: Any, *options: Any) -> Tensor:

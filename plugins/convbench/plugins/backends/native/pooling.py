@@ -1,4 +1,4 @@
-"""`max_pool2d` and `avg_pool2d` as ops of torch, there twice as `convolution.py` says.
+"""`max_pool2d` and `avg_pool2d` as ops of torch (`registration.py`).
 
 The gradient of a mean is linear, and its derivative is the mean again. That of a maximum hands each value to the
 place that was chosen; its derivative gathers from there, which torch does.
@@ -9,16 +9,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import lru_cache
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from convbench.plugins.backends.native.convolution import DTYPES
 from convbench.plugins.backends.native.library import function
-from convbench.plugins.backends.native.registration import OPS, register
+from convbench.plugins.backends.native.registration import EAGER, OPS, register
 from convbench.registry import Unsupported
 from convbench.registry.geometry import IntPair, pool2d_window
 
@@ -40,7 +38,7 @@ def max_pool2d(
     if options[1][0] * options[1][1] > MOST_PIXELS:
         raise Unsupported(f"windows of more than {MOST_PIXELS} pixels")
     largest: Tensor
-    largest, _ = OPS.max_pool2d(input, *options) if traced else _MaxPool.apply(input, *options)
+    largest, _ = OPS.max_pool2d(input, *options) if traced else EAGER.max_pool2d(input, *options)
     return largest
 
 
@@ -60,7 +58,7 @@ def avg_pool2d(
     traced = torch.compiler.is_compiling() or type(input) is not Tensor
     size, kernel, steps, pad, _ = _options(traced, input, kernel_size, stride, padding, 1, ceil_mode)
     options = size, kernel, steps, pad, int(count_include_pad), divisor_override or 0
-    mean: Tensor = OPS.avg_pool2d(input, *options) if traced else _AvgPool.apply(input, *options)
+    mean: Tensor = OPS.avg_pool2d(input, *options) if traced else EAGER.avg_pool2d(input, *options)
     return mean
 
 
@@ -165,7 +163,7 @@ def _pooling(shape: torch.Size, *options: tuple[int, ...]) -> Any:
     return (ctypes.c_int64 * 15)(*numbers)  # what a maximum does not have is zero
 
 
-# --- their derivatives, for eager calls and for those of the library ---------------------------------------------
+# --- their derivatives -------------------------------------------------------------------------------------------
 
 
 def _of_largest(calls: Any, ctx: Any, upstream: Tensor, _: Any) -> tuple[Any, ...]:
@@ -209,49 +207,7 @@ def _keep_size(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.options = inputs[0].shape[2:], *inputs[2:]
 
 
-class _MaxPool(Function):
-    forward = staticmethod(_largest)
-    setup_context = staticmethod(_keep_choices)
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Any) -> Any:
-        return _of_largest(EAGER, ctx, *upstream)
-
-
-class _MaxPoolGradient(Function):
-    forward = staticmethod(_largest_gradient)
-    setup_context = staticmethod(_keep_the_choices_given)
-
-    @staticmethod
-    def backward(ctx: Any, *change: Any) -> Any:
-        return _of_largest_gradient(EAGER, ctx, *change)
-
-
-class _AvgPool(Function):
-    forward = staticmethod(_mean)
-    setup_context = staticmethod(_keep_size)
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Any) -> Any:
-        return _of_mean(EAGER, ctx, *upstream)
-
-
-class _AvgPoolGradient(Function):
-    forward = staticmethod(_mean_gradient)
-    setup_context = staticmethod(_keep_size)
-
-    @staticmethod
-    def backward(ctx: Any, *change: Any) -> Any:
-        return _of_mean_gradient(EAGER, ctx, *change)
-
-
-EAGER = SimpleNamespace(
-    max_pool2d_gradient=_MaxPoolGradient.apply,
-    avg_pool2d=_AvgPool.apply,
-    avg_pool2d_gradient=_AvgPoolGradient.apply,
-)
-
-# --- the ops of the library -------------------------------------------------------------------------------------
+# --- both kinds of ops ------------------------------------------------------------------------------------------
 
 
 def _fake_pool(input: Tensor, size: Sequence[int], *_: Any) -> Tensor:

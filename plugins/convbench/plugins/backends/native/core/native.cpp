@@ -98,39 +98,58 @@ Team::~Team() {
     std::free(own);
 }
 
+namespace {
+
+// A thread more is worth waking for some microseconds of work, no less.
+int worth_waking(int threads, int64_t work, int64_t of_one) {
+    const int64_t most = work / of_one + 1;
+    return most < threads ? static_cast<int>(most) : threads;
+}
+
+int worth_waking(int threads, const Geometry *g) {
+    const int64_t taps = g->channels / g->groups * g->kernel_y * g->kernel_x;
+    return worth_waking(threads, g->batch * g->filters * g->rows * g->columns * taps, 1 << 18);
+}
+
+int worth_waking(int threads, const Pooling *p) {
+    return worth_waking(threads, p->planes * p->height * p->width, 1 << 14);
+}
+
+}  // namespace
+
 // Every function returns 0, or 1 where there is no memory for its copies.
 #define EXPORT extern "C" __attribute__((visibility("default")))
 #define FUNCTIONS(T, TYPE, set)                                                                                        \
     EXPORT int conv2d_##T(const Geometry *g, const TYPE *input, const TYPE *weight, const TYPE *bias, TYPE *output,    \
                           int threads) {                                                                               \
-        Team team{threads};                                                                                            \
+        Team team{worth_waking(threads, g)};                                                                           \
         return !instructions->set.forward(*g, input, weight, bias, output, team);                                      \
     }                                                                                                                  \
     EXPORT int conv2d_input_gradient_##T(const Geometry *g, const TYPE *upstream, const TYPE *weight, TYPE *gradient,  \
                                          int threads) {                                                                \
-        Team team{threads};                                                                                            \
+        Team team{worth_waking(threads, g)};                                                                           \
         return !instructions->set.input_gradient(*g, upstream, weight, gradient, team);                                \
     }                                                                                                                  \
     EXPORT int conv2d_weight_gradient_##T(const Geometry *g, const TYPE *upstream, const TYPE *input, TYPE *gradient,  \
                                           TYPE *of_bias, int threads) {                                                \
-        Team team{threads};                                                                                            \
+        Team team{worth_waking(threads, g)};                                                                           \
         return !instructions->set.weight_gradient(*g, upstream, input, gradient, of_bias, team);                       \
     }                                                                                                                  \
     EXPORT int max_pool2d_##T(const Pooling *p, const TYPE *input, TYPE *output, uint16_t *choices, int threads) {     \
-        Team team{threads};                                                                                            \
+        Team team{worth_waking(threads, p)};                                                                           \
         return !instructions->set.max_pool(*p, input, output, choices, team);                                          \
     }                                                                                                                  \
     EXPORT int max_pool2d_gradient_##T(const Pooling *p, const TYPE *upstream, const uint16_t *choices,                \
                                        TYPE *gradient, int threads) {                                                  \
-        Team team{threads};                                                                                            \
+        Team team{worth_waking(threads, p)};                                                                           \
         return !instructions->set.max_pool_gradient(*p, upstream, choices, gradient, team);                            \
     }                                                                                                                  \
     EXPORT int avg_pool2d_##T(const Pooling *p, const TYPE *input, TYPE *output, int threads) {                        \
-        Team team{threads};                                                                                            \
+        Team team{worth_waking(threads, p)};                                                                           \
         return !instructions->set.avg_pool(*p, input, output, team);                                                   \
     }                                                                                                                  \
     EXPORT int avg_pool2d_gradient_##T(const Pooling *p, const TYPE *upstream, TYPE *gradient, int threads) {          \
-        Team team{threads};                                                                                            \
+        Team team{worth_waking(threads, p)};                                                                           \
         return !instructions->set.avg_pool_gradient(*p, upstream, gradient, team);                                     \
     }
 
