@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -67,24 +67,39 @@ POOLS = tuple(
 
 @dataclass(frozen=True)
 class Figures:
-    """Milliseconds of forward and of backward on either side, round by round, and the flops of a forward pass."""
+    """Milliseconds of forward and of backward on either side, round by round, and the flops of a forward pass.
+
+    Two threads wait for each other, so whoever takes the core of one stops both for a time slice of the system's.
+    The fastest tenth of the rounds is what the kernels take; the median is what a busy machine makes of it.
+    """
 
     ours: list[tuple[float, float]]
     theirs: list[tuple[float, float]]
     flops: int
 
     @property
-    def ratio(self) -> float:
+    def median_ratio(self) -> float:
         """The median over rounds of torch's time over ours, forward and backward together."""
         return statistics.median(sum(b) / sum(a) for a, b in zip(self.ours, self.theirs, strict=True))
 
+    @property
+    def ratio(self) -> float:
+        """The same of the fastest tenth of either side."""
+        return fastest_tenth(map(sum, self.theirs)) / fastest_tenth(map(sum, self.ours))
+
     def milliseconds(self, side: str, phase: int) -> float:
-        """The median of forward (0) or backward (1) of `ours` or `theirs`."""
-        return statistics.median(times[phase] for times in getattr(self, side))
+        """Forward (0) or backward (1) of `ours` or `theirs`."""
+        return fastest_tenth(times[phase] for times in getattr(self, side))
 
     def gflops(self, side: str) -> float:
         """Forward, input gradient and weight gradient are as many flops each."""
-        return 3 * self.flops / 1e6 / statistics.median(map(sum, getattr(self, side)))
+        return 3 * self.flops / 1e6 / fastest_tenth(map(sum, getattr(self, side)))
+
+
+def fastest_tenth(times: Iterable[float]) -> float:
+    """The time that nine of ten are longer than."""
+    ordered = sorted(times)
+    return ordered[len(ordered) // 10]
 
 
 def sample(
@@ -134,10 +149,10 @@ def of_pool(pool: Pool) -> Figures:
 
 @cache
 def peak() -> float:
-    """GFLOP/s of the fastest of several matrix products."""
+    """GFLOP/s of the fastest of many matrix products."""
     a, b = torch.randn(SIZE, SIZE), torch.randn(SIZE, SIZE)
     seconds = []
-    for _ in range(12):
+    for _ in range(30):
         start = time.perf_counter()
         a @ b
         seconds.append(time.perf_counter() - start)
@@ -156,7 +171,12 @@ def as_in_a_worker() -> None:
 def test_a_convolution_beats_torch_where_torch_is_slow(benchmark: Any, layer: Layer) -> None:
     figures = benchmark.pedantic(of_layer, (layer,), rounds=1)
     share = figures.gflops("ours") / peak()
-    benchmark.extra_info.update(ratio=figures.ratio, gflops=figures.gflops("ours"), share_of_peak=share)
+    benchmark.extra_info.update(
+        ratio=figures.ratio,
+        median_ratio=figures.median_ratio,
+        gflops=figures.gflops("ours"),
+        share_of_peak=share,
+    )
     print(f"\n{layer.name}: {row(figures)}")
     assert figures.ratio >= layer.times_torch
     assert share >= layer.share_of_peak
@@ -165,17 +185,17 @@ def test_a_convolution_beats_torch_where_torch_is_slow(benchmark: Any, layer: La
 @pytest.mark.parametrize("pool", POOLS, ids=lambda pool: f"{pool.op}-{'x'.join(map(str, pool.input))}")
 def test_pooling_is_twice_as_fast(benchmark: Any, pool: Pool) -> None:
     figures = benchmark.pedantic(of_pool, (pool,), rounds=1)
-    benchmark.extra_info.update(ratio=figures.ratio)
-    print(f"\n{pool.op} {pool.input}: {figures.ratio:.2f} times torch, {len(figures.ours)} rounds")
+    benchmark.extra_info.update(ratio=figures.ratio, median_ratio=figures.median_ratio)
+    print(f"\n{pool.op} {pool.input}: {row(figures)}")
     assert figures.ratio >= pool.times_torch
 
 
 def row(figures: Figures) -> str:
     """A layer's figures in words."""
+    speed = f"; {figures.gflops('ours'):.0f} GFLOP/s of {peak():.0f}" if figures.flops else ""
     return (
-        f"{figures.ratio:.2f} times torch; {figures.gflops('ours'):.1f} GFLOP/s, "
-        f"{figures.gflops('ours') / peak():.0%} of a matrix product's {peak():.0f}; torch "
-        f"{figures.gflops('theirs'):.1f}; medians of {len(figures.ours)} rounds"
+        f"{figures.ratio:.2f} times torch by the fastest tenth of {len(figures.ours)} rounds, "
+        f"{figures.median_ratio:.2f} by their median{speed}"
     )
 
 
@@ -184,8 +204,8 @@ def table() -> str:
     from convbench.plugins.backends.native.library import instruction_set
 
     lines = [
-        "| layer | native, ms | torch, ms | times torch | GFLOP/s | of the peak |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| layer | native, ms | torch, ms | times torch | by medians | rounds | GFLOP/s | of the peak |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for layer in LAYERS:
         figures = of_layer(layer)
@@ -196,19 +216,19 @@ def table() -> str:
         lines.append(f"| {pool.op} 2x2, {shape} | {times(of_pool(pool))} | | |")
     conditions = (
         f"{torch.get_num_threads()} threads, {instruction_set()}, torch {torch.__version__}; a matrix product "
-        f"of {SIZE} reaches {peak():.0f} GFLOP/s; medians over {SECONDS:.0f} seconds of turns for each."
+        f"of {SIZE} reaches {peak():.0f} GFLOP/s. Forward + backward, the fastest tenth of the rounds."
     )
     lines += ["", conditions]
     return "\n".join(lines)
 
 
 def times(figures: Figures) -> str:
-    """Three cells: forward + backward of either side, and the ratio."""
+    """Five cells: forward + backward of either side, two ratios, and the rounds."""
     cells = [
         f"{figures.milliseconds(side, 0):.2f} + {figures.milliseconds(side, 1):.2f}"
         for side in ("ours", "theirs")
     ]
-    return f"{' | '.join(cells)} | {figures.ratio:.2f}"
+    return f"{' | '.join(cells)} | {figures.ratio:.2f} | {figures.median_ratio:.2f} | {len(figures.ours)}"
 
 
 if __name__ == "__main__":
