@@ -105,8 +105,9 @@ void transpose(const T *from, Index from_step, T *to, Index to_step, Index rows,
             const T *corner = from + i * from_step + j;
             T *target = to + j * to_step + i;
             typename Lane::Vector square[L];
-            if (high == L && (FROM_PADDED || wide == L)) {
-                UNROLL for (int k = 0; k < L; k++) square[k] = Lane::load(corner + k * from_step);
+            if (FROM_PADDED || wide == L) {
+                UNROLL for (int k = 0; k < L; k++)
+                    square[k] = k < high ? Lane::load(corner + k * from_step) : typename Lane::Vector{};
             } else {
                 T copy[L * L] = {};
                 for (Index k = 0; k < high; k++)
@@ -114,13 +115,14 @@ void transpose(const T *from, Index from_step, T *to, Index to_step, Index rows,
                 UNROLL for (int k = 0; k < L; k++) square[k] = Lane::load(copy + k * L);
             }
             Square<T, L>::transpose(square);
-            if (wide == L && (TO_PADDED || high == L)) {
-                UNROLL for (int k = 0; k < L; k++) Lane::store(target + k * to_step, square[k]);
+            if (TO_PADDED || high == L) {
+                UNROLL for (int k = 0; k < L; k++)
+                    if (k < wide) Lane::store(target + k * to_step, square[k]);
             } else {
                 T copy[L * L];
                 UNROLL for (int k = 0; k < L; k++) Lane::store(copy + k * L, square[k]);
                 for (Index k = 0; k < wide; k++)
-                    std::memcpy(target + k * to_step, copy + k * L, (TO_PADDED ? L : high) * sizeof(T));
+                    std::memcpy(target + k * to_step, copy + k * L, high * sizeof(T));
             }
         }
 }
