@@ -61,6 +61,7 @@ readme: $(VENV)/installed ## bring the generated parts of README.md and results/
 	$(BIN)/python scripts/calibrate_compare.py table
 
 clean: ## remove what make and the tools made; results stay
+	rm -f plugins/convbench/plugins/backends/native/core/*.so
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -75,11 +76,13 @@ $(BIN)/python:
 	  || { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment: install its venv module" \
 	       "(on Debian: apt-get install python3-venv)" >&2; exit 1; }
 
-# One stamp for each set of extras, so that a second call has nothing to do.
-$(VENV)/installed: pyproject.toml | $(BIN)/python
+# One stamp for each set of extras, so that a second call has nothing to do; a change of the kernels compiles them.
+NATIVE := $(wildcard plugins/convbench/plugins/backends/native/core/*.?pp)
+
+$(VENV)/installed: pyproject.toml hatch_build.py $(NATIVE) | $(BIN)/python
 	$(BIN)/python -m pip install --editable .
 	@touch $@
 
-$(VENV)/installed-%: pyproject.toml | $(BIN)/python
+$(VENV)/installed-%: pyproject.toml hatch_build.py $(NATIVE) | $(BIN)/python
 	$(BIN)/python -m pip install --editable '.[$*]'
 	@touch $@

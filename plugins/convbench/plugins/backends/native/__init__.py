@@ -1,0 +1,34 @@
+"""`native`: kernels of our own for the CPU, in C++ with the compiler's vector extension.
+
+A convolution sums products over taps, and keeps a block of its output in registers meanwhile;
+`core/correlation.hpp` draws it. The library is built when convbench is installed from source and comes with its
+wheels (`building.py`), `library.py` calls it, and `convolution.py` and `pooling.py` make ops of torch of it.
+`docs/native.md` has what it reaches, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from convbench.plugins.backends.native.library import unavailable
+from convbench.registry import Backend, hookimpl
+
+
+def load() -> Mapping[str, Any]:
+    from convbench.plugins.backends.native.convolution import conv2d
+    from convbench.plugins.backends.native.pooling import avg_pool2d, max_pool2d
+
+    return {"conv2d": conv2d, "max_pool2d": max_pool2d, "avg_pool2d": avg_pool2d}
+
+
+@hookimpl
+def convbench_backends() -> Iterable[Backend]:
+    yield Backend(
+        name="native",
+        summary="our own kernels in C++: direct convolution, blocked for registers",
+        load=load,
+        devices=("cpu",),
+        dtypes=("float32", "float64"),
+        unavailable=unavailable,
+    )

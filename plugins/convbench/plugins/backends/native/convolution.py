@@ -1,0 +1,238 @@
+"""`conv2d` and its gradients as ops of torch (`registration.py`).
+
+All three functions are linear in both of their tensors, and the derivatives of each are the other two: gradients
+of gradients work to any order.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convbench.plugins.backends.native.library import function
+from convbench.plugins.backends.native.registration import EAGER, OPS, register
+from convbench.registry import Unsupported
+from convbench.registry.geometry import IntPair, conv2d_window
+
+DTYPES = (torch.float32, torch.float64)
+Options = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
+OPTIONS = "int[] stride, int[] padding, int[] dilation, int groups"  # padding: top, left, bottom, right
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntPair = 1,
+    padding: IntPair | str = 0,
+    dilation: IntPair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Cross-correlation: (N, C, H, W), (O, C/groups, kh, kw), (O,) -> (N, O, H', W')."""
+    if not input.is_cpu or input.dtype not in DTYPES:
+        raise Unsupported(f"{input.dtype} on {input.device.type}")
+    if torch.compiler.is_compiling() or type(input) is not Tensor:
+        window = conv2d_window(input, weight, bias, stride, padding, dilation, groups)
+        pad = (*window.before, *window.after)
+        output: Tensor = OPS.conv2d(input, weight, bias, window.stride, pad, window.dilation, groups)
+        return output
+    if not weight.is_cpu or not (bias is None or bias.is_cpu):
+        raise ValueError(f"input is on the cpu, but weight on {weight.device.type}")
+    call = input.shape, input.dtype, weight.shape, weight.dtype
+    of_bias = None if bias is None else (bias.shape, bias.dtype)
+    arguments: Any = (*call, of_bias, stride, padding, dilation, groups)
+    try:
+        options = _checked(*arguments)
+    except TypeError:  # a list, which cannot be looked up
+        options = _checked.__wrapped__(*arguments)
+    convolved: Tensor = EAGER.conv2d(input, weight, bias, *options)
+    return convolved
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _checked(
+    size: torch.Size, dtype: torch.dtype, kernels: torch.Size, of: torch.dtype, of_bias: Any, *options: Any
+) -> Options:
+    """The options as numbers, looked at as torch does, once for all calls of the same shapes."""
+    input = torch.empty(size, dtype=dtype, device="meta")
+    weight = torch.empty(kernels, dtype=of, device="meta")
+    bias = None if of_bias is None else torch.empty(of_bias[0], dtype=of_bias[1], device="meta")
+    window = conv2d_window(input, weight, bias, *options)
+    return window.stride, (*window.before, *window.after), window.dilation, options[-1]
+
+
+# --- the kernels ------------------------------------------------------------------------------------------------
+
+
+def convolution(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """(N, C, H, W), (O, C/groups, kh, kw), (O,) -> (N, O, H', W')."""
+    geometry, size = _geometry(input.shape, weight.shape, *map(tuple, (stride, padding, dilation)), groups)
+    output = input.new_empty(size)
+    _call("conv2d", geometry, input, weight, bias, output)
+    return output
+
+
+def input_gradient(
+    upstream: Tensor,
+    weight: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """(N, O, H', W'), (O, C/groups, kh, kw), (H, W) -> (N, C, H, W)."""
+    shape = torch.Size((len(upstream), weight.shape[1] * groups, *size))
+    geometry, _ = _geometry(shape, weight.shape, *map(tuple, (stride, padding, dilation)), groups)
+    gradient = upstream.new_empty(shape)
+    _call("conv2d_input_gradient", geometry, upstream, weight, gradient)
+    return gradient
+
+
+def weight_gradient(
+    upstream: Tensor,
+    input: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[Tensor, Tensor]:
+    """(N, O, H', W'), (N, C, H, W), (kh, kw) -> (O, C/groups, kh, kw) of the weight and (O,) of the bias."""
+    shape = torch.Size((upstream.shape[1], input.shape[1] // groups, *kernel_size))
+    geometry, _ = _geometry(input.shape, shape, *map(tuple, (stride, padding, dilation)), groups)
+    gradient, of_bias = upstream.new_empty(shape), upstream.new_empty(shape[:1])
+    _call("conv2d_weight_gradient", geometry, upstream, input, gradient, of_bias)
+    return gradient, of_bias
+
+
+@lru_cache(maxsize=1024)
+def _geometry(
+    input: torch.Size,
+    weight: torch.Size,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+) -> tuple[Any, tuple[int, ...]]:
+    """`Geometry` of core.hpp, and the output's shape."""
+    size = _output_size(input[2:], weight[2:], stride, padding, dilation)
+    filters, _, kh, kw = weight
+    numbers = (*input, filters, kh, kw, *stride, *padding[:2], *dilation, groups, *size)
+    return (ctypes.c_int64 * len(numbers))(*numbers), (input[0], filters, *size)
+
+
+def _output_size(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> list[int]:
+    pads = padding[0] + padding[2], padding[1] + padding[3]
+    axes = zip(size, pads, dilation, kernel, stride, strict=True)
+    return [(extent + pad - gap * (taps - 1) - 1) // step + 1 for extent, pad, gap, taps, step in axes]
+
+
+def _call(name: str, geometry: Any, *tensors: Tensor | None) -> None:
+    """Call a kernel with the addresses of contiguous tensors; those it writes are new, and so contiguous."""
+    kept = [None if tensor is None else tensor.contiguous() for tensor in tensors]
+    addresses = [None if tensor is None else tensor.data_ptr() for tensor in kept]
+    first = tensors[0]
+    assert first is not None
+    if function(name, first.dtype)(geometry, *addresses, torch.get_num_threads()):
+        raise MemoryError(f"native: no memory for the copies that {name} makes")
+
+
+# --- their derivatives ------------------------------------------------------------------------------------------
+# Each takes the functions to call, for eager ops and those of compilers are different ones.
+
+
+def _of_convolution(calls: Any, ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+    input, weight = ctx.saved_tensors
+    of_input = of_weight = of_bias = None
+    if ctx.needs_input_grad[0]:
+        of_input = calls.conv2d_input_gradient(upstream, weight, input.shape[2:], *ctx.options)
+    if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+        of_weight, of_bias = calls.conv2d_weight_gradient(upstream, input, weight.shape[2:], *ctx.options)
+    return of_input, of_weight, of_bias if ctx.needs_input_grad[2] else None, None, None, None, None
+
+
+def _of_input_gradient(calls: Any, ctx: Any, change: Tensor) -> tuple[Any, ...]:
+    upstream, weight = ctx.saved_tensors
+    of_upstream = of_weight = None
+    if ctx.needs_input_grad[0]:
+        of_upstream = calls.conv2d(change, weight, None, *ctx.options)
+    if ctx.needs_input_grad[1]:
+        of_weight, _ = calls.conv2d_weight_gradient(upstream, change, weight.shape[2:], *ctx.options)
+    return of_upstream, of_weight, None, None, None, None, None
+
+
+def _of_weight_gradient(calls: Any, ctx: Any, change: Tensor, change_of_bias: Tensor) -> tuple[Any, ...]:
+    upstream, input = ctx.saved_tensors
+    of_upstream = of_input = None
+    if ctx.needs_input_grad[0]:
+        of_upstream = calls.conv2d(input, change, change_of_bias, *ctx.options)
+    if ctx.needs_input_grad[1]:
+        of_input = calls.conv2d_input_gradient(upstream, change, input.shape[2:], *ctx.options)
+    return of_upstream, of_input, None, None, None, None, None
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(inputs[0], inputs[1])
+    ctx.options = inputs[3:]
+
+
+# --- both kinds of ops ------------------------------------------------------------------------------------------
+
+
+def _fake_convolution(input: Tensor, weight: Tensor, bias: Any, *options: Any) -> Tensor:
+    size = _output_size(input.shape[2:], weight.shape[2:], *options[:3])
+    return input.new_empty((input.shape[0], weight.shape[0], *size))
+
+
+def _fake_input_gradient(upstream: Tensor, weight: Tensor, size: Sequence[int], *options: Any) -> Tensor:
+    return upstream.new_empty((upstream.shape[0], weight.shape[1] * options[-1], *size))
+
+
+def _fake_weight_gradient(
+    upstream: Tensor, input: Tensor, kernel_size: Sequence[int], *options: Any
+) -> tuple[Tensor, Tensor]:
+    shape = (upstream.shape[1], input.shape[1] // options[-1], *kernel_size)
+    return upstream.new_empty(shape), upstream.new_empty(shape[:1])
+
+
+register(
+    f"conv2d(Tensor input, Tensor weight, Tensor? bias, {OPTIONS}) -> Tensor",
+    convolution,
+    _fake_convolution,
+    _of_convolution,
+    _remember,
+)
+register(
+    f"conv2d_input_gradient(Tensor upstream, Tensor weight, SymInt[] size, {OPTIONS}) -> Tensor",
+    input_gradient,
+    _fake_input_gradient,
+    _of_input_gradient,
+    _remember,
+)
+register(
+    f"conv2d_weight_gradient(Tensor upstream, Tensor input, SymInt[] kernel_size, {OPTIONS}) -> (Tensor, Tensor)",
+    weight_gradient,
+    _fake_weight_gradient,
+    _of_weight_gradient,
+    _remember,
+)

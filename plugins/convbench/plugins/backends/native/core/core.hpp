@@ -1,0 +1,53 @@
+// What the parts of the library share: the geometry of a call, its threads, and the table of kernels that every
+// instruction set fills for itself.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+// All in elements; (y, x) is (vertical, horizontal). Padding below and to the right is what the output's size implies.
+// Python passes it as an array of int64, in this order.
+struct Geometry {
+    int64_t batch, channels, height, width;   // of the input
+    int64_t filters, kernel_y, kernel_x;      // filters: channels of the output
+    int64_t stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x, groups;
+    int64_t rows, columns;                    // of the output
+};
+
+struct Pooling {
+    int64_t planes, height, width;            // batch times channels
+    int64_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x;
+    int64_t rows, columns;
+    int64_t count_padding, divisor;           // of a mean; a divisor of 0 means the window's own size
+};
+
+// A task is a number below `tasks`; which worker takes it is left to chance, what it computes is not.
+typedef void (*Task)(void *context, std::ptrdiff_t task, int worker);
+
+struct Team {
+    int threads;
+    bool keeps = false;
+    void *own = nullptr;
+
+    void run(std::ptrdiff_t tasks, Task task, void *context) const;
+    void *reserve(size_t bytes);  // once; aligned to a cache line, gone with the team; null where there is no memory
+    ~Team();
+};
+
+// False where there is no memory.
+template <class T>
+struct Kernels {
+    bool (*forward)(const Geometry &, const T *input, const T *weight, const T *bias, T *output, Team &);
+    bool (*input_gradient)(const Geometry &, const T *upstream, const T *weight, T *gradient, Team &);
+    bool (*weight_gradient)(const Geometry &, const T *upstream, const T *input, T *gradient, T *of_bias, Team &);
+    bool (*max_pool)(const Pooling &, const T *input, T *output, uint16_t *choices, Team &);
+    bool (*max_pool_gradient)(const Pooling &, const T *upstream, const uint16_t *choices, T *gradient, Team &);
+    bool (*avg_pool)(const Pooling &, const T *input, T *output, Team &);
+    bool (*avg_pool_gradient)(const Pooling &, const T *upstream, T *gradient, Team &);
+};
+
+struct InstructionSet {
+    const char *name;
+    Kernels<float> single;
+    Kernels<double> twice;
+};

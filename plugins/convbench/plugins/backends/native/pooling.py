@@ -1,0 +1,250 @@
+"""`max_pool2d` and `avg_pool2d` as ops of torch (`registration.py`).
+
+The gradient of a mean is linear, and its derivative is the mean again. That of a maximum hands each value to the
+place that was chosen; its derivative gathers from there, which torch does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convbench.plugins.backends.native.convolution import DTYPES
+from convbench.plugins.backends.native.library import function
+from convbench.plugins.backends.native.registration import EAGER, OPS, register
+from convbench.registry import Unsupported
+from convbench.registry.geometry import IntPair, pool2d_window
+
+MOST_PIXELS = 2**16  # of a window, whose places are kept as 16 bits
+
+
+def max_pool2d(
+    input: Tensor,
+    kernel_size: IntPair,
+    stride: IntPair | None = None,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """The largest value in each window: (N, C, H, W) -> (N, C, H', W')."""
+    _refuse_others(input)
+    traced = torch.compiler.is_compiling() or type(input) is not Tensor
+    options = _options(traced, input, kernel_size, stride, padding, dilation, ceil_mode)
+    if options[1][0] * options[1][1] > MOST_PIXELS:
+        raise Unsupported(f"windows of more than {MOST_PIXELS} pixels")
+    largest: Tensor
+    largest, _ = OPS.max_pool2d(input, *options) if traced else EAGER.max_pool2d(input, *options)
+    return largest
+
+
+def avg_pool2d(
+    input: Tensor,
+    kernel_size: IntPair,
+    stride: IntPair | None = None,
+    padding: IntPair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """The mean of each window: (N, C, H, W) -> (N, C, H', W')."""
+    if divisor_override == 0:
+        raise ValueError("divisor_override must not be zero")
+    _refuse_others(input)
+    traced = torch.compiler.is_compiling() or type(input) is not Tensor
+    size, kernel, steps, pad, _ = _options(traced, input, kernel_size, stride, padding, 1, ceil_mode)
+    options = size, kernel, steps, pad, int(count_include_pad), divisor_override or 0
+    mean: Tensor = OPS.avg_pool2d(input, *options) if traced else EAGER.avg_pool2d(input, *options)
+    return mean
+
+
+def _refuse_others(input: Tensor) -> None:
+    if not input.is_cpu or input.dtype not in DTYPES:
+        raise Unsupported(f"{input.dtype} on {input.device.type}")
+
+
+Pair = tuple[int, int]
+
+
+def _options(traced: bool, input: Tensor, *options: Any) -> tuple[Pair, Pair, Pair, Pair, Pair]:
+    if traced:
+        return _window(input, *options)
+    try:
+        return _checked(input.shape, *options)
+    except TypeError:  # a list, which cannot be looked up
+        return _checked.__wrapped__(input.shape, *options)
+
+
+def _window(input: Tensor, *options: Any) -> tuple[Pair, Pair, Pair, Pair, Pair]:
+    """Output size, kernel size, stride, padding and dilation."""
+    window = pool2d_window(input, *options)
+    return window.output_size, window.kernel_size, window.stride, window.before, window.dilation
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _checked(size: torch.Size, *options: Any) -> tuple[Pair, Pair, Pair, Pair, Pair]:
+    """The options as torch would take them, looked at once for all calls of the same shapes."""
+    return _window(torch.empty(size, device="meta"), *options)
+
+
+# --- the kernels ------------------------------------------------------------------------------------------------
+
+Ints = Sequence[int]
+
+
+def _largest(
+    input: Tensor, size: Ints, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints
+) -> tuple[Tensor, Tensor]:
+    """(N, C, H, W) -> the largest values (N, C, H', W'), and their places in their windows."""
+    output = input.new_empty((*input.shape[:2], *size))
+    choices = torch.empty(output.shape, dtype=torch.int16)
+    _call("max_pool2d", input.shape, (kernel, stride, padding, dilation, size), input, output, choices)
+    return output, choices
+
+
+def _largest_gradient(
+    upstream: Tensor,
+    choices: Tensor,
+    image: Ints,
+    kernel: Ints,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+) -> Tensor:
+    """(N, C, H', W') -> (N, C, H, W): every value added to the place that was chosen."""
+    gradient = upstream.new_empty((*upstream.shape[:2], *image))
+    options = kernel, stride, padding, dilation, upstream.shape[2:]
+    _call("max_pool2d_gradient", gradient.shape, options, upstream, choices, gradient)
+    return gradient
+
+
+def _mean(
+    input: Tensor, size: Ints, kernel: Ints, stride: Ints, padding: Ints, count_padding: int, divisor: int
+) -> Tensor:
+    """(N, C, H, W) -> (N, C, H', W')."""
+    output = input.new_empty((*input.shape[:2], *size))
+    options = kernel, stride, padding, (1, 1), size, (count_padding, divisor)
+    _call("avg_pool2d", input.shape, options, input, output)
+    return output
+
+
+def _mean_gradient(
+    upstream: Tensor,
+    image: Ints,
+    kernel: Ints,
+    stride: Ints,
+    padding: Ints,
+    count_padding: int,
+    divisor: int,
+) -> Tensor:
+    """(N, C, H', W') -> (N, C, H, W): every value shared out among its window."""
+    gradient = upstream.new_empty((*upstream.shape[:2], *image))
+    options = kernel, stride, padding, (1, 1), upstream.shape[2:], (count_padding, divisor)
+    _call("avg_pool2d_gradient", gradient.shape, options, upstream, gradient)
+    return gradient
+
+
+def _call(name: str, shape: torch.Size, options: tuple[Ints, ...], *tensors: Tensor) -> None:
+    kept = [tensor.contiguous() for tensor in tensors]
+    pooling = _pooling(shape, *map(tuple, options))
+    addresses = [tensor.data_ptr() for tensor in kept]
+    if function(name, tensors[0].dtype)(pooling, *addresses, torch.get_num_threads()):
+        raise MemoryError(f"native: no memory for {name}")
+
+
+@lru_cache(maxsize=1024)
+def _pooling(shape: torch.Size, *options: tuple[int, ...]) -> Any:
+    """`Pooling` of core.hpp."""
+    numbers = [shape[0] * shape[1], *shape[2:], *(number for pair in options for number in pair)]
+    return (ctypes.c_int64 * 15)(*numbers)  # what a maximum does not have is zero
+
+
+# --- their derivatives -------------------------------------------------------------------------------------------
+
+
+def _of_largest(calls: Any, ctx: Any, upstream: Tensor, _: Any) -> tuple[Any, ...]:
+    gradient = calls.max_pool2d_gradient(upstream, *ctx.saved_tensors, *ctx.options)
+    return gradient, None, None, None, None, None
+
+
+def _of_largest_gradient(calls: Any, ctx: Any, change: Tensor) -> tuple[Any, ...]:
+    """What `change` (N, C, H, W) holds where the windows' largest values were: (N, C, H', W')."""
+    (choices,) = ctx.saved_tensors
+    kernel, stride, padding, dilation = ctx.options
+    place = choices.long() & 0xFFFF
+    rows = torch.arange(choices.shape[2])[:, None] * stride[0] + place // kernel[1] * dilation[0] - padding[0]
+    columns = torch.arange(choices.shape[3]) * stride[1] + place % kernel[1] * dilation[1] - padding[1]
+    flat = (rows * change.shape[3] + columns).flatten(2)
+    chosen = change.flatten(2).gather(2, flat).reshape(choices.shape)
+    return chosen, None, None, None, None, None, None
+
+
+def _of_mean(calls: Any, ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+    return calls.avg_pool2d_gradient(upstream, *ctx.options), None, None, None, None, None, None
+
+
+def _of_mean_gradient(calls: Any, ctx: Any, change: Tensor) -> tuple[Any, ...]:
+    return calls.avg_pool2d(change, *ctx.options), None, None, None, None, None, None
+
+
+def _keep_choices(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[1])
+    ctx.options = inputs[0].shape[2:], *inputs[2:]
+
+
+def _keep_the_choices_given(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(inputs[1])
+    ctx.options = inputs[3:]
+
+
+def _keep_size(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """The size that a mean comes from is the one that its gradient goes to, and the other way round."""
+    ctx.options = inputs[0].shape[2:], *inputs[2:]
+
+
+# --- both kinds of ops ------------------------------------------------------------------------------------------
+
+
+def _fake_pool(input: Tensor, size: Sequence[int], *_: Any) -> Tensor:
+    return input.new_empty((*input.shape[:2], *size))
+
+
+def _fake_largest(input: Tensor, size: Sequence[int], *_: Any) -> tuple[Tensor, Tensor]:
+    output = _fake_pool(input, size)
+    return output, torch.empty_like(output, dtype=torch.int16)
+
+
+WINDOW = "int[] kernel, int[] stride, int[] padding"
+register(
+    f"max_pool2d(Tensor input, SymInt[] size, {WINDOW}, int[] dilation) -> (Tensor, Tensor)",
+    _largest,
+    _fake_largest,
+    _of_largest,
+    _keep_choices,
+)
+register(
+    f"max_pool2d_gradient(Tensor upstream, Tensor choices, SymInt[] size, {WINDOW}, int[] dilation) -> Tensor",
+    _largest_gradient,
+    lambda upstream, choices, *options: _fake_pool(upstream, *options),
+    _of_largest_gradient,
+    _keep_the_choices_given,
+)
+register(
+    f"avg_pool2d(Tensor input, SymInt[] size, {WINDOW}, int count_padding, int divisor) -> Tensor",
+    _mean,
+    _fake_pool,
+    _of_mean,
+    _keep_size,
+)
+register(
+    f"avg_pool2d_gradient(Tensor upstream, SymInt[] size, {WINDOW}, int count_padding, int divisor) -> Tensor",
+    _mean_gradient,
+    _fake_pool,
+    _of_mean_gradient,
+    _keep_size,
+)
