@@ -31,4 +31,5 @@ def convbench_backends() -> Iterable[Backend]:
         devices=("cpu",),
         dtypes=("float32", "float64"),
         unavailable=unavailable,
+        second_order=("conv2d", "max_pool2d", "avg_pool2d"),
     )
