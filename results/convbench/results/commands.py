@@ -99,8 +99,8 @@ def report(run_dir: Path, plots: bool, rank: Literal["served", "all"]) -> None:
 @click.option(
     "--fail-if-slower",
     type=Percent(),
-    help="Exit with 1 if a step became slower by more than this, or could not be measured any more; with 3 "
-    "if that could not have shown.",
+    help="Exit with 1 if a step became slower by more than this, could not be measured any more, or is torch's "
+    "where it was the backend's; with 3 if a slow-down could not have shown.",
 )
 @click.option(
     "--allow-unclear",

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     Source: TypeAlias = Path | str | pd.DataFrame
 
 SAME_EPOCHS = 0.1  # trainings whose lengths differ by a larger share have no accuracies to compare
+SAME_SHARE = (
+    1e-6  # shares of FLOPs that differ by less are alike: they are counted, and written with nine digits
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class TimePair:
 
     `ratio` is new over base, above one is slower; `detectable` is the smallest ratio that processes so many
     and so spread could have shown; `note` says what makes the pair less than sound; `paired` where each
-    process was set against its counterpart of the same round of the same run.
+    process was set against its counterpart of the same round of the same run. `base_served` and `new_served` are
+    the shares of the FLOPs that the backend computed itself, None where a side does not tell; torch did the rest.
     """
 
     combination: Combination
@@ -60,6 +64,13 @@ class TimePair:
     new_processes: int
     note: str = ""
     paired: bool = False
+    base_served: float | None = None
+    new_served: float | None = None
+
+    @property
+    def served_less(self) -> bool:
+        """Whether the backend left to torch some of what it computed in the base."""
+        return served_change(self.base_served, self.new_served) < 0
 
 
 @dataclass(frozen=True)
@@ -99,12 +110,13 @@ class Comparison:
     def gate(self, slower: float, *, allow_unclear: bool = False) -> str:
         """Refuse a slow-down by more than `slower` (0.05 is 5 %); return what passing is worth.
 
-        A combination that the base measured, and that a new file planned and could not measure, is refused
-        too. Where a slow-down of that size could not have shown, the gate does not pass either: nobody can
-        tell. `allow_unclear` lets such pairs pass and counts them, as long as some pair could have shown it.
+        Refused too is a combination that the base measured, and that a new file planned and could not measure,
+        and one whose backend left more of the work to torch: that time is not the backend's. Where a slow-down
+        of that size could not have shown, the gate does not pass either: nobody can tell. `allow_unclear` lets
+        such pairs pass and counts them, as long as some pair could have shown it.
 
         Raises:
-            GateFailed: a pair is slower by more than that, or a combination was lost.
+            GateFailed: a pair is slower by more than that, a combination was lost, or a backend did less itself.
             NothingRan: no step time was compared, or in too few pairs could the slow-down have shown.
         """
         failed = [pair for pair in self.times if pair.verdict == "slower" and pair.ratio > 1 + slower]
@@ -118,6 +130,12 @@ class Comparison:
         if lost:
             first = f"{name(lost[0].combination)} {lost[0].reason}"
             raise GateFailed(f"{len(lost)} combinations of the base could not be measured again: {first}")
+        if fallen := [pair for pair in self.times if pair.served_less]:
+            worst = min(fallen, key=lambda pair: served_change(pair.base_served, pair.new_served))
+            raise GateFailed(
+                f"in {len(fallen)} of {len(self.times)} pairs the backend left to torch what it computed in the "
+                f"base: {name(worst.combination)} in {worst.file}, {shares(worst.base_served, worst.new_served)}"
+            )
         if not self.times:
             raise NothingRan("the gate has nothing to judge: no step time was compared")
         blind = [pair for pair in self.times if pair.verdict == "unclear" and pair.detectable > 1 + slower]
@@ -207,13 +225,33 @@ def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair
             new_ms=geometric_mean(each.new.step_ms),
             base_processes=len(each.base.step_ms),
             new_processes=len(each.new.step_ms),
-            note=joined(each.note, "one process on a side: its spread is assumed" * gap.assumed),
+            note=joined(
+                each.note,
+                shares(each.base.served, each.new.served),
+                "one process on a side: its spread is assumed" * gap.assumed,
+            ),
             paired=pairs is not None,
+            base_served=each.base.served,
+            new_served=each.new.served,
         )
         for each, gap, pairs, judged in zip(
             timed, gaps, paired, judge(gaps, math.log1p(min_effect)), strict=True
         )
     )
+
+
+def served_change(base: float | None, new: float | None) -> float:
+    """How much more of the FLOPs the backend computed itself than in the base; zero where a side does not tell."""
+    if base is None or new is None or abs(new - base) <= SAME_SHARE:
+        return 0.0
+    return new - base
+
+
+def shares(base: float | None, new: float | None) -> str:
+    """What to say of a backend that did not compute the same share of the work on both sides."""
+    if base is None or new is None or not served_change(base, new):
+        return ""
+    return f"unlike share of the FLOPs served by the backend ({100 * base:.6g} % and {100 * new:.6g} %)"
 
 
 def counterparts(each: Match) -> tuple[list[float], list[float]] | None:

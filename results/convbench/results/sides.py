@@ -28,7 +28,7 @@ CONDITIONS = (
     "flush_denormal",
 )
 PROCESS = ("run_id", "kind", "round")
-VALUES = ("status", "error", "step_ms_median", "val_accuracy", "epochs")
+VALUES = ("status", "error", "step_ms_median", "served_flops_fraction", "val_accuracy", "epochs")
 LATER = {column.name for column in columns(Row) if column.later}
 
 
@@ -37,12 +37,14 @@ class Measured:
     """What one side has of one combination.
 
     `step_ms` holds a median per process, and `processes` a number for each, the same in every file for the same
-    round of the same run; `accuracies` and `epochs` a value per training; `failure` the status
-    and error of the combination if nothing of it could be measured; `conditions` every value found.
+    round of the same run; `served` the smallest share of the FLOPs that the backend computed itself in any of
+    them, as far as it is known; `accuracies` and `epochs` a value per training; `failure` the status and error of
+    the first process that failed; `conditions` every value found.
     """
 
     step_ms: tuple[float, ...] = ()
     processes: tuple[float, ...] = ()
+    served: float | None = None
     accuracies: tuple[float, ...] = ()
     epochs: tuple[float, ...] = ()
     failure: str | None = None
@@ -98,6 +100,8 @@ def summed_up(frame: pd.DataFrame, name: str) -> dict[Combination, Measured]:
         raise UsageError(f"{name}: step_ms_median is {bad:g}; a time is a number above zero")
     step_ms = split(frame, "step_ms_median", combination, timed)
     processes = split(numbered(frame), "process", combination, timed)
+    shares = numbers(frame, "served_flops_fraction")
+    served = split(frame, "served_flops_fraction", combination, timed & (shares >= 0) & (shares <= 1))
     accuracies = split(frame, "val_accuracy", combination, trained)
     epochs = split(frame, "epochs", combination, trained)
     failures = failed(frame, combination, measured)
@@ -107,6 +111,7 @@ def summed_up(frame: pd.DataFrame, name: str) -> dict[Combination, Measured]:
         key: Measured(
             step_ms=step_ms.get(code, ()),
             processes=processes.get(code, ()),
+            served=min(served.get(code, ()), default=None),
             accuracies=accuracies.get(code, ()),
             epochs=epochs.get(code, ()),
             failure=failures.get(code),
@@ -155,15 +160,22 @@ def numbered(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"process": pd.util.hash_pandas_object(known, index=False).to_numpy() >> 11})
 
 
+def numbers(frame: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    """A column as floats, NaN where a value is missing."""
+    import numpy as np
+
+    return frame[column].to_numpy(dtype=np.float64, na_value=np.nan)
+
+
 def split(
     frame: pd.DataFrame, column: str, combination: NDArray[np.int64], chosen: NDArray[np.bool_]
 ) -> dict[int, tuple[float, ...]]:
     """The chosen values of a column, by combination."""
     import numpy as np
 
-    numbers, values = combination[chosen], frame[column].to_numpy(dtype=np.float64, na_value=np.nan)[chosen]
-    order = np.argsort(numbers, kind="stable")
-    found, starts = np.unique(numbers[order], return_index=True)
+    whose, values = combination[chosen], numbers(frame, column)[chosen]
+    order = np.argsort(whose, kind="stable")
+    found, starts = np.unique(whose[order], return_index=True)
     parts = np.split(values[order], starts[1:]) if len(found) else []
     return {int(code): tuple(part.tolist()) for code, part in zip(found, parts, strict=True)}
 
