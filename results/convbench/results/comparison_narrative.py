@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
 from convbench.results.comparing import Comparison, TimePair
 from convbench.results.pairing import name
 from convbench.results.phrasing import count, listed
+from convbench.results.trends import Trend
 from convbench.results.verdicts import effect
 
 
@@ -30,6 +32,7 @@ def verdicts_in_words(comparison: Comparison) -> list[str]:
         said.append("No step time is shown to have changed.")
     said += blind(comparison.times)
     said += fallen(comparison.times)
+    said += levels(comparison.trends)
     if comparison.left_out:
         lost = sum(left.lost for left in comparison.left_out)
         rest = f", {lost} of them because the new side could not measure what the base had" if lost else ""
@@ -56,6 +59,19 @@ def fallen(pairs: Sequence[TimePair]) -> list[str]:
     others = f", and likewise in {count(len(left) - 1, 'other pair')}" if len(left) > 1 else ""
     return [
         f"The backend left to torch what it computed in the base: {left[0]}{others}. That time is not its own."
+    ]
+
+
+def levels(trends: Sequence[Trend]) -> list[str]:
+    """Where histories changed their level: how many did, and the largest change."""
+    changed = [(trend, change) for trend in trends for change in trend.changes]
+    if not changed:
+        return []
+    trend, change = max(changed, key=lambda each: abs(math.log(each[1].ratio)))
+    whose = len({id(trend) for trend, _ in changed})
+    return [
+        f"The level of the step time changed in {whose} of {count(len(trends), 'history', 'histories')}, most in "
+        f"{name(trend.combination)}: from {change.file} on, {size(change.ratio)} (ratio {change.ratio:.3f})."
     ]
 
 
