@@ -106,9 +106,9 @@ def paired_log_difference(base: Sequence[float], new: Sequence[float]) -> Differ
     """Likewise where the times at one position were measured one after the other: what the machine did to both
     alike cancels. Of PAIRED_FROM processes a side at least."""
     gaps = [math.log(after / before) for before, after in zip(base, new, strict=True)]
-    mean = sum(gaps) / len(gaps)
-    variance = sum((gap - mean) ** 2 for gap in gaps) / (len(gaps) - 1)
-    return Difference(mean, math.sqrt(max(variance, 2 * FLOOR_SPREAD**2) / len(gaps)), len(gaps) - 1)
+    count = len(gaps)
+    error = math.sqrt(max(variance(gaps), 2 * FLOOR_SPREAD**2) / count)
+    return Difference(sum(gaps) / count, error, count - 1)
 
 
 @dataclass(frozen=True)
