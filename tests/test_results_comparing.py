@@ -381,6 +381,16 @@ def test_the_gate_needs_a_time_to_judge(against: Any) -> None:
         against(trained([0.7, 0.7]), trained([0.7, 0.7])).gate(0.05)
 
 
+def test_a_gate_finer_than_what_was_looked_for_is_refused(against: Any) -> None:
+    sides = timed(QUIET), timed([time * 1.02 for time in QUIET])
+    with pytest.raises(UsageError, match=r"a gate of 1\.0% is deaf: .* below 3\.0% .* min_effect=0\.01"):
+        against(*sides).gate(0.01)
+    with pytest.raises(GateFailed, match="the worst by 2"):
+        against(*sides, min_effect=0.01).gate(0.01)
+    with pytest.raises(GateFailed, match="the worst by 2"):
+        against(*sides, min_effect=1e-3).gate(0.0)
+
+
 def test_the_gate_looks_at_every_file(against: Any) -> None:
     with pytest.raises(GateFailed, match="in run1"):
         against(timed(BASE), timed(SLOWER), timed(BASE)).gate(0.05)

@@ -126,11 +126,12 @@ def compare(
     """
     from convbench.results.comparing import compare as compare_results
     from convbench.results.comparison_formats import FORMATS
+    from convbench.results.gating import FINEST
 
     if allow_unclear and fail_if_slower is None:
         raise UsageError("--allow-unclear is about --fail-if-slower, which is not given")
     if fail_if_slower is not None:
-        min_effect = min(min_effect, max(fail_if_slower, 1e-3))  # a gate of 1 % is not to overlook 2 %
+        min_effect = min(min_effect, max(fail_if_slower, FINEST))  # a gate of 1 % is not to overlook 2 %
     with warnings_to_stderr():
         comparison = compare_results(base, new, *more, force=force, min_effect=min_effect)
     if html is not None:

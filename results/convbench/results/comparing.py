@@ -1,4 +1,4 @@
-"""Compares results with those of a base, combination by combination, and lets a script depend on it."""
+"""Compares results with those of a base, combination by combination."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from convbench.registry.errors import GateFailed, NothingRan, UsageError
-from convbench.results.pairing import Left, Match, joined, match, name, reasons
+from convbench.registry.errors import NothingRan, UsageError
+from convbench.results.attribution import served_change, unlike_shares
+from convbench.results.gating import gate
+from convbench.results.pairing import Left, Match, joined, match, reasons
 from convbench.results.schema import Combination
 from convbench.results.sides import read_side
 from convbench.results.trends import Trend, geometric_mean, trends
@@ -23,7 +25,6 @@ from convbench.results.verdicts import (
     Verdict,
     as_ratio,
     difference,
-    effect,
     judge,
     log_difference,
     paired_log_difference,
@@ -116,43 +117,11 @@ class Comparison:
         such pairs pass and counts them, as long as some pair could have shown it.
 
         Raises:
+            UsageError: this comparison called nothing different that differs by as little as `slower`.
             GateFailed: a pair is slower by more than that, a combination was lost, or a backend did less itself.
             NothingRan: no step time was compared, or in too few pairs could the slow-down have shown.
         """
-        failed = [pair for pair in self.times if pair.verdict == "slower" and pair.ratio > 1 + slower]
-        lost = [left for left in self.left_out if left.lost]
-        if failed:
-            worst = max(failed, key=lambda pair: pair.ratio)
-            raise GateFailed(
-                f"{len(failed)} of {len(self.times)} pairs are slower by more than {slower:.1%}, the worst "
-                f"by {effect(worst.ratio)}: {name(worst.combination)} in {worst.file}"
-            )
-        if lost:
-            first = f"{name(lost[0].combination)} {lost[0].reason}"
-            raise GateFailed(f"{len(lost)} combinations of the base could not be measured again: {first}")
-        if fallen := [pair for pair in self.times if pair.served_less]:
-            worst = min(fallen, key=lambda pair: served_change(pair.base_served, pair.new_served))
-            raise GateFailed(
-                f"in {len(fallen)} of {len(self.times)} pairs the backend left to torch what it computed in the "
-                f"base: {name(worst.combination)} in {worst.file}, {shares(worst.base_served, worst.new_served)}"
-            )
-        if not self.times:
-            raise NothingRan("the gate has nothing to judge: no step time was compared")
-        blind = [pair for pair in self.times if pair.verdict == "unclear" and pair.detectable > 1 + slower]
-        if blind and (not allow_unclear or len(blind) == len(self.times)):
-            worst = max(blind, key=lambda pair: pair.detectable)
-            raise NothingRan(
-                f"the gate cannot tell: a slow-down by {slower:.1%} could not have shown in {len(blind)} of "
-                f"{len(self.times)} pairs; in {name(worst.combination)} it shows from "
-                f"{effect(worst.detectable)}. More processes (--rounds) or a quieter machine tell more"
-            )
-        passed = f"none of {len(self.times)} pairs is shown to be slower by more than {slower:.1%}"
-        if blind:
-            worst_case = effect(max(pair.detectable for pair in blind))
-            passed += f"; but noise hides as much in {len(blind)}, in the worst all below {worst_case}"
-        if self.left_out:
-            passed += f"; {len(self.left_out)} combinations could not be compared"
-        return passed
+        return gate(self, slower, allow_unclear=allow_unclear)
 
 
 def compare(
@@ -227,7 +196,7 @@ def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair
             new_processes=len(each.new.step_ms),
             note=joined(
                 each.note,
-                shares(each.base.served, each.new.served),
+                unlike_shares(each.base.served, each.new.served),
                 "one process on a side: its spread is assumed" * gap.assumed,
             ),
             paired=pairs is not None,
@@ -238,20 +207,6 @@ def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair
             timed, gaps, paired, judge(gaps, math.log1p(min_effect)), strict=True
         )
     )
-
-
-def served_change(base: float | None, new: float | None) -> float:
-    """How much more of the FLOPs the backend computed itself than in the base; zero where a side does not tell."""
-    if base is None or new is None or abs(new - base) <= SAME_SHARE:
-        return 0.0
-    return new - base
-
-
-def shares(base: float | None, new: float | None) -> str:
-    """What to say of a backend that did not compute the same share of the work on both sides."""
-    if base is None or new is None or not served_change(base, new):
-        return ""
-    return f"unlike share of the FLOPs served by the backend ({100 * base:.6g} % and {100 * new:.6g} %)"
 
 
 def counterparts(each: Match) -> tuple[list[float], list[float]] | None:
