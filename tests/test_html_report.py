@@ -483,6 +483,19 @@ def test_without_matplotlib_plots_say_what_is_missing(run_dir: Path, monkeypatch
         CliRunner().invoke(report, [str(run_dir), "--plots"], catch_exceptions=False)
 
 
+def test_names_bring_no_control_characters_and_turn_no_text_around(tmp_path: Path) -> None:
+    name = "a\x07\x9bb\u202ec"
+    run = synthetic_run(tmp_path / "run", {"torch": 10.0, name: 20.0}, architectures=("lenet", "vgg"))
+    html = write_report(run).read_text(encoding="utf-8")
+    page, compared = Page(html), comparison_html(compare(run, run))
+    for text in (html, compared):
+        assert not set(text) & {*name[1:3], name[4]}
+    choices = [attributes["data-choices"] for tag, attributes in page.tags if attributes.get("data-choices")]
+    (backends,) = [each for each in map(json.loads, choices) if "torch" in each][:1]
+    assert set(backends) == {"torch", "a  b c"}  # what the cells show, so that the filter finds them
+    assert "a  b c" in page.tables["results"][1] + page.tables["results"][2]
+
+
 def test_a_report_that_cannot_be_written_is_an_error(run_dir: Path, tmp_path: Path) -> None:
     (run_dir / "report.html").mkdir()
     with pytest.raises(UsageError, match=r"cannot write .*report\.html"):
