@@ -68,7 +68,7 @@ def report(run_dir: Path, plots: bool, rank: Literal["served", "all"]) -> None:
     if plots:
         from convbench.results.plots import write_plots
 
-        paths += write_plots(run_dir)
+        paths += write_plots(run_dir, rank=rank)
     for path in paths:
         click.echo(path)
 
