@@ -205,6 +205,24 @@ def test_a_time_that_is_none_is_refused(against: Any, time: float) -> None:
         against(timed([10.0, time]), timed(BASE))
 
 
+@pytest.mark.parametrize("accuracy", [-0.1, 1.5, float("inf")])
+def test_an_accuracy_that_is_no_share_is_refused(against: Any, accuracy: float) -> None:
+    with pytest.raises(UsageError, match=r"val_accuracy is .*; an accuracy is a share from 0 to 1"):
+        against(trained([0.5, accuracy]), trained([0.5, 0.6]))
+
+
+@pytest.mark.parametrize("kind", ["verify", "train"])
+def test_what_was_found_wrong_has_no_figures_however_much_was_measured(against: Any, kind: str) -> None:
+    wrong = row(kind=kind, status="incorrect", error="off by one")
+    mine = {"backend": "mine"}
+    found = against([*timed(QUIET), *timed(QUIET, **mine)], [*timed(QUIET), *timed(QUIET, **mine), wrong])
+    assert [pair.combination.backend for pair in found.times] == ["mine"]
+    with pytest.raises(GateFailed, match=f"lenet/im2col/.* in run1: {kind} incorrect: off by one"):
+        found.gate(0.05)
+    again = [wrong, row(kind=kind, val_accuracy=0.7), *timed(QUIET)]  # the last row of a process counts
+    assert len(against(timed(QUIET), again).times) == 1
+
+
 def test_rows_that_failed_are_no_measurement_even_with_a_time(against: Any) -> None:
     with pytest.raises(NothingRan, match="of 1 combinations 1 is in run1: time incorrect: wrong"):
         against(timed(BASE), timed(BASE, status="incorrect", error="wrong"))
