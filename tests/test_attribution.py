@@ -17,7 +17,7 @@ from convbench.registry.geometry import conv2d_window
 from convbench.registry.routing import Routed
 from convbench.results import Row, comparison_table, table_markdown
 from convbench.results.attribution import Attribution, Share, attribution
-from convbench.results.tables import print_table
+from convbench.results.terminal_tables import print_table
 from convbench.suites.attribution import claims, shares
 from result_rows import row, timed
 

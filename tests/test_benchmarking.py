@@ -86,6 +86,8 @@ def test_what_is_right_is_timed_and_named(
     ran = run(suite, out=tmp_path / "run", train=False)
     (pair,) = compare(ran.path, pytester.path / "out.json").times
     assert pair.combination.backend == "mine"
+    assert pair.base_served == pair.new_served == 1
+    assert 0.9 < training["extra_info"]["served_flops_fraction"] < 1  # the poolings are torch's
 
 
 def test_it_is_light() -> None:

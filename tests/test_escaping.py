@@ -10,7 +10,7 @@ import pytest
 
 from convbench.results import table_markdown
 from convbench.results.escaping import code, escape, flatten
-from convbench.results.tables import print_table
+from convbench.results.terminal_tables import print_table
 from result_rows import row, timed
 
 HOSTILE = "a|b\n`c` <img src=x> \x1b[31mred\x1b[0m \x1b]0;title\x07 [link](http://x) *bold* \x9b2J \u202egnp"

@@ -477,10 +477,42 @@ def test_plots_take_any_name(tmp_path: Path) -> None:
     assert {path.parent for path in tmp_path.rglob("*.svg")} == {run / "plots"}
 
 
+def test_no_plot_overwrites_another(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    networks = ("n" * 100, "n" * 101, "a b", "a-b")
+    run = synthetic_run(tmp_path / "run", {"torch": 1.0, "im2col": 2.0}, architectures=networks, steps=3)
+    ended = CliRunner().invoke(report, [str(run), "--plots"], catch_exceptions=False)
+    plots = [line for line in ended.output.splitlines() if "/plots/" in line]
+    assert len(set(plots)) == len(plots) == len(list((run / "plots").iterdir()))
+    assert any(line.endswith("against-seconds-2.svg") for line in plots)
+
+
+def test_plots_rank_as_the_report_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("convbench.results.plots.write_plots", lambda _, *, rank: asked.append(rank) or [])
+    run = synthetic_run(tmp_path / "run", steps=3)
+    for options in ([], ["--rank", "all"]):
+        CliRunner().invoke(report, [str(run), "--plots", *options], catch_exceptions=False)
+    assert asked == ["served", "all"]
+
+
 def test_without_matplotlib_plots_say_what_is_missing(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UsageError, match="matplotlib"):
         CliRunner().invoke(report, [str(run_dir), "--plots"], catch_exceptions=False)
+
+
+def test_names_bring_no_control_characters_and_turn_no_text_around(tmp_path: Path) -> None:
+    name = "a\x07\x9bb\u202ec"
+    run = synthetic_run(tmp_path / "run", {"torch": 10.0, name: 20.0}, architectures=("lenet", "vgg"))
+    html = write_report(run).read_text(encoding="utf-8")
+    page, compared = Page(html), comparison_html(compare(run, run))
+    for text in (html, compared):
+        assert not set(text) & {*name[1:3], name[4]}
+    choices = [attributes["data-choices"] for tag, attributes in page.tags if attributes.get("data-choices")]
+    (backends,) = [each for each in map(json.loads, choices) if "torch" in each][:1]
+    assert set(backends) == {"torch", "a  b c"}  # what the cells show, so that the filter finds them
+    assert "a  b c" in page.tables["results"][1] + page.tables["results"][2]
 
 
 def test_a_report_that_cannot_be_written_is_an_error(run_dir: Path, tmp_path: Path) -> None:

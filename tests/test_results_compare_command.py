@@ -111,12 +111,13 @@ def test_json_is_as_its_schema_says(
     convbench: Run, base: Path, new: Path, tmp_path: Path, sides: int
 ) -> None:
     validator = Draft202012Validator(json_schema())
-    write(new, [*timed([12.0]), *trained([0.70]), *timed(BASE, backend="mine")])
+    write(new, [*timed([12.0], served_flops_fraction=0.5), *trained([0.70]), *timed(BASE, backend="mine")])
     third = write(tmp_path / "third.csv", timed([5e-324, 1e300]))  # noise beyond the size of a float
     found = json.loads(convbench(*[base, new, third][:sides], "--format", "json").stdout)
     validator.validate(found)
     assert found["times"]
     assert found["accuracies"][0]["low"] is None
+    assert (found["times"][0]["base_served"], found["times"][0]["new_served"]) == (None, 0.5)
     assert len(found["trends"]) == (sides == 3)
     for broken in ({**found, "times": 3}, {**found, "min_effect": 0}, {**found, "more": 1}, {"files": []}):
         assert not validator.is_valid(broken)
@@ -152,6 +153,16 @@ def test_the_gate_is_exit_code_1_and_still_shows_the_table(convbench: Run, base:
     assert "1 of 1 pairs are slower by more than 5.0%" in result.stderr
     assert convbench(base, new, "--fail-if-slower", "30%").exit_code == 0
     assert convbench(new, base, "--fail-if-slower", "5%").exit_code == 0
+
+
+def test_a_backend_that_fell_back_to_torch_does_not_pass(convbench: Run, tmp_path: Path) -> None:
+    base = write(tmp_path / "base.csv", timed(SLOWER, served_flops_fraction=1.0))
+    new = write(tmp_path / "new.csv", timed(BASE, served_flops_fraction=0.0))
+    result = convbench(base, new, "--fail-if-slower", "5%")
+    assert result.exit_code == 1
+    assert "unlike share of the FLOPs served by the backend (100 % and 0 %)" in result.stdout
+    assert "in 1 of 1 pairs the backend left to torch what it computed in the base" in result.stderr
+    assert convbench(base, new).exit_code == 0
 
 
 def test_a_gate_finer_than_the_smallest_effect_is_not_deaf(convbench: Run, tmp_path: Path) -> None:

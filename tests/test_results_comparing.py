@@ -106,6 +106,33 @@ def test_one_unlike_pair_does_not_hide_the_others(against: Any) -> None:
     assert [left.reason for left in found.left_out] == ["unlike threads (2 and 4)"]
 
 
+@pytest.mark.parametrize(
+    ("base", "new", "shares"),
+    [(1.0, 0.0, "100 % and 0 %"), (0.25, 0.75, "25 % and 75 %"), (1.0, 0.99999, "100 % and 99.999 %")],
+)
+def test_unlike_shares_served_by_the_backend_are_named(
+    against: Any, base: float, new: float, shares: str
+) -> None:
+    pair = against(timed(BASE, served_flops_fraction=base), timed(SLOWER, served_flops_fraction=new)).times[0]
+    assert pair.note == f"unlike share of the FLOPs served by the backend ({shares})"
+    assert (pair.base_served, pair.new_served) == (base, new)
+
+
+@pytest.mark.parametrize("share", [None, 0.25, float("inf")])
+def test_a_side_that_does_not_tell_what_was_served_is_not_unlike(against: Any, share: float | None) -> None:
+    pair = against(timed(BASE, served_flops_fraction=0.25), timed(BASE, served_flops_fraction=share)).times[0]
+    assert (pair.note, pair.served_less) == ("", False)
+
+
+def test_the_smallest_share_of_any_process_counts(against: Any) -> None:
+    mixed = [
+        row(round=index, step_ms_median=10.0, served_flops_fraction=share)
+        for index, share in enumerate((1, 0.5, 1))
+    ]
+    pair = against(timed(BASE, served_flops_fraction=1.0), mixed).times[0]
+    assert (pair.base_served, pair.new_served, pair.served_less) == (1, 0.5, True)
+
+
 def test_a_side_of_two_machines_is_like_none(against: Any) -> None:
     mixed = [*timed(BASE), *timed(BASE, run_id="other", machine_id="another")]
     with pytest.raises(NothingRan, match=r"unlike machine_id \(0123456789ab or another and"):
@@ -176,6 +203,24 @@ def test_a_round_that_crashed_is_noted(against: Any) -> None:
 def test_a_time_that_is_none_is_refused(against: Any, time: float) -> None:
     with pytest.raises(UsageError, match=r"step_ms_median is .*; a time is a number above zero"):
         against(timed([10.0, time]), timed(BASE))
+
+
+@pytest.mark.parametrize("accuracy", [-0.1, 1.5, float("inf")])
+def test_an_accuracy_that_is_no_share_is_refused(against: Any, accuracy: float) -> None:
+    with pytest.raises(UsageError, match=r"val_accuracy is .*; an accuracy is a share from 0 to 1"):
+        against(trained([0.5, accuracy]), trained([0.5, 0.6]))
+
+
+@pytest.mark.parametrize("kind", ["verify", "train"])
+def test_what_was_found_wrong_has_no_figures_however_much_was_measured(against: Any, kind: str) -> None:
+    wrong = row(kind=kind, status="incorrect", error="off by one")
+    mine = {"backend": "mine"}
+    found = against([*timed(QUIET), *timed(QUIET, **mine)], [*timed(QUIET), *timed(QUIET, **mine), wrong])
+    assert [pair.combination.backend for pair in found.times] == ["mine"]
+    with pytest.raises(GateFailed, match=f"lenet/im2col/.* in run1: {kind} incorrect: off by one"):
+        found.gate(0.05)
+    again = [wrong, row(kind=kind, val_accuracy=0.7), *timed(QUIET)]  # the last row of a process counts
+    assert len(against(timed(QUIET), again).times) == 1
 
 
 def test_rows_that_failed_are_no_measurement_even_with_a_time(against: Any) -> None:
@@ -331,6 +376,17 @@ def test_the_gate_fails_for_a_combination_that_was_lost(against: Any, status: st
         found.gate(0.05)
 
 
+def test_the_gate_fails_where_the_backend_left_more_to_torch(against: Any) -> None:
+    """A kernel that falls back is as fast as torch is: nothing is known of the kernel."""
+    mine = {"backend": "mine"}
+    whole, less = ([*timed(QUIET), *timed(QUIET, **mine, served_flops_fraction=share)] for share in (1, 0.4))
+    with pytest.raises(
+        GateFailed, match=r"in 1 of 2 pairs the backend left to torch .*: lenet/mine/.* \(100 % and 40 %\)"
+    ):
+        against(whole, less).gate(0.05)
+    assert "none of 2 pairs" in against(less, whole).gate(0.05)  # more of its own is no regression
+
+
 def test_the_gate_does_not_mind_what_failed_before(against: Any) -> None:
     failed = row(backend="mine", status="crashed")
     found = against([*timed(QUIET), failed], [*timed(QUIET), failed])
@@ -341,6 +397,16 @@ def test_the_gate_does_not_mind_what_failed_before(against: Any) -> None:
 def test_the_gate_needs_a_time_to_judge(against: Any) -> None:
     with pytest.raises(NothingRan, match="nothing to judge"):
         against(trained([0.7, 0.7]), trained([0.7, 0.7])).gate(0.05)
+
+
+def test_a_gate_finer_than_what_was_looked_for_is_refused(against: Any) -> None:
+    sides = timed(QUIET), timed([time * 1.02 for time in QUIET])
+    with pytest.raises(UsageError, match=r"a gate of 1\.0% is deaf: .* below 3\.0% .* min_effect=0\.01"):
+        against(*sides).gate(0.01)
+    with pytest.raises(GateFailed, match="the worst by 2"):
+        against(*sides, min_effect=0.01).gate(0.01)
+    with pytest.raises(GateFailed, match="the worst by 2"):
+        against(*sides, min_effect=1e-3).gate(0.0)
 
 
 def test_the_gate_looks_at_every_file(against: Any) -> None:

@@ -121,6 +121,33 @@ def test_equals_in_pairs_are_called_different_as_seldom(draw: Draw, processes: i
     assert alarms <= 600 * ALPHA + 3 * math.sqrt(600 * ALPHA * (1 - ALPHA))
 
 
+@pytest.mark.parametrize("apart", [1.2, 2.0])
+@pytest.mark.parametrize(
+    ("processes", "rare", "pairs", "rate"),
+    [
+        (3, 0.5, 1, 0.03),
+        (3, 0.5, 10, 0.3),
+        (3, 0.2, 1, 0.01),
+        (3, 0.2, 10, 0.09),
+        (5, 0.5, 1, 0.01),
+        (5, 0.5, 10, 0.03),
+    ],
+)
+def test_two_modes_defeat_three_processes_as_often_as_is_said(
+    processes: int, rare: float, pairs: int, rate: float, apart: float
+) -> None:
+    random = np.random.default_rng(7)
+    comparisons = 300
+    alarms = 0
+    for _ in range(comparisons):
+        shape = (pairs, 2, processes)
+        modes = np.where(random.random(shape) < rare, apart, 1.0)
+        sides = (modes * np.exp(random.normal(0, 0.005, shape))).tolist()
+        judged = judge([log_difference(base, new) for base, new in sides], MATTERS)
+        alarms += any(each.verdict in ("more", "less") for each in judged)
+    assert alarms <= comparisons * rate + 3 * math.sqrt(comparisons * rate * (1 - rate))
+
+
 @pytest.mark.parametrize(
     ("spread", "slowdown", "power"), [(0.005, 1.1, 0.9), (0.02, 1.5, 0.9), (0.05, 2.0, 0.7)]
 )

@@ -18,6 +18,7 @@ Rank = Literal["served", "all"]  # who may win a race: those that served its con
 
 RACED = "conv2d"  # what backends compete on, where a network has it; elsewhere on all ops that it has
 CALLS = re.compile(r"(\w+) (\d+)/(\d+)")
+SAME = 1e-6  # shares of FLOPs that differ by less are alike: they are counted, and written with nine digits
 FLOPS = re.compile(r"(\w+) ([0-9.e+-]+)")
 
 
@@ -131,3 +132,17 @@ def left_over(share: Share) -> str:
     if share.flops is None or not 0 < share.flops < 1:
         return f"{calls} of {share.op}"
     return f"{100 * (1 - share.flops):.3g} % of the FLOPs of {share.op} ({calls})"
+
+
+def served_change(base: float | None, new: float | None) -> float:
+    """How much more of the FLOPs the backend computed itself than in the base; zero where a side does not tell."""
+    if base is None or new is None or abs(new - base) <= SAME:
+        return 0.0
+    return new - base
+
+
+def unlike_shares(base: float | None, new: float | None) -> str:
+    """What to say of a backend that did not compute the same share of the work on both sides."""
+    if base is None or new is None or not served_change(base, new):
+        return ""
+    return f"unlike share of the FLOPs served by the backend ({100 * base:.6g} % and {100 * new:.6g} %)"

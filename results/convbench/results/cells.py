@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from convbench.registry.errors import UsageError
+from convbench.results.escaping import UNSEEN
 from convbench.results.opening import opened
 from convbench.results.schema import Column, Combined, columns
 
@@ -28,8 +29,7 @@ Record = TypeVar("Record", bound=Combined)
 # carriage return are escapes by then.
 FORMULA = re.compile(r"(^|;)(?=['\"\s]*[=+\-@＝＋－＠])")
 GUARDED = re.compile(r"(^|;)'(?=['\"\s]*[=+\-@＝＋－＠])")
-CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
-SPECIAL = re.compile(rf"[{CONTROL}]|\\(?=[\\nrtxu{CONTROL}])")
+SPECIAL = re.compile(rf"[{UNSEEN}]|\\(?=[\\nrtxu{UNSEEN}])")
 ESCAPED = re.compile(r"\\(?:([\\nrt])|x([0-9a-f]{2})|u([0-9a-f]{4}))")
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}

@@ -68,7 +68,7 @@ def report(run_dir: Path, plots: bool, rank: Literal["served", "all"]) -> None:
     if plots:
         from convbench.results.plots import write_plots
 
-        paths += write_plots(run_dir)
+        paths += write_plots(run_dir, rank=rank)
     for path in paths:
         click.echo(path)
 
@@ -99,8 +99,8 @@ def report(run_dir: Path, plots: bool, rank: Literal["served", "all"]) -> None:
 @click.option(
     "--fail-if-slower",
     type=Percent(),
-    help="Exit with 1 if a step became slower by more than this, or could not be measured any more; with 3 "
-    "if that could not have shown.",
+    help="Exit with 1 if a step became slower by more than this, could not be measured any more, or is torch's "
+    "where it was the backend's; with 3 if a slow-down could not have shown.",
 )
 @click.option(
     "--allow-unclear",
@@ -126,11 +126,12 @@ def compare(
     """
     from convbench.results.comparing import compare as compare_results
     from convbench.results.comparison_formats import FORMATS
+    from convbench.results.gating import FINEST
 
     if allow_unclear and fail_if_slower is None:
         raise UsageError("--allow-unclear is about --fail-if-slower, which is not given")
     if fail_if_slower is not None:
-        min_effect = min(min_effect, max(fail_if_slower, 1e-3))  # a gate of 1 % is not to overlook 2 %
+        min_effect = min(min_effect, max(fail_if_slower, FINEST))  # a gate of 1 % is not to overlook 2 %
     with warnings_to_stderr():
         comparison = compare_results(base, new, *more, force=force, min_effect=min_effect)
     if html is not None:

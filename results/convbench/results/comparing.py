@@ -1,4 +1,4 @@
-"""Compares results with those of a base, combination by combination, and lets a script depend on it."""
+"""Compares results with those of a base, combination by combination."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from convbench.registry.errors import GateFailed, NothingRan, UsageError
-from convbench.results.pairing import Left, Match, joined, match, name, reasons
+from convbench.registry.errors import NothingRan, UsageError
+from convbench.results.attribution import served_change, unlike_shares
+from convbench.results.gating import gate
+from convbench.results.pairing import Left, Match, joined, match, reasons
 from convbench.results.schema import Combination
 from convbench.results.sides import read_side
 from convbench.results.trends import Trend, geometric_mean, trends
@@ -23,7 +25,6 @@ from convbench.results.verdicts import (
     Verdict,
     as_ratio,
     difference,
-    effect,
     judge,
     log_difference,
     paired_log_difference,
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     Source: TypeAlias = Path | str | pd.DataFrame
 
 SAME_EPOCHS = 0.1  # trainings whose lengths differ by a larger share have no accuracies to compare
+SAME_SHARE = (
+    1e-6  # shares of FLOPs that differ by less are alike: they are counted, and written with nine digits
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class TimePair:
 
     `ratio` is new over base, above one is slower; `detectable` is the smallest ratio that processes so many
     and so spread could have shown; `note` says what makes the pair less than sound; `paired` where each
-    process was set against its counterpart of the same round of the same run.
+    process was set against its counterpart of the same round of the same run. `base_served` and `new_served` are
+    the shares of the FLOPs that the backend computed itself, None where a side does not tell; torch did the rest.
     """
 
     combination: Combination
@@ -60,6 +65,13 @@ class TimePair:
     new_processes: int
     note: str = ""
     paired: bool = False
+    base_served: float | None = None
+    new_served: float | None = None
+
+    @property
+    def served_less(self) -> bool:
+        """Whether the backend left to torch some of what it computed in the base."""
+        return served_change(self.base_served, self.new_served) < 0
 
 
 @dataclass(frozen=True)
@@ -99,42 +111,17 @@ class Comparison:
     def gate(self, slower: float, *, allow_unclear: bool = False) -> str:
         """Refuse a slow-down by more than `slower` (0.05 is 5 %); return what passing is worth.
 
-        A combination that the base measured, and that a new file planned and could not measure, is refused
-        too. Where a slow-down of that size could not have shown, the gate does not pass either: nobody can
-        tell. `allow_unclear` lets such pairs pass and counts them, as long as some pair could have shown it.
+        Refused too is a combination that the base measured, and that a new file planned and could not measure,
+        and one whose backend left more of the work to torch: that time is not the backend's. Where a slow-down
+        of that size could not have shown, the gate does not pass either: nobody can tell. `allow_unclear` lets
+        such pairs pass and counts them, as long as some pair could have shown it.
 
         Raises:
-            GateFailed: a pair is slower by more than that, or a combination was lost.
+            UsageError: this comparison called nothing different that differs by as little as `slower`.
+            GateFailed: a pair is slower by more than that, a combination was lost, or a backend did less itself.
             NothingRan: no step time was compared, or in too few pairs could the slow-down have shown.
         """
-        failed = [pair for pair in self.times if pair.verdict == "slower" and pair.ratio > 1 + slower]
-        lost = [left for left in self.left_out if left.lost]
-        if failed:
-            worst = max(failed, key=lambda pair: pair.ratio)
-            raise GateFailed(
-                f"{len(failed)} of {len(self.times)} pairs are slower by more than {slower:.1%}, the worst "
-                f"by {effect(worst.ratio)}: {name(worst.combination)} in {worst.file}"
-            )
-        if lost:
-            first = f"{name(lost[0].combination)} {lost[0].reason}"
-            raise GateFailed(f"{len(lost)} combinations of the base could not be measured again: {first}")
-        if not self.times:
-            raise NothingRan("the gate has nothing to judge: no step time was compared")
-        blind = [pair for pair in self.times if pair.verdict == "unclear" and pair.detectable > 1 + slower]
-        if blind and (not allow_unclear or len(blind) == len(self.times)):
-            worst = max(blind, key=lambda pair: pair.detectable)
-            raise NothingRan(
-                f"the gate cannot tell: a slow-down by {slower:.1%} could not have shown in {len(blind)} of "
-                f"{len(self.times)} pairs; in {name(worst.combination)} it shows from "
-                f"{effect(worst.detectable)}. More processes (--rounds) or a quieter machine tell more"
-            )
-        passed = f"none of {len(self.times)} pairs is shown to be slower by more than {slower:.1%}"
-        if blind:
-            worst_case = effect(max(pair.detectable for pair in blind))
-            passed += f"; but noise hides as much in {len(blind)}, in the worst all below {worst_case}"
-        if self.left_out:
-            passed += f"; {len(self.left_out)} combinations could not be compared"
-        return passed
+        return gate(self, slower, allow_unclear=allow_unclear)
 
 
 def compare(
@@ -207,8 +194,14 @@ def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair
             new_ms=geometric_mean(each.new.step_ms),
             base_processes=len(each.base.step_ms),
             new_processes=len(each.new.step_ms),
-            note=joined(each.note, "one process on a side: its spread is assumed" * gap.assumed),
+            note=joined(
+                each.note,
+                unlike_shares(each.base.served, each.new.served),
+                "one process on a side: its spread is assumed" * gap.assumed,
+            ),
             paired=pairs is not None,
+            base_served=each.base.served,
+            new_served=each.new.served,
         )
         for each, gap, pairs, judged in zip(
             timed, gaps, paired, judge(gaps, math.log1p(min_effect)), strict=True

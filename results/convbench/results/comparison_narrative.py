@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
 from convbench.results.comparing import Comparison, TimePair
 from convbench.results.pairing import name
 from convbench.results.phrasing import count, listed
+from convbench.results.trends import Trend
 from convbench.results.verdicts import effect
 
 
@@ -29,6 +31,8 @@ def verdicts_in_words(comparison: Comparison) -> list[str]:
     if not slower and not faster and comparison.times:
         said.append("No step time is shown to have changed.")
     said += blind(comparison.times)
+    said += fallen(comparison.times)
+    said += levels(comparison.trends)
     if comparison.left_out:
         lost = sum(left.lost for left in comparison.left_out)
         rest = f", {lost} of them because the new side could not measure what the base had" if lost else ""
@@ -38,9 +42,37 @@ def verdicts_in_words(comparison: Comparison) -> list[str]:
 
 def largest(pair: TimePair) -> str:
     """A pair with its change."""
-    change = f"{effect(pair.ratio)} slower" if pair.ratio > 1 else f"{1 - pair.ratio:.1%} less time"
     interval = f"95 % interval {pair.low:.3f} to {pair.high:.3f}"
-    return f"{name(pair.combination)}, {change} (ratio {pair.ratio:.3f}, {interval})"
+    return f"{name(pair.combination)}, {size(pair.ratio)} (ratio {pair.ratio:.3f}, {interval})"
+
+
+def size(ratio: float) -> str:
+    """How much slower or faster that is."""
+    return f"{effect(ratio)} slower" if ratio > 1 else f"{1 - ratio:.1%} less time"
+
+
+def fallen(pairs: Sequence[TimePair]) -> list[str]:
+    """Where a time is no longer the backend's own."""
+    left = [name(pair.combination) for pair in pairs if pair.served_less]
+    if not left:
+        return []
+    others = f", and likewise in {count(len(left) - 1, 'other pair')}" if len(left) > 1 else ""
+    return [
+        f"The backend left to torch what it computed in the base: {left[0]}{others}. That time is not its own."
+    ]
+
+
+def levels(trends: Sequence[Trend]) -> list[str]:
+    """Where histories changed their level: how many did, and the largest change."""
+    changed = [(trend, change) for trend in trends for change in trend.changes]
+    if not changed:
+        return []
+    trend, change = max(changed, key=lambda each: abs(math.log(each[1].ratio)))
+    whose = len({id(trend) for trend, _ in changed})
+    return [
+        f"The level of the step time changed in {whose} of {count(len(trends), 'history', 'histories')}, most in "
+        f"{name(trend.combination)}: from {change.file} on, {size(change.ratio)} (ratio {change.ratio:.3f})."
+    ]
 
 
 def blind(pairs: Sequence[TimePair]) -> list[str]:

@@ -6,8 +6,11 @@ import re
 from itertools import groupby
 
 # C0 and C1 control characters, among them those that begin a terminal's escape sequences; line separators;
-# and the marks that turn the direction of a text around (Boucher and Anderson, "Trojan Source", 2021).
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
+# and the marks that turn the direction of a text around (Boucher and Anderson, "Trojan Source", 2021). As the
+# inside of a regular expression's set.
+UNSEEN = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+CONTROL = re.compile(rf"[{UNSEEN}\ud800-\udfff]+")
+INVISIBLE = re.compile(rf"(?![\t\n])[{UNSEEN}]")
 # A terminal's sequence as a whole: without its first character the rest would be gibberish.
 SEQUENCE = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # colours, movements
@@ -28,6 +31,11 @@ ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 def flatten(text: str) -> str:
     """One line of a text of many, without control characters."""
     return CONTROL.sub(" ", SEQUENCE.sub("", text)).strip()
+
+
+def printable(text: str) -> str:
+    """A text of as many lines without control characters, and without marks that turn it around."""
+    return INVISIBLE.sub(" ", text)
 
 
 def escape(text: str) -> str:

@@ -27,6 +27,7 @@ from convbench.results.comparison_narrative import verdicts_in_words
 from convbench.results.comparison_tables import comparison_tables, shared_remarks
 from convbench.results.contents import Contents
 from convbench.results.environment_facts import environment_facts
+from convbench.results.escaping import printable
 from convbench.results.figures import Curves, Figure, Roofline
 from convbench.results.flags import flags_in_words
 from convbench.results.narrative import Finding
@@ -48,7 +49,6 @@ from convbench.results.tables import warnings
 
 DRAWN = 30  # races with charts: a page of more is slow to open, and its tables hold them all
 OPEN = 4  # races whose charts are unfolded at first
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # but tab and line feed
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,6 @@ def page(template: str, **values: Any) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=printable,
     )
     environment.filters |= {"svg": svg, "prose": prose}
     environment.globals["key_mark"] = mark
@@ -135,9 +134,10 @@ def page(template: str, **values: Any) -> str:
     policy = (
         f"default-src 'none'; style-src '{digest(style)}'; script-src '{digest(script)}'; base-uri 'none'"
     )
-    return environment.get_template(template).render(
+    rendered = environment.get_template(template).render(
         style=Markup(style), script=Markup(script), policy=policy, **values
     )
+    return printable(rendered)
 
 
 def legend(figures: Iterable[Figure]) -> dict[str, int]:
@@ -159,13 +159,6 @@ def resource(name: str) -> str:
 def digest(text: str) -> str:
     """A source of a content security policy that allows just this text."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-def printable(value: Any) -> Any:
-    """A value without the control characters that HTML forbids."""
-    if isinstance(value, Markup) or not isinstance(value, str):
-        return value
-    return CONTROL.sub(" ", value)
 
 
 def prose(sentence: str) -> str:

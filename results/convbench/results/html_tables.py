@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from convbench.results.escaping import printable
 from convbench.results.schema import MEASURED, Combined, columns
 from convbench.results.tables import EMPTY, number
 
@@ -65,7 +66,7 @@ def table(
             column(headings[at], [row[at] for row in rows], headings[at] in filtered, headings[at] in bars)
             for at in kept
         ),
-        rows=tuple(tuple(row[at] or EMPTY for at in kept) for row in rows[:MOST_ROWS]),
+        rows=tuple(tuple(printable(row[at]) or EMPTY for at in kept) for row in rows[:MOST_ROWS]),
         states=tuple(states[:MOST_ROWS]),
         note=note,
     )
@@ -73,7 +74,8 @@ def table(
 
 def column(title: str, cells: Sequence[str], filtered: bool, bars: bool) -> HtmlColumn:
     """A column by what it holds."""
-    choices = sorted({cell for cell in cells if cell not in ("", EMPTY)}) if filtered else []
+    found = {cell for cell in cells if cell not in ("", EMPTY)} if filtered else set()
+    choices = sorted(set(map(printable, found)))  # as the cells show them
     there = [cell for cell in cells if cell not in ("", EMPTY)]
     numeric = (
         not filtered and title not in PROSE and bool(there) and all(NUMBER.match(cell) for cell in there)

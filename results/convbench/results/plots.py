@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import singledispatch
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from convbench.registry.errors import UsageError
+from convbench.results.attribution import Rank
 from convbench.results.contents import Contents, read_contents
 from convbench.results.figures import Bars, Curves, Dots, Figure, Roofline, Stacks, Strips
 from convbench.results.roofline_figure import rooflines
@@ -27,11 +29,14 @@ COLOURS = (
 PARTS = ("#647186", "#3d5878", "#2c4361", "#0f1b2b")
 MARKS = ("o", "s", "D", "^", "v")
 DASHES = ("-", "--", ":")
+LONGEST = 80  # letters of a race in the name of a file
 WIDTH, ROW, BASE = 6.4, 0.34, 1.4  # inches
 
 
-def write_plots(run_dir: Path | str) -> list[Path]:
+def write_plots(run_dir: Path | str, *, rank: Rank = "served") -> list[Path]:
     """Write each chart of a run into its directory `plots`, as PNG and as SVG, and return the paths.
+
+    Competitors that left convolutions to torch are not ranked, unless `rank` is "all".
 
     Raises:
         UsageError: matplotlib is not installed, the directory holds no run, or cannot be written to.
@@ -40,10 +45,11 @@ def write_plots(run_dir: Path | str) -> list[Path]:
         import matplotlib.figure
     except ImportError:
         raise UsageError("plots need matplotlib: pip install 'convbench[plots]'") from None
-    contents = read_contents(run_dir)
+    contents = read_contents(run_dir, rank=rank)
     target = Path(run_dir) / "plots"
     written = []
-    for about, figure in every_figure(contents):
+    charts = list(every_figure(contents))
+    for name, (about, figure) in zip(file_names(charts), charts, strict=True):
         canvas = matplotlib.figure.Figure(figsize=(WIDTH, height(figure)), layout="constrained")
         axes = canvas.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
@@ -52,7 +58,7 @@ def write_plots(run_dir: Path | str) -> list[Path]:
         )
         draw(figure, axes)
         for ending in ("png", "svg"):
-            path = target / f"{slug(f'{about} {figure.title}')}.{ending}"
+            path = target / f"{name}.{ending}"
             try:
                 target.mkdir(exist_ok=True)
                 canvas.savefig(path, dpi=160, metadata={"Date": None} if ending == "svg" else None)
@@ -71,9 +77,19 @@ def every_figure(contents: Contents) -> Iterator[tuple[str, Figure]]:
         yield "", roofline
 
 
+def file_names(charts: Iterable[tuple[str, Figure]]) -> list[str]:
+    """A name for the file of each chart, after its race and its title; no two are alike."""
+    names: list[str] = []
+    for about, figure in charts:
+        name = "-".join(filter(None, (slug(about)[:LONGEST], slug(figure.title))))
+        numbers = (f"{name}-{number}" for number in count(2))
+        names.append(next(each for each in chain([name], numbers) if each not in names))
+    return names
+
+
 def slug(title: str) -> str:
     """A title as part of a file's name."""
-    return re.sub(r"[^a-z0-9_.]+", "-", title.lower()).strip("-.")[:100]
+    return re.sub(r"[^a-z0-9_.]+", "-", title.lower()).strip("-.")
 
 
 def height(figure: Figure) -> float:

@@ -31,6 +31,7 @@ FACTS = (
     "parameters",
     "flops_per_image",
     "step_flops_per_image",
+    "served_flops_fraction",
     "convbench_version",
     "plugin",
     "plugin_version",

@@ -7,7 +7,6 @@ to move at least are counted; the device's peaks were measured by the run and st
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -16,6 +15,7 @@ from convbench.results.contents import Contents
 from convbench.results.figures import Axis, Roof, Roofline, Spot
 from convbench.results.hues import hues
 from convbench.results.phrasing import count
+from convbench.results.scales import positive
 from convbench.results.speed_narrative import nothing_to_serve
 from convbench.results.summary import Group, measured, middle
 from convbench.results.tables import number
@@ -156,11 +156,6 @@ def percent(fraction: float) -> str:
 def is_peak(value: Any) -> TypeGuard[float]:
     """Whether a value from a file is a number that a logarithmic axis has a place for."""
     return isinstance(value, (int, float)) and positive(value)
-
-
-def positive(value: float | None) -> bool:
-    """Whether it is a number above zero."""
-    return value is not None and math.isfinite(value) and value > 0
 
 
 def under_the_roof(contents: Contents) -> list[str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 
 from convbench.results.contents import Contents
-from convbench.results.schema import Row
-from convbench.results.tables import some
+from convbench.results.tables import dataset, some
 
 
 def facts(contents: Contents) -> list[tuple[str, str]]:
@@ -24,13 +23,6 @@ def facts(contents: Contents) -> list[tuple[str, str]]:
         ("started", [moment(each) for each in sorted(row.started_at for row in rows if row.started_at)[:1]]),
     ]
     return [(name, "; ".join(values[:8]) + " …" * (len(values) > 8)) for name, values in found if values]
-
-
-def dataset(row: Row) -> str | None:
-    """A row's data set with its size."""
-    if row.dataset is None:
-        return None
-    return f"{row.dataset} ({row.train_images:,} training images)" if row.train_images else row.dataset
 
 
 def moment(started_at: str) -> str:

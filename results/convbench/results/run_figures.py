@@ -20,6 +20,7 @@ from convbench.results.figures import (
     Strips,
 )
 from convbench.results.hues import hues
+from convbench.results.scales import positive
 from convbench.results.schema import Epoch, Row
 from convbench.results.statistics import median_interval
 from convbench.results.summary import Group, Line, measured, middle, step_samples
@@ -178,11 +179,6 @@ def reached(lines: Iterable[Line], colours: Mapping[str, int], note: str) -> Cur
 def joined(*notes: str) -> str:
     """The notes that say something."""
     return "; ".join(filter(None, notes))
-
-
-def positive(value: float | None) -> bool:
-    """Whether it is a number that can be drawn on every axis."""
-    return value is not None and math.isfinite(value) and value > 0
 
 
 def wide(values: Sequence[float]) -> bool:

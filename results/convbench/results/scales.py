@@ -83,3 +83,8 @@ def short(value: float) -> str:
     if 0.001 <= abs(value) < 1e6:
         return f"{value:,.6f}".rstrip("0").rstrip(".")
     return f"{value:.2g}"
+
+
+def positive(value: float | None) -> bool:
+    """Whether it is a number that every axis, a logarithmic one too, has a place for."""
+    return value is not None and math.isfinite(value) and value > 0

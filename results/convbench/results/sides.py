@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,8 @@ CONDITIONS = (
     "flush_denormal",
 )
 PROCESS = ("run_id", "kind", "round")
-VALUES = ("status", "error", "step_ms_median", "val_accuracy", "epochs")
+VALUES = ("status", "error", "step_ms_median", "served_flops_fraction", "val_accuracy", "epochs")
+TINY, HUGE = 5e-324, sys.float_info.max  # the floats next to zero and to infinity
 LATER = {column.name for column in columns(Row) if column.later}
 
 
@@ -37,12 +39,14 @@ class Measured:
     """What one side has of one combination.
 
     `step_ms` holds a median per process, and `processes` a number for each, the same in every file for the same
-    round of the same run; `accuracies` and `epochs` a value per training; `failure` the status
-    and error of the combination if nothing of it could be measured; `conditions` every value found.
+    round of the same run; `served` the smallest share of the FLOPs that the backend computed itself in any of
+    them, as far as it is known; `accuracies` and `epochs` a value per training; `failure` the status and error of
+    the first process that failed; `conditions` every value found.
     """
 
     step_ms: tuple[float, ...] = ()
     processes: tuple[float, ...] = ()
+    served: float | None = None
     accuracies: tuple[float, ...] = ()
     epochs: tuple[float, ...] = ()
     failure: str | None = None
@@ -84,29 +88,41 @@ def load(source: Path | str | pd.DataFrame) -> pd.DataFrame:
 
 def summed_up(frame: pd.DataFrame, name: str) -> dict[Combination, Measured]:
     """What a table has of each combination."""
+    import numpy as np
+
     if not len(frame):
         return {}
     combination = codes(frame, tuple(COMBINATION))
     # A resumed run tries again what had failed, and appends: the last row of a process counts.
     last = ~duplicated(pair(combination, codes(frame, PROCESS)))
     frame, combination = frame[last], combination[last]
-    measured = frame["status"].isin(MEASURED).to_numpy()
+    good = frame["status"].isin(MEASURED).to_numpy()
+    # What was found wrong once has no figures, whatever was measured of it before or after.
+    wrong = combination[(frame["status"] == "incorrect").to_numpy()]
+    measured = good & ~np.isin(combination, wrong)
     timed = measured & (frame["kind"] == "time").to_numpy() & frame["step_ms_median"].notna().to_numpy()
     trained = measured & (frame["kind"] == "train").to_numpy() & frame["val_accuracy"].notna().to_numpy()
-    if (wrong := frame["step_ms_median"][timed]).le(0).any() or (wrong == float("inf")).any():
-        bad = wrong[wrong.le(0) | (wrong == float("inf"))].iloc[0]
-        raise UsageError(f"{name}: step_ms_median is {bad:g}; a time is a number above zero")
+    for column, chosen, least, most, what in (
+        ("step_ms_median", timed, TINY, HUGE, "a time is a number above zero"),
+        ("val_accuracy", trained, 0.0, 1.0, "an accuracy is a share from 0 to 1"),
+    ):
+        values = numbers(frame, column)[chosen]
+        if len(bad := values[(values < least) | (values > most)]):
+            raise UsageError(f"{name}: {column} is {bad[0]:g}; {what}")
     step_ms = split(frame, "step_ms_median", combination, timed)
     processes = split(numbered(frame), "process", combination, timed)
+    shares = numbers(frame, "served_flops_fraction")
+    served = split(frame, "served_flops_fraction", combination, timed & (shares >= 0) & (shares <= 1))
     accuracies = split(frame, "val_accuracy", combination, trained)
     epochs = split(frame, "epochs", combination, trained)
-    failures = failed(frame, combination, measured)
+    failures = failed(frame, combination, good)
     # Conditions of what was measured; a process that failed early knows few of them.
     shared = conditions(frame, combination, timed | trained)
     return {
         key: Measured(
             step_ms=step_ms.get(code, ()),
             processes=processes.get(code, ()),
+            served=min(served.get(code, ()), default=None),
             accuracies=accuracies.get(code, ()),
             epochs=epochs.get(code, ()),
             failure=failures.get(code),
@@ -155,27 +171,32 @@ def numbered(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"process": pd.util.hash_pandas_object(known, index=False).to_numpy() >> 11})
 
 
+def numbers(frame: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    """A column as floats, NaN where a value is missing."""
+    import numpy as np
+
+    return frame[column].to_numpy(dtype=np.float64, na_value=np.nan)
+
+
 def split(
     frame: pd.DataFrame, column: str, combination: NDArray[np.int64], chosen: NDArray[np.bool_]
 ) -> dict[int, tuple[float, ...]]:
     """The chosen values of a column, by combination."""
     import numpy as np
 
-    numbers, values = combination[chosen], frame[column].to_numpy(dtype=np.float64, na_value=np.nan)[chosen]
-    order = np.argsort(numbers, kind="stable")
-    found, starts = np.unique(numbers[order], return_index=True)
+    whose, values = combination[chosen], numbers(frame, column)[chosen]
+    order = np.argsort(whose, kind="stable")
+    found, starts = np.unique(whose[order], return_index=True)
     parts = np.split(values[order], starts[1:]) if len(found) else []
     return {int(code): tuple(part.tolist()) for code, part in zip(found, parts, strict=True)}
 
 
-def failed(
-    frame: pd.DataFrame, combination: NDArray[np.int64], measured: NDArray[np.bool_]
-) -> dict[int, str]:
+def failed(frame: pd.DataFrame, combination: NDArray[np.int64], good: NDArray[np.bool_]) -> dict[int, str]:
     """Why combinations were not measured, as far as one of their processes says so."""
-    rows = frame.loc[~measured, ["kind", "status", "error"]].astype(object).fillna("")
+    rows = frame.loc[~good, ["kind", "status", "error"]].astype(object).fillna("")
     found: dict[int, str] = {}
     for code, (kind, status, error) in zip(
-        combination[~measured].tolist(), rows.to_numpy().tolist(), strict=True
+        combination[~good].tolist(), rows.to_numpy().tolist(), strict=True
     ):
         found.setdefault(code, f"{kind} {status}{f': {error}' if error else ''}")
     return found

@@ -39,18 +39,6 @@ def median(values: Samples) -> float:
     return float(np.median(np.asarray(values)))
 
 
-def percentile(values: Samples, percent: float) -> float:
-    """The value that `percent` of the values stay below, interpolated linearly."""
-    import numpy as np
-
-    return float(np.percentile(np.asarray(values), percent))
-
-
-def relative_spread(values: Samples) -> float:
-    """Half of the range from the 10th to the 90th percentile, over the median."""
-    return (percentile(values, 90) - percentile(values, 10)) / (2 * median(values))
-
-
 def median_interval(processes: Sequence[Samples], confidence: float = 0.95) -> Interval | None:
     """The median over processes of the median over their steps, with its interval; None for fewer than 2."""
     if len(processes) < 2:

@@ -1,22 +1,18 @@
-"""The comparison table of a run, as Markdown for table.md and as rich tables for a terminal."""
+"""The comparison table of a run: its columns, and all of it as Markdown for table.md."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from convbench.results.attribution import Rank
-from convbench.results.escaping import code, escape, flatten
-from convbench.results.schema import MEASURED, Row
+from convbench.results.escaping import code, escape
+from convbench.results.schema import Row
 from convbench.results.summary import BASELINE, Accuracy, Failure, Group, Line, Table, comparison_table
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
-__all__ = ["comparison_table", "print_table", "rich_table", "table_markdown"]
+__all__ = ["comparison_table", "table_markdown"]
 
 LEGEND = (
     "**images/s**: training throughput, higher is better, median over processes; "
@@ -61,7 +57,7 @@ def markdown(table: Table, environment: Mapping[str, Any]) -> str:
     if table.failures:
         parts.append("## What did not run\n")
         parts += [
-            f"- {code(f.label)}{_others(f)}, {f.kind}: **{f.status}**, {escape(f.error)}"
+            f"- {code(f.label)}{others(f)}, {f.kind}: **{f.status}**, {escape(f.error)}"
             for f in table.failures
         ]
         parts.append("")
@@ -150,50 +146,6 @@ def group_markdown(group: Group) -> str:
     return "\n".join(lines) + "\n"
 
 
-def rich_table(group: Group) -> RichTable:
-    """One group as a table for a terminal."""
-    from rich.table import Table as RichTable
-
-    table = RichTable(title=plain(group.race.title), title_justify="left")
-    shown = columns_of(group)
-    for column in shown:
-        table.add_column(
-            plain(column.heading(group)), justify="right" if column.numeric else "left", overflow="fold"
-        )
-    for line in group.lines:
-        style = "red" if line.status not in MEASURED else "yellow" if line.status == "budget" else None
-        style = style or ("magenta" if line.attribution.partial or not line.attribution.whole else None)
-        table.add_row(*(plain(column.cell(line)) for column in shown), style=style)
-    return table
-
-
-def plain(text: str) -> str:
-    """A text that a terminal shows as it is."""
-    from rich.markup import escape as literal
-
-    return literal(flatten(text))
-
-
-def print_table(console: Console, run: Path | str | Iterable[Row], *, rank: Rank = "served") -> None:
-    """Show the comparison table of a run directory, or of rows, on a terminal."""
-    if isinstance(run, (str, Path)):
-        table, _ = load(Path(run), rank)
-    else:
-        table = comparison_table(run, rank=rank)
-    for note in warnings(table):
-        console.print(plain(note.lstrip("> ").replace("**", "").replace("`", "")), style="bold red")
-    for group in table.groups:
-        console.print(rich_table(group))
-        for line in group.lines:
-            for note in line.notes:
-                console.print(plain(f"{line.name}: {note}"), style="dim")
-    for failure in table.failures:
-        console.print(
-            plain(f"{failure.label}{_others(failure)}, {failure.kind}: {failure.status}, {failure.error}"),
-            style="red",
-        )
-
-
 @dataclass(frozen=True)
 class Column:
     """A column of the table: its heading, the text of a line's cell, and whether it is shown when empty."""
@@ -219,7 +171,8 @@ def columns_of(group: Group) -> list[Column]:
     ]
 
 
-def _others(failure: Failure) -> str:
+def others(failure: Failure) -> str:
+    """How many combinations failed alike."""
     return f" and {failure.alike} more like it" if failure.alike else ""
 
 

@@ -169,6 +169,7 @@ def time_step(convbench_backend: tuple[Backend, str], benchmark: Any) -> Callabl
             dataset=record.problem.name if record.problem else "random images",
             flops=counted.get_total_flops(),
             step_flops_per_image=counted.get_total_flops() / size,
+            served_flops_fraction=routed.served_flops_fraction,
         )
         benchmark(step)
 

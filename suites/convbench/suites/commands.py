@@ -304,7 +304,7 @@ def _show_plan(planned: list[Any], suite: Any, no_train: bool, no_time: bool) ->
 def _print_table(path: Path) -> None:
     from rich.console import Console
 
-    from convbench.results.tables import print_table
+    from convbench.results.terminal_tables import print_table
 
     # a pipe has no width of its own to fit into
     console = Console() if sys.stdout.isatty() else Console(width=160)
