@@ -17,6 +17,7 @@ from convbench.results import machine
 from convbench.results.environment import attempt
 from convbench.results.machine import read_text
 from convbench.results.statistics import t_quantile
+from convbench.results.verdicts import ALPHA
 from convbench.suites.load import BUSY_SHARE, STOLEN_SHARE, Observation, allowed_cpus, since, snapshot
 
 State = Literal["ok", "warning", "unknown"]
@@ -96,7 +97,7 @@ def judge_probe(times: Sequence[float]) -> Finding:
             f"unsteady: it takes at least {wanted} to tell {EFFECT:.0%} apart; see what follows for reasons"
         )
         return Finding("probe", "warning", found, advice)
-    return Finding("probe", "ok", found, f"steady: {wanted} or more tell {EFFECT:.0%} apart")
+    return Finding("probe", "ok", found, f"steady: {wanted} or more tell {EFFECT:.0%} apart at best")
 
 
 def block_deviation(times: Sequence[float]) -> float:
@@ -107,9 +108,12 @@ def block_deviation(times: Sequence[float]) -> float:
 
 
 def rounds_needed(deviation: float, effect: float = EFFECT, most: int = 100) -> int | None:
-    """The fewest rounds whose 95% interval of a ratio is no wider than `effect` to either side."""
+    """The fewest rounds with which `convbench compare` could see such an effect.
+
+    At best: processes differ by more than the blocks of one, such as by where their memory lies.
+    """
     for rounds in range(2, most + 1):
-        margin = t_quantile(0.975, 2 * (rounds - 1)) * deviation * math.sqrt(2 / rounds)
+        margin = t_quantile(1 - ALPHA / 2, 2 * (rounds - 1)) * deviation * math.sqrt(2 / rounds)
         if margin <= math.log1p(effect):
             return max(rounds, 3)
     return None
