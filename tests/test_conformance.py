@@ -275,9 +275,15 @@ def test_the_answer_under_no_grad_is_checked_too() -> None:
         with torch.enable_grad():
             return F.conv2d(*args, **kwargs)
 
+    def widened(*args: Any, **kwargs: Any) -> Tensor:
+        output = F.conv2d(*args, **kwargs)
+        return output if torch.is_grad_enabled() else output.double()
+
     assert outcome(another, SMALL).state == "passed"
     assert outcome(another, ONLY[()]).message.startswith("the output under no_grad is")
     assert outcome(escaping, ONLY[()]).message == "the output has a gradient under no_grad"
+    message = "the output under no_grad is torch.float64, not torch.float32"
+    assert outcome(widened, ONLY[()]).message == message
 
 
 class Once(torch.autograd.Function):
