@@ -286,6 +286,29 @@ def test_the_answer_under_no_grad_is_checked_too() -> None:
     assert outcome(widened, ONLY[()]).message == message
 
 
+class Hasty(torch.autograd.Function):
+    """conv2d whose backward helps itself to a setting that is everybody's."""
+
+    @staticmethod
+    def forward(context: Any, output: Tensor) -> Tensor:
+        return output.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        torch.set_float32_matmul_precision("medium")
+        return gradient
+
+
+def test_a_backward_may_change_no_setting_either() -> None:
+    def conv2d(*args: Any, **kwargs: Any) -> Any:
+        return Hasty.apply(F.conv2d(*args, **kwargs))
+
+    found = outcome(conv2d)
+    assert found.state == "failed"
+    assert found.message == "the precision of float32 products was changed from highest to medium"
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 class Once(torch.autograd.Function):
     """conv2d with a backward whose own gradient is wrong."""
 
