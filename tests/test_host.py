@@ -21,7 +21,8 @@ import pytest
 
 import misbehaving
 from convbench.registry import ConvbenchError
-from convbench.suites.host import Ending, Event, Host, _Lines
+from convbench.suites.host import Ending, Host
+from convbench.suites.json_lines import Event, Lines
 from misbehaving import wait_until
 
 PLUGIN = """
@@ -297,7 +298,7 @@ def alive(process: psutil.Process) -> bool:
 def test_lines_that_are_no_objects_are_dropped() -> None:
     read, write = os.pipe()
     try:
-        lines = _Lines(read)
+        lines = Lines(read)
         os.write(write, b'\xff\xfe\n{"a": 1}\n[1]\n' + b"[" * 20_000 + b'\n3\nnull\n\n{"b": ')
         assert lines.read()
         assert lines.take() == [{"a": 1}]
