@@ -157,6 +157,10 @@ def test_an_end_without_a_result_is_described(host: Host, check: str, code: int,
     assert answer(host, "fresh") == "0"  # and the next job finds a server
 
 
+def test_a_signal_without_a_name_has_its_number() -> None:
+    assert Ending(-40).description == "was killed by signal 40"
+
+
 @pytest.mark.parametrize("check", ["sleeps", "stops"])
 def test_a_worker_whose_time_is_up_is_killed(host: Host, check: str) -> None:
     began = time.monotonic()

@@ -45,7 +45,10 @@ class Ending:
         if self.code < 0:
             import signal
 
-            return f"was killed by signal {-self.code} ({signal.Signals(-self.code).name})"
+            names = {
+                each.value: f" ({each.name})" for each in signal.Signals
+            }  # those for real time have none
+            return f"was killed by signal {-self.code}{names.get(-self.code, '')}"
         return f"exited with code {self.code}"
 
 
