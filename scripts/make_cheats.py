@@ -28,7 +28,8 @@ DEFENCES = {
     ),
     "inputs": (
         "inputs compared",
-        "What was handed over is compared with a copy, and its memory with the output's.",
+        "What was handed over, to the op or to its backward pass, is compared with a copy, and its memory "
+        "with the output's.",
     ),
     "again": (
         "run again",
@@ -68,8 +69,8 @@ DEFENCES = {
     "settings": (
         "settings",
         "Threads, default dtype and device, denormals, gradient mode, determinism, precision, modes "
-        "that intercept calls, and the seed of random numbers must be after a call what they were "
-        "before.",
+        "that intercept calls, and the seed of random numbers must be after a call and its backward "
+        "pass what they were before.",
     ),
     "events": (
         "marked results",

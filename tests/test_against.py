@@ -171,6 +171,7 @@ def test_the_base_is_named_in_its_environment(ended: subprocess.CompletedProcess
         (["--against", "./nowhere"], "pip cannot install './nowhere': "),
         (["--against", "./old", "--resume", "both"], "--against and --resume exclude each other"),
         (["--pip-options", "--no-index"], "--pip-options are for --against"),
+        (["--against", "./old", "--pip-options", "'"], '--pip-options is "\'", which is no command line: No'),
     ],
 )
 def test_what_cannot_be_done_is_code_2(convbench: Convbench, arguments: list[str], message: str) -> None:

@@ -65,6 +65,42 @@ def test_an_honest_backend_passes_on_images(backend: str, scale: float) -> None:
     assert [call.case.op for call in calls if call.case.op == "conv2d"] == ["conv2d"] * 4
 
 
+HALVES = ("bfloat16", "float16")
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("backend", ["im2col", "torch"])
+def test_an_honest_backend_passes_in_half_precision(backend: str, dtype: str) -> None:
+    kind = getattr(torch, dtype)
+    images = torch.rand(64, 1, 20, 20, generator=torch.Generator().manual_seed(1)).to(kind)
+    assert step(network().to(kind), BACKENDS[backend], images)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("factor", [0.0, 0.9])
+def test_sums_of_many_positions_hide_nothing_in_half_precision(dtype: str, factor: float) -> None:
+    """A weight's gradient is a sum over all positions and may err by much; an output is not."""
+    kind = getattr(torch, dtype)
+    images = torch.rand(64, 1, 20, 20, generator=torch.Generator().manual_seed(1)).to(kind)
+    with pytest.raises(Misconduct, match="the output is"):
+        step(network().to(kind), spoilt(lambda output: output * factor), images)
+
+
+def test_a_sum_beyond_half_precision_excuses_that_sum_alone() -> None:
+    """Gradients of weights that overflow say nothing of the input's."""
+
+    def conv2d(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return F.conv2d(input.detach() + 0.5 * (input - input.detach()), weight, *args, **kwargs)
+
+    layer = nn.Conv2d(2, 2, 1).half()
+    images = torch.full((64, 2, 8, 8), 6e4, dtype=torch.float16, requires_grad=True)
+    with torch.no_grad():
+        layer.weight.mul_(0.01)
+    halved = Backend("halved", "half the gradient of its input", lambda: {"conv2d": conv2d})
+    with pytest.raises(Misconduct, match="the gradient of input is"):
+        use_backend(layer, audited(halved, []))(images)
+
+
 def test_gradients_are_those_of_an_ordinary_step() -> None:
     images = torch.rand(6, 1, 20, 20, generator=torch.Generator().manual_seed(1))
     plain, watched = network(), network()

@@ -275,9 +275,38 @@ def test_the_answer_under_no_grad_is_checked_too() -> None:
         with torch.enable_grad():
             return F.conv2d(*args, **kwargs)
 
+    def widened(*args: Any, **kwargs: Any) -> Tensor:
+        output = F.conv2d(*args, **kwargs)
+        return output if torch.is_grad_enabled() else output.double()
+
     assert outcome(another, SMALL).state == "passed"
     assert outcome(another, ONLY[()]).message.startswith("the output under no_grad is")
     assert outcome(escaping, ONLY[()]).message == "the output has a gradient under no_grad"
+    message = "the output under no_grad is torch.float64, not torch.float32"
+    assert outcome(widened, ONLY[()]).message == message
+
+
+class Hasty(torch.autograd.Function):
+    """conv2d whose backward helps itself to a setting that is everybody's."""
+
+    @staticmethod
+    def forward(context: Any, output: Tensor) -> Tensor:
+        return output.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        torch.set_float32_matmul_precision("medium")
+        return gradient
+
+
+def test_a_backward_may_change_no_setting_either() -> None:
+    def conv2d(*args: Any, **kwargs: Any) -> Any:
+        return Hasty.apply(F.conv2d(*args, **kwargs))
+
+    found = outcome(conv2d)
+    assert found.state == "failed"
+    assert found.message == "the precision of float32 products was changed from highest to medium"
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 class Once(torch.autograd.Function):

@@ -21,7 +21,8 @@ import pytest
 
 import misbehaving
 from convbench.registry import ConvbenchError
-from convbench.suites.host import Ending, Event, Host, _Lines
+from convbench.suites.host import Ending, Host
+from convbench.suites.json_lines import Event, Lines
 from misbehaving import wait_until
 
 PLUGIN = """
@@ -154,6 +155,10 @@ def test_an_end_without_a_result_is_described(host: Host, check: str, code: int,
     assert ending.description == words
     assert not [event for event in events if event["event"] == "end"]
     assert answer(host, "fresh") == "0"  # and the next job finds a server
+
+
+def test_a_signal_without_a_name_has_its_number() -> None:
+    assert Ending(-40).description == "was killed by signal 40"
 
 
 @pytest.mark.parametrize("check", ["sleeps", "stops"])
@@ -297,7 +302,7 @@ def alive(process: psutil.Process) -> bool:
 def test_lines_that_are_no_objects_are_dropped() -> None:
     read, write = os.pipe()
     try:
-        lines = _Lines(read)
+        lines = Lines(read)
         os.write(write, b'\xff\xfe\n{"a": 1}\n[1]\n' + b"[" * 20_000 + b'\n3\nnull\n\n{"b": ')
         assert lines.read()
         assert lines.take() == [{"a": 1}]

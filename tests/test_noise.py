@@ -19,6 +19,7 @@ from convbench.suites.noise import (
     busiest,
     cpu_times,
     examine,
+    gpu_findings,
     judge_cores,
     judge_governor,
     judge_gpu,
@@ -176,3 +177,10 @@ def test_a_real_machine_is_examined() -> None:
         "power",
         "clock",
     ]
+
+
+def test_programs_are_laid_to_the_gpu_they_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = {"--id=0": "", "--id=1": "12, python\n"}
+    monkeypatch.setattr("convbench.results.machine.gpus", lambda: [{"name": "H100"}, {"name": "H100"}])
+    monkeypatch.setattr("convbench.results.machine.output", lambda _, which, *query: busy[which])
+    assert [finding.state for finding in gpu_findings()] == ["ok", "warning"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import textwrap
@@ -135,6 +136,16 @@ def test_what_is_wrong_fails_and_says_how_to_see_it(install: Install, pytester: 
         ["case = Case('conv2d', (('input', (1, 1, 1, 5)), ('weight', (1, 1, 1, 5))))"]
     )
     result.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_what_is_tampered_with_fails_in_a_sentence(
+    install: Install, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("math.erf", math.erf)  # so that it is put back
+    install_mine(install, "import math; math.erf = max")
+    result = run(pytester, TESTS, "--convbench-device", "cpu", "-x", "-k", "test_it_is_right")
+    result.assert_outcomes(failed=1, deselected=PLANTED + 1 - len(CASES))
+    result.stdout.fnmatch_lines(["failed: math.erf was replaced by max of builtins"])
 
 
 @pytest.mark.parametrize("refused", [False, True])

@@ -52,9 +52,10 @@ def test_what_remains_are_names_versions_and_conditions() -> None:
 
 
 def test_every_column_of_speed_or_accuracy_is_a_figure() -> None:
-    """A column that is new and measured would otherwise outlive its row."""
+    """A column that is new and measured would otherwise outlive its row; what the peaks allow is the device's."""
     measured = (
         "_ms",
+        "_seconds",
         "step_ms_",
         "val_",
         "best_val_",
@@ -64,5 +65,7 @@ def test_every_column_of_speed_or_accuracy_is_a_figure() -> None:
         "peak_",
     )
     for column in fields(Row):
+        if column.name == "roofline_step_ms":
+            continue
         if column.name.startswith(measured) or column.name.endswith(measured):
             assert column.name in FIGURES

@@ -16,7 +16,8 @@ import misbehaving
 from convbench.registry import UsageError, discover
 from convbench.registry.cli import build
 from convbench.suites.commands import OPTION_KEYS, overridden
-from convbench.suites.suite import DOTTED_KEYS, Suite, load_suite
+from convbench.suites.suite import DOTTED_KEYS, Suite
+from convbench.suites.suite_files import load_suite
 
 
 @pytest.fixture(scope="module")

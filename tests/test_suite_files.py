@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from convbench.registry import UsageError
-from convbench.suites.suite import DOTTED_KEYS, KEYS, Budget, RecipeOverrides, Suite, Timing, load_suite
+from convbench.suites.suite import DOTTED_KEYS, KEYS, Budget, RecipeOverrides, Suite, Timing
+from convbench.suites.suite_files import load_suite
 
 FULL = Suite(
     name="full-1.0",

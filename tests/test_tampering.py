@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from convbench.registry.errors import Unsupported
 from convbench.registry.global_state import SETTINGS, GlobalState, left_as_found
 from convbench.registry.ops import OPS
 from convbench.registry.tampering import Misconduct, Originals, check_references
@@ -112,3 +113,17 @@ def test_random_numbers_may_be_drawn_but_not_seeded() -> None:
     assert torch.equal(torch.rand(2), expected)  # the caller's sequence went on as if nothing had been drawn
     with pytest.raises(Misconduct, match="torch's random numbers were seeded with 3"), left_as_found():
         torch.manual_seed(3)
+
+
+def refuse(threads: int) -> None:
+    torch.set_num_threads(threads)
+    raise Unsupported("not today")
+
+
+def test_what_raises_has_its_changes_named_and_put_back() -> None:
+    threads = torch.get_num_threads()
+    with pytest.raises(Misconduct, match="the number of torch's threads was changed"), left_as_found():
+        refuse(threads + 1)
+    assert torch.get_num_threads() == threads
+    with pytest.raises(Unsupported, match="not today"), left_as_found():
+        refuse(threads)

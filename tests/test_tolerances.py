@@ -146,7 +146,7 @@ def test_the_bound_is_the_formula() -> None:
     """λ·√K·u·A, computed in another way."""
     case = conv2d((2, 3, 6, 5), (4, 3, 3, 2))
     arguments = case.arguments(torch.float32, torch.device("cpu"), seed=0)
-    upstream = case.upstream(torch.empty(2, 4, 4, 4), torch.float32, seed=0)
+    upstream = case.upstream(torch.Size((2, 4, 4, 4)), torch.float32, torch.device("cpu"), seed=0)
     truth = exact(OPS["conv2d"], case, arguments, upstream, ELEMENTWISE)
     images, kernels, bias = (arguments[name].double() for name in ("input", "weight", "bias"))
     windows = images.unfold(2, 3, 1).unfold(3, 2, 1)  # (N, C, H', W', kh, kw)

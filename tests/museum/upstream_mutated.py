@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from convbench.registry import Backend, hookimpl
 
-CAUGHT_BY = "lasting"
+CAUGHT_BY = "inputs"
 SAYS = "the incoming gradient was changed in place"
 
 

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from convbench.registry.cases import Case, case_of
 from convbench.registry.errors import Unsupported
+from convbench.registry.exact import OUTPUT, Exact, gradient_of, partial_sums_of, terms_of
 from convbench.registry.lasting import same
 from convbench.registry.ops import OPS, Op
 from convbench.registry.records import Accuracy, Backend
 from convbench.registry.symptoms import symptom
 from convbench.registry.tampering import Misconduct
-from convbench.registry.tolerances import ELEMENTWISE, bound
+from convbench.registry.tolerances import ELEMENTWISE
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,11 @@ def check_answer(
         raise Misconduct(f"{case}: the output is cut off from the gradient")
     upstream = torch.randn(output.shape, dtype=torch.float64, device=output.device).to(output.dtype)
     exact = _reference(op, arguments, wanted, upstream, torch.clone)
-    if taken.shape != exact["output"].shape:
+    if taken.shape != exact[OUTPUT].shape:
         raise Misconduct(
-            f"{case}: the output has shape {tuple(taken.shape)}, not {tuple(exact['output'].shape)}"
+            f"{case}: the output has shape {tuple(taken.shape)}, not {tuple(exact[OUTPUT].shape)}"
         )
-    answers = {"output": taken}
+    answers = {OUTPUT: taken}
     if output.requires_grad:
         gradients = torch.autograd.grad(
             output, [arguments[name] for name in wanted], upstream, retain_graph=True, allow_unused=True
@@ -93,18 +94,23 @@ def check_answer(
         for name, gradient in zip(wanted, gradients, strict=True):
             if gradient is None:
                 raise Misconduct(f"{case}: no gradient reaches {name}")
-            answers[f"gradient of {name}"] = gradient
+            answers[gradient_of(name)] = gradient
     size = _reference(op, arguments, wanted, upstream, torch.abs) if op.multilinear else exact
-    if _overflows(size, output.dtype):
-        return
-    terms = max(op.reduction(arguments), output.numel() // max(1, output.shape[1]))
-    allowance = Accuracy(growth=accuracy.growth)
+    terms, bias = terms_of(op, arguments, output), arguments.get("bias")
+    # real numbers do not cancel as random ones do: the sum of the terms' magnitudes, not the root of their squares
+    magnitudes = {name: math.sqrt(terms[name]) * size[name].abs() for name in answers}
+    bias = bias.detach().double() if isinstance(bias, Tensor) else None
+    truth = Exact(exact, magnitudes, terms, partial_sums_of(arguments), bias)
     for name, answer in answers.items():
-        right, magnitude = exact[name], size[name].abs()
-        if name != "output" and not op.multilinear:
+        right = exact[name]
+        if not right.numel() or _overflows(right, size[name], answer.dtype):
+            continue
+        admissible = truth.bound(name, answer.dtype, Accuracy(growth=accuracy.growth))
+        answer = answer.double()
+        if name != OUTPUT and not op.multilinear:
             # the zeros of a ReLU tie, and which of them has the gradient is the op's choice: hold whole planes
-            answer, right, magnitude = (each.sum(dim=(-2, -1)) for each in (answer, right, magnitude))
-        _compare(f"{case}: the {name}", answer, right, magnitude, terms, allowance)
+            answer, right, admissible = (each.sum(dim=(-2, -1)) for each in (answer, right, admissible))
+        _compare(f"{case}: the {name}", answer, right, float(admissible.max()))
     if not same(output.detach(), taken):
         raise Misconduct(f"{case}: the output was still being written after the op had returned")
 
@@ -124,27 +130,25 @@ def _reference(
         }
         leaves = [wide[name].requires_grad_() for name in wanted]
         output = op.reference(**wide)
-        answers = {"output": output.detach()}
+        answers = {OUTPUT: output.detach()}
         if leaves and output.shape == upstream.shape:
             gradients = torch.autograd.grad(output, leaves, view(upstream.double()))
-            answers |= {f"gradient of {name}": each for name, each in zip(wanted, gradients, strict=True)}
+            answers |= {gradient_of(name): each for name, each in zip(wanted, gradients, strict=True)}
     return answers
 
 
-def _overflows(magnitudes: Mapping[str, Tensor], dtype: torch.dtype) -> bool:
-    """Whether numbers go beyond the dtype: a network that diverges is not the backend's doing."""
-    most = torch.finfo(dtype).max / 2
-    return not all(bool((magnitude.abs() < most).all()) for magnitude in magnitudes.values())
+def _overflows(exact: Tensor, magnitude: Tensor, dtype: torch.dtype) -> bool:
+    """Whether numbers go beyond the dtype, or those on the way beyond the accumulator's.
+
+    A network that diverges is not the backend's doing. Half precision is summed in float32.
+    """
+    accumulator = dtype if torch.finfo(dtype).bits >= 32 else torch.float32
+    fits = (exact.abs() < torch.finfo(dtype).max / 2) & (magnitude.abs() < torch.finfo(accumulator).max / 2)
+    return not bool(fits.all())
 
 
-def _compare(what: str, answer: Tensor, exact: Tensor, size: Tensor, terms: int, accuracy: Accuracy) -> None:
-    if answer.shape != exact.shape:
-        raise Misconduct(f"{what} has shape {tuple(answer.shape)}, not {tuple(exact.shape)}")
-    if not exact.numel():
-        return
-    difference = (answer.double() - exact).abs().nan_to_num(nan=torch.inf)
-    largest = math.sqrt(terms) * size  # real numbers do not cancel as random ones do
-    admissible = float(bound(exact, largest, terms, answer.dtype, accuracy, partial=terms).max())
+def _compare(what: str, answer: Tensor, exact: Tensor, admissible: float) -> None:
+    difference = (answer - exact).abs().nan_to_num(nan=torch.inf)
     worst = int(difference.argmax())
     if float(difference.flatten()[worst]) > admissible:
         got, right = float(answer.flatten()[worst]) + 0.0, float(exact.flatten()[worst])  # no -0

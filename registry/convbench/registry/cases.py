@@ -70,11 +70,11 @@ class Case:
             arguments[name] = laid_out(values.to(device, dtype), layouts.get(name, "contiguous"))
         return arguments | dict(self.options)
 
-    def upstream(self, like: Tensor, dtype: torch.dtype, seed: int) -> Tensor:
-        """The gradient of an output `like` this one: random, in that dtype and in the layout of the case."""
+    def upstream(self, shape: torch.Size, dtype: torch.dtype, device: torch.device, seed: int) -> Tensor:
+        """The gradient of an output of that shape: random, and in the layout of the case."""
         generator = torch.Generator().manual_seed(seed + 7919)
-        values = torch.randn(like.shape, generator=generator, dtype=torch.float64)
-        return laid_out(values.to(like.device, dtype), self.upstream_layout)
+        values = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return laid_out(values.to(device, dtype), self.upstream_layout)
 
 
 def conv2d(

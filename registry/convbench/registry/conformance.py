@@ -132,14 +132,14 @@ def check_with(
         with left_as_found():
             if can_last(case):
                 check_lasting(op, implementation, case, kind, place, seed + 2)
-        with _poisoned_memory():
-            first, error = answer(op, implementation, case, kind, place, seed, accuracy)
-        _, error_on_new_data = answer(op, implementation, case, kind, place, seed + 1, accuracy)
-        if backend.deterministic:
-            again, _ = answer(op, implementation, case, kind, place, seed, compare=False)
-            for name, given in first.items():
-                if not same(given, again[name]):
-                    return outcome("failed", f"{name} differs between two runs on the same data")
+            with _poisoned_memory():
+                first, error = answer(op, implementation, case, kind, place, seed, accuracy)
+            _, error_on_new_data = answer(op, implementation, case, kind, place, seed + 1, accuracy)
+            if backend.deterministic:
+                again, _ = answer(op, implementation, case, kind, place, seed, compare=False)
+                for name, given in first.items():
+                    if not same(given, again[name]):
+                        raise Mismatch(f"{name} differs between two runs on the same data")
     except Unsupported as refusal:
         return outcome("unsupported", str(refusal))
     except (Mismatch, Misconduct) as mismatch:

@@ -72,7 +72,7 @@ def exact(op: Op, case: Case, arguments: Mapping[str, Any], upstream: Tensor, ac
     sizes = _each(size, wide) if op.multilinear else wide
     reference = partial(op.reference if normwise else op.of_squares, **options)
     magnitudes = _answers(reference, sizes, size(grown), _each(size, directed))
-    terms = _terms(op, arguments, truth[OUTPUT])
+    terms = terms_of(op, arguments, truth[OUTPUT])
     if normwise:
         pixels, directed = _each(_pixel, sizes), _each(_pixel, _each(size, directed))
         least = _answers(_one_pixel(op, options, _taps(arguments)), pixels, _pixel(size(grown)), directed)
@@ -81,7 +81,7 @@ def exact(op: Op, case: Case, arguments: Mapping[str, Any], upstream: Tensor, ac
         magnitudes = {name: (terms[name] * each).sqrt() for name, each in magnitudes.items()}
     if not op.multilinear:
         magnitudes[OUTPUT] = torch.zeros_like(magnitudes[OUTPUT])
-    return Exact(truth, magnitudes, terms, _partial_sums(arguments), wide.get("bias"))
+    return Exact(truth, magnitudes, terms, partial_sums_of(arguments), wide.get("bias"))
 
 
 Directed = Mapping[str, Tensor]
@@ -90,8 +90,8 @@ Directed = Mapping[str, Tensor]
 def _answers(
     reference: Callable[..., Tensor], values: Mapping[str, Tensor], upstream: Tensor, directed: Directed
 ) -> dict[str, Tensor]:
-    tensors = {name: value.clone().requires_grad_() for name, value in values.items()}
-    upstream = upstream.clone().requires_grad_(bool(directed))
+    tensors = {name: value.detach().requires_grad_() for name, value in values.items()}
+    upstream = upstream.detach().requires_grad_(bool(directed))
     return answers_of(reference(**tensors), tensors, upstream, directed)
 
 
@@ -151,7 +151,7 @@ def directions(tensors: Mapping[str, Tensor], seed: int = 0) -> dict[str, Tensor
     }
 
 
-def _terms(op: Op, arguments: Mapping[str, Any], output: Tensor) -> dict[str, int]:
+def terms_of(op: Op, arguments: Mapping[str, Any], output: Tensor) -> dict[str, int]:
     """How many terms are summed into one element of the output and of each gradient."""
     reduction = op.reduction(arguments)
     positions = max(1, output.numel() // max(1, output.shape[1]))  # N·H'·W': a weight sees every position
@@ -165,7 +165,7 @@ def _terms(op: Op, arguments: Mapping[str, Any], output: Tensor) -> dict[str, in
     return {OUTPUT: reduction, **first, **second, second_gradient_of("upstream"): 2 * reduction + 1}
 
 
-def _partial_sums(arguments: Mapping[str, Any]) -> dict[str, int]:
+def partial_sums_of(arguments: Mapping[str, Any]) -> dict[str, int]:
     """How many partial sums each gradient may be the sum of: one for each tap of the window, or each image."""
     images = len(arguments["input"])
     of = {"input": _taps(arguments), "weight": images, "bias": images}

@@ -99,7 +99,11 @@ def left_as_found() -> Iterator[None]:
     state = GlobalState()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(SEED)
-        yield
+        try:
+            yield
+        except Exception:
+            state.check()  # what raises, or refuses, has changed no setting either
+            raise
         seed = torch.initial_seed()
     state.check()
     if seed != SEED:

@@ -60,12 +60,10 @@ def check_lasting(
     second = implementation(**arguments)
     if not same(first.detach(), taken):
         raise Misconduct("the output changed when the op was called again: two outputs share their memory")
+    if _differ(second.detach(), expected):
+        return
     renewed = _reference(op, arguments)
-    if (
-        _differ(renewed, expected)
-        and _differ(second.detach(), renewed)
-        and not _differ(second.detach(), expected)
-    ):
+    if _differ(renewed, expected) and _differ(second.detach(), renewed):
         raise Misconduct("the output is that of earlier numbers, which lay in the same memory")
 
 
@@ -82,7 +80,7 @@ def _watch(output: Tensor, taken: Tensor) -> None:
 
 def same(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors hold the same numbers; NaN is the same as NaN."""
-    return bool(((one == other) | (one.isnan() & other.isnan())).all())
+    return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _shares_memory(output: Tensor, inputs: list[Tensor]) -> bool:

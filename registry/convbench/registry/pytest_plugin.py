@@ -77,10 +77,11 @@ class BackendConformance:
         from convbench.registry.conformance import verify
 
         backend, device, dtype, case, seed = conformance_case
-        (outcome,) = verify(
+        outcomes = verify(
             backend, device=device, dtypes=[dtype], cases={case.op: [case]}, seed=seed, shrink=True
         ).outcomes
-        _conclude(outcome, str(case))
+        for outcome in reversed(outcomes):  # what was tampered with comes last, and is told first
+            _conclude(outcome)
 
     def test_it_refuses(self, refused_case: Any) -> None:
         """What torch refuses is refused."""
@@ -88,7 +89,7 @@ class BackendConformance:
         from convbench.registry.conformance import check_refusal
 
         backend, device, dtype, case, _ = refused_case
-        _conclude(check_refusal(backend, OPS[case.op], case, dtype, device), str(case))
+        _conclude(check_refusal(backend, OPS[case.op], case, dtype, device))
 
     @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
     def test_torch_takes_it(self, torch_case: Any) -> None:
@@ -98,7 +99,7 @@ class BackendConformance:
         backend, device, dtype, op, seed = torch_case
         outcomes = list(check_torch(backend, op, dtype, device, seed))
         for outcome in sorted(outcomes, key=lambda outcome: outcome.state == "unsupported"):
-            _conclude(outcome, "")
+            _conclude(outcome)
 
     def test_its_ops_are_in_the_contract(self) -> None:
         """A misspelt op would never be called."""
@@ -211,13 +212,13 @@ def _parameters(test: BackendConformance, config: pytest.Config, calls: Calls) -
                     yield pytest.param((backend, device, dtype, call, seed), id=f"{device}-{dtype}-{call}")
 
 
-def _conclude(outcome: Outcome, case: str) -> None:
+def _conclude(outcome: Outcome) -> None:
     """Skip what is unsupported, and fail with the Python that shows a failure again."""
     if outcome.state == "unsupported":
         pytest.skip(outcome.message)
     if outcome.state != "passed":
         lines = [f"{outcome.state}: {outcome.message}"]
-        if outcome.kind == "case" and outcome.case != case:
+        if outcome.shrunk_from:
             lines = [f"{outcome.state}, and so does the smaller {outcome.case}: {outcome.message}"]
         lines += ["", outcome.reproduction] if outcome.reproduction else []
         pytest.fail("\n".join(lines), pytrace=False)

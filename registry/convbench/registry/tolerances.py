@@ -36,9 +36,8 @@ from torch import Tensor
 from convbench.registry.records import Accuracy
 
 CONFIDENCE = 6.0  # λ
-MARGIN = (
-    2.0  # of the root mean square, for reference sums that are rounded too and data that is not so random
-)
+# of the root mean square, for reference sums that are rounded too and data that is not so random
+MARGIN = 2.0
 ELEMENTWISE = Accuracy()
 
 
@@ -128,21 +127,24 @@ def excess(answer: Tensor, reference: Tensor, admissible: Tensor, accuracy: Accu
     answer is an infinity there. A plane whose data are not finite has no finite norm, and nothing is asked of a
     normwise algorithm there.
     """
-    wanted = reference.to(answer.dtype).to(torch.float64)
-    answer = answer.to(torch.float64)
+    dtype, answer = answer.dtype, answer.to(torch.float64)
+    ratio = (answer - reference).abs_().div_(admissible)
+    if ratio.isfinite().all():  # nearly always, and what follows would change none of them
+        return ratio
+    wanted = reference.to(dtype).to(torch.float64)
     same = (
         (answer == reference) | (answer.isnan() & reference.isnan()) | (answer.isinf() & (answer == wanted))
     )
     if accuracy.model == "normwise":
         same |= ~admissible.isfinite()
-    ratio = ((answer - reference).abs() / admissible).nan_to_num(nan=math.inf, posinf=math.inf)
-    return torch.where(same, torch.zeros_like(ratio), ratio)
+    return ratio.nan_to_num(nan=math.inf, posinf=math.inf).masked_fill(same, 0.0)
 
 
 def joint_excess(answer: Tensor, reference: Tensor, deviations: Tensor) -> float:
     """The root mean square of |answer - reference| / deviation, in units of the largest that chance explains."""
     finite = reference.isfinite() & answer.isfinite() & (deviations > 0) & deviations.isfinite()
-    if not finite.any():
+    count = int(finite.sum())
+    if not count:
         return 0.0
-    errors = (answer.to(torch.float64) - reference)[finite] / deviations[finite]
-    return float(errors.square().mean().sqrt()) / (1 + CONFIDENCE / math.sqrt(errors.numel()))
+    errors = (answer.to(torch.float64) - reference).div_(deviations).masked_fill_(~finite, 0.0)
+    return math.sqrt(float(errors.square_().sum()) / count) / (1 + CONFIDENCE / math.sqrt(count))

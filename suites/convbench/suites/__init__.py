@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convbench.suites.runner import RunResult, run
-    from convbench.suites.suite import Suite, load_suite
+    from convbench.suites.suite import Suite
+    from convbench.suites.suite_files import load_suite
 
-_LAZY = {"RunResult": "runner", "Suite": "suite", "load_suite": "suite", "run": "runner"}
+_LAZY = {"RunResult": "runner", "Suite": "suite", "load_suite": "suite_files", "run": "runner"}
 
 __all__ = ["RunResult", "Suite", "load_suite", "run"]
 

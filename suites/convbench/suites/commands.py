@@ -147,7 +147,7 @@ def run(
             against,
             resolved,
             out=out,
-            pip_options=shlex.split(pip_options),
+            pip_options=_words(pip_options),
             data_dir=data_dir,
             time=not no_time,
             train=not no_train,
@@ -310,6 +310,13 @@ def _print_table(path: Path) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=160)
     print_table(console, path)
     click.echo(f"table: {path / 'table.md'}", err=True)
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"--pip-options is {text!r}, which is no command line: {error}") from None
 
 
 def _print_comparison(base: Path, new: Path) -> None:

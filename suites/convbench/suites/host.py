@@ -18,11 +18,10 @@ from types import TracebackType
 from typing import Any
 
 from convbench.registry import ConvbenchError
+from convbench.suites.json_lines import Event, Lines
 from convbench.suites.versions import python_environment
 
-Event = dict[str, Any]
 LONGEST_LOG = 1024 * 1024  # bytes of what one worker printed that are kept
-LONGEST_LINE = 64 * 1024 * 1024  # bytes a worker may send without a line end
 # what OpenMP, numpy's BLAS and numba read when they are loaded
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -46,7 +45,10 @@ class Ending:
         if self.code < 0:
             import signal
 
-            return f"was killed by signal {-self.code} ({signal.Signals(-self.code).name})"
+            names = {
+                each.value: f" ({each.name})" for each in signal.Signals
+            }  # those for real time have none
+            return f"was killed by signal {-self.code}{names.get(-self.code, '')}"
         return f"exited with code {self.code}"
 
 
@@ -163,7 +165,7 @@ class Host:
                 env=environment,
                 start_new_session=True,
             )
-        self._lines = _Lines(self._control.fileno())
+        self._lines = Lines(self._control.fileno())
         try:
             ready = self._lines.wait()
         except BaseException:  # interrupted: it would go on importing for a while
@@ -191,7 +193,7 @@ class Host:
         os.close(self._readable)
 
     def _follow(self, read: int, deadline: float, on_event: Callable[[Event], None]) -> Ending:
-        events = _Lines(read)
+        events = Lines(read)
         timed_out = False
         selector = selectors.DefaultSelector()
         selector.register(read, selectors.EVENT_READ)
@@ -235,7 +237,7 @@ class Host:
             file.write(b"\n[%d bytes were dropped here]\n" % dropped + last)
             file.truncate()
 
-    def _drain(self, events: _Lines, on_event: Callable[[Event], None]) -> None:
+    def _drain(self, events: Lines, on_event: Callable[[Event], None]) -> None:
         """Read what is still in the pipe; a grandchild may hold its other end open, so do not wait."""
         os.set_blocking(events.descriptor, False)
         for _ in range(16):  # more than a pipe can hold
@@ -249,52 +251,6 @@ class Host:
             self._control.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
             pass  # the server is gone, which the caller is about to read
-
-
-class _Lines:
-    """JSON objects, one a line, from a descriptor; a line that is none is dropped."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-        self._whole: list[bytes] = []
-        self._begun: list[bytes] = []  # pieces of a line without its end
-        self._length = 0
-
-    def read(self) -> bool:
-        """Take in what is there; False at the end of the file, or where nothing is there to read."""
-        try:
-            chunk = os.read(self.descriptor, 1 << 20)
-        except (BlockingIOError, ConnectionError):
-            return False
-        first, *more = chunk.split(b"\n")
-        self._begun.append(first)
-        self._length += len(first)
-        if self._length > LONGEST_LINE:  # given up: what is left of it is no JSON
-            self._begun, self._length = [], 0
-        for piece in more:
-            self._whole.append(b"".join(self._begun))
-            self._begun, self._length = [piece], len(piece)
-        return bool(chunk)
-
-    def take(self) -> list[Event]:
-        """The whole lines so far."""
-        lines, self._whole = self._whole, []
-        events = []
-        for line in lines:
-            try:
-                event = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(event, dict):
-                events.append(event)
-        return events
-
-    def wait(self) -> bool:
-        """Block until a first line is there; False if the other side closes without one."""
-        while not self.take():
-            if not self.read():
-                return False
-        return True
 
 
 def _only(token: str, on_event: Callable[[Event], None]) -> Callable[[Event], None]:

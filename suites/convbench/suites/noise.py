@@ -269,11 +269,15 @@ def judge_clock() -> Finding:
 def gpu_findings() -> list[Finding]:
     """Who else uses each GPU, and whether its driver stays loaded; nothing where there is none."""
     try:
-        gpus = machine.gpus()
-        programs = machine.output("nvidia-smi", "--query-compute-apps=pid,name", "--format=csv,noheader")
+        return [judge_gpu(number, gpu, programs_on(number)) for number, gpu in enumerate(machine.gpus())]
     except (OSError, subprocess.SubprocessError):
         return []
-    return [judge_gpu(number, gpu, programs.strip().splitlines()) for number, gpu in enumerate(gpus)]
+
+
+def programs_on(number: int) -> list[str]:
+    """The programs that compute on one GPU, as nvidia-smi has them: `pid, name`."""
+    query = ("--query-compute-apps=pid,name", "--format=csv,noheader")
+    return machine.output("nvidia-smi", f"--id={number}", *query).strip().splitlines()
 
 
 def judge_gpu(number: int, gpu: dict[str, Any], programs: Sequence[str]) -> Finding:

@@ -22,6 +22,7 @@ FIGURES = (
     "optimizer_ms",
     "data_ms",
     "setup_seconds",
+    "compile_seconds",
     "train_loss",
     "val_loss",
     "val_accuracy",

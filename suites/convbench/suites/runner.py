@@ -22,7 +22,8 @@ from convbench.suites.host import Host
 from convbench.suites.plan import Planned, check_batch_sizes, check_shift, plan
 from convbench.suites.recording import Circumstances, Recorder
 from convbench.suites.schedule import Task, enough, left_alone, schedule, still_valid
-from convbench.suites.suite import Suite, load_suite
+from convbench.suites.suite import Suite
+from convbench.suites.suite_files import load_suite
 from convbench.suites.survey import Peaks, Survey, find_peaks, find_unavailable, look_around
 from convbench.suites.versions import OtherVersion
 from convbench.suites.watching import Silent, Watcher

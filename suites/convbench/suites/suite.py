@@ -1,13 +1,11 @@
-"""A suite: what to run and how, read from a TOML file and checked key by key."""
+"""A suite: what to run and how, what each of its keys may hold, and the file that says the same."""
 
 from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 from convbench.registry import UsageError
@@ -224,80 +222,6 @@ KEYS: Mapping[str, Mapping[str, Key]] = {
 
 
 DOTTED_KEYS = tuple(f"{table}.{name}" if table else name for table, keys in KEYS.items() for name in keys)
-
-
-def load_suite(path: Path) -> Suite:
-    """Read and check a suite file.
-
-    Raises:
-        UsageError: no such file, or one that cannot be used; with the line, the key and what is allowed.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(f"cannot read suite {path}: {reason}") from None
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: not a TOML file: {error}") from None
-
-    values: dict[str, Any] = {}
-    for name, value in content.items():
-        if name in KEYS and name:
-            if not isinstance(value, dict):
-                raise UsageError(f"{path}, line {_line(text, '', name)}: {name} must be a table, [{name}]")
-            for key, inner in value.items():
-                _check(path, text, name, key, inner)
-                values[f"{name}.{key}"] = inner
-        else:
-            _check(path, text, "", name, value)
-            values[name] = value
-    if "name" not in values:
-        raise UsageError(f"{path}: the key 'name' is missing")
-    suite = Suite(name=values["name"]).override(values)
-    try:
-        suite.check()
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from None
-    return suite
-
-
-def _check(path: Path, text: str, table: str, key: str, value: object) -> None:
-    where = f"{path}, line {_line(text, table, key)}"
-    known = KEYS[table]
-    label = f"{table}.{key}" if table else key
-    if key not in known:
-        names = [*known, *(name for name in KEYS if name and not table)]
-        raise UsageError(f"{where}: unknown key {label!r}; {choices(key, names)}")
-    wrong = known[key].wrong(value)
-    if wrong:
-        raise UsageError(f"{where}: {label} {wrong}")
-
-
-def _line(text: str, table: str, key: str) -> int:
-    """The line on which a key is set, counted from 1; that of its table where it is written in it."""
-    wanted = [*([table] if table else []), key]
-    current: list[str] = []
-    nearest = 1
-    for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[\[?([^\[\]]+)\]", line)
-        if header:
-            current = _parts(header[1])
-            path = current
-        elif assignment := re.match(r"([^=#]+)=", line):
-            path = [*current, *_parts(assignment[1])]
-        else:
-            continue
-        if path[: len(wanted)] == wanted:
-            return number
-        if table and path == [table]:
-            nearest = number
-    return nearest
-
-
-def _parts(dotted: str) -> list[str]:
-    return [part.strip().strip("\"'") for part in dotted.split(".")]
 
 
 def _toml_lines(record: Any) -> list[str]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from convbench.registry import DataError
-from convbench.suites.host import Event, Host
+from convbench.suites.host import Host
+from convbench.suites.json_lines import Event
 from convbench.suites.watching import Watcher
 
 SURVEY_SECONDS = 600.0  # a first use may download the dataset

@@ -54,17 +54,13 @@ def conv2d(
     if not len(input):  # not every build of torch transforms an empty batch
         return _of_nothing(input, weight, bias, window.output_size)
     images, kernels = F.pad(input, window.pad), spread(weight, window.dilation)
-    if not len(input):  # some transforms refuse an empty batch: one image of zeros, cut off again
-        images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, 1))
     size = (fast_length(images.shape[-2]), fast_length(images.shape[-1]))
     image_spectra = torch.fft.rfft2(images, size).unflatten(1, (groups, -1))
     kernel_spectra = torch.fft.rfft2(kernels, size).unflatten(0, (groups, -1))
     spectra = torch.einsum("ngcpq,gocpq->ngopq", image_spectra, kernel_spectra.conj())
     positions = torch.fft.irfft2(spectra.flatten(1, 2), size)
     (height, width), (down, right) = window.output_size, window.stride
-    output: Tensor = positions[
-        : len(input), :, : (height - 1) * down + 1 : down, : (width - 1) * right + 1 : right
-    ]
+    output: Tensor = positions[..., : (height - 1) * down + 1 : down, : (width - 1) * right + 1 : right]
     return output.contiguous() if bias is None else output + bias[:, None, None]
 
 
