@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from random import SystemRandom
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from convbench.registry.cases import Case, case_of
 from convbench.registry.errors import Unsupported
 from convbench.registry.exact import OUTPUT, Exact, gradient_of, partial_sums_of, terms_of
+from convbench.registry.few_images import call_of, few_images, of, zero_elsewhere
 from convbench.registry.lasting import same
 from convbench.registry.ops import OPS, Op
 from convbench.registry.records import Accuracy, Backend
@@ -80,13 +82,14 @@ def check_answer(
     ]
     if torch.is_grad_enabled() and wanted and not output.requires_grad:
         raise Misconduct(f"{case}: the output is cut off from the gradient")
+    shapes = {name: each.detach().to("meta") for name, each in arguments.items() if isinstance(each, Tensor)}
+    expected = op.reference(**{**arguments, **shapes}).shape
+    if taken.shape != expected:
+        raise Misconduct(f"{case}: the output has shape {tuple(taken.shape)}, not {tuple(expected)}")
+    few = few_images(op, arguments, SystemRandom().getrandbits(31))
     upstream = torch.randn(output.shape, dtype=torch.float64, device=output.device).to(output.dtype)
-    exact = _reference(op, arguments, wanted, upstream, torch.clone)
-    if taken.shape != exact[OUTPUT].shape:
-        raise Misconduct(
-            f"{case}: the output has shape {tuple(taken.shape)}, not {tuple(exact[OUTPUT].shape)}"
-        )
-    answers = {OUTPUT: taken}
+    upstream = zero_elsewhere(few, upstream)
+    answers = {OUTPUT: of(few, taken)}
     if output.requires_grad:
         gradients = torch.autograd.grad(
             output, [arguments[name] for name in wanted], upstream, retain_graph=True, allow_unused=True
@@ -94,9 +97,11 @@ def check_answer(
         for name, gradient in zip(wanted, gradients, strict=True):
             if gradient is None:
                 raise Misconduct(f"{case}: no gradient reaches {name}")
-            answers[gradient_of(name)] = gradient
+            answers[gradient_of(name)] = of(few, gradient) if name == "input" else gradient
+    arguments, upstream = call_of(few, arguments), of(few, upstream)
+    exact = _reference(op, arguments, wanted, upstream, torch.clone)
     size = _reference(op, arguments, wanted, upstream, torch.abs) if op.multilinear else exact
-    terms, bias = terms_of(op, arguments, output), arguments.get("bias")
+    terms, bias = terms_of(op, arguments, exact[OUTPUT]), arguments.get("bias")
     # real numbers do not cancel as random ones do: the sum of the terms' magnitudes, not the root of their squares
     magnitudes = {name: math.sqrt(terms[name]) * size[name].abs() for name in answers}
     bias = bias.detach().double() if isinstance(bias, Tensor) else None

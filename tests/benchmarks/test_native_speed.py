@@ -1,6 +1,6 @@
 """`native` beside torch: forward and backward of single layers, in turn in one process, on the same threads.
 
-`python tests/benchmarks/test_native.py` prints the table of docs/native.md.
+`python tests/benchmarks/test_native_speed.py` prints the table of docs/native.md.
 """
 
 from __future__ import annotations
