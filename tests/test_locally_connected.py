@@ -57,14 +57,14 @@ def test_without_bias() -> None:
 
 def test_other_image_sizes_are_refused() -> None:
     layer = LocallyConnected2d(1, 1, 6, 3)
-    with pytest.raises(ValueError, match=r"images must be \(6, 6\), not \(7, 6\)"):
+    with pytest.raises(ValueError, match=r"images must be \(N, 1, 6, 6\), not \(1, 1, 7, 6\)"):
         layer(torch.zeros(1, 1, 7, 6))
     with pytest.raises(ValueError, match="larger than the padded input"):
         LocallyConnected2d(1, 1, 2, 3)
 
 
 def test_local_is_lenet_with_unshared_weights() -> None:
-    local, lenet = create_model("local"), create_model("lenet")
+    local, lenet = create_model("local"), create_model("lenet_relu")
     images = torch.randn(2, 1, 28, 28)
     assert local(images).shape == (2, 10)
     kinds = [
@@ -81,7 +81,7 @@ def test_local_is_lenet_with_unshared_weights() -> None:
 
 def test_initial_weights_are_as_spread_as_lenets() -> None:
     torch.manual_seed(0)
-    local, lenet = create_model("local"), create_model("lenet")
+    local, lenet = create_model("local"), create_model("lenet_relu")
     for one, other in (("0.weight", "0.weight"), ("3.weight", "3.weight")):
         ratio = local.get_parameter(one).detach().std() / lenet.get_parameter(other).detach().std()
         assert 0.8 < float(ratio) < 1.25

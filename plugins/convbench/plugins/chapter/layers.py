@@ -93,8 +93,9 @@ class LocallyConnected2d(nn.Module):
             ValueError: images of another size than `input_size`, or of other channels.
         """
         height, width, filters, channels, kh, kw = self.weight.shape
-        if tuple(input.shape[1:]) != (channels, *self.input_size):
-            raise ValueError(f"images must be (N, {channels}, *{self.input_size}), not {tuple(input.shape)}")
+        down, across = self.input_size
+        if tuple(input.shape[1:]) != (channels, down, across):
+            raise ValueError(f"images must be (N, {channels}, {down}, {across}), not {tuple(input.shape)}")
         patches = F.unfold(input, (kh, kw), padding=self.padding, stride=self.stride)  # (N, C·kh·kw, H'·W')
         kernels = self.weight.flatten(3).flatten(0, 1)  # (H'·W', O, C·kh·kw)
         output = torch.einsum("nkp,pok->nop", patches, kernels).view(len(input), filters, height, width)
