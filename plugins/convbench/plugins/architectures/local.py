@@ -2,8 +2,8 @@
 
 The layers of `lenet_relu`, with a kernel of its own at every output position. They look at the same pixels and
 have the same outputs, and 423,038 parameters instead of 61,706, nearly all of them in the two local layers. With
-sigmoids it does not learn in ten epochs: a kernel that one position alone trains gets a small part of a shared one's
-gradient.
+sigmoids it does not learn in ten epochs: a kernel that one position alone trains gets a small part of the gradient
+of a shared one.
 """
 
 from __future__ import annotations
