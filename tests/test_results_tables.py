@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,30 @@ def test_a_ratio_has_an_interval_where_samples_were_kept() -> None:
     assert line.ratio_interval.low < 0.25 < line.ratio_interval.high
     assert line.ratio_interval.high / line.ratio_interval.low < 1.2
     assert comparison_table(rows).groups[0].lines[1].ratio_interval is None
+
+
+def test_throughput_step_and_speed_name_one_order_where_medians_name_two() -> None:
+    # The arithmetic middles of two processes: native has the higher throughput and the longer step.
+    native = [100.0, 1200.0]
+    torch = [414.0, 800.0]
+    rows = [
+        row(backend=name, round=index, step_ms_median=step_ms, images_per_second=128e3 / step_ms)
+        for name, times in (("native", native), ("torch", torch))
+        for index, step_ms in enumerate(times)
+    ]
+    kept = {(each.combination, each.round): [each.step_ms_median or 0.0] * 5 for each in rows}
+    (group,) = comparison_table(rows, kept).groups
+    first, second = group.lines
+    assert [first.name, second.name] == ["native", "torch"]
+    assert first.images_per_second is not None
+    assert second.images_per_second is not None
+    assert first.step_ms == pytest.approx(math.sqrt(100 * 1200))
+    assert second.step_ms == pytest.approx(math.sqrt(414 * 800))
+    for line in group.lines:
+        assert line.images_per_second == pytest.approx(128e3 / (line.step_ms or 0.0))
+    assert first.ratio == pytest.approx(first.images_per_second / second.images_per_second)
+    assert first.ratio_interval is not None
+    assert first.ratio_interval.value == pytest.approx(first.ratio)
 
 
 @pytest.fixture

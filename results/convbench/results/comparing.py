@@ -14,7 +14,8 @@ from convbench.results.gating import gate
 from convbench.results.pairing import Left, Match, joined, match, reasons
 from convbench.results.schema import Combination
 from convbench.results.sides import read_side
-from convbench.results.trends import Trend, geometric_mean, trends
+from convbench.results.statistics import geometric_mean
+from convbench.results.trends import Trend, trends
 from convbench.results.verdicts import (
     FLOOR_POINTS,
     MIN_EFFECT,

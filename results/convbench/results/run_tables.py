@@ -151,10 +151,14 @@ RESULTS = (
     Measure("parameters", "trainable parameters of the network", parameters),
     Measure(
         "images/s",
-        "training throughput, the median over processes; higher is better",
+        "training throughput, from the time of a step; higher is better",
         lambda entry: number(entry.line.images_per_second),
     ),
-    Measure("step, ms", "median time of a whole training step", lambda entry: number(entry.line.step_ms)),
+    Measure(
+        "step, ms",
+        "median time of a whole training step, the geometric mean over processes",
+        lambda entry: number(entry.line.step_ms),
+    ),
     Measure("p10–p90, ms", "what eight of ten steps lie between", spread),
     Measure(
         "processes",

@@ -15,8 +15,9 @@ from convbench.results.summary import BASELINE, Accuracy, Failure, Group, Line, 
 __all__ = ["comparison_table", "table_markdown"]
 
 LEGEND = (
-    "**images/s**: training throughput, higher is better, median over processes; "
-    "**step**: median time of a whole training step; **p10–p90**: what eight of ten steps lie between; "
+    "**images/s**: training throughput, higher is better; "
+    "**step**: median time of a whole training step, of processes the geometric mean, which images/s and speed "
+    "follow from; **p10–p90**: what eight of ten steps lie between; "
     "**processes**: fresh processes timed, in random order across combinations; "
     f"**speed vs {BASELINE}**: above 1 is faster than {BASELINE}, with its 95 % interval over processes; "
     "**validation accuracy**: mean over seeds at the end of the epochs or of the budget; "
