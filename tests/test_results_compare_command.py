@@ -102,6 +102,19 @@ def test_json_holds_everything(convbench: Run, base: Path, new: Path) -> None:
     assert found["left_out"][0]["reason"] == "only in new"
 
 
+def test_flags_of_either_side_are_in_every_format(convbench: Run, base: Path, tmp_path: Path) -> None:
+    new = write(tmp_path / "flagged" / "results.csv", timed(SLOWER, flags="busy drifting"))
+    page = tmp_path / "page.html"
+    for style in ("table", "markdown", "csv", "json"):
+        text = convbench(base, new, "--format", style, "--html", page).stdout
+        assert "flagged unlike: busy in 0 of 3 processes of the base and 3 of 3 of the new" in text
+    assert "flagged unlike: busy in 0 of 3 processes" in page.read_text(encoding="utf-8")
+    (pair,) = json.loads(text)["times"]
+    assert (pair["base_flags"], pair["new_flags"]) == ({}, {"busy": 3, "drifting": 3})
+    rows = csv.DictReader(io.StringIO(convbench(base, new, "--format", "csv").stdout))
+    assert next(rows)["new_flags"] == "busy=3 drifting=3"
+
+
 def json_schema() -> Any:
     return json.loads(files("convbench.results").joinpath("schemas", "comparison.schema.json").read_text())
 

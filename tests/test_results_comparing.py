@@ -133,6 +133,36 @@ def test_the_smallest_share_of_any_process_counts(against: Any) -> None:
     assert (pair.base_served, pair.new_served, pair.served_less) == (1, 0.5, True)
 
 
+@pytest.mark.parametrize(
+    ("base", "new", "note"),
+    [
+        (
+            ["", "", ""],
+            ["busy", "busy drifting", ""],
+            "flagged unlike: busy in 0 of 3 processes of the base and 2 of 3 of the new, "
+            "drifting in 0 of 3 processes of the base and 1 of 3 of the new",
+        ),
+        (
+            ["busy", "", ""],
+            ["", "", "busy"],
+            "flagged alike: busy in 1 of 3 processes of the base and 1 of 3 of the new",
+        ),
+        (["", "", ""], ["", "", ""], ""),
+    ],
+)
+def test_flagged_processes_are_counted_on_both_sides(
+    against: Any, base: list[str], new: list[str], note: str
+) -> None:
+    sides = [
+        [row(round=at, step_ms_median=time, flags=flags[at] or None) for at, time in enumerate(BASE)]
+        for flags in (base, new)
+    ]
+    pair = against(*sides).times[0]
+    assert pair.note == note
+    assert pair.new_flags.get("busy", 0) == sum("busy" in flags for flags in new)
+    assert pair.base_flags.get("busy", 0) == sum("busy" in flags for flags in base)
+
+
 def test_a_side_of_two_machines_is_like_none(against: Any) -> None:
     mixed = [*timed(BASE), *timed(BASE, run_id="other", machine_id="another")]
     with pytest.raises(NothingRan, match=r"unlike machine_id \(0123456789ab or another and"):

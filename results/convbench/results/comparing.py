@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from convbench.registry.errors import NothingRan, UsageError
 from convbench.results.attribution import served_change, unlike_shares
+from convbench.results.flags import flags_of_both
 from convbench.results.gating import gate
 from convbench.results.pairing import Left, Match, joined, match, reasons
 from convbench.results.schema import Combination
@@ -50,6 +51,7 @@ class TimePair:
     and so spread could have shown; `note` says what makes the pair less than sound; `paired` where each
     process was set against its counterpart of the same round of the same run. `base_served` and `new_served` are
     the shares of the FLOPs that the backend computed itself, None where a side does not tell; torch did the rest.
+    `base_flags` and `new_flags` say how many processes each flag struck.
     """
 
     combination: Combination
@@ -68,6 +70,8 @@ class TimePair:
     paired: bool = False
     base_served: float | None = None
     new_served: float | None = None
+    base_flags: Mapping[str, int] = field(default_factory=dict)
+    new_flags: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def served_less(self) -> bool:
@@ -198,11 +202,14 @@ def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair
             note=joined(
                 each.note,
                 unlike_shares(each.base.served, each.new.served),
+                flags_of_both(each.base, each.new),
                 "one process on a side: its spread is assumed" * gap.assumed,
             ),
             paired=pairs is not None,
             base_served=each.base.served,
             new_served=each.new.served,
+            base_flags=each.base.flags,
+            new_flags=each.new.flags,
         )
         for each, gap, pairs, judged in zip(
             timed, gaps, paired, judge(gaps, math.log1p(min_effect)), strict=True

@@ -182,6 +182,8 @@ def csv_cell(value: object) -> str:
     """A number with nine digits, a text that no spreadsheet runs."""
     if isinstance(value, (int, float)):
         return str(value) if isinstance(value, int) else format(value, ".9g")
+    if isinstance(value, Mapping):
+        return " ".join(f"{guard(str(key))}={number}" for key, number in value.items())
     return "" if value is None else guard(str(value))
 
 

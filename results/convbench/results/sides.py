@@ -29,6 +29,7 @@ CONDITIONS = (
     "flush_denormal",
 )
 PROCESS = ("run_id", "kind", "round")
+TOLD = ("flags", "started_at")  # a table made by hand may lack them
 VALUES = ("status", "error", "step_ms_median", "served_flops_fraction", "val_accuracy", "epochs")
 TINY, HUGE = 5e-324, sys.float_info.max  # the floats next to zero and to infinity
 LATER = {column.name for column in columns(Row) if column.later}
@@ -41,7 +42,8 @@ class Measured:
     `step_ms` holds a median per process, and `processes` a number for each, the same in every file for the same
     round of the same run; `served` the smallest share of the FLOPs that the backend computed itself in any of
     them, as far as it is known; `accuracies` and `epochs` a value per training; `failure` the status and error of
-    the first process that failed; `conditions` every value found.
+    the first process that failed; `conditions` every value found; `flags` how many of the processes timed each
+    flag struck.
     """
 
     step_ms: tuple[float, ...] = ()
@@ -51,6 +53,7 @@ class Measured:
     epochs: tuple[float, ...] = ()
     failure: str | None = None
     conditions: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    flags: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,14 @@ def load(source: Path | str | pd.DataFrame) -> pd.DataFrame:
         wanted = (*COMBINATION, *CONDITIONS, *PROCESS, *VALUES)
         if missing := [name for name in wanted if name not in source and name not in LATER]:
             raise UsageError(f"the table lacks the columns {', '.join(missing)}")
-        return source.reindex(columns=list(wanted))
+        return source.reindex(columns=[*wanted, *TOLD])
     path = Path(source)
     if path.is_dir() and not (path / "results.csv").exists() and (files := sorted(path.glob("*.json"))):
         return read_pytest_benchmark(files)
     path = results_file(path)
     if looks_like_json(path):
         return read_pytest_benchmark([path])
-    return read_table(path, {*COMBINATION, *CONDITIONS, *PROCESS, *VALUES})
+    return read_table(path, {*COMBINATION, *CONDITIONS, *PROCESS, *VALUES, *TOLD})
 
 
 def summed_up(frame: pd.DataFrame, name: str) -> dict[Combination, Measured]:
@@ -116,6 +119,7 @@ def summed_up(frame: pd.DataFrame, name: str) -> dict[Combination, Measured]:
     accuracies = split(frame, "val_accuracy", combination, trained)
     epochs = split(frame, "epochs", combination, trained)
     failures = failed(frame, combination, good)
+    flags = flagged(frame, combination, timed)
     # Conditions of what was measured; a process that failed early knows few of them.
     shared = conditions(frame, combination, timed | trained)
     return {
@@ -127,6 +131,7 @@ def summed_up(frame: pd.DataFrame, name: str) -> dict[Combination, Measured]:
             epochs=epochs.get(code, ()),
             failure=failures.get(code),
             conditions=shared.get(code, {}),
+            flags=flags.get(code, {}),
         )
         for code, key in keys(frame, combination)
     }
@@ -189,6 +194,19 @@ def split(
     found, starts = np.unique(whose[order], return_index=True)
     parts = np.split(values[order], starts[1:]) if len(found) else []
     return {int(code): tuple(part.tolist()) for code, part in zip(found, parts, strict=True)}
+
+
+def flagged(
+    frame: pd.DataFrame, combination: NDArray[np.int64], timed: NDArray[np.bool_]
+) -> dict[int, dict[str, int]]:
+    """How many of the timing processes of each combination carry each flag."""
+    chosen = timed & frame["flags"].notna().to_numpy()
+    found: dict[int, dict[str, int]] = {}
+    for code, words in zip(combination[chosen].tolist(), frame.loc[chosen, "flags"].tolist(), strict=True):
+        for flag in dict.fromkeys(str(words).split()):
+            counts = found.setdefault(code, {})
+            counts[flag] = counts.get(flag, 0) + 1
+    return found
 
 
 def failed(frame: pd.DataFrame, combination: NDArray[np.int64], good: NDArray[np.bool_]) -> dict[int, str]:
