@@ -11,6 +11,8 @@ import pytest
 
 from convbench.registry import GateFailed, NothingRan, UsageError
 from convbench.results import Comparison, Row, compare, read_results
+from convbench.results.comparison_formats import as_json, as_markdown, as_table
+from convbench.results.html_report import comparison_html
 from result_rows import LENET, row, timed, trained, write
 
 BASE = [10.0, 10.1, 9.9]
@@ -161,6 +163,39 @@ def test_flagged_processes_are_counted_on_both_sides(
     assert pair.note == note
     assert pair.new_flags.get("busy", 0) == sum("busy" in flags for flags in new)
     assert pair.base_flags.get("busy", 0) == sum("busy" in flags for flags in base)
+
+
+@pytest.mark.parametrize(
+    ("run_id", "start", "said"),
+    [
+        ("other", "2026-01-01T12:45:00+00:00", "measured 40 minutes apart"),
+        ("run", "2026-01-01T12:45:00+00:00", "measured 40 minutes apart"),  # directories may have one name
+        ("other", "2026-01-03T12:05:00+00:00", "measured 2 days apart"),
+        ("other", "2026-01-01T12:05:20+00:00", "measured less than a minute apart"),
+        ("other", "2026-01-01T12:03:00+00:00", "measured at the same time by runs that took no turns"),
+        ("run", "2026-01-01T12:03:00+00:00", None),
+        ("other", None, None),
+    ],
+)
+def test_sides_that_are_not_interleaved_are_told_once(
+    against: Any, run_id: str, start: str | None, said: str | None
+) -> None:
+    base = [
+        row(round=at, backend=backend, step_ms_median=time, started_at=f"2026-01-01T12:0{at}:00+00:00")
+        for backend in ("im2col", "fft")
+        for at, time in enumerate([*BASE, *BASE])
+    ]
+    new = [
+        row(round=at, backend=backend, step_ms_median=time, started_at=start, run_id=run_id)
+        for backend in ("im2col", "fft")
+        for at, time in enumerate([*BASE, *BASE])
+    ]
+    found = against(base, new)
+    assert found.remarks == ((f"run1 and run0 are not interleaved: {said}",) if said else ())
+    assert against(new, base).remarks == found.remarks
+    assert [pair.note for pair in found.times] == ["", ""]
+    for text in (as_table(found), as_markdown(found), as_json(found), comparison_html(found)):
+        assert text.count("not interleaved") == len(found.remarks)
 
 
 def test_a_side_of_two_machines_is_like_none(against: Any) -> None:

@@ -12,6 +12,7 @@ from convbench.registry.errors import NothingRan, UsageError
 from convbench.results.attribution import served_change, unlike_shares
 from convbench.results.flags import flags_of_both
 from convbench.results.gating import gate
+from convbench.results.interleaving import apart
 from convbench.results.pairing import Left, Match, joined, match, reasons
 from convbench.results.schema import Combination
 from convbench.results.sides import read_side
@@ -104,7 +105,10 @@ class AccuracyPair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found: `files` are the names of the base and of what was compared with it."""
+    """What `compare` found: `files` are the names of the base and of what was compared with it.
+
+    `remarks` say what makes all pairs of two files less than sound.
+    """
 
     files: tuple[str, ...]
     times: tuple[TimePair, ...]
@@ -112,6 +116,7 @@ class Comparison:
     left_out: tuple[Left, ...]
     trends: tuple[Trend, ...]
     min_effect: float
+    remarks: tuple[str, ...] = ()
 
     def gate(self, slower: float, *, allow_unclear: bool = False) -> str:
         """Refuse a slow-down by more than `slower` (0.05 is 5 %); return what passing is worth.
@@ -149,10 +154,13 @@ def compare(
     first, *others = (read_side(source, name) for source, name in zip(sources, files, strict=True))
     matches: list[Match] = []
     left_out: list[Left] = []
+    remarks: list[str] = []
     for side in others:
         found, left = match(first, side, force=force)
         matches += found
         left_out += left
+        if any(each.base.step_ms and each.new.step_ms for each in found):
+            remarks.append(apart(first, side))
     if not matches:
         raise NothingRan(f"nothing could be compared: {reasons(left_out)}")
     return Comparison(
@@ -162,6 +170,7 @@ def compare(
         left_out=tuple(left_out),
         trends=trends(files, matches, min_effect) if more else (),
         min_effect=min_effect,
+        remarks=tuple(filter(None, remarks)),
     )
 
 

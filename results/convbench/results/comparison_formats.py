@@ -137,6 +137,7 @@ def as_markdown(comparison: Comparison) -> str:
         parts.append(f"| {' | '.join(map(escape, headings))} |\n|{' --- |' * len(headings)}")
         parts += [f"| {' | '.join(map(escape, row))} |" for row in rows]
         parts.append("")
+    parts += [f"- {escape(remark)}." for remark in comparison.remarks] + [""] * bool(comparison.remarks)
     return "\n".join([*parts, legend(comparison)]) + "\n"
 
 
@@ -152,6 +153,7 @@ def as_table(comparison: Comparison) -> str:
                 "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             )
         parts.append("")
+    parts += [f"{flatten(remark)}." for remark in comparison.remarks]
     return "\n".join([*parts, legend(comparison)]) + "\n"
 
 

@@ -113,7 +113,7 @@ def comparison_html(comparison: Comparison) -> str:
         sentences=verdicts_in_words(comparison),
         figures=charts,
         hues=legend(charts),
-        warnings=shared_remarks(comparison),
+        warnings=[f"{remark}." for remark in comparison.remarks] + shared_remarks(comparison),
         tables=comparison_tables(comparison),
         explanation=verdict_legend(comparison),
     )

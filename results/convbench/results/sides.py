@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,10 +59,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Side:
-    """A file of results under the name it is shown by."""
+    """A file of results under the name it is shown by.
+
+    `runs` are the runs that its steps were timed in, and `period` when the first and the last of these processes
+    started, None where it does not tell.
+    """
 
     name: str
     combinations: Mapping[Combination, Measured]
+    runs: frozenset[str] = frozenset()
+    period: tuple[datetime, datetime] | None = None
 
 
 def read_side(source: Path | str | pd.DataFrame, name: str) -> Side:
@@ -70,7 +77,18 @@ def read_side(source: Path | str | pd.DataFrame, name: str) -> Side:
     Raises:
         UsageError: it cannot be read.
     """
-    return Side(name, summed_up(load(source), name))
+    frame = load(source)
+    return Side(name, summed_up(frame, name), *when(frame))
+
+
+def when(frame: pd.DataFrame) -> tuple[frozenset[str], tuple[datetime, datetime] | None]:
+    """The runs that timed steps, and when the first and the last of their processes started."""
+    import pandas as pd
+
+    timed = frame[((frame["kind"] == "time") & frame["status"].isin(MEASURED)).to_numpy()]
+    started = pd.to_datetime(timed["started_at"], utc=True, errors="coerce").dropna()
+    period = (started.min().to_pydatetime(), started.max().to_pydatetime()) if len(started) else None
+    return frozenset(map(str, timed["run_id"].dropna().unique())), period
 
 
 def load(source: Path | str | pd.DataFrame) -> pd.DataFrame:
