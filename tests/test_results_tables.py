@@ -144,6 +144,26 @@ def test_throughput_step_and_speed_name_one_order_where_medians_name_two() -> No
     assert first.ratio_interval.value == pytest.approx(first.ratio)
 
 
+@pytest.mark.parametrize(
+    ("planned", "said"),
+    [
+        ({"verify": 2, "time": 4, "train": 1}, "**Interrupted: 3 of 7 planned processes are missing.**"),
+        ({"time": 2}, None),  # optional rounds come on top
+        ({}, None),
+        ("many", None),
+    ],
+)
+def test_an_interrupted_run_says_what_is_missing(tmp_path: Path, planned: object, said: str | None) -> None:
+    with RunStore.create(tmp_path / "run") as store:
+        for each in [row(kind="verify"), *timed([5.0, 5.1, 5.2])]:
+            store.append(each)
+    (tmp_path / "run" / "environment.json").write_text(json.dumps({"planned_processes": planned}))
+    text = table_markdown(tmp_path / "run")
+    assert ("Interrupted" in text) == (said is not None)
+    assert (said or "") in text
+    assert ("`convbench run --resume DIR` completes it" in text) == (said is not None)
+
+
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     with RunStore.create(tmp_path / "run") as store:
