@@ -249,7 +249,9 @@ def test_flags_are_counted_in_a_sentence() -> None:
     rows = [row(round=0, flags="busy drifting"), row(round=1), row(round=2, flags="busy")]
     (line,) = comparison_table(rows).groups[0].lines
     assert line.notes == (
-        "2 of 3 processes timed while other programs were running (`busy`)",
-        "1 of 3 processes timed with steps that became slower or faster (`drifting`)",
+        "2 of 3 processes timed while other programs were running (busy)",
+        "1 of 3 processes timed with steps that became slower or faster (drifting)",
     )
     assert comparison_table([row(round=0)]).groups[0].lines[0].notes == ()
+    text = table_markdown(rows)
+    assert f"- `im2col`: {line.notes[0]}\n" in text  # as it is, without marks or escapes

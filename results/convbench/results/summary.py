@@ -214,7 +214,7 @@ def flagged(timed: Sequence[Row]) -> list[str]:
     """How many of the timing processes carry each flag, in a sentence."""
     counts = {flag: sum(flag in (row.flags or "").split() for row in timed) for flag in FLAGS}
     return [
-        f"{count} of {len(timed)} processes timed {FLAGS[flag]} (`{flag}`)"
+        f"{count} of {len(timed)} processes timed {FLAGS[flag]} ({flag})"
         for flag, count in counts.items()
         if count
     ]
