@@ -247,6 +247,22 @@ def test_a_file_that_is_no_result_is_exit_code_2(
         assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("given", ["500%", "100%", "0%"])
+def test_a_smallest_effect_out_of_range_is_named_as_it_was_given(
+    convbench: Run, base: Path, new: Path, given: str
+) -> None:
+    result = convbench(base, new, "--min-effect", given)
+    assert result.exit_code == 2
+    assert f"--min-effect is a percentage between 0% and 100%, not {given}" in result.stderr
+
+
+def test_the_legend_names_the_smallest_effects_with_their_units(
+    convbench: Run, base: Path, new: Path
+) -> None:
+    said = convbench(base, new).stdout
+    assert "exceeds 3 % of the base (for accuracies 1 percentage point)" in said
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -266,7 +266,8 @@ def test_a_round_that_crashed_is_noted(against: Any) -> None:
 
 @pytest.mark.parametrize("time", [0.0, -1.0, float("inf")])
 def test_a_time_that_is_none_is_refused(against: Any, time: float) -> None:
-    with pytest.raises(UsageError, match=r"step_ms_median is .*; a time is a number above zero"):
+    place = r"run0/results\.csv, line 3: "
+    with pytest.raises(UsageError, match=place + r"step_ms_median is .*; a time is a number above zero"):
         against(timed([10.0, time]), timed(BASE))
 
 
@@ -289,7 +290,7 @@ def test_what_was_found_wrong_has_no_figures_however_much_was_measured(against: 
 
 
 def test_rows_that_failed_are_no_measurement_even_with_a_time(against: Any) -> None:
-    with pytest.raises(NothingRan, match="of 1 combinations 1 is in run1: time incorrect: wrong"):
+    with pytest.raises(NothingRan, match="of 1 combination 1 is in run1: time incorrect: wrong"):
         against(timed(BASE), timed(BASE, status="incorrect", error="wrong"))
 
 
@@ -429,7 +430,7 @@ def test_a_slow_down_is_told_before_what_is_unclear(against: Any) -> None:
 
 def test_the_gate_says_what_it_did_not_see(against: Any) -> None:
     found = against([*timed(QUIET), *timed(QUIET, backend="gone")], timed(QUIET))
-    assert found.gate(0.05).endswith("; 1 combinations could not be compared")
+    assert found.gate(0.05).endswith("; 1 combination could not be compared")
 
 
 @pytest.mark.parametrize("status", ["crashed", "timeout", "oom", "incorrect", "unavailable", "error"])

@@ -148,7 +148,7 @@ def compare(
         NothingRan: nothing could be compared.
     """
     if not 0 < min_effect < 1:
-        raise UsageError(f"the smallest effect is a share between 0 and 1, not {min_effect}")
+        raise UsageError(f"min_effect is a share between 0 and 1, as 0.03 is 3 %, not {min_effect:g}")
     sources = (base, new, *more)
     files = labels(sources)
     first, *others = (read_side(source, name) for source, name in zip(sources, files, strict=True))

@@ -123,9 +123,11 @@ def legend(comparison: Comparison) -> str:
     """What the verdicts mean, in this comparison."""
     return (
         "n counts processes (for accuracies, seeds). faster, slower, higher, lower: the difference exceeds "
-        f"{comparison.min_effect:.3g} of the base (for accuracies {MIN_POINTS:.3g}), and its p-value, "
-        f"corrected for all pairs, is below {ALPHA:g}. same: the interval lies within that. unclear: this data "
-        "cannot tell; a difference shows only from the size given." + HISTORY * bool(comparison.trends)
+        f"{100 * comparison.min_effect:.3g} % of the base (for accuracies {100 * MIN_POINTS:.3g} percentage "
+        f"point), and its p-value, corrected for all pairs, is below {ALPHA:g}. same: the interval lies within "
+        "that. unclear: this data cannot tell; a difference shows only from the size given."
+        + HISTORY
+        * bool(comparison.trends)
     )
 
 

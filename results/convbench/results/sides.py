@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convbench.registry.errors import UsageError
 from convbench.results.pytest_benchmark import looks_like_json, read_pytest_benchmark
-from convbench.results.reading import read_table, results_file
+from convbench.results.reading import read_table, results_file, row_place
 from convbench.results.schema import COMBINATION, MEASURED, Combination, Row, columns
 
 if TYPE_CHECKING:
@@ -78,7 +78,12 @@ def read_side(source: Path | str | pd.DataFrame, name: str) -> Side:
         UsageError: it cannot be read.
     """
     frame = load(source)
-    return Side(name, summed_up(frame, name), *when(frame))
+    return Side(name, summed_up(frame, source, name), *when(frame))
+
+
+def place(source: Path | str | pd.DataFrame, name: str, at: Any) -> str:
+    """Where the row at a position of a side's table is, to be named in errors: a file and its line."""
+    return row_place(results_file(Path(source)), int(at)) if isinstance(source, (str, Path)) else name
 
 
 def when(frame: pd.DataFrame) -> tuple[frozenset[str], tuple[datetime, datetime] | None]:
@@ -107,7 +112,9 @@ def load(source: Path | str | pd.DataFrame) -> pd.DataFrame:
     return read_table(path, {*COMBINATION, *CONDITIONS, *PROCESS, *VALUES, *TOLD})
 
 
-def summed_up(frame: pd.DataFrame, name: str) -> dict[Combination, Measured]:
+def summed_up(
+    frame: pd.DataFrame, source: Path | str | pd.DataFrame, name: str
+) -> dict[Combination, Measured]:
     """What a table has of each combination."""
     import numpy as np
 
@@ -129,7 +136,8 @@ def summed_up(frame: pd.DataFrame, name: str) -> dict[Combination, Measured]:
     ):
         values = numbers(frame, column)[chosen]
         if len(bad := values[(values < least) | (values > most)]):
-            raise UsageError(f"{name}: {column} is {bad[0]:g}; {what}")
+            at = frame.index[chosen][(values < least) | (values > most)][0]
+            raise UsageError(f"{place(source, name, at)}: {column} is {bad[0]:g}; {what}")
     step_ms = split(frame, "step_ms_median", combination, timed)
     processes = split(numbered(frame), "process", combination, timed)
     shares = numbers(frame, "served_flops_fraction")
