@@ -327,6 +327,19 @@ def test_a_benchmark_that_names_its_combination_is_set_against_a_run(
     assert "slower" in result.stdout
 
 
+def test_a_benchmark_on_random_images_is_set_against_a_run_by_force_alone(
+    convbench: Run, base: Path, tmp_path: Path
+) -> None:
+    shared = {name: value for name, value in vars(timed(BASE)[0]).items() if value is not None}
+    del shared["train_images"]  # which `time_step` does not name
+    new = benchmark_json(tmp_path / "new.json", 0.020, **shared | {"dataset": "random images"})
+    unlike = "unlike dataset (fashion-mnist and random images); train_images (60000 and unknown)"
+    refused = convbench(base, new)
+    assert refused.exit_code == 3
+    assert unlike in refused.stderr
+    assert unlike in convbench(base, new, "--force").stdout
+
+
 @pytest.fixture
 def exported(base: Path, tmp_path: Path) -> Path:
     """A run of three processes, as a file of pytest-benchmark."""
