@@ -125,7 +125,14 @@ def test_throughput_step_and_speed_name_one_order_where_medians_name_two() -> No
     native = [100.0, 1200.0]
     torch = [414.0, 800.0]
     rows = [
-        row(backend=name, round=index, step_ms_median=step_ms, images_per_second=128e3 / step_ms)
+        row(
+            backend=name,
+            round=index,
+            step_ms_median=step_ms,
+            step_ms_p10=step_ms * 0.99,
+            step_ms_p90=step_ms * 1.01,
+            images_per_second=128e3 / step_ms,
+        )
         for name, times in (("native", native), ("torch", torch))
         for index, step_ms in enumerate(times)
     ]
@@ -139,6 +146,7 @@ def test_throughput_step_and_speed_name_one_order_where_medians_name_two() -> No
     assert second.step_ms == pytest.approx(math.sqrt(414 * 800))
     for line in group.lines:
         assert line.images_per_second == pytest.approx(128e3 / (line.step_ms or 0.0))
+        assert (line.step_ms_p10 or 0.0) < (line.step_ms or 0.0) < (line.step_ms_p90 or 0.0)
     assert first.ratio == pytest.approx(first.images_per_second / second.images_per_second)
     assert first.ratio_interval is not None
     assert first.ratio_interval.value == pytest.approx(first.ratio)

@@ -61,7 +61,8 @@ class Accuracy:
 class Line:
     """One backend or architecture of a group; what was not measured is None.
 
-    `step_ms` is the geometric mean over processes of their median steps; `images_per_second` and `ratio` follow
+    `step_ms` is the geometric mean over processes of their median steps, as those that eight of ten lie between
+    are of theirs; `images_per_second` and `ratio` follow
     from it, so that all of them put competitors in one order, which is that of the verdicts. Of what was trained
     and not timed, `images_per_second` is the geometric mean over trainings.
     `ratio` is the speed relative to the baseline's, above one where this backend is faster. `ranked` is False
@@ -189,8 +190,8 @@ def line(
             else center(row.images_per_second for row in timed or trained)
         ),
         step_ms=step_ms,
-        step_ms_p10=middle(row.step_ms_p10 for row in timed),
-        step_ms_p90=middle(row.step_ms_p90 for row in timed),
+        step_ms_p10=center(row.step_ms_p10 for row in timed),
+        step_ms_p90=center(row.step_ms_p90 for row in timed),
         processes=len(timed),
         ratio=baseline_ms / step_ms if baseline_ms and step_ms else None,
         ratio_interval=interval,
