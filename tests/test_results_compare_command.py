@@ -102,6 +102,19 @@ def test_json_holds_everything(convbench: Run, base: Path, new: Path) -> None:
     assert found["left_out"][0]["reason"] == "only in new"
 
 
+def test_flags_of_either_side_are_in_every_format(convbench: Run, base: Path, tmp_path: Path) -> None:
+    new = write(tmp_path / "flagged" / "results.csv", timed(SLOWER, flags="busy drifting"))
+    page = tmp_path / "page.html"
+    for style in ("table", "markdown", "csv", "json"):
+        text = convbench(base, new, "--format", style, "--html", page).stdout
+        assert "flagged unlike: busy in 0 of 3 processes of the base and 3 of 3 of the new" in text
+    assert "flagged unlike: busy in 0 of 3 processes" in page.read_text(encoding="utf-8")
+    (pair,) = json.loads(text)["times"]
+    assert (pair["base_flags"], pair["new_flags"]) == ({}, {"busy": 3, "drifting": 3})
+    rows = csv.DictReader(io.StringIO(convbench(base, new, "--format", "csv").stdout))
+    assert next(rows)["new_flags"] == "busy=3 drifting=3"
+
+
 def json_schema() -> Any:
     return json.loads(files("convbench.results").joinpath("schemas", "comparison.schema.json").read_text())
 
@@ -234,6 +247,22 @@ def test_a_file_that_is_no_result_is_exit_code_2(
         assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("given", ["500%", "100%", "0%"])
+def test_a_smallest_effect_out_of_range_is_named_as_it_was_given(
+    convbench: Run, base: Path, new: Path, given: str
+) -> None:
+    result = convbench(base, new, "--min-effect", given)
+    assert result.exit_code == 2
+    assert f"--min-effect is a percentage between 0% and 100%, not {given}" in result.stderr
+
+
+def test_the_legend_names_the_smallest_effects_with_their_units(
+    convbench: Run, base: Path, new: Path
+) -> None:
+    said = convbench(base, new).stdout
+    assert "exceeds 3 % of the base (for accuracies 1 percentage point)" in said
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -296,6 +325,19 @@ def test_a_benchmark_that_names_its_combination_is_set_against_a_run(
     result = convbench(base, new)
     assert result.exit_code == 0, result.stderr
     assert "slower" in result.stdout
+
+
+def test_a_benchmark_on_random_images_is_set_against_a_run_by_force_alone(
+    convbench: Run, base: Path, tmp_path: Path
+) -> None:
+    shared = {name: value for name, value in vars(timed(BASE)[0]).items() if value is not None}
+    del shared["train_images"]  # which `time_step` does not name
+    new = benchmark_json(tmp_path / "new.json", 0.020, **shared | {"dataset": "random images"})
+    unlike = "unlike dataset (fashion-mnist and random images); train_images (60000 and unknown)"
+    refused = convbench(base, new)
+    assert refused.exit_code == 3
+    assert unlike in refused.stderr
+    assert unlike in convbench(base, new, "--force").stdout
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ import pytest
 
 from convbench.registry import GateFailed, NothingRan, UsageError
 from convbench.results import Comparison, Row, compare, read_results
+from convbench.results.comparison_formats import as_json, as_markdown, as_table
+from convbench.results.html_report import comparison_html
 from result_rows import LENET, row, timed, trained, write
 
 BASE = [10.0, 10.1, 9.9]
@@ -133,6 +135,69 @@ def test_the_smallest_share_of_any_process_counts(against: Any) -> None:
     assert (pair.base_served, pair.new_served, pair.served_less) == (1, 0.5, True)
 
 
+@pytest.mark.parametrize(
+    ("base", "new", "note"),
+    [
+        (
+            ["", "", ""],
+            ["busy", "busy drifting", ""],
+            "flagged unlike: busy in 0 of 3 processes of the base and 2 of 3 of the new, "
+            "drifting in 0 of 3 processes of the base and 1 of 3 of the new",
+        ),
+        (
+            ["busy", "", ""],
+            ["", "", "busy"],
+            "flagged alike: busy in 1 of 3 processes of the base and 1 of 3 of the new",
+        ),
+        (["", "", ""], ["", "", ""], ""),
+    ],
+)
+def test_flagged_processes_are_counted_on_both_sides(
+    against: Any, base: list[str], new: list[str], note: str
+) -> None:
+    sides = [
+        [row(round=at, step_ms_median=time, flags=flags[at] or None) for at, time in enumerate(BASE)]
+        for flags in (base, new)
+    ]
+    pair = against(*sides).times[0]
+    assert pair.note == note
+    assert pair.new_flags.get("busy", 0) == sum("busy" in flags for flags in new)
+    assert pair.base_flags.get("busy", 0) == sum("busy" in flags for flags in base)
+
+
+@pytest.mark.parametrize(
+    ("run_id", "start", "said"),
+    [
+        ("other", "2026-01-01T12:45:00+00:00", "measured 40 minutes apart"),
+        ("run", "2026-01-01T12:45:00+00:00", "measured 40 minutes apart"),  # directories may have one name
+        ("other", "2026-01-03T12:05:00+00:00", "measured 2 days apart"),
+        ("other", "2026-01-01T12:05:20+00:00", "measured less than a minute apart"),
+        ("other", "2026-01-01T12:03:00+00:00", "measured at the same time by runs that took no turns"),
+        ("run", "2026-01-01T12:03:00+00:00", None),
+        ("other", None, None),
+    ],
+)
+def test_sides_that_are_not_interleaved_are_told_once(
+    against: Any, run_id: str, start: str | None, said: str | None
+) -> None:
+    base = [
+        row(round=at, backend=backend, step_ms_median=time, started_at=f"2026-01-01T12:0{at}:00+00:00")
+        for backend in ("im2col", "fft")
+        for at, time in enumerate([*BASE, *BASE])
+    ]
+    new = [
+        row(round=at, backend=backend, step_ms_median=time, started_at=start, run_id=run_id)
+        for backend in ("im2col", "fft")
+        for at, time in enumerate([*BASE, *BASE])
+    ]
+    found = against(base, new)
+    assert found.remarks == ((f"run1 and run0 are not interleaved: {said}",) if said else ())
+    assert against(new, base).remarks == found.remarks
+    assert [pair.note for pair in found.times] == ["", ""]
+    for text in (as_table(found), as_markdown(found), as_json(found), comparison_html(found)):
+        assert text.count("not interleaved") == len(found.remarks)
+
+
 def test_a_side_of_two_machines_is_like_none(against: Any) -> None:
     mixed = [*timed(BASE), *timed(BASE, run_id="other", machine_id="another")]
     with pytest.raises(NothingRan, match=r"unlike machine_id \(0123456789ab or another and"):
@@ -201,7 +266,8 @@ def test_a_round_that_crashed_is_noted(against: Any) -> None:
 
 @pytest.mark.parametrize("time", [0.0, -1.0, float("inf")])
 def test_a_time_that_is_none_is_refused(against: Any, time: float) -> None:
-    with pytest.raises(UsageError, match=r"step_ms_median is .*; a time is a number above zero"):
+    place = r"run0/results\.csv, line 3: "
+    with pytest.raises(UsageError, match=place + r"step_ms_median is .*; a time is a number above zero"):
         against(timed([10.0, time]), timed(BASE))
 
 
@@ -224,7 +290,7 @@ def test_what_was_found_wrong_has_no_figures_however_much_was_measured(against: 
 
 
 def test_rows_that_failed_are_no_measurement_even_with_a_time(against: Any) -> None:
-    with pytest.raises(NothingRan, match="of 1 combinations 1 is in run1: time incorrect: wrong"):
+    with pytest.raises(NothingRan, match="of 1 combination 1 is in run1: time incorrect: wrong"):
         against(timed(BASE), timed(BASE, status="incorrect", error="wrong"))
 
 
@@ -364,7 +430,7 @@ def test_a_slow_down_is_told_before_what_is_unclear(against: Any) -> None:
 
 def test_the_gate_says_what_it_did_not_see(against: Any) -> None:
     found = against([*timed(QUIET), *timed(QUIET, backend="gone")], timed(QUIET))
-    assert found.gate(0.05).endswith("; 1 combinations could not be compared")
+    assert found.gate(0.05).endswith("; 1 combination could not be compared")
 
 
 @pytest.mark.parametrize("status", ["crashed", "timeout", "oom", "incorrect", "unavailable", "error"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,58 @@ def test_a_ratio_has_an_interval_where_samples_were_kept() -> None:
     assert comparison_table(rows).groups[0].lines[1].ratio_interval is None
 
 
+def test_throughput_step_and_speed_name_one_order_where_medians_name_two() -> None:
+    # The arithmetic middles of two processes: native has the higher throughput and the longer step.
+    native = [100.0, 1200.0]
+    torch = [414.0, 800.0]
+    rows = [
+        row(
+            backend=name,
+            round=index,
+            step_ms_median=step_ms,
+            step_ms_p10=step_ms * 0.99,
+            step_ms_p90=step_ms * 1.01,
+            images_per_second=128e3 / step_ms,
+        )
+        for name, times in (("native", native), ("torch", torch))
+        for index, step_ms in enumerate(times)
+    ]
+    kept = {(each.combination, each.round): [each.step_ms_median or 0.0] * 5 for each in rows}
+    (group,) = comparison_table(rows, kept).groups
+    first, second = group.lines
+    assert [first.name, second.name] == ["native", "torch"]
+    assert first.images_per_second is not None
+    assert second.images_per_second is not None
+    assert first.step_ms == pytest.approx(math.sqrt(100 * 1200))
+    assert second.step_ms == pytest.approx(math.sqrt(414 * 800))
+    for line in group.lines:
+        assert line.images_per_second == pytest.approx(128e3 / (line.step_ms or 0.0))
+        assert (line.step_ms_p10 or 0.0) < (line.step_ms or 0.0) < (line.step_ms_p90 or 0.0)
+    assert first.ratio == pytest.approx(first.images_per_second / second.images_per_second)
+    assert first.ratio_interval is not None
+    assert first.ratio_interval.value == pytest.approx(first.ratio)
+
+
+@pytest.mark.parametrize(
+    ("planned", "said"),
+    [
+        ({"verify": 2, "time": 4, "train": 1}, "**Interrupted: 3 of 7 planned processes are missing.**"),
+        ({"time": 2}, None),  # optional rounds come on top
+        ({}, None),
+        ("many", None),
+    ],
+)
+def test_an_interrupted_run_says_what_is_missing(tmp_path: Path, planned: object, said: str | None) -> None:
+    with RunStore.create(tmp_path / "run") as store:
+        for each in [row(kind="verify"), *timed([5.0, 5.1, 5.2])]:
+            store.append(each)
+    (tmp_path / "run" / "environment.json").write_text(json.dumps({"planned_processes": planned}))
+    text = table_markdown(tmp_path / "run")
+    assert ("Interrupted" in text) == (said is not None)
+    assert (said or "") in text
+    assert ("`convbench run --resume DIR` completes it" in text) == (said is not None)
+
+
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     with RunStore.create(tmp_path / "run") as store:
@@ -204,7 +257,9 @@ def test_flags_are_counted_in_a_sentence() -> None:
     rows = [row(round=0, flags="busy drifting"), row(round=1), row(round=2, flags="busy")]
     (line,) = comparison_table(rows).groups[0].lines
     assert line.notes == (
-        "2 of 3 processes timed while other programs were running (`busy`)",
-        "1 of 3 processes timed with steps that became slower or faster (`drifting`)",
+        "2 of 3 processes timed while other programs were running (busy)",
+        "1 of 3 processes timed with steps that became slower or faster (drifting)",
     )
     assert comparison_table([row(round=0)]).groups[0].lines[0].notes == ()
+    text = table_markdown(rows)
+    assert f"- `im2col`: {line.notes[0]}\n" in text  # as it is, without marks or escapes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import resource
 import signal
@@ -83,6 +84,7 @@ def test_after_kill_9_a_run_can_be_completed(site: Path, tmp_path: Path) -> None
     new = by_slot(list(result.rows))
     assert len(new) == 9
     assert {row.status for row in new.values()} == {"ok"}
+    assert "Interrupted" not in (out / "table.md").read_text()
     kept = {slot: row for slot, row in old.items() if row.status == "ok"}
     assert kept
     assert {slot: new[slot] for slot in kept} == kept  # not measured twice: same times, same order
@@ -100,6 +102,7 @@ def test_after_kill_9_a_run_can_be_completed(site: Path, tmp_path: Path) -> None
             ("1.0", False) if row.kind == "train" else ("2.0", True)
         )
     assert len(renewed) == 9  # trainings were not asked for, and are left alone
+    assert "Interrupted" not in (out / "table.md").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -120,8 +123,12 @@ def test_an_interrupted_run_keeps_what_is_done_and_says_how_to_go_on(
     assert "Traceback" not in errors
     assert output == ""
     assert rows_of(out)[: len(done)] == done
-    assert (out / "table.md").exists()
     assert not alive(family)
+    planned = json.loads((out / "environment.json").read_text())["planned_processes"]
+    assert planned == {"verify": 3, "time": 3, "train": 3}
+    missing = f"Interrupted: {9 - len(rows_of(out))} of 9 planned processes are missing."
+    assert missing in (out / "table.md").read_text()
+    assert missing in (out / "report.html").read_text()
 
 
 def test_interrupted_before_anything_was_measured_it_leaves_nothing(site: Path, tmp_path: Path) -> None:

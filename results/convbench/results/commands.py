@@ -130,6 +130,8 @@ def compare(
 
     if allow_unclear and fail_if_slower is None:
         raise UsageError("--allow-unclear is about --fail-if-slower, which is not given")
+    if not 0 < min_effect < 1:
+        raise UsageError(f"--min-effect is a percentage between 0% and 100%, not {100 * min_effect:g}%")
     if fail_if_slower is not None:
         min_effect = min(min_effect, max(fail_if_slower, FINEST))  # a gate of 1 % is not to overlook 2 %
     with warnings_to_stderr():

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from convbench.registry.errors import NothingRan, UsageError
 from convbench.results.attribution import served_change, unlike_shares
+from convbench.results.flags import flags_of_both
 from convbench.results.gating import gate
+from convbench.results.interleaving import apart
 from convbench.results.pairing import Left, Match, joined, match, reasons
 from convbench.results.schema import Combination
 from convbench.results.sides import read_side
-from convbench.results.trends import Trend, geometric_mean, trends
+from convbench.results.statistics import geometric_mean
+from convbench.results.trends import Trend, trends
 from convbench.results.verdicts import (
     FLOOR_POINTS,
     MIN_EFFECT,
@@ -49,6 +52,7 @@ class TimePair:
     and so spread could have shown; `note` says what makes the pair less than sound; `paired` where each
     process was set against its counterpart of the same round of the same run. `base_served` and `new_served` are
     the shares of the FLOPs that the backend computed itself, None where a side does not tell; torch did the rest.
+    `base_flags` and `new_flags` say how many processes each flag struck.
     """
 
     combination: Combination
@@ -67,6 +71,8 @@ class TimePair:
     paired: bool = False
     base_served: float | None = None
     new_served: float | None = None
+    base_flags: Mapping[str, int] = field(default_factory=dict)
+    new_flags: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def served_less(self) -> bool:
@@ -99,7 +105,10 @@ class AccuracyPair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found: `files` are the names of the base and of what was compared with it."""
+    """What `compare` found: `files` are the names of the base and of what was compared with it.
+
+    `remarks` say what makes all pairs of two files less than sound.
+    """
 
     files: tuple[str, ...]
     times: tuple[TimePair, ...]
@@ -107,6 +116,7 @@ class Comparison:
     left_out: tuple[Left, ...]
     trends: tuple[Trend, ...]
     min_effect: float
+    remarks: tuple[str, ...] = ()
 
     def gate(self, slower: float, *, allow_unclear: bool = False) -> str:
         """Refuse a slow-down by more than `slower` (0.05 is 5 %); return what passing is worth.
@@ -138,16 +148,19 @@ def compare(
         NothingRan: nothing could be compared.
     """
     if not 0 < min_effect < 1:
-        raise UsageError(f"the smallest effect is a share between 0 and 1, not {min_effect}")
+        raise UsageError(f"min_effect is a share between 0 and 1, as 0.03 is 3 %, not {min_effect:g}")
     sources = (base, new, *more)
     files = labels(sources)
     first, *others = (read_side(source, name) for source, name in zip(sources, files, strict=True))
     matches: list[Match] = []
     left_out: list[Left] = []
+    remarks: list[str] = []
     for side in others:
         found, left = match(first, side, force=force)
         matches += found
         left_out += left
+        if any(each.base.step_ms and each.new.step_ms for each in found):
+            remarks.append(apart(first, side))
     if not matches:
         raise NothingRan(f"nothing could be compared: {reasons(left_out)}")
     return Comparison(
@@ -157,6 +170,7 @@ def compare(
         left_out=tuple(left_out),
         trends=trends(files, matches, min_effect) if more else (),
         min_effect=min_effect,
+        remarks=tuple(filter(None, remarks)),
     )
 
 
@@ -197,11 +211,14 @@ def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair
             note=joined(
                 each.note,
                 unlike_shares(each.base.served, each.new.served),
+                flags_of_both(each.base, each.new),
                 "one process on a side: its spread is assumed" * gap.assumed,
             ),
             paired=pairs is not None,
             base_served=each.base.served,
             new_served=each.new.served,
+            base_flags=each.base.flags,
+            new_flags=each.new.flags,
         )
         for each, gap, pairs, judged in zip(
             timed, gaps, paired, judge(gaps, math.log1p(min_effect)), strict=True

@@ -123,9 +123,11 @@ def legend(comparison: Comparison) -> str:
     """What the verdicts mean, in this comparison."""
     return (
         "n counts processes (for accuracies, seeds). faster, slower, higher, lower: the difference exceeds "
-        f"{comparison.min_effect:.3g} of the base (for accuracies {MIN_POINTS:.3g}), and its p-value, "
-        f"corrected for all pairs, is below {ALPHA:g}. same: the interval lies within that. unclear: this data "
-        "cannot tell; a difference shows only from the size given." + HISTORY * bool(comparison.trends)
+        f"{100 * comparison.min_effect:.3g} % of the base (for accuracies {100 * MIN_POINTS:.3g} percentage "
+        f"point), and its p-value, corrected for all pairs, is below {ALPHA:g}. same: the interval lies within "
+        "that. unclear: this data cannot tell; a difference shows only from the size given."
+        + HISTORY
+        * bool(comparison.trends)
     )
 
 
@@ -137,6 +139,7 @@ def as_markdown(comparison: Comparison) -> str:
         parts.append(f"| {' | '.join(map(escape, headings))} |\n|{' --- |' * len(headings)}")
         parts += [f"| {' | '.join(map(escape, row))} |" for row in rows]
         parts.append("")
+    parts += [f"- {escape(remark)}." for remark in comparison.remarks] + [""] * bool(comparison.remarks)
     return "\n".join([*parts, legend(comparison)]) + "\n"
 
 
@@ -152,6 +155,7 @@ def as_table(comparison: Comparison) -> str:
                 "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             )
         parts.append("")
+    parts += [f"{flatten(remark)}." for remark in comparison.remarks]
     return "\n".join([*parts, legend(comparison)]) + "\n"
 
 
@@ -182,6 +186,8 @@ def csv_cell(value: object) -> str:
     """A number with nine digits, a text that no spreadsheet runs."""
     if isinstance(value, (int, float)):
         return str(value) if isinstance(value, int) else format(value, ".9g")
+    if isinstance(value, Mapping):
+        return " ".join(f"{guard(str(key))}={number}" for key, number in value.items())
     return "" if value is None else guard(str(value))
 
 

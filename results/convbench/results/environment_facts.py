@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from convbench.results.environment import FACTS
 
-ELSEWHERE = ("torch_build", "peaks")  # have places of their own
+ELSEWHERE = ("torch_build", "peaks", "planned_processes")  # have places of their own
 UNITS = ("_gb", "_mhz")  # endings of names that repeat the unit
 MISSING: tuple[Any, ...] = (None, "", [], {})
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from convbench.results.phrasing import count, listed
 from convbench.results.schema import Row
+from convbench.results.sides import Measured
 from convbench.results.summary import FLAGS
 
 NAMED = 4  # competitors
@@ -22,6 +23,18 @@ def flag_counts(rows: Iterable[Row]) -> str:
     processes = [row for row in rows if row.kind != "verify"]
     found = Counter(flag for row in processes for flag in flags_of(row))
     return ", ".join(f"{flag} ({struck} of {len(processes)})" for flag, struck in found.most_common())
+
+
+def flags_of_both(base: Measured, new: Measured) -> str:
+    """How many processes of either side of a pair each flag struck; a warning where the sides are not alike."""
+    counts = [len(side.step_ms) for side in (base, new)]
+    struck = {flag: [side.flags.get(flag, 0) for side in (base, new)] for flag in {**base.flags, **new.flags}}
+    listing = ", ".join(
+        f"{flag} in {old} of {counts[0]} processes of the base and {fresh} of {counts[1]} of the new"
+        for flag, (old, fresh) in struck.items()
+    )
+    unlike = any(old * counts[1] != fresh * counts[0] for old, fresh in struck.values())
+    return f"flagged {'unlike' if unlike else 'alike'}: {listing}" if struck else ""
 
 
 def flags_in_words(rows: Sequence[Row]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from convbench.registry.errors import GateFailed, NothingRan, UsageError
 from convbench.results.attribution import served_change, unlike_shares
 from convbench.results.pairing import name
+from convbench.results.phrasing import count
 from convbench.results.verdicts import effect
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ def gate(comparison: Comparison, slower: float, *, allow_unclear: bool) -> str:
         )
     if lost:
         first = f"{name(lost[0].combination)} {lost[0].reason}"
-        raise GateFailed(f"{len(lost)} combinations of the base could not be measured again: {first}")
+        raise GateFailed(
+            f"{count(len(lost), 'combination')} of the base could not be measured again: {first}"
+        )
     if fallen := [pair for pair in comparison.times if pair.served_less]:
         worst = min(fallen, key=lambda pair: served_change(pair.base_served, pair.new_served))
         shares = unlike_shares(worst.base_served, worst.new_served)
@@ -55,5 +58,5 @@ def gate(comparison: Comparison, slower: float, *, allow_unclear: bool) -> str:
         worst_case = effect(max(pair.detectable for pair in blind))
         passed += f"; but noise hides as much in {len(blind)}, in the worst all below {worst_case}"
     if comparison.left_out:
-        passed += f"; {len(comparison.left_out)} combinations could not be compared"
+        passed += f"; {count(len(comparison.left_out), 'combination')} could not be compared"
     return passed

@@ -81,7 +81,10 @@ def report_html(contents: Contents) -> str:
         title=" and ".join(dict.fromkeys(row.suite for row in contents.rows)) or "Nothing was run",
         run=contents.name,
         facts=facts(contents),
-        warnings=[*map(plain, warnings(contents.table)), *flags_in_words(contents.table.rows)],
+        warnings=[
+            *map(plain, warnings(contents.table, contents.environment)),
+            *flags_in_words(contents.table.rows),
+        ],
         overview=narrative.overview(contents),
         victories=narrative.victories(found),
         findings=found,
@@ -113,7 +116,7 @@ def comparison_html(comparison: Comparison) -> str:
         sentences=verdicts_in_words(comparison),
         figures=charts,
         hues=legend(charts),
-        warnings=shared_remarks(comparison),
+        warnings=[f"{remark}." for remark in comparison.remarks] + shared_remarks(comparison),
         tables=comparison_tables(comparison),
         explanation=verdict_legend(comparison),
     )

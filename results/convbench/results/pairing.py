@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from convbench.results.phrasing import count
 from convbench.results.schema import Combination
 from convbench.results.sides import CONDITIONS, LATER, Measured, Side
 
@@ -107,6 +108,6 @@ def reasons(left: Sequence[Left]) -> str:
     if not left:
         return "there are no rows"
     counted = Counter(each.reason for each in left).most_common(3)
-    text = "; ".join(f"{count} {'is' if count == 1 else 'are'} {reason}" for reason, count in counted)
+    text = "; ".join(f"{times} {'is' if times == 1 else 'are'} {reason}" for reason, times in counted)
     unlike = any(each.reason.startswith("unlike") for each in left)
-    return f"of {len(left)} combinations {text}" + " (--force compares unlike conditions)" * unlike
+    return f"of {count(len(left), 'combination')} {text}" + " (--force compares unlike conditions)" * unlike

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -228,6 +229,12 @@ def check_memory(file: Opened, chosen: Collection[str]) -> None:
             f"{file.path} has about {lines:,.0f} rows, whose {len(chosen)} columns take {needed:.1f} GB of "
             f"memory, of which {free:.1f} GB are free; read fewer columns, as in read_results(path, columns=[...])"
         )
+
+
+def row_place(path: Path, at: int) -> str:
+    """Where the row at this position of a file's table is, to be named in errors."""
+    with opened(path, Row) as file:
+        return next(islice((where for where, _ in file.rows()), at, None), str(path))
 
 
 def explain(path: Path) -> None:

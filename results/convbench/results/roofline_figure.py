@@ -17,7 +17,7 @@ from convbench.results.hues import hues
 from convbench.results.phrasing import count
 from convbench.results.scales import positive
 from convbench.results.speed_narrative import nothing_to_serve
-from convbench.results.summary import Group, measured, middle
+from convbench.results.summary import Group, center, measured, middle
 from convbench.results.tables import number
 
 DRAWN = 120  # combinations under the roofs of one device
@@ -102,10 +102,10 @@ def reached(contents: Contents) -> list[Reached]:
         for line in group.lines:
             timed = measured(contents.rows_of(group, line.name), "time")
             intensity = middle(row.arithmetic_intensity for row in timed)
-            speed = middle(row.gflops_per_second for row in timed)
+            speed = center(row.gflops_per_second for row in timed)
             if positive(intensity) and positive(speed):
                 network = group.race.shared if group.subject == "backend" else line.name
-                fraction = middle(row.roofline_fraction for row in timed)
+                fraction = center(row.roofline_fraction for row in timed)
                 found.append(
                     Reached(
                         line.name,

@@ -11,7 +11,7 @@ from convbench.results.html_tables import HtmlTable, records_table, spaced, stat
 from convbench.results.roofline_figure import Reached, peaks_of, percent, reached
 from convbench.results.schema import Epoch, Row
 from convbench.results.statistics import Interval
-from convbench.results.summary import BASELINE, Accuracy, Group, Line, flagged, measured, middle
+from convbench.results.summary import BASELINE, Accuracy, Group, Line, center, flagged, measured, middle
 from convbench.results.tables import EMPTY, number, served
 
 CONDITIONS = ("device", "dtype", "batch_size", "memory_format", "mode")
@@ -29,6 +29,10 @@ class Entry(NamedTuple):
     def median(self, name: str) -> float | None:
         """The median of a column over the timing processes."""
         return middle(getattr(row, name, None) for row in self.timed)
+
+    def center(self, name: str) -> float | None:
+        """The geometric mean of a column over the timing processes, as that of their steps."""
+        return center(getattr(row, name, None) for row in self.timed)
 
 
 def results_table(contents: Contents) -> HtmlTable | None:
@@ -114,7 +118,7 @@ def median(name: str) -> Callable[[Entry], str]:
 
 def roofline(entry: Entry) -> str:
     """The share of the attainable speed: as the run has it, layer by layer, else of the step as a whole."""
-    recorded = entry.median("roofline_fraction")
+    recorded = entry.center("roofline_fraction")
     known = recorded if recorded is not None or entry.place is None else entry.place.fraction
     return EMPTY if known is None else percent(known)
 
@@ -151,10 +155,14 @@ RESULTS = (
     Measure("parameters", "trainable parameters of the network", parameters),
     Measure(
         "images/s",
-        "training throughput, the median over processes; higher is better",
+        "training throughput, from the time of a step; higher is better",
         lambda entry: number(entry.line.images_per_second),
     ),
-    Measure("step, ms", "median time of a whole training step", lambda entry: number(entry.line.step_ms)),
+    Measure(
+        "step, ms",
+        "median time of a whole training step, the geometric mean over processes",
+        lambda entry: number(entry.line.step_ms),
+    ),
     Measure("p10–p90, ms", "what eight of ten steps lie between", spread),
     Measure(
         "processes",
@@ -184,7 +192,11 @@ RESULTS = (
         "validation accuracy on images moved by a few pixels",
         lambda entry: EMPTY if entry.line.shifted_accuracy is None else f"{entry.line.shifted_accuracy:.3f}",
     ),
-    Measure("GFLOP/s", "counted operations of a step over its time", median("gflops_per_second")),
+    Measure(
+        "GFLOP/s",
+        "counted operations of a step over its time",
+        lambda entry: number(entry.center("gflops_per_second")),
+    ),
     Measure(
         "FLOPs per byte",
         "counted operations of a step over the bytes it has to move at least",

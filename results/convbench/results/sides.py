@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convbench.registry.errors import UsageError
 from convbench.results.pytest_benchmark import looks_like_json, read_pytest_benchmark
-from convbench.results.reading import read_table, results_file
+from convbench.results.reading import read_table, results_file, row_place
 from convbench.results.schema import COMBINATION, MEASURED, Combination, Row, columns
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ CONDITIONS = (
     "flush_denormal",
 )
 PROCESS = ("run_id", "kind", "round")
+TOLD = ("flags", "started_at")  # a table made by hand may lack them
 VALUES = ("status", "error", "step_ms_median", "served_flops_fraction", "val_accuracy", "epochs")
 TINY, HUGE = 5e-324, sys.float_info.max  # the floats next to zero and to infinity
 LATER = {column.name for column in columns(Row) if column.later}
@@ -41,7 +43,8 @@ class Measured:
     `step_ms` holds a median per process, and `processes` a number for each, the same in every file for the same
     round of the same run; `served` the smallest share of the FLOPs that the backend computed itself in any of
     them, as far as it is known; `accuracies` and `epochs` a value per training; `failure` the status and error of
-    the first process that failed; `conditions` every value found.
+    the first process that failed; `conditions` every value found; `flags` how many of the processes timed each
+    flag struck.
     """
 
     step_ms: tuple[float, ...] = ()
@@ -51,14 +54,21 @@ class Measured:
     epochs: tuple[float, ...] = ()
     failure: str | None = None
     conditions: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    flags: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Side:
-    """A file of results under the name it is shown by."""
+    """A file of results under the name it is shown by.
+
+    `runs` are the runs that its steps were timed in, and `period` when the first and the last of these processes
+    started, None where it does not tell.
+    """
 
     name: str
     combinations: Mapping[Combination, Measured]
+    runs: frozenset[str] = frozenset()
+    period: tuple[datetime, datetime] | None = None
 
 
 def read_side(source: Path | str | pd.DataFrame, name: str) -> Side:
@@ -67,7 +77,23 @@ def read_side(source: Path | str | pd.DataFrame, name: str) -> Side:
     Raises:
         UsageError: it cannot be read.
     """
-    return Side(name, summed_up(load(source), name))
+    frame = load(source)
+    return Side(name, summed_up(frame, source, name), *when(frame))
+
+
+def place(source: Path | str | pd.DataFrame, name: str, at: Any) -> str:
+    """Where the row at a position of a side's table is, to be named in errors: a file and its line."""
+    return row_place(results_file(Path(source)), int(at)) if isinstance(source, (str, Path)) else name
+
+
+def when(frame: pd.DataFrame) -> tuple[frozenset[str], tuple[datetime, datetime] | None]:
+    """The runs that timed steps, and when the first and the last of their processes started."""
+    import pandas as pd
+
+    timed = frame[((frame["kind"] == "time") & frame["status"].isin(MEASURED)).to_numpy()]
+    started = pd.to_datetime(timed["started_at"], utc=True, errors="coerce").dropna()
+    period = (started.min().to_pydatetime(), started.max().to_pydatetime()) if len(started) else None
+    return frozenset(map(str, timed["run_id"].dropna().unique())), period
 
 
 def load(source: Path | str | pd.DataFrame) -> pd.DataFrame:
@@ -76,17 +102,19 @@ def load(source: Path | str | pd.DataFrame) -> pd.DataFrame:
         wanted = (*COMBINATION, *CONDITIONS, *PROCESS, *VALUES)
         if missing := [name for name in wanted if name not in source and name not in LATER]:
             raise UsageError(f"the table lacks the columns {', '.join(missing)}")
-        return source.reindex(columns=list(wanted))
+        return source.reindex(columns=[*wanted, *TOLD])
     path = Path(source)
     if path.is_dir() and not (path / "results.csv").exists() and (files := sorted(path.glob("*.json"))):
         return read_pytest_benchmark(files)
     path = results_file(path)
     if looks_like_json(path):
         return read_pytest_benchmark([path])
-    return read_table(path, {*COMBINATION, *CONDITIONS, *PROCESS, *VALUES})
+    return read_table(path, {*COMBINATION, *CONDITIONS, *PROCESS, *VALUES, *TOLD})
 
 
-def summed_up(frame: pd.DataFrame, name: str) -> dict[Combination, Measured]:
+def summed_up(
+    frame: pd.DataFrame, source: Path | str | pd.DataFrame, name: str
+) -> dict[Combination, Measured]:
     """What a table has of each combination."""
     import numpy as np
 
@@ -108,7 +136,8 @@ def summed_up(frame: pd.DataFrame, name: str) -> dict[Combination, Measured]:
     ):
         values = numbers(frame, column)[chosen]
         if len(bad := values[(values < least) | (values > most)]):
-            raise UsageError(f"{name}: {column} is {bad[0]:g}; {what}")
+            at = frame.index[chosen][(values < least) | (values > most)][0]
+            raise UsageError(f"{place(source, name, at)}: {column} is {bad[0]:g}; {what}")
     step_ms = split(frame, "step_ms_median", combination, timed)
     processes = split(numbered(frame), "process", combination, timed)
     shares = numbers(frame, "served_flops_fraction")
@@ -116,6 +145,7 @@ def summed_up(frame: pd.DataFrame, name: str) -> dict[Combination, Measured]:
     accuracies = split(frame, "val_accuracy", combination, trained)
     epochs = split(frame, "epochs", combination, trained)
     failures = failed(frame, combination, good)
+    flags = flagged(frame, combination, timed)
     # Conditions of what was measured; a process that failed early knows few of them.
     shared = conditions(frame, combination, timed | trained)
     return {
@@ -127,6 +157,7 @@ def summed_up(frame: pd.DataFrame, name: str) -> dict[Combination, Measured]:
             epochs=epochs.get(code, ()),
             failure=failures.get(code),
             conditions=shared.get(code, {}),
+            flags=flags.get(code, {}),
         )
         for code, key in keys(frame, combination)
     }
@@ -189,6 +220,19 @@ def split(
     found, starts = np.unique(whose[order], return_index=True)
     parts = np.split(values[order], starts[1:]) if len(found) else []
     return {int(code): tuple(part.tolist()) for code, part in zip(found, parts, strict=True)}
+
+
+def flagged(
+    frame: pd.DataFrame, combination: NDArray[np.int64], timed: NDArray[np.bool_]
+) -> dict[int, dict[str, int]]:
+    """How many of the timing processes of each combination carry each flag."""
+    chosen = timed & frame["flags"].notna().to_numpy()
+    found: dict[int, dict[str, int]] = {}
+    for code, words in zip(combination[chosen].tolist(), frame.loc[chosen, "flags"].tolist(), strict=True):
+        for flag in dict.fromkeys(str(words).split()):
+            counts = found.setdefault(code, {})
+            counts[flag] = counts.get(flag, 0) + 1
+    return found
 
 
 def failed(frame: pd.DataFrame, combination: NDArray[np.int64], good: NDArray[np.bool_]) -> dict[int, str]:

@@ -60,10 +60,9 @@ def standings(contents: Contents) -> list[Standing]:
 
 
 def timed_lines(group: Group, *, ranked: bool = True) -> list[Line]:
-    """The lines that were timed and are ranked, or those that are not; the fastest first."""
+    """The lines that were timed and are ranked, or those that are not; the fastest first, as in the table."""
     lines = [line for line in group.lines if line.ranked == ranked]
-    timed = (line for line in lines if line.processes and line.step_ms and line.step_ms > 0)
-    return sorted(timed, key=lambda line: line.step_ms or 0.0)
+    return [line for line in lines if line.processes and line.step_ms]
 
 
 def step_ms(rows: Sequence[Row]) -> list[float]:

@@ -1,4 +1,4 @@
-"""The statistics behind every interval: medians, the hierarchical bootstrap, and Student's t.
+"""The statistics behind figures and intervals: geometric means of medians, hierarchical bootstrap, Student's t.
 
 Processes are the sampling unit. Steps of one process share its memory layout, its autotuner's choice and
 its thread placement, and are no independent measurements; between processes there is a spread of its own,
@@ -39,12 +39,17 @@ def median(values: Samples) -> float:
     return float(np.median(np.asarray(values)))
 
 
+def geometric_mean(values: Sequence[float]) -> float:
+    """The exponential of the mean logarithm: the ratio of two is the mean ratio, whichever way it is taken."""
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
 def median_interval(processes: Sequence[Samples], confidence: float = 0.95) -> Interval | None:
-    """The median over processes of the median over their steps, with its interval; None for fewer than 2."""
+    """The geometric mean over processes of their median steps, with its interval; None for fewer than 2."""
     if len(processes) < 2:
         return None
     error = widened(bootstrap_error(processes), len(processes))
-    center = median([median(steps) for steps in processes])
+    center = geometric_mean([median(steps) for steps in processes])
     margin = error * t_quantile((1 + confidence) / 2, len(processes) - 1)
     return Interval(center, center * math.exp(-margin), center * math.exp(margin))
 
@@ -52,7 +57,8 @@ def median_interval(processes: Sequence[Samples], confidence: float = 0.95) -> I
 def ratio_interval(
     base: Sequence[Samples], new: Sequence[Samples], confidence: float = 0.95
 ) -> Interval | None:
-    """The ratio new / base of their medians, with its interval; None if either has fewer than two processes.
+    """The ratio new / base of their geometric means over processes, with its interval; None if either has fewer
+    than two.
 
     A hierarchical bootstrap (resample processes, then steps within each: Kalibera & Jones 2013, section 9.3;
     Davison & Hinkley 1997, section 3.8) of the mean logarithm of process medians. The bootstrap of three
@@ -65,7 +71,8 @@ def ratio_interval(
     total = sum(variance for _, variance in variances)
     freedom = welch_freedom(variances)
     margin = math.sqrt(total) * t_quantile((1 + confidence) / 2, freedom)
-    ratio = median([median(steps) for steps in new]) / median([median(steps) for steps in base])
+    centers = [geometric_mean([median(steps) for steps in side]) for side in (base, new)]
+    ratio = centers[1] / centers[0]
     return Interval(ratio, ratio * math.exp(-margin), ratio * math.exp(margin))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from convbench.results.attribution import Attribution, Rank, attribution, remarks
 from convbench.results.samples import Process
 from convbench.results.schema import MEASURED, Row, Status
-from convbench.results.statistics import Interval, median, ratio_interval
+from convbench.results.statistics import Interval, geometric_mean, median, ratio_interval
 
 BASELINE = "torch"
 CONSEQUENCE = "not measured, for its "  # so begins the error of a row that another row already explains
@@ -60,6 +61,10 @@ class Accuracy:
 class Line:
     """One backend or architecture of a group; what was not measured is None.
 
+    `step_ms` is the geometric mean over processes of their median steps, as those that eight of ten lie between
+    are of theirs; `images_per_second` and `ratio` follow
+    from it, so that all of them put competitors in one order, which is that of the verdicts. Of what was trained
+    and not timed, `images_per_second` is the geometric mean over trainings.
     `ratio` is the speed relative to the baseline's, above one where this backend is faster. `ranked` is False
     where it left convolutions to torch: its speed is shown, and never wins.
     """
@@ -165,8 +170,8 @@ def line(
     """Sum up one competitor's rows of one group."""
     timed, trained = measured(rows, "time"), measured(rows, "train")
     verified = [row for row in rows if row.kind == "verify"]
-    step_ms = middle(row.step_ms_median for row in timed)
-    baseline_ms = middle(row.step_ms_median for row in measured(baseline, "time"))
+    step_ms = center(row.step_ms_median for row in timed)
+    baseline_ms = center(row.step_ms_median for row in measured(baseline, "time"))
     whose = attribution(rows)
     ranked = whose.whole or rank == "all"
     interval = None
@@ -179,10 +184,14 @@ def line(
         name=name,
         status=worst(rows),
         parameters=next((row.parameters for row in rows if row.parameters is not None), None),
-        images_per_second=middle(row.images_per_second for row in timed or trained),
+        images_per_second=(
+            1000 * timed[0].batch_size / step_ms  # of one group, all have one batch size
+            if step_ms
+            else center(row.images_per_second for row in timed or trained)
+        ),
         step_ms=step_ms,
-        step_ms_p10=middle(row.step_ms_p10 for row in timed),
-        step_ms_p90=middle(row.step_ms_p90 for row in timed),
+        step_ms_p10=center(row.step_ms_p10 for row in timed),
+        step_ms_p90=center(row.step_ms_p90 for row in timed),
         processes=len(timed),
         ratio=baseline_ms / step_ms if baseline_ms and step_ms else None,
         ratio_interval=interval,
@@ -206,7 +215,7 @@ def flagged(timed: Sequence[Row]) -> list[str]:
     """How many of the timing processes carry each flag, in a sentence."""
     counts = {flag: sum(flag in (row.flags or "").split() for row in timed) for flag in FLAGS}
     return [
-        f"{count} of {len(timed)} processes timed {FLAGS[flag]} (`{flag}`)"
+        f"{count} of {len(timed)} processes timed {FLAGS[flag]} ({flag})"
         for flag, count in counts.items()
         if count
     ]
@@ -221,6 +230,12 @@ def middle(values: Iterable[float | None]) -> float | None:
     """The median of what is there."""
     there = [value for value in values if value is not None]
     return median(there) if there else None
+
+
+def center(values: Iterable[float | None]) -> float | None:
+    """The geometric mean of what is there, which a time or a speed is only above zero."""
+    there = [value for value in values if value is not None and 0 < value < math.inf]
+    return geometric_mean(there) if there else None
 
 
 def step_samples(rows: Iterable[Row], samples: Mapping[Process, Sequence[float]]) -> list[Sequence[float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from convbench.results.summary import BASELINE, Accuracy, Failure, Group, Line, 
 __all__ = ["comparison_table", "table_markdown"]
 
 LEGEND = (
-    "**images/s**: training throughput, higher is better, median over processes; "
-    "**step**: median time of a whole training step; **p10–p90**: what eight of ten steps lie between; "
+    "**images/s**: training throughput, higher is better; "
+    "**step**: median time of a whole training step, of processes the geometric mean, which images/s and speed "
+    "follow from; **p10–p90**: what eight of ten steps lie between; "
     "**processes**: fresh processes timed, in random order across combinations; "
     f"**speed vs {BASELINE}**: above 1 is faster than {BASELINE}, with its 95 % interval over processes; "
     "**validation accuracy**: mean over seeds at the end of the epochs or of the budget; "
@@ -44,7 +46,7 @@ def table_markdown(run: Path | str | Iterable[Row], *, rank: Rank = "served") ->
 
 def markdown(table: Table, environment: Mapping[str, Any]) -> str:
     """A table with all that belongs to it, as Markdown."""
-    parts = [*heading(table, environment), *(note + "\n" for note in warnings(table))]
+    parts = [*heading(table, environment), *(note + "\n" for note in warnings(table, environment))]
     if not table.groups:
         parts.append("Nothing was run.\n")
     for group in table.groups:
@@ -118,9 +120,9 @@ def machine(rows: Iterable[Row], environment: Mapping[str, Any]) -> list[str]:
     return [", ".join([" and ".join(devices) or str(environment.get("cpu_model", "unknown")), *some(words)])]
 
 
-def warnings(table: Table) -> list[str]:
+def warnings(table: Table, environment: Mapping[str, Any]) -> list[str]:
     """What a reader must not miss."""
-    notes = []
+    notes = interruption(table.rows, environment)
     if any((row.dataset or "").endswith("-sample") for row in table.rows):
         notes.append(
             "> **These are results on the small embedded sample, not on the whole data set: accuracies are "
@@ -133,6 +135,21 @@ def warnings(table: Table) -> list[str]:
     if len({row.machine_id for row in table.rows}) > 1:
         notes.append("> **These rows come from more than one machine.**")
     return notes
+
+
+def interruption(rows: Iterable[Row], environment: Mapping[str, Any]) -> list[str]:
+    """How many processes are missing that environment.json says were planned; nothing where it does not say."""
+    planned = environment.get("planned_processes")
+    counts = planned if isinstance(planned, dict) else {}
+    wanted = {kind: number for kind, number in counts.items() if isinstance(number, int)}
+    there = Counter(row.kind for row in rows)
+    missing = sum(max(number - there[kind], 0) for kind, number in wanted.items())
+    if not missing:
+        return []
+    return [
+        f"> **Interrupted: {missing:,} of {sum(wanted.values()):,} planned processes are missing.** "
+        "`convbench run --resume DIR` completes it, where DIR is the directory of this run."
+    ]
 
 
 def group_markdown(group: Group) -> str:

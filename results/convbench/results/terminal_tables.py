@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 def print_table(console: Console, run: Path | str | Iterable[Row], *, rank: Rank = "served") -> None:
     """Show the comparison table of a run directory, or of rows, on a terminal."""
     if isinstance(run, (str, Path)):
-        table, _ = load(Path(run), rank)
+        table, environment = load(Path(run), rank)
     else:
-        table = comparison_table(run, rank=rank)
-    for note in warnings(table):
+        table, environment = comparison_table(run, rank=rank), {}
+    for note in warnings(table, environment):
         console.print(plain(note.lstrip("> ").replace("**", "").replace("`", "")), style="bold red")
     for group in table.groups:
         console.print(rich_table(group))

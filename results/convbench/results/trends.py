@@ -10,6 +10,7 @@ from itertools import pairwise
 from convbench.results.change_points import change_points
 from convbench.results.pairing import Match
 from convbench.results.schema import Combination
+from convbench.results.statistics import geometric_mean
 from convbench.results.verdicts import ALPHA, FLOOR_SPREAD, Difference, Verdict, as_ratio, judge
 
 
@@ -93,8 +94,3 @@ def fit(step_ms: Sequence[float | None]) -> Difference:
     deviation = max(math.sqrt(rest / freedom), FLOOR_SPREAD) if freedom else FLOOR_SPREAD
     length = points[-1][0] - points[0][0]
     return Difference(slope * length, deviation / math.sqrt(spread) * length, freedom)
-
-
-def geometric_mean(values: Sequence[float]) -> float:
-    """The exponential of the mean logarithm."""
-    return math.exp(sum(map(math.log, values)) / len(values))

@@ -298,7 +298,7 @@ def _show_plan(planned: list[Any], suite: Any, no_train: bool, no_time: bool) ->
         kinds.append(f"time in {timing.rounds}{upto} rounds of {timing.steps} steps")
     if "train" in suite.kinds and not no_train:
         kinds.append(f"train for at most {suite.budget.train_seconds:g} s")
-    click.echo(f"{len(planned)} combinations; each: {', '.join(kinds)}", err=True)
+    click.echo(f"{len(planned)} combination{'s' * (len(planned) != 1)}; each: {', '.join(kinds)}", err=True)
 
 
 def _print_table(path: Path) -> None:

@@ -21,7 +21,7 @@ from convbench.suites.capacity import free_memory_mb, usable_cores
 from convbench.suites.host import Host
 from convbench.suites.plan import Planned, check_batch_sizes, check_shift, plan
 from convbench.suites.recording import Circumstances, Recorder
-from convbench.suites.schedule import Task, enough, left_alone, schedule, still_valid
+from convbench.suites.schedule import Task, enough, left_alone, planned_processes, schedule, still_valid
 from convbench.suites.suite import Suite
 from convbench.suites.suite_files import load_suite
 from convbench.suites.survey import Peaks, Survey, find_peaks, find_unavailable, look_around
@@ -220,8 +220,6 @@ def _measure(
             "package": other.package,
             "versions": dict(other.versions),
         }
-    _write(store.path / "environment.json", json.dumps(environment, indent=2) + "\n")
-    _write(store.path / "suite.toml", suite.to_toml())
 
     versions = other.versions if other is not None else {}
     facts = Circumstances(
@@ -236,8 +234,11 @@ def _measure(
     # two sides of one directory go through the same order
     seed = store.path.name if other is None and run_id is None else store.path.absolute().parent.name
     tasks = schedule(suite, planned, facts.of_combination, seed, time=time, train=train)
-    kept = still_valid(store.rows(), tasks)
-    store.keep(left_alone(store.rows(), tasks) + kept)
+    kept, others = still_valid(store.rows(), tasks), left_alone(store.rows(), tasks)
+    environment["planned_processes"] = planned_processes(tasks, others)
+    _write(store.path / "environment.json", json.dumps(environment, indent=2) + "\n")
+    _write(store.path / "suite.toml", suite.to_toml())
+    store.keep(others + kept)
     recorder = Recorder(suite, store, facts, run_id)
     done = {(row.kind, row.round, row.combination) for row in kept}
     waiting = [task for task in tasks if (task.kind, task.round, task.combination) not in done]

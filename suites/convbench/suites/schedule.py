@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -103,6 +104,11 @@ def left_alone(rows: Iterable[Row], tasks: Iterable[Task]) -> list[Row]:
     """The rows that this run is not about, such as trainings where it only verifies and times."""
     redone = {(task.kind, task.combination) for task in tasks}
     return [row for row in rows if (row.kind, row.combination) not in redone]
+
+
+def planned_processes(tasks: Iterable[Task], others: Iterable[Row]) -> dict[str, int]:
+    """How many rows of each kind a run has once it is complete; optional rounds come on top of them."""
+    return dict(Counter([*(task.kind for task in tasks if not task.optional), *(row.kind for row in others)]))
 
 
 def still_valid(rows: Iterable[Row], tasks: Iterable[Task]) -> list[Row]:
