@@ -116,6 +116,26 @@ def test_a_failure_is_shrunk_and_printed_as_python(
     exec(failure["reproduction"], {})
 
 
+def test_of_many_failures_a_few_are_listed_after_the_reproduction(
+    command: Verify, verified: dict[str, Verification], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = verified["wrong-shape"]
+    extra = tuple(dict(one.first_failures[0], case=f"case {number}", reproduction="") for number in range(88))
+    many = Verification(one.backend, one.status, one.line, one.outcomes + extra)
+    monkeypatch.setitem(verified, "wrong-shape", many)
+    failures = [outcome for outcome in many.outcomes if outcome["state"] != "unsupported"]
+
+    _, out, _ = command("wrong-shape")
+    listed = [line for line in out.splitlines() if line.startswith(("    failed: ", "    crashed: "))]
+    assert len(listed) == 10
+    assert f"    and {len(failures) - 10} more like these (--verbose shows them)\n" in out
+    assert out.index(many.first_failures[0]["reproduction"]) < out.index(listed[0])
+
+    _, out, _ = command("wrong-shape", "--verbose")
+    assert "case 87, " in out
+    assert "more like these" not in out
+
+
 def test_the_line_says_what_compiles_and_what_is_derived() -> None:
     end = {
         "counts": {"passed": 3, "failed": 0, "crashed": 0, "unsupported": 2},

@@ -9,13 +9,18 @@ import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from convbench.registry import GateFailed, NothingRan, Registry, UsageError, hookimpl
 from convbench.registry.errors import choices
 from convbench.registry.outcomes import GENERATED
+
+if TYPE_CHECKING:
+    from convbench.suites.verification import Verification
+
+LISTED = 10  # cases of a backend that failed
 
 Options = dict[str, Any]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -237,7 +242,7 @@ OPTION_KEYS = {
     "--seed", type=int, default=0, show_default=True, metavar="N", help="Of generated cases and random data."
 )
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds until one is ended.")
-@click.option("--verbose", is_flag=True, help="List what is unsupported too.")
+@click.option("--verbose", is_flag=True, help="List every case that failed, and what is unsupported.")
 @click.pass_obj
 def verify(
     registry: Registry,
@@ -268,16 +273,9 @@ def verify(
     )
     for result in results:
         click.echo(result.line)
-        for outcome in result.outcomes:
-            if outcome["state"] != "unsupported" or verbose:
-                smaller = (
-                    f" (the smallest; it was {outcome['shrunk_from']})" if outcome["shrunk_from"] else ""
-                )
-                click.echo(
-                    f"    {outcome['state']}: {outcome['case']}, {outcome['dtype']}: {outcome['message']}{smaller}"
-                )
         for outcome in result.first_failures:
             click.echo(f"\n# {outcome['state']}: {outcome['case']}\n{outcome['reproduction']}\n")
+        _list_outcomes(result, verbose)
     wrong = [
         result.backend for result in results if result.status not in ("ok", "unavailable", "unsupported")
     ]
@@ -285,6 +283,21 @@ def verify(
         raise GateFailed(f"{len(wrong)} of {len(results)} backends failed: {', '.join(wrong)}")
     if not any(result.status == "ok" for result in results):
         raise NothingRan(f"no backend could be verified on {device}")
+
+
+def _list_outcomes(result: Verification, verbose: bool) -> None:
+    """What did not pass, a line each, first what there is Python for; unless verbose not more than a few."""
+    first = result.first_failures
+    outcomes = first + [outcome for outcome in result.outcomes if outcome not in first]
+    listed = [outcome for outcome in outcomes if outcome["state"] != "unsupported" or verbose]
+    shown = listed if verbose else listed[:LISTED]
+    for outcome in shown:
+        smaller = f" (the smallest; it was {outcome['shrunk_from']})" if outcome["shrunk_from"] else ""
+        click.echo(
+            f"    {outcome['state']}: {outcome['case']}, {outcome['dtype']}: {outcome['message']}{smaller}"
+        )
+    if len(shown) < len(listed):
+        click.echo(f"    and {len(listed) - len(shown)} more like these (--verbose shows them)")
 
 
 def _show_plan(planned: list[Any], suite: Any, no_train: bool, no_time: bool) -> None:
