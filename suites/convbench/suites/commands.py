@@ -144,6 +144,10 @@ def run(
             runner.preview(resolved, data_dir=data_dir, registry=registry), resolved, no_train, no_time
         )
         return
+    if pytest_json is not None:
+        from convbench.results.report import check_writable
+
+        check_writable(pytest_json)  # before hours of measuring, not after
     signal.signal(signal.SIGTERM, _interrupt)
     if against is not None:
         from convbench.suites.against import run_against
