@@ -188,6 +188,14 @@ def test_code_2_where_a_name_is_unknown(site: Path, arguments: list[str], words:
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("seconds", ["-3", "0"])
+def test_a_time_that_is_none_is_code_2(seconds: str, site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["verify", "right", "--timeout", seconds])
+    assert end.value.code == 2
+    assert "--timeout" in capsys.readouterr().err
+
+
 def test_a_dtype_that_is_not_claimed_is_unsupported(site: Path) -> None:
     (result,) = verify_backends(discover(), ["right"], dtypes=["float64"])
     assert result.status == "unsupported"

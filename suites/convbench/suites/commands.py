@@ -36,7 +36,10 @@ def convbench_commands(group: click.Group) -> None:
 def _split(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[str] | None:
     """`--backend a,b --backend c` as a list; None where the option is not given."""
     items = [item.strip() for value in values for item in value.split(",")]
-    return [item for item in items if item] or None
+    named = [item for item in items if item]
+    if values and not named:  # everything would be run
+        raise UsageError(f"{parameter.opts[0]} {','.join(values)!r} names nothing")
+    return named or None
 
 
 def _whole_numbers(
@@ -137,8 +140,12 @@ def run(
         raise UsageError("--pip-options are for --against, which is not given")
     if suite is None and resume is None:
         raise UsageError(f"--suite is missing; {choices('', registry.suites)}")
+    if resume is not None and not (resume / "results.csv").is_file():
+        raise UsageError(f"no run in {resume}: there is no results.csv")
     chosen = suite if suite is not None else (resume or Path()) / "suite.toml"
     resolved = overridden(runner.resolve_suite(chosen, registry), options, settings)
+    if resume is not None:
+        runner.check_resumed(resolved, resume)
     if dry_run:
         _show_plan(
             runner.preview(resolved, data_dir=data_dir, registry=registry), resolved, no_train, no_time
@@ -245,7 +252,14 @@ OPTION_KEYS = {
 @click.option(
     "--seed", type=int, default=0, show_default=True, metavar="N", help="Of generated cases and random data."
 )
-@click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds until one is ended.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="When one is ended.",
+)
 @click.option("--verbose", is_flag=True, help="List every case that failed, and what is unsupported.")
 @click.pass_obj
 def verify(
