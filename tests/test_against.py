@@ -15,7 +15,7 @@ import pytest
 from convbench.registry import NothingRan, UsageError
 from convbench.results import Row, read_results
 from convbench.suites.against import in_turn
-from convbench.suites.versions import install
+from convbench.suites.versions import install, is_path
 
 OFFLINE = ("--no-index", "--no-build-isolation")
 PROJECT = """
@@ -168,7 +168,7 @@ def test_the_base_is_named_in_its_environment(ended: subprocess.CompletedProcess
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--against", "./nowhere"], "pip cannot install './nowhere': "),
+        (["--against", "./nowhere"], "'./nowhere' cannot be installed: that path does not exist"),
         (["--against", "./old", "--resume", "both"], "--against and --resume exclude each other"),
         (["--pip-options", "--no-index"], "--pip-options are for --against"),
         (["--against", "./old", "--pip-options", "'"], '--pip-options is "\'", which is no command line: No'),
@@ -179,6 +179,25 @@ def test_what_cannot_be_done_is_code_2(convbench: Convbench, arguments: list[str
     assert (ended.returncode, ended.stdout) == (2, "")
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "path"),
+    [
+        ("./fast", True),
+        ("../fast[all]", True),
+        ("dist/fast-1.0-py3-none-any.whl", True),
+        ("fast==1.0", False),
+        ("fast[all]>=1.0", False),
+        ("git+https://example.org/fast@v1", False),
+        ("git+ssh://git@example.org/fast", False),
+        ("https://example.org/fast.zip", False),
+        ("file:///tmp/fast", False),
+        ("fast @ file:///tmp/fast", False),
+    ],
+)
+def test_paths_are_told_from_requirements_and_addresses(package: str, path: bool) -> None:
+    assert is_path(package) == path
 
 
 def test_a_base_of_which_nothing_is_installed_is_refused(work: Path, tmp_path: Path) -> None:

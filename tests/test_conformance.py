@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from convbench.registry import OPS, Backend, UnknownName, Unsupported, verify
 from convbench.registry.cases import Case, conformance_cases, conv2d, model_cases, pool, refused_calls
 from convbench.registry.conformance import check, check_refusal
+from convbench.registry.generated_cases import generated_cases
 from convbench.registry.layouts import LAYOUTS
 
 SMALL = conv2d((2, 3, 8, 8), (4, 3, 3, 3), padding=1)
@@ -463,6 +464,41 @@ def test_cases_reach_what_the_contract_names(op: str) -> None:
     options = {name for case in cases for name, _ in case.options}
     parameters = set(OPS[op].signature.parameters)
     assert options == parameters - set(OPS[op].tensors)
+
+
+def both_two(stride: Any, dilation: Any) -> bool:
+    """Whether both are 2 along a row."""
+    return all((each[-1] if isinstance(each, (tuple, list)) else each) == 2 for each in (stride, dilation))
+
+
+def last_column_lost(op: str) -> Callable[..., Tensor]:
+    """Right, but for the last column where stride and dilation are 2 together."""
+
+    def wrong(*args: Any, **kwargs: Any) -> Tensor:
+        call = OPS[op].bind(args, kwargs)
+        output: Tensor = OPS[op].reference(**call)
+        if both_two(call["stride"], call["dilation"]):
+            output = torch.cat((output[..., :-1], output[..., -1:] * 0), dim=-1)
+        return output
+
+    return wrong
+
+
+@pytest.mark.parametrize("make", [conformance_cases, lambda op: generated_cases(op, 200)])
+@pytest.mark.parametrize("op", ["conv2d", "max_pool2d"])
+def test_a_stride_and_a_dilation_together_are_asked_for(op: str, make: Callable[[str], list[Case]]) -> None:
+    cases = [
+        case
+        for case in make(op)
+        if both_two(dict(case.options).get("stride"), dict(case.options).get("dilation"))
+        and dict(case.shapes)["input"][0]
+        and case.order == 1  # the planted backend claims no more
+    ]
+    assert len(cases) >= 4
+    paddings = {bool(dict(case.options).get("padding")) for case in cases}
+    assert paddings == {False, True}
+    results = [outcome(last_column_lost(op), case) for case in cases]
+    assert {result.state for result in results} == {"failed"}, [each.message for each in results]
 
 
 def test_the_cases_of_a_model_are_its_calls() -> None:

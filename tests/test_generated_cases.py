@@ -55,7 +55,7 @@ def test_the_same_seed_has_the_same_cases(op: str) -> None:
 def test_they_are_the_same_on_every_machine() -> None:
     """Written down: a failure that somebody reports by its seed can be seen by everybody."""
     text = "\n".join(str(case) for op in OPS for case in generated_cases(op, 50, seed=1))
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "b1dd6d4f2c547066"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "4ba161adcf3a11df"
     script = (
         "from convbench.registry.generated_cases import generated_cases;"
         "print(*generated_cases('conv2d', 3, seed=5), sep='\\n')"

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,13 @@ def test_resuming_no_run_is_one_sentence(site: Path, tmp_path: Path, directory: 
         run(SUITE, resume=tmp_path / directory)
     with pytest.raises(UsageError, match="cannot read suite"):
         run(resume=tmp_path / directory)
+
+
+def test_a_run_is_not_made_into_one_of_another_suite(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "results.csv").touch()
+    (tmp_path / "suite.toml").write_text(SUITE.to_toml())
+    with pytest.raises(UsageError, match=f"is a run of suite '{SUITE.name}', not of 'other'"):
+        run(replace(SUITE, name="other"), resume=tmp_path)
 
 
 def test_neither_suite_nor_run_is_one_sentence() -> None:

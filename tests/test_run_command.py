@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 import misbehaving
 from convbench.registry import UsageError, discover
 from convbench.registry.cli import build
+from convbench.results.report import check_writable
 from convbench.suites.commands import OPTION_KEYS, overridden
 from convbench.suites.suite import DOTTED_KEYS, Suite
 from convbench.suites.suite_files import load_suite
@@ -62,9 +63,18 @@ def refused(*arguments: str, site: Path, cwd: Path) -> str:
         (["--suite", "lenet", "--set", "recipe.epochs"], "--set takes KEY=VALUE, not 'recipe.epochs'"),
         (["--suite", "lenet", "--set", "recipe.epochs=x"], "recipe.epochs is 'x'; it must be a whole number"),
         (["--suite", "lenet", "--out", "a", "--resume", "b"], "--out and --resume exclude each other"),
-        (["--suite", "lenet", "--resume", "none"], "cannot resume none: there is no results.csv in it"),
-        (["--resume", "none"], "cannot read suite none/suite.toml: No such file or directory"),
+        (["--suite", "lenet", "--resume", "none"], "no run in none: there is no results.csv"),
+        (["--resume", "none"], "no run in none: there is no results.csv"),
+        (["--suite", "lenet", "--backend", ","], "--backend ',' names nothing"),
+        (["--suite", "lenet", "--batch-size", " , "], "--batch-size ' , ' names nothing"),
+        (["--suite", "lenet", "--precision", "7"], "--precision is 7.0; it must be less than 1"),
+        (["--suite", "lenet", "--threads", "100000"], "timing.threads is 100000; it must be at most "),
+        (["--suite", "lenet", "--threads", "100000", "--dry-run"], "timing.threads is 100000; it must be at"),
         ([], "--suite is missing; available: "),
+        (
+            ["--suite", "lenet", "--pytest-json", "none/times.json"],
+            "cannot write none/times.json: No such file or directory",
+        ),
     ],
 )
 def test_what_can_be_seen_at_once_is_refused_at_once(
@@ -95,6 +105,17 @@ def test_bad_input_is_one_sentence_and_code_2(
 ) -> None:
     message = refused("--suite", str(site / "suite.toml"), *arguments, site=site, cwd=tmp_path)
     assert message.startswith(words)
+
+
+def test_looking_whether_a_file_can_be_written_leaves_it_as_it_is(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text("{}")
+    for file in (old, new):
+        check_writable(file)
+    assert old.read_text() == "{}"
+    assert not new.exists()
+    with pytest.raises(UsageError, match=r"cannot write .*: Is a directory"):
+        check_writable(tmp_path)
 
 
 def test_tables_go_to_stdout_and_progress_to_stderr(site: Path, tmp_path: Path) -> None:

@@ -174,6 +174,24 @@ def test_more_rounds_can_be_added_to_a_run(site: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_an_evaluation_beyond_the_budget_is_announced_and_noted(site: Path, tmp_path: Path) -> None:
+    class Notes(Silent):
+        def __init__(self) -> None:
+            self.texts: list[str] = []
+
+        def note(self, text: str) -> None:
+            self.texts.append(text)
+
+    told = Notes()
+    short = misbehaving.suite("right").override({"budget.train_seconds": 1e-6})
+    rows = run(short, out=tmp_path / "run", time=False, watcher=told).rows
+    (row,) = (row for row in rows if row.kind == "train")
+    assert row.status == "budget", row.error
+    assert re.search(r"epochs within its budget of 1e-06 s; evaluated on 16 of \d+ images$", row.notes or "")
+    label = "train tiny/right/cpu/float32/b16/contiguous/eager/s0"
+    assert f"{label}: evaluating, for at most 1e-06 s" in told.texts
+
+
 def test_a_train_row_is_the_end_of_its_curve(result: RunResult) -> None:
     with RunStore.open(result.path) as store:
         epochs = store.epochs()

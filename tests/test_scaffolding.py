@@ -141,3 +141,27 @@ def test_a_registered_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     shown = capsys.readouterr()
     assert str(tmp_path / "convbench-lenet" / "pyproject.toml") in shown.out
     assert "next: cd" in shown.err
+
+
+@pytest.mark.parametrize("name", ["Im2col", "TORCH"])
+def test_a_name_that_pip_would_take_for_a_registered_one_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("new", "backend", name, "--out", tmp_path) == 2
+    said = f"backend {name!r} would be the same package as {name.lower()!r}, which is registered already"
+    assert said in capsys.readouterr().err
+    assert call("new", "architecture", "lenet-bn", "--out", tmp_path) == 2
+    assert "the same package as 'lenet_bn'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_of_an_installed_package_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    info = tmp_path / "site" / "convbench_fast_conv-0.3.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: convbench-fast-conv\nVersion: 0.3\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    assert call("new", "backend", "Fast.Conv", "--out", tmp_path / "out") == 2
+    assert "a package convbench-fast-conv 0.3 is installed already" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -45,18 +45,35 @@ SYMPTOMS = {
 def test_a_symptom_is_found(words: str) -> None:
     answer = SYMPTOMS[words](EXACT)
     wrong = (answer - EXACT).abs().nan_to_num(torch.inf) > 1e-6
-    assert words in symptom(answer, EXACT, wrong)
+    assert words in symptom("output", answer, EXACT, wrong)
+
+
+@pytest.mark.parametrize("words", ["only the last filter is wrong", "only the first 2 filters are wrong"])
+def test_the_first_axis_of_a_weight_is_its_filters(words: str) -> None:
+    chosen = -1 if "last" in words else slice(2)
+    answer = with_changed(chosen)(EXACT)
+    wrong = (answer - EXACT).abs() > 1e-6
+    assert symptom("gradient of weight", answer, EXACT, wrong) == f": {words}"
+    assert symptom("gradient of input", answer, EXACT, wrong) == f": {words.replace('filter', 'image')}"
+
+
+@pytest.mark.parametrize("name", ["gradient of weight", "gradient of input"])
+def test_no_gradient_lacks_a_bias(name: str) -> None:
+    answer = EXACT + torch.arange(1.0, 7.0).view(6, 1, 1)
+    wrong = (answer - EXACT).abs() > 1e-6
+    assert "bias" in symptom("output", answer, EXACT, wrong)
+    assert symptom(name, answer, EXACT, wrong) == ""
 
 
 def test_what_has_no_pattern_gets_no_words() -> None:
     noise = torch.randn(EXACT.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     answer = EXACT + noise
-    assert symptom(answer, EXACT, (answer - EXACT).abs() > 1e-6) == ""
+    assert symptom("output", answer, EXACT, (answer - EXACT).abs() > 1e-6) == ""
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (1, 1, 1, 1)])
 def test_any_shape_will_do(shape: tuple[int, ...]) -> None:
     exact = torch.ones(shape, dtype=torch.float64)
-    assert symptom(exact * 0, exact, exact > 0) == ": it is zero everywhere"
-    symptom(exact * 3, exact, exact > 0)
-    symptom(exact, exact * 0, exact > 0)
+    assert symptom("output", exact * 0, exact, exact > 0) == ": it is zero everywhere"
+    symptom("output", exact * 3, exact, exact > 0)
+    symptom("output", exact, exact * 0, exact > 0)

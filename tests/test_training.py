@@ -118,9 +118,75 @@ def test_an_evaluation_counts_every_image_once() -> None:
 
     data = split(90)
     halves = Resident(data.images, (torch.arange(90) < 30).long(), data.dtype, data.memory_format)
-    loss, accuracy = evaluate(Half(), halves, batch_size=16)
-    assert accuracy == pytest.approx(1 / 3)
-    assert loss == pytest.approx((30 * math.log(4 / 3) + 60 * math.log(4)) / 90)
+    found = evaluate(Half(), halves, batch_size=16)
+    assert found.accuracy == pytest.approx(1 / 3)
+    assert found.loss == pytest.approx((30 * math.log(4 / 3) + 60 * math.log(4)) / 90)
+    assert found.images == 90
+
+
+class Watched(Resident):
+    """Notes which images it hands out."""
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        handed_out.extend(index.tolist())
+        return super().batch(index)
+
+
+handed_out: list[int] = []
+
+
+def watched(count: int) -> Watched:
+    data = split(count)
+    handed_out.clear()
+    return Watched(data.images, torch.zeros_like(data.labels), data.dtype, data.memory_format)
+
+
+def test_an_evaluation_ends_with_its_budget_on_images_that_are_always_the_same() -> None:
+    model, data = Stopwatch(classes=90), watched(90)
+    found = evaluate(model, data, 16, budget_seconds=250.0, now=model.now)
+    assert model.time == 300  # the batch that reaches the budget is the last
+    assert found.images == len(handed_out) == 48
+    assert found.loss == pytest.approx(expected_loss(model, data, handed_out[:48]), rel=1e-5)
+    longer = list(handed_out)
+    assert sorted(longer) != list(range(48))  # not those that happen to come first in the file
+    handed_out.clear()
+    assert evaluate(model, data, 16, budget_seconds=1.0, now=model.now).images == 16
+    assert handed_out == longer[:16]
+    handed_out.clear()
+    assert evaluate(model, data, 16, budget_seconds=1e9, now=model.now).images == 90
+    assert sorted(handed_out) == list(range(90))
+
+
+def expected_loss(model: nn.Module, data: Resident, chosen: list[int]) -> float:
+    model.eval()
+    with torch.no_grad():
+        images, labels = Resident.batch(data, torch.tensor(chosen))
+        return float(nn.functional.cross_entropy(model(images), labels))
+
+
+def test_an_evaluation_that_would_take_longer_than_training_might_says_so_and_ends() -> None:
+    said: list[float] = []
+    model, data = Stopwatch(classes=90), split(90)
+    options = OPTIONS | {"budget_seconds": 2.0}
+    (progress,) = train(
+        model, data, watched(90), now=model.now, evaluating=lambda: said.append(model.time), **options
+    )
+    assert said == [2.0]  # before it evaluates
+    assert progress.evaluated == 16
+    assert model.time == 102
+    assert not progress.within_budget
+
+
+def test_an_evaluation_that_is_soon_over_is_of_all_images_in_their_order() -> None:
+    def evaluating() -> None:
+        raise AssertionError("nothing to say")
+
+    model = Stopwatch(classes=90)
+    *_, progress = train(
+        model, split(90), watched(40), now=model.now, evaluating=evaluating, budget_seconds=8.0, **OPTIONS
+    )
+    assert progress.evaluated == 40
+    assert handed_out == list(range(40)) * 2
 
 
 def on_the_sample(seed: int) -> list[Progress]:

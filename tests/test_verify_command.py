@@ -116,6 +116,26 @@ def test_a_failure_is_shrunk_and_printed_as_python(
     exec(failure["reproduction"], {})
 
 
+def test_of_many_failures_a_few_are_listed_after_the_reproduction(
+    command: Verify, verified: dict[str, Verification], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = verified["wrong-shape"]
+    extra = tuple(dict(one.first_failures[0], case=f"case {number}", reproduction="") for number in range(88))
+    many = Verification(one.backend, one.status, one.line, one.outcomes + extra)
+    monkeypatch.setitem(verified, "wrong-shape", many)
+    failures = [outcome for outcome in many.outcomes if outcome["state"] != "unsupported"]
+
+    _, out, _ = command("wrong-shape")
+    listed = [line for line in out.splitlines() if line.startswith(("    failed: ", "    crashed: "))]
+    assert len(listed) == 10
+    assert f"    and {len(failures) - 10} more like these (--verbose shows them)\n" in out
+    assert out.index(many.first_failures[0]["reproduction"]) < out.index(listed[0])
+
+    _, out, _ = command("wrong-shape", "--verbose")
+    assert "case 87, " in out
+    assert "more like these" not in out
+
+
 def test_the_line_says_what_compiles_and_what_is_derived() -> None:
     end = {
         "counts": {"passed": 3, "failed": 0, "crashed": 0, "unsupported": 2},
@@ -166,6 +186,14 @@ def test_code_2_where_a_name_is_unknown(site: Path, arguments: list[str], words:
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("seconds", ["-3", "0"])
+def test_a_time_that_is_none_is_code_2(seconds: str, site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["verify", "right", "--timeout", seconds])
+    assert end.value.code == 2
+    assert "--timeout" in capsys.readouterr().err
 
 
 def test_a_dtype_that_is_not_claimed_is_unsupported(site: Path) -> None:

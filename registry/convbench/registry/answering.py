@@ -151,7 +151,7 @@ def _compare(
         raise Mismatch(
             f"the {name} is {got:.9g} where {wanted:.9g} is right, {float(ratio.flatten()[worst]):.3g} times "
             f"the admissible error, at {_position(worst, right.shape)}; {int((ratio > 1).sum())} of "
-            f"{right.numel()} elements are wrong{symptom(answer, right, ratio > 1)}"
+            f"{right.numel()} elements are wrong{symptom(of, answer, right, ratio > 1)}"
         )
     joint = joint_excess(answer, right, truth.deviation(of, dtype, accuracy)) if together else 0.0
     if joint > 1:

@@ -115,7 +115,7 @@ def check_answer(
         if name != OUTPUT and not op.multilinear:
             # the zeros of a ReLU tie, and which of them has the gradient is the op's choice: hold whole planes
             answer, right, admissible = (each.sum(dim=(-2, -1)) for each in (answer, right, admissible))
-        _compare(f"{case}: the {name}", answer, right, float(admissible.max()))
+        _compare(case, name, answer, right, float(admissible.max()))
     if not same(output.detach(), taken):
         raise Misconduct(f"{case}: the output was still being written after the op had returned")
 
@@ -152,13 +152,13 @@ def _overflows(exact: Tensor, magnitude: Tensor, dtype: torch.dtype) -> bool:
     return not bool(fits.all())
 
 
-def _compare(what: str, answer: Tensor, exact: Tensor, admissible: float) -> None:
+def _compare(case: Case, name: str, answer: Tensor, exact: Tensor, admissible: float) -> None:
     difference = (answer - exact).abs().nan_to_num(nan=torch.inf)
     worst = int(difference.argmax())
     if float(difference.flatten()[worst]) > admissible:
         got, right = float(answer.flatten()[worst]) + 0.0, float(exact.flatten()[worst])  # no -0
         raise Misconduct(
-            f"{what} is {got:.9g} where {right:.9g} is right, "
+            f"{case}: the {name} is {got:.9g} where {right:.9g} is right, "
             f"{float(difference.flatten()[worst]) / admissible:.3g} times the largest admissible error"
-            f"{symptom(answer, exact, difference > admissible)}"
+            f"{symptom(name, answer, exact, difference > admissible)}"
         )

@@ -174,6 +174,10 @@ def _conv2d_cases() -> Iterator[Case]:
     yield conv2d((128, 1, 28, 28), (6, 1, 5, 5), padding=2)  # LeNet's first
     for stride, padding, dilation in itertools.product((1, 2, (3, 2)), (0, 1, (2, 1)), (1, (2, 3))):
         yield conv2d((2, 3, 13, 11), (4, 3, 3, 2), stride=stride, padding=padding, dilation=dilation)
+    for size, padding in itertools.product(
+        ((13, 11), (12, 10)), (0, 1, (2, 1))
+    ):  # to the last pixel, and short of it
+        yield conv2d((2, 3, *size), (4, 3, 3, 3), stride=2, padding=padding, dilation=2)
     for groups in (1, 2, 6):
         for bias in (True, False):
             yield conv2d((2, 6, 7, 7), (12, 6 // groups, 3, 3), bias=bias, padding=1, groups=groups)
@@ -240,6 +244,16 @@ def _max_pool2d_cases() -> Iterator[Case]:
     yield from _pool_cases("max_pool2d")
     yield pool("max_pool2d", (2, 3, 9, 9), kernel_size=3, stride=1, padding=1, dilation=2)
     yield pool("max_pool2d", (2, 3, 9, 8), kernel_size=(2, 3), dilation=(3, 1), ceil_mode=True)
+    for padding, ceil_mode in itertools.product((0, 1), (False, True)):
+        yield pool(
+            "max_pool2d",
+            (2, 3, 9, 8),
+            kernel_size=3,
+            stride=2,
+            padding=padding,
+            dilation=2,
+            ceil_mode=ceil_mode,
+        )
 
 
 def _avg_pool2d_cases() -> Iterator[Case]:

@@ -80,10 +80,11 @@ def _conv2d(draw: Draw) -> Case | None:
     channels = groups * (1 if depthwise else draw.between(1, 4))
     filters = groups * draw.between(1, 3 if groups > 1 else 6)
     kernel = (draw.of((1, 1, 2, 3, 3, 3, 4, 5, 7)), draw.of((1, 1, 2, 3, 3, 3, 4, 5, 7)))
+    together = draw.chance(0.3)  # a stride and a dilation of the same axis share their arithmetic
     options = draw.options(
-        stride=draw.pair((1, 2, 3, 4)) if draw.chance(0.5) else None,
+        stride=draw.pair((1, 2, 2, 3, 4)) if together or draw.chance(0.4) else None,
         padding=_padding(draw, kernel),
-        dilation=draw.pair((1, 2, 3)) if draw.chance(0.35) else None,
+        dilation=draw.pair((1, 2, 2, 3)) if together or draw.chance(0.2) else None,
         groups=groups if groups > 1 or draw.chance(0.1) else None,
     )
     if options.get("padding") == "same":
@@ -115,15 +116,16 @@ def _padding(draw: Draw, kernel: tuple[int, int]) -> Any:
 def _pool(op: str, draw: Draw) -> Case | None:
     kernel = draw.pair((1, 2, 2, 3, 3, 4, 5))
     most = min(kernel) // 2 if isinstance(kernel, tuple) else kernel // 2
+    together = op == "max_pool2d" and draw.chance(0.3)
     options = draw.options(
         kernel_size=kernel,
-        stride=draw.pair((1, 2, 3, 4)) if draw.chance(0.6) else None,
+        stride=draw.pair((1, 2, 2, 3, 4)) if together or draw.chance(0.6) else None,
         padding=draw.pair(range(most + 1)) if draw.chance(0.6) else None,
         ceil_mode=draw.chance(0.5) if draw.chance(0.6) else None,
     )
     dilation: int | tuple[int, int] = 1
-    if op == "max_pool2d" and draw.chance(0.4):
-        options["dilation"] = dilation = draw.pair((1, 2, 3))
+    if together or (op == "max_pool2d" and draw.chance(0.2)):
+        options["dilation"] = dilation = draw.pair((1, 2, 2, 3))
     if op == "avg_pool2d":
         options |= draw.options(
             count_include_pad=draw.chance(0.3) if draw.chance(0.5) else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ import click
 from convbench.registry.discovery import Registry
 from convbench.registry.errors import UsageError
 from convbench.registry.hookspecs import hookimpl
-from convbench.registry.scaffolding import Package, write_package
+from convbench.registry.scaffolding import LONGEST, NAME, Package, write_package
 
 
 @hookimpl
@@ -49,9 +50,26 @@ def architecture(registry: Registry, name: str, out: Path) -> None:
 
 
 def _write(registry: Registry, package: Package, registered: Collection[str], out: Path) -> None:
-    if package.name in registered:
-        raise UsageError(f"{package.kind} {package.name!r} is registered already; choose another name")
+    _check_free(package, registered)
     for path in write_package(package, out, registry.version):
         click.echo(path)
     folder = shlex.quote(str(out / package.distribution))
     click.echo(f"next: cd {folder} && pip install -e '.[test]' && pytest", err=True)
+
+
+def _check_free(package: Package, registered: Collection[str]) -> None:
+    """Refuse a name that is taken, or so like one that pip or Python would take one for the other."""
+    if package.name in registered:
+        raise UsageError(f"{package.kind} {package.name!r} is registered already; choose another name")
+    could_be_packages = (name for name in registered if NAME.fullmatch(name) and len(name) <= LONGEST)
+    for name in could_be_packages:
+        if Package(package.kind, name).module == package.module:
+            raise UsageError(
+                f"{package.kind} {package.name!r} would be the same package as {name!r}, which is registered "
+                "already; choose another name"
+            )
+    try:
+        found = distribution(package.distribution)  # however it is spelled
+    except PackageNotFoundError:
+        return
+    raise UsageError(f"a package {found.name} {found.version} is installed already; choose another name")

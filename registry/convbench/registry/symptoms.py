@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from convbench.registry.exact import OUTPUT
+
 CLOSE = 1e-3  # of the largest value: what counts as the same number here
 EXPLAINED = 0.01  # of an error: what may remain of it where something accounts for it
-AXES = ("image", "channel", "row", "column")
+AXES = ("image", "channel", "row", "column")  # of an output, and of an input's gradient
+AXES_OF_WEIGHTS = ("filter", "channel", "row", "column")
 PRECISIONS = {"bfloat16": 8, "float16 and TF32": 11}  # significant bits
 
 
-def symptom(answer: Tensor, exact: Tensor, wrong: Tensor) -> str:
+def symptom(name: str, answer: Tensor, exact: Tensor, wrong: Tensor) -> str:
     """A clause that begins with `: `, or nothing.
 
     Args:
+        name: of the tensor, such as `output` or `gradient of weight`: what its axes are.
         answer: what was given.
         exact: what is right, float64, of the same shape.
         wrong: which elements are inadmissible.
     """
     answer = answer.detach().double()
-    return next((f": {words}" for words in _symptoms(answer, exact, wrong)), "")
+    return next((f": {words}" for words in _symptoms(name, answer, exact, wrong)), "")
 
 
-def _symptoms(answer: Tensor, exact: Tensor, wrong: Tensor) -> Iterator[str]:
+def _symptoms(name: str, answer: Tensor, exact: Tensor, wrong: Tensor) -> Iterator[str]:
     """What fits, the most telling first."""
     if answer[wrong].isnan().all() and not exact.isnan().any():
         yield "these elements are not numbers, as memory that was never written to is filled with here"
@@ -39,13 +43,13 @@ def _symptoms(answer: Tensor, exact: Tensor, wrong: Tensor) -> Iterator[str]:
         yield "it is zero everywhere"
     elif answer.numel() > 1 and float(answer.max() - answer.min()) <= CLOSE * size:
         yield "it is the same number everywhere"
-    yield from _places(wrong)
+    yield from _places(wrong, AXES_OF_WEIGHTS if name.endswith(" of weight") else AXES)
     difference = answer - exact
     most = float(difference.abs().max())
     factor = float((answer * exact).sum() / exact.square().sum().clamp_min(1e-300))
     if float((answer - factor * exact).abs().max()) <= EXPLAINED * most:
         yield f"it is {factor:.3g} times what is right, throughout"
-    if exact.dim() == 4 and exact[:, 0].numel() > 1:
+    if name == OUTPUT and exact.dim() == 4 and exact[:, 0].numel() > 1:  # no gradient has a bias added
         spread = difference.amax(dim=(0, 2, 3)) - difference.amin(dim=(0, 2, 3))
         if float(spread.max()) <= EXPLAINED * most:
             yield "it is off by one number in each channel, as without its bias"
@@ -55,7 +59,7 @@ def _symptoms(answer: Tensor, exact: Tensor, wrong: Tensor) -> Iterator[str]:
             yield f"right to about {bits:.0f} bits, as {name} would be ({precision} bits)"
 
 
-def _places(wrong: Tensor) -> Iterator[str]:
+def _places(wrong: Tensor, axes: Sequence[str]) -> Iterator[str]:
     """The axis along which only one end is wrong."""
     if wrong.dim() != 4:
         return
@@ -65,5 +69,5 @@ def _places(wrong: Tensor) -> Iterator[str]:
         first, last = hit[0], hit[-1]
         if len(hit) == last - first + 1 and len(hit) <= length / 2 and (first == 0 or last == length - 1):
             end = "first" if first == 0 else "last"
-            many = f"{len(hit)} {AXES[axis]}s are" if len(hit) > 1 else f"{AXES[axis]} is"
+            many = f"{len(hit)} {axes[axis]}s are" if len(hit) > 1 else f"{axes[axis]} is"
             yield f"only the {end} {many} wrong"

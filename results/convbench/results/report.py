@@ -70,6 +70,18 @@ def directory(run_dir: Path | str) -> Path:
     return path
 
 
+def check_writable(target: Path) -> None:
+    """Refuse a file that `write_text` could not write, and leave what is there as it is; raises UsageError."""
+    new = not target.exists()
+    try:
+        with target.open("a", encoding="utf-8"):
+            pass
+        if new:
+            target.unlink()
+    except OSError as error:
+        raise UsageError(f"cannot write {target}: {error.strerror}") from None
+
+
 def write_text(target: Path, text: str) -> Path:
     """Write a file, and return its path; what is no text in UTF-8 is written in escapes."""
     try:

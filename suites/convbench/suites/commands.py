@@ -9,13 +9,18 @@ import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from convbench.registry import GateFailed, NothingRan, Registry, UsageError, hookimpl
 from convbench.registry.errors import choices
 from convbench.registry.outcomes import GENERATED
+
+if TYPE_CHECKING:
+    from convbench.suites.verification import Verification
+
+LISTED = 10  # cases of a backend that failed
 
 Options = dict[str, Any]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -31,7 +36,10 @@ def convbench_commands(group: click.Group) -> None:
 def _split(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[str] | None:
     """`--backend a,b --backend c` as a list; None where the option is not given."""
     items = [item.strip() for value in values for item in value.split(",")]
-    return [item for item in items if item] or None
+    named = [item for item in items if item]
+    if values and not named:  # everything would be run
+        raise UsageError(f"{parameter.opts[0]} {','.join(values)!r} names nothing")
+    return named or None
 
 
 def _whole_numbers(
@@ -132,13 +140,21 @@ def run(
         raise UsageError("--pip-options are for --against, which is not given")
     if suite is None and resume is None:
         raise UsageError(f"--suite is missing; {choices('', registry.suites)}")
+    if resume is not None and not (resume / "results.csv").is_file():
+        raise UsageError(f"no run in {resume}: there is no results.csv")
     chosen = suite if suite is not None else (resume or Path()) / "suite.toml"
     resolved = overridden(runner.resolve_suite(chosen, registry), options, settings)
+    if resume is not None:
+        runner.check_resumed(resolved, resume)
     if dry_run:
         _show_plan(
             runner.preview(resolved, data_dir=data_dir, registry=registry), resolved, no_train, no_time
         )
         return
+    if pytest_json is not None:
+        from convbench.results.report import check_writable
+
+        check_writable(pytest_json)  # before hours of measuring, not after
     signal.signal(signal.SIGTERM, _interrupt)
     if against is not None:
         from convbench.suites.against import run_against
@@ -236,8 +252,15 @@ OPTION_KEYS = {
 @click.option(
     "--seed", type=int, default=0, show_default=True, metavar="N", help="Of generated cases and random data."
 )
-@click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds until one is ended.")
-@click.option("--verbose", is_flag=True, help="List what is unsupported too.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="When one is ended.",
+)
+@click.option("--verbose", is_flag=True, help="List every case that failed, and what is unsupported.")
 @click.pass_obj
 def verify(
     registry: Registry,
@@ -268,16 +291,9 @@ def verify(
     )
     for result in results:
         click.echo(result.line)
-        for outcome in result.outcomes:
-            if outcome["state"] != "unsupported" or verbose:
-                smaller = (
-                    f" (the smallest; it was {outcome['shrunk_from']})" if outcome["shrunk_from"] else ""
-                )
-                click.echo(
-                    f"    {outcome['state']}: {outcome['case']}, {outcome['dtype']}: {outcome['message']}{smaller}"
-                )
         for outcome in result.first_failures:
             click.echo(f"\n# {outcome['state']}: {outcome['case']}\n{outcome['reproduction']}\n")
+        _list_outcomes(result, verbose)
     wrong = [
         result.backend for result in results if result.status not in ("ok", "unavailable", "unsupported")
     ]
@@ -285,6 +301,21 @@ def verify(
         raise GateFailed(f"{len(wrong)} of {len(results)} backends failed: {', '.join(wrong)}")
     if not any(result.status == "ok" for result in results):
         raise NothingRan(f"no backend could be verified on {device}")
+
+
+def _list_outcomes(result: Verification, verbose: bool) -> None:
+    """What did not pass, a line each, first what there is Python for; unless verbose not more than a few."""
+    first = result.first_failures
+    outcomes = first + [outcome for outcome in result.outcomes if outcome not in first]
+    listed = [outcome for outcome in outcomes if outcome["state"] != "unsupported" or verbose]
+    shown = listed if verbose else listed[:LISTED]
+    for outcome in shown:
+        smaller = f" (the smallest; it was {outcome['shrunk_from']})" if outcome["shrunk_from"] else ""
+        click.echo(
+            f"    {outcome['state']}: {outcome['case']}, {outcome['dtype']}: {outcome['message']}{smaller}"
+        )
+    if len(shown) < len(listed):
+        click.echo(f"    and {len(listed) - len(shown)} more like these (--verbose shows them)")
 
 
 def _show_plan(planned: list[Any], suite: Any, no_train: bool, no_time: bool) -> None:

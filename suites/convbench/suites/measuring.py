@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from convbench.registry.routing import use_backend
+from convbench.results.schema import Combination
 from convbench.suites.attribution import claims, shares
 from convbench.suites.census import take_census
 from convbench.suites.devices import peak_memory_mb
@@ -103,6 +104,8 @@ def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
     before = snapshot(str(setup.device))
     last: Progress | None = None
     best = 0.0
+    budget = job["budget"]["train_seconds"]
+    label = Combination(**job["combination"]).label
     for progress in train(
         model,
         setup.train_data,
@@ -111,7 +114,10 @@ def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         epochs=setup.recipe.epochs,
         batch_size=setup.batch_size,
         seed=setup.seed,
-        budget_seconds=job["budget"]["train_seconds"],
+        budget_seconds=budget,
+        evaluating=lambda: send(
+            {"event": "note", "text": f"train {label}: evaluating, for at most {budget:g} s"}
+        ),
     ):
         last, best = progress, max(best, progress.val_accuracy)  # NaN is never the larger
         send(
@@ -144,19 +150,26 @@ def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         **setup.conditions(),
         **shares(model),
     }
+    notes = _left_out("evaluated on", last.evaluated, len(setup.test_data))
     if setup.shifted_data is not None:
-        measures["shifted_val_accuracy"] = evaluate(model, setup.shifted_data, setup.batch_size)[1]
+        shifted = evaluate(model, setup.shifted_data, setup.batch_size, budget if notes else math.inf)
+        measures["shifted_val_accuracy"] = shifted.accuracy
+        notes += _left_out("shifted:", shifted.images, len(setup.shifted_data))
     again = recheck(setup, setup.seed + 999, model, trained=True)
     if again["status"] != "ok":
         return {**again, "error": f"wrong after training: {again['error']}", "measures": setup.conditions()}
     if last.diverged:
         error = f"the loss is not a number after {last.steps} steps"
-        return {"status": "diverged", "error": error, "measures": measures}
+        return {"status": "diverged", "error": error, "measures": measures, "notes": notes}
     if last.within_budget:
-        return {"status": "ok", "measures": measures}
-    budget = job["budget"]["train_seconds"]
+        return {"status": "ok", "measures": measures, "notes": notes}
     note = f"{last.epochs:.3g} of {setup.recipe.epochs} epochs within its budget of {budget:g} s"
-    return {"status": "budget", "measures": measures, "notes": [note]}
+    return {"status": "budget", "measures": measures, "notes": [note, *notes]}
+
+
+def _left_out(what: str, images: int, of: int) -> list[str]:
+    """A note, where an evaluation was not of all images."""
+    return [f"{what} {images:,} of {of:,} images"] if images < of else []
 
 
 def _accuracy(value: float) -> float | None:

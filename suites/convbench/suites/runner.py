@@ -28,6 +28,8 @@ from convbench.suites.survey import Peaks, Survey, find_peaks, find_unavailable,
 from convbench.suites.versions import OtherVersion
 from convbench.suites.watching import Silent, Watcher
 
+THREADS_PER_CORE = 8  # at most; more is a slip of the hand
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -118,6 +120,9 @@ def running(
     suite = resolve_suite(suite, registry)
     suite.check()
     check_names(suite, registry)
+    check_threads(suite)
+    if resume is not None:
+        check_resumed(suite, Path(resume))
     suite = suite.override({"timing.threads": suite.timing.threads or usable_cores()})
     if resume is None:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -168,6 +173,7 @@ def preview(
     suite = resolve_suite(suite, registry)
     suite.check()
     check_names(suite, registry)
+    check_threads(suite)
     with TemporaryDirectory() as scratch, Host(Path(scratch) / "run.log") as host:
         return _plan(suite, registry, host, look_around(host, Silent(), suite.dataset, data_dir))
 
@@ -186,6 +192,29 @@ def check_names(suite: Suite, registry: Registry) -> None:
     registry.architectures.matching(suite.architectures)
     registry.backends.matching(suite.backends)
     registry.dataset(suite.dataset)
+
+
+def check_threads(suite: Suite) -> None:
+    """Refuse so many threads that they would only wait for each other; raises UsageError."""
+    cores = usable_cores()
+    if (suite.timing.threads or 1) > cores * THREADS_PER_CORE:
+        raise UsageError(
+            f"timing.threads is {suite.timing.threads}; it must be at most {cores * THREADS_PER_CORE}, "
+            f"{THREADS_PER_CORE} for each of the cores that can be used here"
+        )
+
+
+def check_resumed(suite: Suite, directory: Path) -> None:
+    """Refuse to make the run of one suite into that of another; raises UsageError."""
+    file = directory / "suite.toml"
+    if not file.is_file():  # it ended before it had one
+        return
+    name = load_suite(file).name
+    if name != suite.name:
+        raise UsageError(
+            f"{directory} is a run of suite {name!r}, not of {suite.name!r}; resume it without --suite, or give "
+            "the other suite a directory of its own"
+        )
 
 
 def _measure(

@@ -24,14 +24,15 @@ CEILINGS = {"rounds": "max_rounds", "steps": "max_steps"}  # of [timing]
 class Key:
     """What a key of a suite file may hold.
 
-    `kind` is the type of its value, or of each item where `many`; numbers have a least value, texts may have
-    an allowed set.
+    `kind` is the type of its value, or of each item where `many`; numbers have bounds, texts may have an
+    allowed set.
     """
 
     kind: type
     many: bool = False
     least: float | None = None
     above: float | None = None
+    below: float | None = None
     allowed: tuple[str, ...] = ()
     length: int | None = None
     pattern: str = ""
@@ -67,6 +68,8 @@ class Key:
                 return f"is {value!r}; it must be at least {self.least:g}"
             if self.above is not None and value <= self.above:
                 return f"is {value!r}; it must be more than {self.above:g}"
+            if self.below is not None and value >= self.below:
+                return f"is {value!r}; it must be less than {self.below:g}"
         if self.allowed and value not in self.allowed:
             return f"is {value!r}; {choices(str(value), self.allowed)}"
         if self.pattern and not re.fullmatch(self.pattern, str(value)):
@@ -214,7 +217,7 @@ KEYS: Mapping[str, Mapping[str, Key]] = {
         "warmup_steps": Key(int, least=0),
         "steps": Key(int, least=1),
         "max_steps": Key(int, least=1),
-        "precision": Key(float, above=0),
+        "precision": Key(float, above=0, below=1),
         "max_seconds": Key(float, above=0),
         "threads": Key(int, least=1),
     },

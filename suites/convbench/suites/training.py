@@ -15,10 +15,20 @@ from convbench.suites.devices import synchronize
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """The mean loss and the accuracy on so many images of a split; the accuracy is NaN for a problem."""
+
+    loss: float
+    accuracy: float
+    images: int
+
+
+@dataclass(frozen=True)
 class Progress:
     """Where a training stands: after an epoch, or where its budget ended one.
 
-    `train_loss` is the mean over the steps of this epoch, in nats; `train_seconds` is without evaluation.
+    `train_loss` is the mean over the steps of this epoch, in nats; `train_seconds` is without evaluation;
+    `evaluated` is on how many images of the other split.
     """
 
     epochs: float
@@ -28,6 +38,7 @@ class Progress:
     train_loss: float
     val_loss: float
     val_accuracy: float
+    evaluated: int
     within_budget: bool
 
     @property
@@ -47,10 +58,13 @@ def train(
     seed: int,
     budget_seconds: float = math.inf,
     now: Callable[[], float] = time.perf_counter,
+    evaluating: Callable[[], None] = lambda: None,
 ) -> Iterator[Progress]:
     """Train until the epochs or the budget end, whichever is first, and say where it stands after each epoch.
 
-    Every epoch visits all images once in an order drawn from `seed`; the last batch may be smaller.
+    Every epoch visits all images once in an order drawn from `seed`; the last batch may be smaller. Where an
+    evaluation at the speed of training would take longer than the budget, `evaluating` is called before it, and
+    it ends with the budget too.
     """
     device = data.device
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
@@ -78,15 +92,20 @@ def train(
         spent += now() - start
         seen = min(done * batch_size, len(data))
         steps, images = steps + done, images + seen
-        val_loss, val_accuracy = evaluate(model, validation, batch_size)
+        limit = math.inf
+        if spent * len(validation) > budget_seconds * images:
+            limit = budget_seconds
+            evaluating()
+        found = evaluate(model, validation, batch_size, limit, now)
         progress = Progress(
             epochs=epoch + seen / len(data),
             steps=steps,
             images=images,
             train_seconds=spent,
             train_loss=float(total_loss) / done,
-            val_loss=val_loss,
-            val_accuracy=val_accuracy,
+            val_loss=found.loss,
+            val_accuracy=found.accuracy,
+            evaluated=found.images,
             within_budget=seen == len(data) and (spent < budget_seconds or epoch + 1 == epochs),
         )
         yield progress
@@ -110,16 +129,37 @@ def prime(model: nn.Module, data: Batches, batch_size: int) -> None:
     synchronize(data.device)
 
 
-def evaluate(model: nn.Module, data: Batches, batch_size: int) -> tuple[float, float]:
-    """The mean loss and the accuracy on a split, read back once; the accuracy is NaN for a problem."""
+def evaluate(
+    model: nn.Module,
+    data: Batches,
+    batch_size: int,
+    budget_seconds: float = math.inf,
+    now: Callable[[], float] = time.perf_counter,
+) -> Evaluation:
+    """The mean loss and the accuracy on a split, read back once.
+
+    With a budget, images are taken in an order that is always the same, for a split may be sorted by class, and
+    what is not reached in time is left out; at least one batch is evaluated.
+    """
     device = data.device
+    limited = budget_seconds < math.inf
+    order = torch.arange(len(data), device=device)
+    if limited:
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).to(device)
     total_loss = torch.zeros((), device=device, dtype=torch.float64)
     correct = torch.zeros((), device=device, dtype=torch.float64)
+    images = 0
     model.eval()
+    deadline = now() + budget_seconds if limited else math.inf
     with torch.no_grad():
-        for index in torch.arange(len(data), device=device).split(batch_size):
+        for index in order.split(batch_size):
             x, y = data.batch(index)
             loss, right = data.score(model(x), y)
             total_loss += loss
             correct += right
-    return float(total_loss) / len(data), float(correct) / len(data)
+            images += len(index)
+            if limited:
+                synchronize(device)
+                if now() >= deadline:
+                    break
+    return Evaluation(float(total_loss) / images, float(correct) / images, images)

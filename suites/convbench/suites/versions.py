@@ -42,9 +42,11 @@ def install(package: str, target: Path, pip_options: Sequence[str] = ()) -> Othe
         pip_options: of `pip install`.
 
     Raises:
-        UsageError: pip cannot install it, nothing of it is installed here to be set against it, or Python would
-            not take it from there.
+        UsageError: it is a path that does not exist, pip cannot install it, nothing of it is installed here to
+            be set against it, or Python would not take it from there.
     """
+    if is_path(package) and not Path(re.sub(r"\[[^]]*\]$", "", package)).exists():
+        raise UsageError(f"{package!r} cannot be installed: that path does not exist")
     options = ["--quiet", "--disable-pip-version-check", "--no-input", "--no-deps", *pip_options]
     command = [sys.executable, "-m", "pip", "install", *options, "--target", str(target), package]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
@@ -61,6 +63,13 @@ def install(package: str, target: Path, pip_options: Sequence[str] = ()) -> Othe
         )
     check_origins(package, target, sorted({module for each in found for module in modules(each)}))
     return OtherVersion(package, target, versions)
+
+
+def is_path(package: str) -> bool:
+    """Whether pip would take it for a path, possibly with extras, and not for a requirement or an address."""
+    if re.match(r"[a-z]+[+:]|.*(://|@)", package):
+        return False
+    return package.startswith(".") or os.sep in package
 
 
 def normalised(name: str) -> str:
