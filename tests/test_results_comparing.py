@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -251,6 +252,21 @@ def test_others_are_not(against: Any, rounds: int, changed: dict[str, Any]) -> N
     drift = [10.0 * 1.3**number for number in range(rounds)]
     pair = against(timed(drift), timed([1.04 * time for time in drift], **changed)).times[0]
     assert (pair.verdict, pair.paired) == ("unclear", False)
+
+
+def test_files_of_pytest_benchmark_took_no_turns(tmp_path: Path) -> None:
+    """Each file is a run of its own, however many there are on either side."""
+    sides = []
+    for side in ("base", "new"):
+        (tmp_path / side).mkdir()
+        for number in range(6):
+            path = tmp_path / side / f"{number}.json"
+            path.write_text(
+                json.dumps({"benchmarks": [{"name": "a", "stats": {"median": 0.01 + number / 1000}}]})
+            )
+        sides.append(tmp_path / side)
+    (pair,) = compare(*sides, force=True).times
+    assert (pair.base_processes, pair.new_processes, pair.paired) == (6, 6, False)
 
 
 def test_budgeted_rows_are_compared(against: Any) -> None:

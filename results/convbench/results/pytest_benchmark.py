@@ -31,7 +31,7 @@ def read_pytest_benchmark(paths: Sequence[Path]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    return pd.DataFrame([row for index, path in enumerate(paths) for row in read_file(path, index)])
+    return pd.DataFrame([row for path in paths for row in read_file(path)])
 
 
 def looks_like_json(path: Path) -> bool:
@@ -43,7 +43,7 @@ def looks_like_json(path: Path) -> bool:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
 
 
-def read_file(path: Path, index: int) -> list[dict[str, Any]]:
+def read_file(path: Path) -> list[dict[str, Any]]:
     """The rows of one file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -58,7 +58,7 @@ def read_file(path: Path, index: int) -> list[dict[str, Any]]:
     return [
         row
         for at, each in enumerate(content["benchmarks"])
-        for row in read_benchmark(each, f"{path}, benchmark {at}", index, shared)
+        for row in read_benchmark(each, f"{path}, benchmark {at}", path, shared)
     ]
 
 
@@ -72,7 +72,7 @@ def machine_columns(machine: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_benchmark(
-    benchmark: Any, where: str, index: int, shared: Mapping[str, Any]
+    benchmark: Any, where: str, path: Path, shared: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """One benchmark as the columns of a row, or of one for each of its processes.
 
@@ -92,7 +92,8 @@ def read_benchmark(
     known = typed(extra) if isinstance(extra, dict) else {}
     named = "architecture" in known
     row.update({key: value for key, value in known.items() if named or key not in COMBINATION})
-    measured = {"kind": "time", "status": "ok", "run_id": str(index)}
+    # a file is a run: another file's processes did not take turns with these
+    measured = {"kind": "time", "status": "ok", "run_id": str(path)}
     for number, step_ms in enumerate(processes(extra, where) or [seconds * 1e3]):
         yield {**row, **measured, "round": number, "step_ms_median": step_ms}
 
