@@ -124,11 +124,6 @@ def model_cases(model: nn.Module, *inputs: Tensor) -> list[Case]:
     return list(recorder.cases)
 
 
-def case_of(op: str, arguments: Mapping[str, Any]) -> Case:
-    """The case that a call of an op stands for, from all its arguments by name."""
-    return _case(op, arguments)
-
-
 class _Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
@@ -141,11 +136,12 @@ class _Recorder(TorchFunctionMode):
         if func in self._ops:
             op = self._ops[func]
             call = {name: value for name, value in (kwargs or {}).items() if name != "return_indices"}
-            self.cases[_case(op.name, op.bind(args, call))] = None
+            self.cases[case_of(op.name, op.bind(args, call))] = None
         return func(*args, **(kwargs or {}))
 
 
-def _case(op: str, arguments: Mapping[str, Any]) -> Case:
+def case_of(op: str, arguments: Mapping[str, Any]) -> Case:
+    """The case that a call of an op stands for, from all its arguments by name."""
     tensors = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
     options = {name: _hashable(value) for name, value in arguments.items() if name not in tensors}
     shapes = tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items())

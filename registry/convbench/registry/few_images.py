@@ -28,10 +28,9 @@ def few_images(op: Op, arguments: Mapping[str, Any], seed: int) -> Tensor | None
         arguments: of the call, by name.
         seed: of the choice.
     """
-    shapes = {name: each.detach().to("meta") for name, each in arguments.items() if isinstance(each, Tensor)}
-    output = op.reference(**{**arguments, **shapes})  # shapes alone, which cost nothing
+    shapes, output = op.on_meta(arguments)
     images = len(output)
-    work = op.flops(output, **{**arguments, **shapes})
+    work = op.flops(output, **shapes)
     count = max(FEWEST, int(images * min(WORK / max(work, 1), ELEMENTS / max(output.numel(), 1))))
     if count >= images:
         return None

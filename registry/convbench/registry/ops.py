@@ -95,6 +95,14 @@ class Op:
         bound.apply_defaults()
         return dict(bound.arguments)
 
+    def on_meta(self, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
+        """The arguments and the output of a call as shapes alone, which cost nothing."""
+        shapes = {
+            name: value.detach().to("meta") if isinstance(value, Tensor) else value
+            for name, value in arguments.items()
+        }
+        return shapes, self.reference(**shapes)
+
 
 def _convolution_flops(output: Tensor, input: Tensor, weight: Tensor, *_: Any, **__: Any) -> int:
     """Two for every multiplication and addition, as usual; the bias is not counted."""
