@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from convbench.registry.cuda_driver import no_cuda_device
 from convbench.registry.discovery import Plugin, Registry, discover
 from convbench.registry.errors import (
     AmbiguousName,
@@ -74,6 +75,7 @@ __all__ = [
     "discover",
     "hookimpl",
     "list_models",
+    "no_cuda_device",
     "use_backend",
     "verify",
 ]
