@@ -129,6 +129,11 @@ def _obstacle(
     ):
         if value not in claimed:
             return "unsupported", f"backend {backend.name!r} runs on {kind} {', '.join(claimed)}, not {value}"
+    if combination.dtype not in backend.dtypes_on(device_type):
+        places = ", ".join(backend.dtype_devices[combination.dtype])
+        return "unsupported", (
+            f"backend {backend.name!r} takes dtype {combination.dtype} on {places}, not on {device_type}"
+        )
     if combination.mode == "graph" and device_type != "cuda":
         return "unsupported", f"mode 'graph' captures CUDA graphs; {combination.device} has none"
     return None

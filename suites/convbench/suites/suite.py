@@ -9,11 +9,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from convbench.registry import UsageError
+from convbench.registry.arithmetic import DTYPES
 from convbench.registry.errors import choices
 from convbench.registry.models import INITS
 from convbench.results.schema import KINDS
 
-DTYPES = ("float32", "float64", "bfloat16", "float16")
 MODES = ("eager", "compile", "graph")
 MEMORY_FORMATS = ("contiguous", "channels_last")
 
