@@ -31,6 +31,7 @@ BUILTINS = (
     "convbench.plugins.backends.im2col",
     "convbench.plugins.backends.loops",
     "convbench.plugins.backends.native",
+    "convbench.plugins.backends.scalar",
     "convbench.plugins.backends.shift",
     "convbench.plugins.backends.torch",
     "convbench.plugins.backends.winograd",
