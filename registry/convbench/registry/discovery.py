@@ -33,6 +33,7 @@ BUILTINS = (
     "convbench.plugins.backends.native",
     "convbench.plugins.backends.shift",
     "convbench.plugins.backends.torch",
+    "convbench.plugins.backends.triton",
     "convbench.plugins.backends.winograd",
     "convbench.plugins.architectures.alexnet",
     "convbench.plugins.architectures.densenet",
