@@ -34,6 +34,7 @@ BUILTINS = (
     "convbench.plugins.backends.scalar",
     "convbench.plugins.backends.shift",
     "convbench.plugins.backends.torch",
+    "convbench.plugins.backends.triton",
     "convbench.plugins.backends.winograd",
     "convbench.plugins.architectures.alexnet",
     "convbench.plugins.architectures.densenet",
