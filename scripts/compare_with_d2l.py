@@ -2,11 +2,13 @@
 
     python scripts/compare_with_d2l.py [--rounds 5] [--data-dir DIR] [--out results/reference/d2l-NAME.md]
     python scripts/compare_with_d2l.py --accuracy [--rounds 5] ...
+    python scripts/compare_with_d2l.py --sides torch native native+fuse+compile d2l ...
 
 The first compares speeds, over the second epoch. The second compares what the book's ten epochs come to, a round
-for each seed. d2l and what it imports are installed into an environment of their own (a directory under build/)
-that shares this interpreter's torch, so that both train with the same one. Every round is a fresh process of each,
-in turn; d2l reads FashionMNIST through torchvision from the same files.
+for each seed. Ours is a backend, `+fuse` with its fused ops, `+compile` under `torch.compile`; the first side is
+what the others are held against. d2l and what it imports are installed into an environment of their own (a
+directory under build/) that shares this interpreter's torch, so that both train with the same one. Every round is
+a fresh process of each, in turn; d2l reads FashionMNIST through torchvision from the same files.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERLAY = ROOT / "build" / "d2l"
@@ -30,7 +33,14 @@ PINNED = ("d2l==1.0.3",)
 NEEDED = ("ipython", "matplotlib", "matplotlib-inline", "requests", "scipy")
 SPEED_EPOCHS = 2  # the first warms up
 ACCURACY_EPOCHS = 10  # the book's
-LABELS = {"convbench": "convbench, `torch` backend", "d2l": "d2l `Trainer`"}
+THEIRS = "d2l"
+SIDES = ("torch", THEIRS)
+
+
+def label(side: str) -> str:
+    """A side as the tables have it."""
+    backend, *options = side.split("+")
+    return "d2l `Trainer`" if side == THEIRS else ", ".join([f"convbench, `{backend}` backend", *options])
 
 
 @dataclass(frozen=True)
@@ -52,17 +62,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--side", choices=("d2l", "convbench"), help=argparse.SUPPRESS)
+    parser.add_argument("--sides", nargs="+", default=SIDES, metavar="BACKEND[+fuse][+compile]|d2l")
+    parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         epochs = ACCURACY_EPOCHS if options.accuracy else SPEED_EPOCHS
-        train = {"d2l": train_d2l, "convbench": train_convbench}[options.side]
-        print(json.dumps(asdict(train(options.data_dir, epochs, options.seed))))
+        arguments = options.data_dir, epochs, options.seed
+        mine = options.side != THEIRS
+        outcome = train_convbench(*arguments, *options.side.split("+")) if mine else train_d2l(*arguments)
+        print(json.dumps(asdict(outcome)))
         return
     install()
     data = torchvision_layout(options.data_dir)
-    outcomes: dict[str, list[Outcome]] = {"convbench": [], "d2l": []}
+    outcomes: dict[str, list[Outcome]] = {side: [] for side in options.sides}
     for number in range(options.rounds):
         for side, values in outcomes.items():
             values.append(measure(side, data, number, accuracy=options.accuracy))
@@ -107,8 +120,8 @@ def torchvision_layout(data_dir: Path | None) -> Path:
 
 def measure(side: str, data: Path, seed: int, *, accuracy: bool) -> Outcome:
     """One process of one side."""
-    environment = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(OVERLAY) if side == "d2l" else ""}
-    if side == "convbench":
+    environment = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(OVERLAY) if side == THEIRS else ""}
+    if side != THEIRS:
         environment["OMP_PROC_BIND"] = "true"  # as in a worker
     beside = data.parent / "d2l"  # d2l looks for its data in ../data
     beside.mkdir(exist_ok=True)
@@ -165,11 +178,11 @@ def train_d2l(root: Path, epochs: int, seed: int) -> Outcome:
     return Outcome(len(data.train) / trainer.seconds[-1], right / len(data.val))
 
 
-def train_convbench(root: Path, epochs: int, seed: int) -> Outcome:
-    """The same by convbench's loop, on the `torch` backend."""
+def train_convbench(root: Path, epochs: int, seed: int, backend: str, *options: str) -> Outcome:
+    """The same by convbench's loop, on a backend of ours."""
     import torch
 
-    from convbench.registry import create_model, discover
+    from convbench.registry import create_model, discover, use_backend
     from convbench.suites.batches import resident
     from convbench.suites.preparation import set_process
     from convbench.suites.training import train
@@ -177,7 +190,9 @@ def train_convbench(root: Path, epochs: int, seed: int) -> Outcome:
     set_process({"threads": torch.get_num_threads()})  # as in a worker
     images = discover().dataset("fashion-mnist").load(root)
     torch.manual_seed(seed)
-    model = create_model("lenet", backend="torch")
+    model: Any = use_backend(create_model("lenet"), backend, fuse="fuse" in options)
+    if "compile" in options:
+        model = torch.compile(model)
     where = (torch.device("cpu"), torch.float32, "contiguous", None)
     data = resident(images.train_images, images.train_labels, *where)
     validation = resident(images.test_images, images.test_labels, *where)
@@ -189,34 +204,33 @@ def train_convbench(root: Path, epochs: int, seed: int) -> Outcome:
 def report_speed(outcomes: dict[str, list[Outcome]]) -> str:
     """Speeds, as Markdown."""
     speeds = {side: [each.images_per_second for each in values] for side, values in outcomes.items()}
-    ours, theirs = (statistics.median(speeds[side]) for side in ("convbench", "d2l"))
-    ratios = [a / b for a, b in zip(speeds["convbench"], speeds["d2l"], strict=True)]
+    against = {
+        other: speeds[other] for other in dict.fromkeys((next(iter(speeds)), THEIRS)) if other in speeds
+    }
+    headings = [f"times {'d2l' if other == THEIRS else f'`{other}`'}" for other in against]
     lines = [
         "# Training LeNet: convbench and d2l 1.0.3",
         "",
-        f"LeNet on FashionMNIST, batch 128, second epoch without evaluation, {len(ratios)} fresh processes each",
+        f"LeNet on FashionMNIST, batch 128, second epoch without evaluation, {len(next(iter(speeds.values())))} "
+        "fresh processes each",
         f"in turn on {circumstances()}; made by `python scripts/compare_with_d2l.py`.",
+        "A ratio is the median over the rounds, with the least and the most.",
         "",
-        "| | images/s, median | least | most |",
-        "| --- | ---: | ---: | ---: |",
+        "| | images/s, median | least | most | " + " | ".join(headings) + " |",
+        "| --- | ---: | ---: | ---: |" + " ---: |" * len(against),
     ]
-    for side, label in LABELS.items():
-        values = speeds[side]
-        lines.append(
-            f"| {label} | {statistics.median(values):,.0f} | {min(values):,.0f} | {max(values):,.0f} |"
-        )
-    lines += [
-        "",
-        f"Ratio of medians {ours / theirs:.2f}; round by round "
-        f"{min(ratios):.2f} to {max(ratios):.2f}, median {statistics.median(ratios):.2f}.",
-        "",
-    ]
-    return "\n".join(lines)
+    for side, values in speeds.items():
+        figures = [f"{statistics.median(values):,.0f}", f"{min(values):,.0f}", f"{max(values):,.0f}"]
+        for base in against.values():
+            ratios = [a / b for a, b in zip(values, base, strict=True)]
+            figures.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        lines.append(f"| {label(side)} | " + " | ".join(figures) + " |")
+    return "\n".join([*lines, ""])
 
 
 def report_accuracy(outcomes: dict[str, list[Outcome]]) -> str:
     """Accuracies, as Markdown."""
-    rounds = len(outcomes["d2l"])
+    rounds = len(next(iter(outcomes.values())))
     lines = [
         "# What LeNet learns: convbench and d2l 1.0.3",
         "",
@@ -228,18 +242,23 @@ def report_accuracy(outcomes: dict[str, list[Outcome]]) -> str:
         "| | mean | deviation | " + " | ".join(f"seed {seed}" for seed in range(rounds)) + " |",
         "| --- | ---: | ---: |" + " ---: |" * rounds,
     ]
-    means, errors = [], []
-    for side, label in LABELS.items():
-        values = [each.accuracy for each in outcomes[side]]
-        means.append(statistics.mean(values))
-        errors.append(statistics.stdev(values) / rounds**0.5)
+    found = []
+    for side, outcomes_of_side in outcomes.items():
+        values = [each.accuracy for each in outcomes_of_side]
+        found.append((statistics.mean(values), statistics.stdev(values) / rounds**0.5))
         each = " | ".join(f"{value:.4f}" for value in values)
-        lines.append(f"| {label} | {means[-1]:.4f} | {statistics.stdev(values):.4f} | {each} |")
+        lines.append(f"| {label(side)} | {found[-1][0]:.4f} | {statistics.stdev(values):.4f} | {each} |")
+    (mean, error), *others = found
+    lines.append("")
+    for side, (other_mean, other_error) in zip(list(outcomes)[1:], others, strict=True):
+        lines.append(
+            f"- {label(side)}: {other_mean - mean:+.4f} against {label(next(iter(outcomes)))}, standard error of "
+            f"the difference {math.hypot(error, other_error):.4f}."
+        )
     lines += [
         "",
-        f"The means differ by {means[0] - means[1]:+.4f}, with a standard error of {math.hypot(*errors):.4f}. "
-        "A seed draws other weights",
-        "and another order on each side, so a column is no pair.",
+        "Backends of ours start from the same weights and see the same order of images for a seed; d2l draws",
+        "its own.",
         "",
     ]
     return "\n".join(lines)
