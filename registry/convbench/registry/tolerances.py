@@ -68,9 +68,13 @@ def bound(
         added: the magnitude of what is added to a sum that was rounded already, in half precision.
         factors: by how much each factor of a product may be off, relatively, before they are multiplied.
     """
-    factor = math.sqrt(CONFIDENCE**2 + 2 * math.log(max(1, reference.numel())))
     summed, stored = _errors(reference, magnitude, terms, dtype, accuracy, partial, added, factors)
-    return factor * summed + 2 * stored
+    return confidence(reference.numel()) * summed + 2 * stored
+
+
+def confidence(elements: int) -> float:
+    """λ, in standard deviations: all of so many elements together keep it."""
+    return math.sqrt(CONFIDENCE**2 + 2 * math.log(max(1, elements)))
 
 
 def deviation(

@@ -63,7 +63,8 @@ def _take_steps(setup: Setup, calls: list[Call], evaluate: bool) -> int:
     Returns:
         how many of the calls were the training step's.
     """
-    model = use_backend(setup.model, audited(setup.backend, calls, setup.arithmetic.factors))
+    recording = audited(setup.backend, calls, setup.arithmetic.factors)
+    model = use_backend(setup.model, recording, fuse=setup.fuse)
     model.train()
     x, y = _batch(setup, setup.train_data)
     objective = setup.train_data.objective(model(x), y)

@@ -56,13 +56,13 @@ class Key:
 
     @property
     def _noun(self) -> str:
-        return {str: "text", int: "whole number", float: "number"}[self.kind]
+        return {str: "text", int: "whole number", float: "number", bool: "true or false"}[self.kind]
 
     def _wrong_item(self, value: object) -> str | None:
         fits = isinstance(value, (int, float) if self.kind is float else self.kind)
-        if not fits or isinstance(value, bool):
-            return f"is {value!r}; it must be a {self._noun}"
-        if isinstance(value, (int, float)):
+        if not fits or (isinstance(value, bool) and self.kind is not bool):
+            return f"is {value!r}; it must be {'' if self.kind is bool else 'a '}{self._noun}"
+        if isinstance(value, (int, float)) and self.kind is not bool:
             if not abs(value) < float("inf"):
                 return f"is {value!r}; it must be finite"
             if self.least is not None and value < self.least:
@@ -133,6 +133,7 @@ class Suite:
     verified in any case. With `shift`, a trained network is also tested on images moved by up to so many pixels.
     `per_backend` has what holds for the backends that match its globs alone, such as the batch that a slow one can
     carry; a glob that no backend matches is no error, and where several match the last one holds.
+    With `fuse`, layers next to each other are one op where a backend has one for them.
     """
 
     name: str
@@ -148,6 +149,7 @@ class Suite:
     seeds: tuple[int, ...] = (0,)
     kinds: tuple[str, ...] = KINDS
     shift: int | None = None
+    fuse: bool = False
     recipe: RecipeOverrides = RecipeOverrides()
     budget: Budget = Budget()
     timing: Timing = Timing()
@@ -227,6 +229,7 @@ KEYS: Mapping[str, Mapping[str, Key]] = {
         "seeds": Key(int, many=True, least=0),
         "kinds": Key(str, many=True, allowed=KINDS),
         "shift": Key(int, least=1),
+        "fuse": Key(bool),
     },
     "recipe": {
         "lr": Key(float, above=0),
