@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from convbench.registry import OPS, Backend, discover, verify
+from convbench.registry.arithmetic import DTYPES
 from convbench.registry.conformance import Report
 from convbench.registry.generated_cases import generated_cases
 
@@ -75,13 +76,14 @@ def test_ours_compile_and_are_differentiable_twice(name: str) -> None:
 
 
 def test_the_baseline_takes_every_dtype() -> None:
-    assert set(REGISTRY.backend("torch").dtypes) == {"float64", "float32", "bfloat16", "float16"}
+    assert set(REGISTRY.backend("torch").dtypes) == set(DTYPES)
+    assert set(DTYPES) - set(REGISTRY.backend("torch").dtypes_on("cpu")) == {"tf32"}
     passed = {
         outcome.dtype
         for outcome in report("torch", "cpu").outcomes
         if outcome.kind == "case" and outcome.state == "passed"
     }
-    assert passed == set(REGISTRY.backend("torch").dtypes)
+    assert passed == set(REGISTRY.backend("torch").dtypes_on("cpu"))
 
 
 @pytest.mark.parametrize("backend", REGISTRY.backends.values(), ids=list(REGISTRY.backends))
@@ -89,7 +91,7 @@ def test_its_record_says_what_it_is(backend: Backend) -> None:
     assert backend.summary
     assert "\n" not in backend.summary
     assert set(backend.ops) <= set(OPS)
-    for dtype in backend.dtypes:
-        assert isinstance(getattr(torch, dtype), torch.dtype)
+    assert set(backend.dtypes) <= set(DTYPES)
+    assert set(backend.dtype_devices) <= set(backend.dtypes)
     for device in backend.devices:
         assert torch.device(device).type == device

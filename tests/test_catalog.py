@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from convbench.registry import AmbiguousName, Plugin, PluginError, UnknownName
+from convbench.registry import AmbiguousName, Plugin, PluginError, UnknownName, UsageError
 from convbench.registry.catalog import Catalog
 
 
@@ -81,6 +81,10 @@ def test_the_wrong_package_is_unknown() -> None:
         (["acme:*"], ["acme:fft"]),
         (["acme:fft"], ["acme:fft"]),
         (["zenith:torch", "torch"], ["torch"]),
+        (["*", "!loops"], ["acme:fft", "torch", "zenith:fft"]),
+        (["!acme:*", "torch", "f*"], ["torch", "zenith:fft"]),
+        (["!fft*", "!torch"], ["loops"]),
+        ([], []),
     ],
 )
 def test_globs(patterns: list[str], chosen: list[str]) -> None:
@@ -90,8 +94,12 @@ def test_globs(patterns: list[str], chosen: list[str]) -> None:
 def test_a_pattern_that_matches_nothing_is_refused() -> None:
     with pytest.raises(UnknownName, match=r"'resnet\*'"):
         catalog(a=["fft"]).matching(["f*", "resnet*"])
+    with pytest.raises(UnknownName, match="unknown backend 'ftf'; did you mean 'fft'"):
+        catalog(a=["fft"]).matching(["*", "!ftf"])
     with pytest.raises(AmbiguousName):
         catalog(a=["fft"], b=["fft"]).matching(["fft"])
+    with pytest.raises(UsageError, match=r"^fft, !f\* leaves no backend; available: fft, torch$"):
+        catalog(a=["fft", "torch"]).matching(["fft", "!f*"])
 
 
 def test_one_distribution_cannot_offer_a_name_twice() -> None:

@@ -20,6 +20,7 @@ NETWORKS = {
     "lenet-pool1": ("lenet", 28),
     "first-3x3": ("vgg11_narrow", 28),
     "vgg-narrow": ("vgg11_narrow", 128),
+    "vgg-narrow-small": ("vgg11_narrow", 64),
     "vgg-pool": ("vgg11_narrow", 128),
     "resnet-stem": ("resnet18", 96),
     "resnet-pool": ("resnet18", 96),

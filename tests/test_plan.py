@@ -10,7 +10,7 @@ import pytest
 import misbehaving
 from convbench.registry import Recipe, Registry, UnknownName, UsageError, discover
 from convbench.suites.plan import check_batch_sizes, check_shift, plan, resolve_recipe
-from convbench.suites.suite import RecipeOverrides, Suite
+from convbench.suites.suite import PerBackend, RecipeOverrides, Suite
 
 MACHINE = ("cpu", "cuda:0", "cuda:1")
 
@@ -44,6 +44,22 @@ def test_every_combination_is_planned_once(registry: Registry) -> None:
 def test_without_batch_sizes_the_architecture_has_its_own(registry: Registry) -> None:
     (entry,) = plan(fakes(), registry, ["cpu"], {})
     assert entry.combination.batch_size == registry.architecture("tiny").recipe.batch_size
+
+
+def test_a_backend_may_have_batches_and_modes_of_its_own(registry: Registry) -> None:
+    own = {
+        "r*": PerBackend(batch_sizes=(1,), modes=("eager", "compile")),
+        "slow": PerBackend(batch_sizes=(2,)),
+    }
+    suite = fakes(backends=("right", "wrong-shape"), batch_sizes=(8, 16), per_backend=own)
+    planned = [entry.combination for entry in plan(suite, registry, ["cpu"], {})]
+
+    assert [(each.backend, each.mode, each.batch_size) for each in planned] == [
+        ("right", "eager", 1),
+        ("right", "compile", 1),
+        ("wrong-shape", "eager", 8),
+        ("wrong-shape", "eager", 16),
+    ]
 
 
 @pytest.mark.parametrize(

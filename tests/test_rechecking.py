@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convbench.registry import discover
+from convbench.registry.arithmetic import arithmetic
 from convbench.suites.batches import resident
 from convbench.suites.rechecking import recheck
 
@@ -43,6 +44,7 @@ def rechecked(model: nn.Module, factor: float) -> dict[str, Any]:
     setup: Any = SimpleNamespace(
         model=model,
         backend=discover(installed=()).backend("torch"),
+        arithmetic=arithmetic("float32"),
         train_data=data,
         batch_size=8,
         cases=lambda *sizes: {},

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from convbench.registry import UsageError
-from convbench.suites.suite import DOTTED_KEYS, KEYS, Budget, RecipeOverrides, Suite, Timing
+from convbench.suites.suite import DOTTED_KEYS, KEYS, Budget, PerBackend, RecipeOverrides, Suite, Timing
 from convbench.suites.suite_files import load_suite
 
 FULL = Suite(
@@ -36,6 +36,11 @@ FULL = Suite(
         max_seconds=1.5,
         threads=1,
     ),
+    per_backend={
+        "torch": PerBackend(modes=("eager", "compile")),
+        "acme:fft*": PerBackend(batch_sizes=(1, 2)),
+        'odd.name "x"': PerBackend(batch_sizes=(4,), modes=("graph",)),
+    },
 )
 
 # a value other than FULL's for every key
@@ -110,6 +115,17 @@ def test_a_number_without_a_ceiling_is_exact() -> None:
     assert (timing.rounds, timing.max_rounds, timing.steps, timing.max_steps) == (3, 8, 7, 70)
 
 
+def test_what_is_different_for_a_backend() -> None:
+    suite = FULL.override({"per_backend.t*.batch_sizes": [7], "per_backend.torch.modes": ["graph"]})
+    assert (suite.of_backend("torch").batch_sizes, suite.of_backend("torch").modes) == ((7,), ("graph",))
+    assert suite.of_backend("im2col") == suite
+    assert suite.of_backend("acme:fft").batch_sizes == (1, 2)
+    assert suite.of_backend("acme:fft").modes == FULL.modes
+    assert FULL.override({"per_backend.fft.batch_sizes": [9]}).of_backend("acme:fft").batch_sizes == (9,)
+    with pytest.raises(UsageError, match=r"unknown key 'per_backend\.torch\.mode'"):
+        FULL.override({"per_backend.torch.mode": ["eager"]})
+
+
 def test_none_overrides_nothing() -> None:
     assert FULL.override(dict.fromkeys(DOTTED_KEYS)) == FULL
 
@@ -154,6 +170,10 @@ def test_none_overrides_nothing() -> None:
         ("modes = ['jit']", ("modes is 'jit'", "available: compile, eager, graph")),
         ("seeds = [-1]", ("seeds is -1", "at least 0")),
         ("dataset = 1979-05-27", ("dataset is", "text")),
+        ("per_backend = 3", ("line 3", "must be tables, [per_backend.GLOB] each")),
+        ("[per_backend]\nscalar = 3", ("line 3", "must be tables, [per_backend.GLOB] each")),
+        ("[per_backend.scalar]\nseeds = [1]", ("line 4", "unknown key 'per_backend.scalar.seeds'", "modes")),
+        ("[per_backend.'s*']\nbatch_sizes = 1", ("line 4", "per_backend.s*.batch_sizes is 1", "list of")),
     ],
 )
 def test_what_cannot_be_used_is_named_with_its_line(

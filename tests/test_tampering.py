@@ -88,7 +88,6 @@ CHANGES = {
     "whether gradients are recorded": lambda: torch.set_grad_enabled(not torch.is_grad_enabled()),
     "whether torch's algorithms are deterministic": lambda: torch.use_deterministic_algorithms(True),
     "the precision of float32 products": lambda: torch.set_float32_matmul_precision("medium"),
-    "whether cuDNN may use TF32": lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
     "whether cuDNN may choose by trial": lambda: setattr(torch.backends.cudnn, "benchmark", True),
 }
 

@@ -15,12 +15,13 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from convbench.registry import OPS, Backend, derived_backward
+from convbench.registry.arithmetic import arithmetic
 from convbench.registry.cases import Case, conv2d, pool
 from convbench.registry.conformance import Outcome, check
 from convbench.registry.exact import OUTPUT, exact, gradient_of
 from convbench.registry.tolerances import ELEMENTWISE, excess, unit_roundoff
 
-DTYPES = ("float64", "float32", "bfloat16", "float16")
+DTYPES = ("float64", "float32", "tf32", "bfloat16", "float16")
 CASES = {
     "conv2d": conv2d((2, 4, 9, 8), (6, 2, 3, 3), stride=(2, 1), padding=1, groups=2),
     "max_pool2d": pool("max_pool2d", (2, 3, 9, 8), kernel_size=3, stride=2, padding=1),
@@ -71,7 +72,9 @@ def through(
     return changed
 
 
-def off_by(share: float, name: str, case: Case, everywhere: bool = False) -> Callable[..., Tensor]:
+def off_by(
+    share: float, name: str, case: Case, everywhere: bool = False, factors: float = 0.0
+) -> Callable[..., Tensor]:
     """The exact op, but for an answer that is off by a share of its bound in one element, or in each."""
     op = OPS[case.op]
 
@@ -83,7 +86,7 @@ def off_by(share: float, name: str, case: Case, everywhere: bool = False) -> Cal
         def nudged(answer: Tensor) -> Tensor:
             arrived = upstream[0] if upstream else torch.zeros_like(answer)
             with torch.enable_grad():
-                truth = exact(op, case, arguments, arrived, ELEMENTWISE)
+                truth = exact(op, case, arguments, arrived, ELEMENTWISE, factors)
             bounds = truth.bound(name, dtype, ELEMENTWISE)
             error = share * bounds
             if everywhere:
@@ -112,7 +115,8 @@ def off_by(share: float, name: str, case: Case, everywhere: bool = False) -> Cal
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("op", "name"), ANSWERS)
 def test_an_error_in_one_element(op: str, name: str, dtype: str, share: float, state: str) -> None:
-    outcome = checked(off_by(share, name, CASES[op]), CASES[op], dtype)
+    implementation = off_by(share, name, CASES[op], factors=arithmetic(dtype).factors)
+    outcome = checked(implementation, CASES[op], dtype)
     assert outcome.state == state, outcome.message
     if state == "failed":
         assert f"the {name} is " in outcome.message
@@ -311,5 +315,5 @@ def test_infinities_and_nans_of_the_input(op: str) -> None:
 
 
 def test_the_unit_roundoff_of_each_dtype() -> None:
-    found = [unit_roundoff(getattr(torch, dtype)) for dtype in DTYPES]
-    assert found == [2.0**-53, 2.0**-24, 2.0**-8, 2.0**-11]
+    found = [unit_roundoff(arithmetic(dtype).tensors) for dtype in DTYPES]
+    assert found == [2.0**-53, 2.0**-24, 2.0**-24, 2.0**-8, 2.0**-11]

@@ -199,7 +199,7 @@ def test_a_time_that_is_none_is_code_2(seconds: str, site: Path, capsys: pytest.
 def test_a_dtype_that_is_not_claimed_is_unsupported(site: Path) -> None:
     (result,) = verify_backends(discover(), ["right"], dtypes=["float64"])
     assert result.status == "unsupported"
-    assert result.line == "right: unsupported, backend 'right' takes float32"
+    assert result.line == "right: unsupported, backend 'right' takes float32 on cpu"
 
 
 def test_errors_own_the_codes() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convbench.registry.arithmetic import Arithmetic
 from convbench.registry.cases import Case
 from convbench.registry.exact import OUTPUT, Exact, answers_of, directions, exact, gradient_of
 from convbench.registry.few_images import call_of, few_images, of, others, zero_elsewhere
@@ -29,7 +30,7 @@ def answer(
     op: Op,
     implementation: Callable[..., Any],
     case: Case,
-    dtype: torch.dtype,
+    arithmetic: Arithmetic,
     device: torch.device,
     seed: int,
     accuracy: Accuracy = ELEMENTWISE,
@@ -43,6 +44,7 @@ def answer(
     Raises:
         Mismatch: an answer is wrong, or an argument was changed.
     """
+    dtype = arithmetic.tensors
     arguments = case.arguments(dtype, device, seed)
     tensors = {name: arguments[name] for name in op.tensors if isinstance(arguments.get(name), Tensor)}
     pristine = {name: tensor.clone() for name, tensor in tensors.items()}
@@ -56,7 +58,8 @@ def answer(
     before = upstream.clone()
     truth = None
     if compare:
-        truth = exact(op, case, call_of(few, {**arguments, **pristine}), of(few, upstream), accuracy)
+        call = call_of(few, {**arguments, **pristine})
+        truth = exact(op, case, call, of(few, upstream), accuracy, arithmetic.factors)
 
     output = implementation(**arguments)
     _check_form(OUTPUT, output, expected, tensors, dtype, device)
@@ -88,7 +91,7 @@ def answer(
             if name == gradient_of("input"):
                 _check_zero(name, others(few, each), truth.bound(name, dtype, accuracy))
             each = of(few, each)
-        errors.append(_compare(name, each, truth, dtype, accuracy, together=not repeats))
+        errors.append(_compare(name, each, truth, arithmetic, accuracy, together=not repeats))
     return answers, max(errors)
 
 
@@ -133,10 +136,10 @@ def _check_zero(name: str, rest: Tensor, admissible: Tensor) -> None:
 
 
 def _compare(
-    name: str, answer: Tensor, truth: Exact, dtype: torch.dtype, accuracy: Accuracy, together: bool
+    name: str, answer: Tensor, truth: Exact, arithmetic: Arithmetic, accuracy: Accuracy, together: bool
 ) -> float:
     """The largest error in units of the reference's largest value; raises where one is inadmissible."""
-    of = OUTPUT if name == UNDER_NO_GRAD else name
+    of, dtype = OUTPUT if name == UNDER_NO_GRAD else name, arithmetic.tensors
     right = truth.answers[of]
     if answer.shape != right.shape:
         raise Mismatch(f"the {name} has shape {tuple(answer.shape)}, not {tuple(right.shape)}")
@@ -155,7 +158,7 @@ def _compare(
     if joint > 1:
         raise Mismatch(
             f"the errors of the {name} are together {joint:.3g} times what rounding in "
-            f"{str(dtype).removeprefix('torch.')} explains (root mean square over {right.numel()} elements)"
+            f"{arithmetic.name} explains (root mean square over {right.numel()} elements)"
         )
     difference = (answer.double() - right).abs().nan_to_num(nan=0.0, posinf=0.0).max()
     return float(difference / right.abs().nan_to_num(nan=0.0, posinf=0.0).max().clamp_min(1e-300))

@@ -39,13 +39,14 @@ class Call:
     served: bool
 
 
-def audited(backend: Backend, calls: list[Call]) -> Backend:
+def audited(backend: Backend, calls: list[Call], factors: float = 0.0) -> Backend:
     """The same backend, every answer checked as it is given; what was called is appended to `calls`.
 
-    Its ops raise Misconduct for a wrong output or a wrong gradient.
+    Its ops raise Misconduct for a wrong output or a wrong gradient. `factors` is by how much the factors of
+    products may be off.
     """
     ops = {
-        name: _audited(OPS[name], implementation, backend.accuracy.get(name, ELEMENTWISE), calls)
+        name: _audited(OPS[name], implementation, backend.accuracy.get(name, ELEMENTWISE), calls, factors)
         for name, implementation in backend.ops.items()
         if name in OPS
     }
@@ -53,7 +54,7 @@ def audited(backend: Backend, calls: list[Call]) -> Backend:
 
 
 def _audited(
-    op: Op, implementation: Callable[..., Any], accuracy: Accuracy, calls: list[Call]
+    op: Op, implementation: Callable[..., Any], accuracy: Accuracy, calls: list[Call], factors: float
 ) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         arguments = op.bind(args, kwargs)
@@ -65,14 +66,20 @@ def _audited(
             raise
         calls.append(Call(case, served=True))
         taken = output.detach().clone()  # at once: what is written later is too late
-        check_answer(op, case, arguments, output, taken, accuracy)
+        check_answer(op, case, arguments, output, taken, accuracy, factors)
         return output
 
     return call
 
 
 def check_answer(
-    op: Op, case: Case, arguments: Mapping[str, Any], output: Tensor, taken: Tensor, accuracy: Accuracy
+    op: Op,
+    case: Case,
+    arguments: Mapping[str, Any],
+    output: Tensor,
+    taken: Tensor,
+    accuracy: Accuracy,
+    factors: float = 0.0,
 ) -> None:
     """Hold an output, and gradients that flow back from a random one, against the reference; raise Misconduct."""
     wanted = [
@@ -104,7 +111,7 @@ def check_answer(
     # real numbers do not cancel as random ones do: the sum of the terms' magnitudes, not the root of their squares
     magnitudes = {name: math.sqrt(terms[name]) * size[name].abs() for name in answers}
     bias = bias.detach().double() if isinstance(bias, Tensor) else None
-    truth = Exact(exact, magnitudes, terms, partial_sums_of(arguments), bias)
+    truth = Exact(exact, magnitudes, terms, partial_sums_of(arguments), bias, op.factors(factors))
     for name, answer in answers.items():
         right = exact[name]
         if not right.numel() or _overflows(right, size[name], answer.dtype):

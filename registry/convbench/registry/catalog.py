@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from convbench.registry.errors import AmbiguousName, PluginError, UnknownName
+from convbench.registry.errors import AmbiguousName, PluginError, UnknownName, UsageError
 
 if TYPE_CHECKING:
     from convbench.registry.discovery import Plugin
@@ -59,14 +59,26 @@ class Catalog(Mapping[str, R], Generic[R]):
     def matching(self, patterns: Iterable[str]) -> list[str]:
         """The names that match any of the patterns, each as it is listed, in the catalog's order.
 
+        A pattern after a `!` leaves out what matches it, wherever it stands; with no other pattern, of `*`.
+
         Raises:
             UnknownName: a pattern that matches nothing.
             AmbiguousName: a plain name that several plugins offer.
+            UsageError: every name that matches is left out.
         """
-        chosen = set()
+        patterns = list(patterns)
+        wanted = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"] * bool(patterns)
+        left_out = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+        chosen = self._matching(wanted) - self._matching(left_out)
+        if patterns and not chosen:
+            raise UsageError(f"{', '.join(patterns)} leaves no {self.kind}; available: {', '.join(self)}")
+        return sorted(chosen)
+
+    def _matching(self, patterns: Iterable[str]) -> set[str]:
+        chosen: set[str] = set()
         for pattern in patterns:
             chosen.update(self.glob(pattern) or [self._listed(pattern)])
-        return sorted(chosen)
+        return chosen
 
     def glob(self, pattern: str) -> list[str]:
         """The names that match a pattern such as `resnet*`, with or without their package; none is no error.

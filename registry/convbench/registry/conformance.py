@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from convbench.registry.answering import Mismatch, answer
+from convbench.registry.arithmetic import arithmetic
 from convbench.registry.cases import Case, conformance_cases, refused_calls
 from convbench.registry.derived import backward_is_derived
 from convbench.registry.discovery import describe, discover
@@ -53,7 +54,7 @@ def verify(
     Args:
         backend: a record, or the name of a registered one.
         device: the torch device to run on.
-        dtypes: those to check; every one the backend claims when None.
+        dtypes: those to check; every one the backend claims on this device when None.
         cases: calls by op, such as those of one model, and nothing else; the whole contract when None.
         generated: how many cases to generate for each op and dtype, beside the curated ones of the contract.
         seed: of the random data, and of the generated cases.
@@ -68,7 +69,7 @@ def verify(
     tampering = tampered(backend)
     if tampering is not None:
         return Report(backend.name, (tampering,))
-    wanted = tuple(backend.dtypes if dtypes is None else dtypes)
+    wanted = tuple(backend.dtypes_on(device) if dtypes is None else dtypes)
     for name, op in OPS.items():
         if name not in backend.ops:
             if cases is None:
@@ -115,7 +116,8 @@ def check_with(
     seed: int = 0,
 ) -> Outcome:
     """Check an implementation of `op` for what `backend` claims."""
-    kind, place = getattr(torch, dtype), torch.device(device)
+    numbers, place = arithmetic(dtype), torch.device(device)
+    kind = numbers.tensors
     accuracy = backend.accuracy.get(op.name, ELEMENTWISE)
 
     def outcome(state: State, message: str = "", error: float = 0.0) -> Outcome:
@@ -129,14 +131,14 @@ def check_with(
     if case.order == 2 and op.name not in backend.second_order:
         return outcome("unsupported", "gradients of gradients are not among its claims (second_order)")
     try:
-        with left_as_found():
+        with numbers.in_force(), left_as_found():
             if can_last(case):
                 check_lasting(op, implementation, case, kind, place, seed + 2)
             with _poisoned_memory():
-                first, error = answer(op, implementation, case, kind, place, seed, accuracy)
-            _, error_on_new_data = answer(op, implementation, case, kind, place, seed + 1, accuracy)
+                first, error = answer(op, implementation, case, numbers, place, seed, accuracy)
+            _, error_on_new_data = answer(op, implementation, case, numbers, place, seed + 1, accuracy)
             if backend.deterministic:
-                again, _ = answer(op, implementation, case, kind, place, seed, compare=False)
+                again, _ = answer(op, implementation, case, numbers, place, seed, compare=False)
                 for name, given in first.items():
                     if not same(given, again[name]):
                         raise Mismatch(f"{name} differs between two runs on the same data")
@@ -162,7 +164,7 @@ def tampered(backend: Backend) -> Outcome | None:
 
 def check_refusal(backend: Backend, op: Op, case: Case, dtype: str, device: str) -> Outcome:
     """Hand a backend a call that torch refuses; it must raise, not answer."""
-    arguments = case.arguments(getattr(torch, dtype), torch.device(device), seed=0)
+    arguments = case.arguments(arithmetic(dtype).tensors, torch.device(device), seed=0)
     label = f"{case}, which torch refuses"
     try:
         backend.ops[op.name](**arguments)

@@ -28,12 +28,16 @@ if TYPE_CHECKING:
 # What convbench ships comes in as anybody's plugin does: by the dotted name of a module with hook functions.
 BUILTINS = (
     "convbench.plugins.backends.auto",
+    "convbench.plugins.backends.cuda",
+    "convbench.plugins.backends.cuda_naive",
     "convbench.plugins.backends.fft",
     "convbench.plugins.backends.im2col",
     "convbench.plugins.backends.loops",
     "convbench.plugins.backends.native",
+    "convbench.plugins.backends.scalar",
     "convbench.plugins.backends.shift",
     "convbench.plugins.backends.torch",
+    "convbench.plugins.backends.triton",
     "convbench.plugins.backends.winograd",
     "convbench.plugins.architectures.alexnet",
     "convbench.plugins.architectures.densenet",

@@ -32,31 +32,48 @@ def second_gradient_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Exact:
-    """The answers of one case by name, float64, with √K·A, K and partial sums of each (see `tolerances`)."""
+    """The answers of one case by name, float64, with √K·A, K and partial sums of each (see `tolerances`).
+
+    `factors` is by how much the factors of products may be off.
+    """
 
     answers: Mapping[str, Tensor]
     magnitudes: Mapping[str, Tensor]
     terms: Mapping[str, int]
     partial_sums: Mapping[str, int]
     bias: Tensor | None
+    factors: float = 0.0
 
     def bound(self, name: str, dtype: torch.dtype, accuracy: Accuracy) -> Tensor:
         """The largest admissible error of each element."""
-        return bound(*self._of(name), dtype, accuracy, self.partial_sums.get(name, 0), self._added(name))
+        return bound(*self._of(name), dtype, accuracy, *self._further(name))
 
     def deviation(self, name: str, dtype: torch.dtype, accuracy: Accuracy) -> Tensor:
         """The admissible root mean square of each element's error."""
-        return deviation(*self._of(name), dtype, accuracy, self.partial_sums.get(name, 0), self._added(name))
+        return deviation(*self._of(name), dtype, accuracy, *self._further(name))
 
     def _of(self, name: str) -> tuple[Tensor, Tensor, int]:
         return self.answers[name], self.magnitudes[name], self.terms[name]
+
+    def _further(self, name: str) -> tuple[int, Tensor | float, float]:
+        factors = (
+            0.0 if name == gradient_of("bias") else self.factors
+        )  # that is a sum, and nothing is multiplied
+        return self.partial_sums.get(name, 0), self._added(name), factors
 
     def _added(self, name: str) -> Tensor | float:
         """A bias comes on top of a sum that may have been rounded to the dtype of the answer."""
         return 0.0 if self.bias is None or name != OUTPUT else self.bias.abs()[:, None, None]
 
 
-def exact(op: Op, case: Case, arguments: Mapping[str, Any], upstream: Tensor, accuracy: Accuracy) -> Exact:
+def exact(
+    op: Op,
+    case: Case,
+    arguments: Mapping[str, Any],
+    upstream: Tensor,
+    accuracy: Accuracy,
+    factors: float = 0.0,
+) -> Exact:
     """The reference on `arguments`, with gradients of every tensor for the gradient `upstream` of the output."""
     tensors = [name for name in op.tensors if isinstance(arguments.get(name), Tensor)]
     wide = {name: arguments[name].detach().double() for name in tensors}
@@ -81,7 +98,7 @@ def exact(op: Op, case: Case, arguments: Mapping[str, Any], upstream: Tensor, ac
         magnitudes = {name: (terms[name] * each).sqrt() for name, each in magnitudes.items()}
     if not op.multilinear:
         magnitudes[OUTPUT] = torch.zeros_like(magnitudes[OUTPUT])
-    return Exact(truth, magnitudes, terms, partial_sums_of(arguments), wide.get("bias"))
+    return Exact(truth, magnitudes, terms, partial_sums_of(arguments), wide.get("bias"), op.factors(factors))
 
 
 Directed = Mapping[str, Tensor]

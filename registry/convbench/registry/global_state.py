@@ -11,8 +11,11 @@ from typing import Any
 
 import torch
 
+from convbench.registry.arithmetic import FLOAT32_PRODUCTS
 from convbench.registry.tampering import Misconduct
 
+PRODUCTS = (*FLOAT32_PRODUCTS, ("mkldnn", "matmul"), ("mkldnn", "conv"))
+_precision, _set_precision = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
 SEED = 0x5EED_0F_C0B_BE9C  # no plugin's choice
 
 
@@ -37,6 +40,19 @@ def _set_fill(value: bool) -> None:
     memory.fill_uninitialized_memory = value
 
 
+def _precisions() -> str:
+    return ", ".join(f"{backend} {op} {_precision(backend, op)}" for backend, op in PRODUCTS)
+
+
+def _set_precisions(precisions: str) -> None:
+    torch.set_float32_matmul_precision(
+        "highest"
+    )  # the older settings, which torch refuses to read beside these
+    torch._C._set_cudnn_allow_tf32(True)
+    for each in precisions.split(", "):
+        _set_precision(*each.split())
+
+
 Setter = Callable[[Any], object]
 
 # by the words for it, how it is read, and how it is put back
@@ -57,14 +73,7 @@ SETTINGS: Mapping[str, tuple[Callable[[], Any], Setter | None]] = {
         torch.use_deterministic_algorithms,
     ),
     "whether torch fills new memory": (_fill, _set_fill),
-    "the precision of float32 products": (
-        torch.get_float32_matmul_precision,
-        torch.set_float32_matmul_precision,
-    ),
-    "whether cuDNN may use TF32": (
-        torch._C._get_cudnn_allow_tf32,
-        torch._C._set_cudnn_allow_tf32,
-    ),
+    "the precision of float32 products": (_precisions, _set_precisions),
     "whether cuDNN may choose by trial": (torch._C._get_cudnn_benchmark, torch._C._set_cudnn_benchmark),
     "whether oneDNN is used": (torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled),
     "the modes that intercept torch's calls": (_modes, None),

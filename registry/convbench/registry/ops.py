@@ -95,6 +95,10 @@ class Op:
         bound.apply_defaults()
         return dict(bound.arguments)
 
+    def factors(self, off: float) -> float:
+        """By how much the factors of its products may be off, where they may be in general: 0 without products."""
+        return off if "weight" in self.tensors else 0.0
+
     def on_meta(self, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
         """The arguments and the output of a call as shapes alone, which cost nothing."""
         shapes = {

@@ -207,7 +207,7 @@ def _parameters(test: BackendConformance, config: pytest.Config, calls: Calls) -
             yield _skipped(device, f"there is no {device} device here")
             continue
         for op in filter(OPS.__contains__, backend.ops):
-            for dtype in test.dtypes or backend.dtypes:
+            for dtype in test.dtypes or backend.dtypes_on(device):
                 for call in calls(test, backend, op, seed):
                     yield pytest.param((backend, device, dtype, call, seed), id=f"{device}-{dtype}-{call}")
 

@@ -57,7 +57,8 @@ class Backend:
 
     Attributes:
         devices: torch device types.
-        dtypes: by name, as torch has them.
+        dtypes: by name, as torch has them, and `tf32` (see `convbench.registry.arithmetic`).
+        dtype_devices: the device types of a dtype that it does not take on all of its devices.
         unavailable: why it cannot run on this machine, in one line; None where it can.
         deterministic: the same arguments have the same answer, to the last bit.
         accuracy: of the ops whose rounding errors are not those of direct sums.
@@ -75,6 +76,12 @@ class Backend:
     accuracy: Mapping[str, Accuracy] = field(default_factory=dict, hash=False)
     second_order: tuple[str, ...] = ()
     compiles: bool = True
+    dtype_devices: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+
+    def dtypes_on(self, device: str) -> tuple[str, ...]:
+        """The dtypes that it claims on a torch device, such as `cuda:1`."""
+        kind = device.partition(":")[0]
+        return tuple(dtype for dtype in self.dtypes if kind in self.dtype_devices.get(dtype, (kind,)))
 
     @cached_property
     def ops(self) -> Mapping[str, Implementation]:

@@ -24,6 +24,11 @@ squares, the largest value of each plane, and the declared growth multiplies bot
 Half-precision outputs are rounded once, from sums accumulated in float32, as torch's own are; twice where a bias
 is added. Gradients may be sums of as many rounded ones as there are images, for a weight, or taps of the window,
 for an input: so torch computes them on the CPU. A selection, such as a maximum, is exact.
+
+In TF32, both factors of a product are off by a few 2⁻¹¹ before they are multiplied exactly, whatever K is: the
+products together by about that share of A. 2⁻¹⁰·A is added to u·√K·A in both bounds, `factors` below. Cutting off
+bits in place of rounding them, as tensor cores do, has a root mean square of 1.6·2⁻¹¹·A, two thirds of what is
+admitted of all elements together; factors of bfloat16 have 4.8·2⁻¹¹·A, and fail.
 """
 
 from __future__ import annotations
@@ -49,6 +54,7 @@ def bound(
     accuracy: Accuracy = ELEMENTWISE,
     partial: int = 0,
     added: Tensor | float = 0.0,
+    factors: float = 0.0,
 ) -> Tensor:
     """The largest admissible |answer - reference|, per element.
 
@@ -60,9 +66,10 @@ def bound(
         accuracy: what the backend declares of the op.
         partial: how many partial sums may be rounded to half precision before they are added.
         added: the magnitude of what is added to a sum that was rounded already, in half precision.
+        factors: by how much each factor of a product may be off, relatively, before they are multiplied.
     """
     factor = math.sqrt(CONFIDENCE**2 + 2 * math.log(max(1, reference.numel())))
-    summed, stored = _errors(reference, magnitude, terms, dtype, accuracy, partial, added)
+    summed, stored = _errors(reference, magnitude, terms, dtype, accuracy, partial, added, factors)
     return factor * summed + 2 * stored
 
 
@@ -74,9 +81,10 @@ def deviation(
     accuracy: Accuracy = ELEMENTWISE,
     partial: int = 0,
     added: Tensor | float = 0.0,
+    factors: float = 0.0,
 ) -> Tensor:
     """What the root mean square of |answer - reference| over many elements may be, of each; as for `bound`."""
-    summed, stored = _errors(reference, magnitude, terms, dtype, accuracy, partial, added)
+    summed, stored = _errors(reference, magnitude, terms, dtype, accuracy, partial, added, factors)
     return MARGIN / math.sqrt(3) * summed + stored
 
 
@@ -88,13 +96,14 @@ def _errors(
     accuracy: Accuracy,
     partial: int,
     added: Tensor | float,
+    factors: float,
 ) -> tuple[Tensor, Tensor]:
     """The unit of the summation's errors, and the largest error of rounding a sum to `dtype` and storing it."""
     accumulator = dtype if torch.finfo(dtype).bits >= 32 else torch.float32
     roundoff = unit_roundoff(accumulator)
     if accumulator != dtype:  # √K·A of the partial sums is √(P/K) of it
         roundoff += math.sqrt(partial / terms) * unit_roundoff(dtype)
-    summed = accuracy.growth * roundoff * magnitude
+    summed = accuracy.growth * (roundoff + factors / math.sqrt(terms)) * magnitude
     stored = terms * torch.finfo(accumulator).tiny * torch.ones_like(reference)  # denormals that are flushed
     if accumulator != dtype:
         stored = stored + unit_roundoff(dtype) * (reference.abs() + added) + torch.finfo(dtype).tiny

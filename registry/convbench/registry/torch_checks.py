@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from convbench.registry.arithmetic import arithmetic
 from convbench.registry.cases import Case, conformance_cases
 from convbench.registry.discovery import describe
 from convbench.registry.errors import Unsupported
@@ -71,7 +72,7 @@ def check_registered(
     backend: Backend, op: Op, case: Case, dtype: str, device: str, seed: int = 0
 ) -> Iterator[Outcome]:
     """`torch.library.opcheck` on every op registered with torch that a case calls."""
-    arguments = case.arguments(getattr(torch, dtype), torch.device(device), seed)
+    arguments = case.arguments(arithmetic(dtype).tensors, torch.device(device), seed)
     for name, call in registered_calls(backend.ops[op.name], arguments).items():
         state: State = "passed"
         message = ""

@@ -71,6 +71,7 @@ def time_op(convbench_backend: tuple[Backend, str], benchmark: Any) -> Callable[
         import torch
 
         from convbench.registry import OPS, UnknownName
+        from convbench.registry.arithmetic import arithmetic
         from convbench.registry.cases import Case
 
         if op not in OPS:
@@ -79,7 +80,7 @@ def time_op(convbench_backend: tuple[Backend, str], benchmark: Any) -> Callable[
         if op not in backend.ops:
             pytest.skip(f"backend {backend.name!r} has no {op}")
         _check(backend, device, dtype, {op: [case]}, seed)
-        arguments = case.arguments(getattr(torch, dtype), torch.device(device), seed)
+        arguments = case.arguments(arithmetic(dtype).tensors, torch.device(device), seed)
         tensors = [value.requires_grad_() for name, value in arguments.items() if name in OPS[op].tensors]
         function = backend.ops[op]
         output = function(**arguments)
@@ -102,7 +103,8 @@ def time_op(convbench_backend: tuple[Backend, str], benchmark: Any) -> Callable[
             op=op,
             flops=flops,
         )
-        return benchmark(call)
+        with arithmetic(dtype).in_force():
+            return benchmark(call)
 
     return time
 
@@ -127,12 +129,13 @@ def time_step(convbench_backend: tuple[Backend, str], benchmark: Any) -> Callabl
         from torch.utils.flop_counter import FlopCounterMode
 
         from convbench.registry import create_model, discover, use_backend
+        from convbench.registry.arithmetic import arithmetic
         from convbench.registry.cases import model_cases
 
         record = discover().architecture(architecture)
         size = batch_size or record.recipe.batch_size
         torch.manual_seed(seed)
-        model = create_model(record, in_channels=record.input_shape[0]).to(device, getattr(torch, dtype))
+        model = create_model(record, in_channels=record.input_shape[0]).to(device, arithmetic(dtype).tensors)
         data = _data(record, model, size, dtype, seed)
         images, _ = data.batch(torch.arange(size, device=device))
         cases: dict[str, list[Case]] = {}
@@ -171,7 +174,8 @@ def time_step(convbench_backend: tuple[Backend, str], benchmark: Any) -> Callabl
             step_flops_per_image=counted.get_total_flops() / size,
             served_flops_fraction=routed.served_flops_fraction,
         )
-        benchmark(step)
+        with arithmetic(dtype).in_force():
+            benchmark(step)
 
     return time
 
@@ -195,8 +199,8 @@ def _check(backend: Backend, device: str, dtype: str, cases: Mapping[str, list[C
     """Fail closed: no speed of what is wrong; what is unsupported is skipped."""
     from convbench.registry.conformance import verify
 
-    if dtype not in backend.dtypes:
-        pytest.skip(f"backend {backend.name!r} takes {', '.join(backend.dtypes)}")
+    if dtype not in backend.dtypes_on(device):
+        pytest.skip(f"backend {backend.name!r} takes {', '.join(backend.dtypes_on(device))} on {device}")
     report = verify(backend, device=device, dtypes=[dtype], cases=cases, seed=seed)
     for outcome in report.failures:
         pytest.fail(f"{outcome.state}: {outcome.case}: {outcome.message}", pytrace=False)
@@ -208,16 +212,17 @@ def _data(record: Any, model: torch.nn.Module, batch_size: int, dtype: str, seed
     """An architecture's own problem, or random images with random labels."""
     import torch
 
+    from convbench.registry.arithmetic import arithmetic
     from convbench.suites.batches import given, resident
 
     if record.problem is not None:
-        return given(record.problem, model, batch_size, seed, getattr(torch, dtype), "contiguous")
+        return given(record.problem, model, batch_size, seed, arithmetic(dtype).tensors, "contiguous")
     random = torch.Generator().manual_seed(seed)
     shape = (batch_size * BATCHES, *record.input_shape)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=random)
     labels = torch.randint(0, 10, shape[:1], generator=random)
     device = next(model.parameters()).device
-    return resident(images, labels, device, getattr(torch, dtype), "contiguous", None)
+    return resident(images, labels, device, arithmetic(dtype).tensors, "contiguous", None)
 
 
 def _named(backend: Backend, device: str, dtype: str, seed: int) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def _many(name: str, help: str, numbers: bool = False) -> Callable[[F], F]:
 @_many("--architecture", "Networks, as names or globs; repeat, or separate with commas.")
 @_many("--backend", "Op backends, likewise.")
 @_many("--device", "Torch devices, such as cpu or cuda:0.")
-@_many("--dtype", "float32, float64, bfloat16 or float16.")
+@_many("--dtype", "float32, tf32, float64, bfloat16 or float16.")
 @_many("--batch-size", "Images per step.", numbers=True)
 @_many("--memory-format", "contiguous or channels_last.")
 @_many("--mode", "eager, compile or graph.")

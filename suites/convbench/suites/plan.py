@@ -43,18 +43,20 @@ def plan(
         UnknownName: a pattern that matches nothing; with the nearest match.
     """
     combinations = []
-    for architecture_name, backend_name, device, dtype, memory_format, mode, seed in product(
-        registry.architectures.matching(suite.architectures),
-        registry.backends.matching(suite.backends),
-        _matching_devices(suite.devices, devices),
-        suite.dtypes,
-        suite.memory_formats,
-        suite.modes,
-        suite.seeds,
+    for architecture_name, backend_name in product(
+        registry.architectures.matching(suite.architectures), registry.backends.matching(suite.backends)
     ):
         architecture = registry.architecture(architecture_name)
         recipe = resolve_recipe(architecture.recipe, suite)
-        for batch_size in suite.batch_sizes or (recipe.batch_size,):
+        own = suite.of_backend(backend_name)
+        for device, dtype, memory_format, mode, seed, batch_size in product(
+            _matching_devices(own.devices, devices),
+            own.dtypes,
+            own.memory_formats,
+            own.modes,
+            own.seeds,
+            own.batch_sizes or (recipe.batch_size,),
+        ):
             combination = Combination(
                 architecture=architecture_name,
                 backend=backend_name,
@@ -129,6 +131,11 @@ def _obstacle(
     ):
         if value not in claimed:
             return "unsupported", f"backend {backend.name!r} runs on {kind} {', '.join(claimed)}, not {value}"
+    if combination.dtype not in backend.dtypes_on(device_type):
+        places = ", ".join(backend.dtype_devices[combination.dtype])
+        return "unsupported", (
+            f"backend {backend.name!r} takes dtype {combination.dtype} on {places}, not on {device_type}"
+        )
     if combination.mode == "graph" and device_type != "cuda":
         return "unsupported", f"mode 'graph' captures CUDA graphs; {combination.device} has none"
     return None

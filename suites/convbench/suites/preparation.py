@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convbench.registry import Architecture, Backend, Recipe, Unsupported, discover
+from convbench.registry.arithmetic import arithmetic
 from convbench.registry.cases import Case, model_cases
 from convbench.registry.choices import chooses
 from convbench.registry.conformance import verify
@@ -31,6 +32,8 @@ class Setup:
 
     def __init__(self, job: Job, data: int) -> None:
         self._flushed = set_process(job)
+        self.arithmetic = arithmetic(job["combination"]["dtype"])
+        self.arithmetic.set()
         self._state = GlobalState()  # before any plugin is loaded
         combination = job["combination"]
         registry = discover()
@@ -42,11 +45,10 @@ class Setup:
         self.batch_size: int = combination["batch_size"]
         self.mode: str = combination["mode"]
         self.seed: int = combination["seed"]
-        self.dtype_name: str = combination["dtype"]
         self.device = torch.device(combination["device"])
 
         self.memory_format: str = combination["memory_format"]
-        dtype: torch.dtype = getattr(torch, self.dtype_name)
+        dtype = self.arithmetic.tensors
         problem = self.architecture.problem
         images = None if problem else read_images(job["data"], data)
         channels = images.train_images.shape[1] if images else self.architecture.input_shape[0]
@@ -115,7 +117,7 @@ class Setup:
         try:
             self.check_process()
             report = verify(
-                self.backend, device=str(self.device), dtypes=[self.dtype_name], cases=cases, seed=seed
+                self.backend, device=str(self.device), dtypes=[self.arithmetic.name], cases=cases, seed=seed
             )
             self.check_process()
         except Misconduct as misconduct:

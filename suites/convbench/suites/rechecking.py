@@ -63,7 +63,7 @@ def _take_steps(setup: Setup, calls: list[Call], evaluate: bool) -> int:
     Returns:
         how many of the calls were the training step's.
     """
-    model = use_backend(setup.model, audited(setup.backend, calls))
+    model = use_backend(setup.model, audited(setup.backend, calls, setup.arithmetic.factors))
     model.train()
     x, y = _batch(setup, setup.train_data)
     objective = setup.train_data.objective(model(x), y)
@@ -104,7 +104,7 @@ def _check_refusals(setup: Setup, calls: list[Call], verified: Mapping[str, Any]
 
 
 def _refuses(setup: Setup, case: Case) -> bool:
-    arguments = case.arguments(getattr(torch, setup.dtype_name), setup.device, setup.seed)
+    arguments = case.arguments(setup.arithmetic.tensors, setup.device, setup.seed)
     try:
         with torch.no_grad():
             setup.backend.ops[case.op](**arguments)

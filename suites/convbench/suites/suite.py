@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from convbench.registry import UsageError
+from convbench.registry.arithmetic import DTYPES
 from convbench.registry.errors import choices
 from convbench.registry.models import INITS
 from convbench.results.schema import KINDS
 
-DTYPES = ("float32", "float64", "bfloat16", "float16")
 MODES = ("eager", "compile", "graph")
 MEMORY_FORMATS = ("contiguous", "channels_last")
 
@@ -117,11 +118,21 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class PerBackend:
+    """What some backends are run with in place of the suite's own; None keeps that."""
+
+    batch_sizes: tuple[int, ...] | None = None
+    modes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Suite:
     """What to run. The lists are globs over registered names, or values; every combination of them is run.
 
     An empty `batch_sizes` takes each architecture's own. `kinds` are what is done with a combination; it is
     verified in any case. With `shift`, a trained network is also tested on images moved by up to so many pixels.
+    `per_backend` has what holds for the backends that match its globs alone, such as the batch that a slow one can
+    carry; a glob that no backend matches is no error, and where several match the last one holds.
     """
 
     name: str
@@ -140,6 +151,15 @@ class Suite:
     recipe: RecipeOverrides = RecipeOverrides()
     budget: Budget = Budget()
     timing: Timing = Timing()
+    per_backend: Mapping[str, PerBackend] = field(default_factory=dict, hash=False)
+
+    def of_backend(self, name: str) -> Suite:
+        """The suite as it is for one backend, by its name with or without a package."""
+        changed = self
+        for pattern, own in self.per_backend.items():
+            if fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(":")[2], pattern):
+                changed = replace(changed, **{key: value for key, value in vars(own).items() if value})
+        return changed
 
     def override(self, values: Mapping[str, Any]) -> Suite:
         """A copy with values replaced, given by dotted key such as `recipe.epochs`; None keeps what is there.
@@ -157,14 +177,20 @@ class Suite:
             if value is None:
                 continue
             table, _, name = dotted.rpartition(".")
-            if name not in KEYS.get(table, {}):
+            if name not in keys_of(table):
                 raise UsageError(f"unknown key {dotted!r}; {choices(dotted, DOTTED_KEYS)}")
             plain = list(value) if isinstance(value, tuple) else value
-            wrong = KEYS[table][name].wrong(plain)
+            wrong = keys_of(table)[name].wrong(plain)
             if wrong:
                 raise UsageError(f"{dotted} {wrong}")
             new: dict[str, Any] = {name: tuple(plain) if isinstance(plain, list) else plain}
-            changed = replace(changed, **({table: replace(getattr(changed, table), **new)} if table else new))
+            if pattern := backends_of(table):
+                own = replace(changed.per_backend.get(pattern, PerBackend()), **new)
+                changed = replace(changed, per_backend={**changed.per_backend, pattern: own})
+            elif table:
+                changed = replace(changed, **{table: replace(getattr(changed, table), **new)})
+            else:
+                changed = replace(changed, **new)
         return changed
 
     def check(self) -> None:
@@ -181,6 +207,8 @@ class Suite:
             body = _toml_lines(getattr(self, table))
             if body:
                 lines += ["", f"[{table}]", *body]
+        for pattern, own in self.per_backend.items():
+            lines += ["", f"[{PER_BACKEND}.{_toml_value(pattern)}]", *_toml_lines(own)]
         return "\n".join(lines) + "\n"
 
 
@@ -224,16 +252,33 @@ KEYS: Mapping[str, Mapping[str, Key]] = {
 }
 
 
+PER_BACKEND = "per_backend"
+PER_BACKEND_KEYS = {each.name: KEYS[""][each.name] for each in fields(PerBackend)}
+
+
+def backends_of(table: str) -> str:
+    """The glob over backends of a table such as `per_backend.winograd*`; nothing for other tables."""
+    return table.removeprefix(f"{PER_BACKEND}.") if table.startswith(f"{PER_BACKEND}.") else ""
+
+
+def keys_of(table: str) -> Mapping[str, Key]:
+    """The keys that a table may have; none where there is no such table."""
+    return PER_BACKEND_KEYS if backends_of(table) else KEYS.get(table, {})
+
+
 DOTTED_KEYS = tuple(f"{table}.{name}" if table else name for table, keys in KEYS.items() for name in keys)
 
 
 def _toml_lines(record: Any) -> list[str]:
     lines = []
-    for field in fields(record):
-        value = getattr(record, field.name)
-        if value in (None, ()) or field.name in ("recipe", "budget", "timing"):
+    for each in fields(record):
+        value = getattr(record, each.name)
+        if value in (None, ()) or each.name in ("recipe", "budget", "timing", PER_BACKEND):
             continue
-        # JSON's strings, numbers and lists are TOML's too, but for this one character
-        text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
-        lines.append(f"{field.name} = {text}".replace("\x7f", "\\u007f"))
+        lines.append(f"{each.name} = {_toml_value(list(value) if isinstance(value, tuple) else value)}")
     return lines
+
+
+def _toml_value(value: Any) -> str:
+    # JSON's strings, numbers and lists are TOML's too, but for this one character
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -9,7 +9,7 @@ from typing import Any
 
 from convbench.registry import UsageError
 from convbench.registry.errors import choices
-from convbench.suites.suite import KEYS, Suite
+from convbench.suites.suite import KEYS, PER_BACKEND, Suite, keys_of
 
 
 def load_suite(path: Path) -> Suite:
@@ -30,7 +30,9 @@ def load_suite(path: Path) -> Suite:
 
     values: dict[str, Any] = {}
     for name, value in content.items():
-        if name in KEYS and name:
+        if name == PER_BACKEND:
+            values |= _per_backend(path, text, value)
+        elif name in KEYS and name:
             if not isinstance(value, dict):
                 raise UsageError(f"{path}, line {_line(text, '', name)}: {name} must be a table, [{name}]")
             for key, inner in value.items():
@@ -49,9 +51,22 @@ def load_suite(path: Path) -> Suite:
     return suite
 
 
+def _per_backend(path: Path, text: str, content: object) -> dict[str, Any]:
+    """The values of `[per_backend.GLOB]`, by dotted key."""
+    values: dict[str, Any] = {}
+    line = _line(text, "", PER_BACKEND)
+    for pattern, table in content.items() if isinstance(content, dict) else [("GLOB", content)]:
+        if not isinstance(table, dict) or not pattern:
+            raise UsageError(f"{path}, line {line}: {PER_BACKEND} must be tables, [{PER_BACKEND}.GLOB] each")
+        for key, value in table.items():
+            _check(path, text, f"{PER_BACKEND}.{pattern}", key, value)
+            values[f"{PER_BACKEND}.{pattern}.{key}"] = value
+    return values
+
+
 def _check(path: Path, text: str, table: str, key: str, value: object) -> None:
     where = f"{path}, line {_line(text, table, key)}"
-    known = KEYS[table]
+    known = keys_of(table)
     label = f"{table}.{key}" if table else key
     if key not in known:
         names = [*known, *(name for name in KEYS if name and not table)]
@@ -63,7 +78,8 @@ def _check(path: Path, text: str, table: str, key: str, value: object) -> None:
 
 def _line(text: str, table: str, key: str) -> int:
     """The line on which a key is set, counted from 1; that of its table where it is written in it."""
-    wanted = [*([table] if table else []), key]
+    parents = table.split(".") if table else []
+    wanted = [*parents, key]
     current: list[str] = []
     nearest = 1
     for number, line in enumerate(text.splitlines(), start=1):
@@ -77,7 +93,7 @@ def _line(text: str, table: str, key: str) -> int:
             continue
         if path[: len(wanted)] == wanted:
             return number
-        if table and path == [table]:
+        if table and path == parents:
             nearest = number
     return nearest
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from convbench.registry import UnknownName, Unsupported, discover
+from convbench.registry.arithmetic import arithmetic
 from convbench.registry.conformance import verify
 from convbench.registry.discovery import describe
 from convbench.results.environment import collect, device_name
@@ -53,7 +54,9 @@ def availability(job: Job, send: Send, data: int) -> dict[str, Any]:
 def peaks(job: Job, send: Send, data: int) -> dict[str, Any]:
     """Measure the peaks of a device for one dtype; once more if other programs were in the way."""
     set_process(job)
-    device, dtype = torch.device(job["device"]), getattr(torch, job["dtype"])
+    numbers = arithmetic(job["dtype"])
+    numbers.set()
+    device, dtype = torch.device(job["device"]), numbers.tensors
     best: Roof | None = None
     for _ in range(2):
         before = snapshot()
@@ -77,9 +80,10 @@ def conform(job: Job, send: Send, data: int) -> dict[str, Any]:
     reason = backend.unavailable()
     if reason is not None:
         return {"status": "unavailable", "error": reason}
-    dtypes = [dtype for dtype in job["dtypes"] or backend.dtypes if dtype in backend.dtypes]
+    claimed = backend.dtypes_on(job["device"])
+    dtypes = [dtype for dtype in job["dtypes"] or claimed if dtype in claimed]
     if not dtypes:
-        raise Unsupported(f"backend {backend.name!r} takes {', '.join(backend.dtypes)}")
+        raise Unsupported(f"backend {backend.name!r} takes {', '.join(claimed)} on {job['device']}")
     report = verify(
         backend,
         device=job["device"],

@@ -9,10 +9,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from convbench.registry import Registry, UnknownName, UsageError
+from convbench.registry.arithmetic import DTYPES
 from convbench.registry.outcomes import GENERATED
 from convbench.suites.capacity import free_memory_mb, usable_cores
 from convbench.suites.host import Host
-from convbench.suites.suite import DTYPES
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""`layers/<name>`: single layers with the shapes at which the architectures use them, for the suite `ops`.
+"""`layers/<name>`: single layers with the shapes at which the architectures use them, for the suites `ops`
+and `ladder`.
 
 There is nothing to learn: a step is a forward pass and a backward pass from a random gradient, to the input,
 the weight and the bias.
@@ -54,6 +55,12 @@ LAYERS: dict[str, tuple[str, Shape, Callable[[], Any], int]] = {
         128,
     ),
     "vgg-narrow": ("narrow VGG's at 128 pixels, 32 3x3", (16, 64, 64), convolution(16, 32, 3, padding=1), 32),
+    "vgg-narrow-small": (
+        "narrow VGG's at 64 pixels, 32 3x3",
+        (16, 32, 32),
+        convolution(16, 32, 3, padding=1),
+        32,
+    ),
     "vgg-pool": ("narrow VGG's pooling at 128 pixels", (32, 64, 64), pooling("MaxPool2d", 2, stride=2), 32),
     "resnet-stem": ("ResNet's first, 64 7x7", (1, 96, 96), convolution(1, 64, 7, stride=2, padding=3), 32),
     "resnet-pool": ("ResNet's pooling", (64, 48, 48), pooling("MaxPool2d", 3, stride=2, padding=1), 32),

@@ -21,6 +21,7 @@ def convbench_backends() -> Iterable[Backend]:
         summary="PyTorch's own kernels (oneDNN on the CPU, cuDNN on CUDA)",
         load=load,
         devices=("cpu", "cuda"),
-        dtypes=("float32", "float64", "bfloat16", "float16"),
+        dtypes=("float32", "tf32", "float64", "bfloat16", "float16"),
+        dtype_devices={"tf32": ("cuda",)},
         second_order=("conv2d", "max_pool2d", "avg_pool2d"),
     )

@@ -75,12 +75,20 @@ class Call:
         assert first is not None
         return replace(self, tensors=((name, replace(first, shape=(batch, *first.shape[1:]))), *others))
 
-    def cropped(self, most: int) -> Call:
-        """The same on the top left corner of one image, of `most` pixels by as many."""
-        (name, first), *others = self.tensors
-        assert first is not None
-        shape = (min(1, first.shape[0]), first.shape[1], *(min(size, most) for size in first.shape[2:]))
-        return replace(self, tensors=((name, replace(first, shape=shape)), *others))
+    def cropped(self, channels: int, pixels: int) -> Call:
+        """The same on the top left corner of one image, at most so many pixels each way, of the first channels.
+
+        Channels are left as they are where they come in groups.
+        """
+        few = channels if dict(self.options).get("groups", 1) == 1 else None
+        most = {"input": (1, few, pixels, pixels), "weight": (few, few, None, None), "bias": (few,)}
+
+        def corner(name: str, memory: Memory) -> Memory:
+            limits = zip(memory.shape, most[name], strict=True)
+            return replace(memory, shape=tuple(n if m is None else min(n, m) for n, m in limits))
+
+        tensors = ((name, memory and corner(name, memory)) for name, memory in self.tensors)
+        return replace(self, tensors=tuple(tensors))
 
     def arguments(self, seed: int) -> dict[str, Any]:
         """Random tensors, those with gradients wanted as leaves, and the other arguments, in the op's order."""

@@ -38,7 +38,8 @@ from convbench.registry.parts import TORCHS, Parts
 from convbench.registry.tampering import Misconduct
 
 SECONDS = 0.25  # of each race
-CORNER = 32  # pixels of the corner that is tried first, each way
+EVERY = 2**30
+CORNERS = (4, 8), (16, 8), (64, 8), (EVERY, 8), (EVERY, 32), (EVERY, EVERY)  # channels, pixels each way
 HOPELESS = 3.0  # times the fastest: not raced
 NOTICEABLE = (
     0.02  # seconds: less than this a candidate may take for a part of the call, whatever the rest would
@@ -182,11 +183,12 @@ class _TooSlow(Exception):
 
 def _corners(call: Call, seed: int) -> list[tuple[Trial, float]]:
     """Small parts of the call, the smallest first, each with its share of the work."""
-    _, all_of_it = call.work
+    all_of_it, _ = call.work
     corners: list[tuple[Trial, float]] = []
-    for part in (call.cropped(CORNER), call.on(1)):
+    for corner in CORNERS:
+        part = call.cropped(*corner)
         try:
-            share = part.work[1] / all_of_it
+            share = part.work[0] / all_of_it
         except Exception:  # noqa: BLE001 - the kernel is larger than the corner; torch has no type for that
             continue
         if (corners[-1][1] if corners else 0.0) < share < 1.0:

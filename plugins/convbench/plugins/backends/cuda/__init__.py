@@ -1,0 +1,44 @@
+"""`cuda`: kernels of our own for NVIDIA's GPUs, in CUDA C++ that is compiled where it runs.
+
+`kernels/` is to be read: `direct.cu` for few channels, `gemm.cu` on tensor cores for the rest, `pooling.cu`. They are
+compiled by NVRTC (`nvrtc.py`) and kept on disk (`cache.py`); `machine.py` runs them, `convolution.py` and `pooling.py`
+choose kernel and grid, and `operations.py` makes ops of torch of it. `docs/cuda.md` draws it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from convbench.plugins.backends.cuda import nvrtc
+from convbench.registry import Backend, hookimpl, no_cuda_device
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def unavailable() -> str | None:
+    """Why it cannot run here, in one line; no torch is imported to find out."""
+    return no_cuda_device() or nvrtc.unavailable()
+
+
+def load() -> Mapping[str, Any]:
+    from convbench.plugins.backends.cuda.convolution import Convolution
+    from convbench.plugins.backends.cuda.machine import Gpu
+    from convbench.plugins.backends.cuda.operations import operations
+    from convbench.plugins.backends.cuda.pooling import Pooling
+
+    gpu = Gpu()
+    return operations("convbench_cuda", "cuda", DTYPES, Convolution(gpu), Pooling(gpu, fixed=True))
+
+
+@hookimpl
+def convbench_backends() -> Iterable[Backend]:
+    yield Backend(
+        name="cuda",
+        summary="our own kernels in CUDA C++: direct for few channels, tensor cores for the rest",
+        load=load,
+        devices=("cuda",),
+        dtypes=DTYPES,
+        unavailable=unavailable,
+        second_order=("conv2d", "max_pool2d", "avg_pool2d"),
+    )

@@ -1,0 +1,117 @@
+"""The launches of `pooling.cu`: with the window's numbers compiled in for `cuda`, and without for `cuda_naive`."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convbench.plugins.backends.cuda.machine import Argument, Machine
+from convbench.plugins.backends.cuda.programs import ELEMENTS, Program, program
+from convbench.registry import Unsupported
+
+THREADS = 256
+Pair = Sequence[int]
+
+
+class _Pooling(ctypes.Structure):
+    """As in `pooling.cu`; `Window` lies flat in it."""
+
+    _fields_ = (
+        ("planes", ctypes.c_longlong),
+        *((name, ctypes.c_int) for name in ("height", "width", "rows", "columns")),
+        ("window", ctypes.c_int * 8),
+        ("count_padding", ctypes.c_int),
+        ("divisor", ctypes.c_int),
+    )
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """The kernels of `max_pool2d` and `avg_pool2d`; `fixed` compiles one for each window."""
+
+    machine: Machine
+    fixed: bool
+
+    def largest(
+        self, input: Tensor, size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+    ) -> tuple[Tensor, Tensor]:
+        """(N, C, H, W) -> the largest values (N, C, H', W'), and their places in their windows, 16 bits each."""
+        output = input.new_empty((*input.shape[:2], *size))
+        choices = torch.empty(output.shape, dtype=torch.int16, device=input.device)
+        window = (*kernel, *stride, *padding, *dilation)
+        self._launch("max_pool2d", input, output, output, window, (0, 0), (input, output, choices))
+        return output, choices
+
+    def largest_gradient(
+        self,
+        upstream: Tensor,
+        choices: Tensor,
+        image: Pair,
+        kernel: Pair,
+        stride: Pair,
+        padding: Pair,
+        dilation: Pair,
+    ) -> Tensor:
+        """(N, C, H', W') -> (N, C, H, W): every value added to the place that was chosen."""
+        gradient = upstream.new_empty((*upstream.shape[:2], *image))
+        window = (*kernel, *stride, *padding, *dilation)
+        tensors = upstream, choices, gradient
+        self._launch("max_pool2d_gradient", gradient, upstream, gradient, window, (0, 0), tensors)
+        return gradient
+
+    def mean(
+        self, input: Tensor, size: Pair, kernel: Pair, stride: Pair, padding: Pair, count_padding: int, divisor: int
+    ) -> Tensor:
+        """(N, C, H, W) -> (N, C, H', W')."""
+        output = input.new_empty((*input.shape[:2], *size))
+        window, counted = (*kernel, *stride, *padding, 1, 1), (count_padding, divisor)
+        self._launch("avg_pool2d", input, output, output, window, counted, (input, output))
+        return output
+
+    def mean_gradient(
+        self,
+        upstream: Tensor,
+        image: Pair,
+        kernel: Pair,
+        stride: Pair,
+        padding: Pair,
+        count_padding: int,
+        divisor: int,
+    ) -> Tensor:
+        """(N, C, H', W') -> (N, C, H, W): every value shared out among its window."""
+        gradient = upstream.new_empty((*upstream.shape[:2], *image))
+        window, counted = (*kernel, *stride, *padding, 1, 1), (count_padding, divisor)
+        self._launch("avg_pool2d_gradient", gradient, upstream, gradient, window, counted, (upstream, gradient))
+        return gradient
+
+    def _launch(
+        self,
+        kernel: str,
+        image: Tensor,
+        pooled: Tensor,
+        written: Tensor,
+        window: tuple[int, ...],
+        counted: tuple[int, int],
+        arguments: tuple[Argument, ...],
+    ) -> None:
+        """A thread for each number that is written."""
+        if not written.numel():
+            return
+        if max(image.shape[2] * image.shape[3], pooled.shape[2] * pooled.shape[3]) >= 2**31:
+            raise Unsupported("planes of 2**31 pixels or more")
+        planes = image.shape[0] * image.shape[1]
+        sizes = planes, *image.shape[2:], *pooled.shape[2:]
+        pooling = _Pooling(*sizes, (ctypes.c_int * 8)(*window), *counted)
+        grid = (-(-written.numel() // THREADS), 1, 1)
+        made = pooling_program(str(image.dtype).removeprefix("torch."), window if self.fixed else None)
+        self.machine.launch(image.device, made, kernel, grid, THREADS, 0, (pooling, *arguments))
+
+
+def pooling_program(dtype: str, window: tuple[int, ...] | None = None) -> Program:
+    """For one window (kernel, stride, padding, dilation; pairs), or for any."""
+    fixed: dict[str, str] = {} if window is None else {"FIXED": ",".join(map(str, window))}
+    return program("pooling.cu", ELEMENT=ELEMENTS[dtype], **fixed)

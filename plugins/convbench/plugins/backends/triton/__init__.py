@@ -1,0 +1,35 @@
+"""`triton`: convolution as a matrix product that gathers its left side, and pooling, in Triton.
+
+`kernels/` is what runs on the device, `tiles.py` chooses and remembers the sizes of its blocks,
+`convolution.py` and `pooling.py` make ops of torch of it (`registration.py`), which `torch.compile` sees
+through. Under Triton's interpreter (`TRITON_INTERPRET=1`) the same kernels run on the CPU, slowly, and the
+backend offers them there. `docs/triton.md` draws how it computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from convbench.plugins.backends.triton.availability import interpreted, unavailable
+from convbench.registry import Backend, hookimpl
+
+
+def load() -> Mapping[str, Any]:
+    from convbench.plugins.backends.triton.convolution import conv2d
+    from convbench.plugins.backends.triton.pooling import avg_pool2d, max_pool2d
+
+    return {"conv2d": conv2d, "max_pool2d": max_pool2d, "avg_pool2d": avg_pool2d}
+
+
+@hookimpl
+def convbench_backends() -> Iterable[Backend]:
+    yield Backend(
+        name="triton",
+        summary="matrix products that gather their patches, in Triton",
+        load=load,
+        devices=("cuda", "cpu") if interpreted() else ("cuda",),
+        dtypes=("float32", "bfloat16", "float16"),
+        unavailable=unavailable,
+        second_order=("conv2d", "max_pool2d", "avg_pool2d"),
+    )

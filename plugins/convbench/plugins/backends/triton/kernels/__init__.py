@@ -1,0 +1,1 @@
+"""What runs on the device: Triton alone, in the language that its compiler reads."""

@@ -1,0 +1,288 @@
+"""`max_pool2d` and `avg_pool2d` as ops of torch (`registration.py`).
+
+The gradient of a mean is linear, and its derivative is the mean again. That of a maximum hands each value to the
+place that was chosen; its derivative gathers from there, which torch does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from convbench.plugins.backends.triton.availability import interpreted
+from convbench.plugins.backends.triton.convolution import refuse_others
+from convbench.plugins.backends.triton.kernels import pooling as kernels
+from convbench.plugins.backends.triton.layouts import channels_last, new_images, wide
+from convbench.plugins.backends.triton.registration import EAGER, OPS, launch, register
+from convbench.plugins.backends.triton.tiles import size_class
+from convbench.registry import Unsupported
+from convbench.registry.geometry import IntPair, pool2d_window
+
+MOST_PIXELS = 2**15  # of a window, whose places are kept as 16 bits with a sign
+BLOCKS = (1024,) if interpreted() else (256, 512, 1024)
+Pair = tuple[int, int]
+
+
+def max_pool2d(
+    input: Tensor,
+    kernel_size: IntPair,
+    stride: IntPair | None = None,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """The largest value in each window: (N, C, H, W) -> (N, C, H', W')."""
+    refuse_others(input)
+    compiled, options = _options(input, kernel_size, stride, padding, dilation, ceil_mode)
+    if options[1][0] * options[1][1] > MOST_PIXELS:
+        raise Unsupported(f"windows of more than {MOST_PIXELS} pixels")
+    largest: Tensor
+    largest, _ = (OPS if compiled else EAGER).max_pool2d(input, *options)
+    return largest
+
+
+def avg_pool2d(
+    input: Tensor,
+    kernel_size: IntPair,
+    stride: IntPair | None = None,
+    padding: IntPair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """The mean of each window: (N, C, H, W) -> (N, C, H', W')."""
+    if divisor_override == 0:
+        raise ValueError("divisor_override must not be zero")
+    refuse_others(input)
+    compiled, (size, kernel, steps, pad, _) = _options(input, kernel_size, stride, padding, 1, ceil_mode)
+    options = size, kernel, steps, pad, count_include_pad, divisor_override or 0
+    mean: Tensor = (OPS if compiled else EAGER).avg_pool2d(input, *options)
+    return mean
+
+
+def _options(input: Tensor, *options: Any) -> tuple[bool, tuple[Pair, Pair, Pair, Pair, Pair]]:
+    """Whether a compiler is looking, and output size, kernel size, stride, padding and dilation."""
+    if torch.compiler.is_compiling() or type(input) is not Tensor:
+        return True, _window(input, *options)
+    try:
+        return False, _checked(input.shape, *options)
+    except TypeError:  # a list, which cannot be looked up
+        return False, _checked.__wrapped__(input.shape, *options)
+
+
+def _window(input: Tensor, *options: Any) -> tuple[Pair, Pair, Pair, Pair, Pair]:
+    window = pool2d_window(input, *options)
+    return window.output_size, window.kernel_size, window.stride, window.before, window.dilation
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _checked(size: torch.Size, *options: Any) -> tuple[Pair, Pair, Pair, Pair, Pair]:
+    """The options as torch would take them, looked at once for all calls of the same shapes."""
+    return _window(torch.empty(size, device="meta"), *options)
+
+
+# --- the launches -----------------------------------------------------------------------------------------------
+
+Ints = Sequence[int]
+
+
+def largest(
+    input: Tensor,
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """(N, C, H, W) -> the largest values (N, C, H', W'), and their places in their windows."""
+    output = new_images(input, (*input.shape[:2], *size), channels_last(input))
+    choices = torch.empty_like(output, dtype=torch.int16)
+    _launch(
+        _max_pool(), output, (input,), (output, choices),
+        (*input.shape[2:], *size), (*stride, *padding, *dilation), kernel,
+    )  # fmt: skip
+    return output, choices
+
+
+def largest_gradient(
+    upstream: Tensor,
+    choices: Tensor,
+    size: Sequence[int],
+    innermost: bool,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """(N, C, H', W') -> (N, C, H, W): every value added to the place that was chosen."""
+    gradient = new_images(upstream, (*upstream.shape[:2], *size), innermost)
+    _launch(
+        _max_pool_gradient(), gradient, (upstream, choices), (gradient,),
+        (*size, *upstream.shape[2:]), (*stride, *padding, *dilation), kernel,
+    )  # fmt: skip
+    return gradient
+
+
+def mean(
+    input: Tensor,
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    count_padding: bool,
+    divisor: int,
+) -> Tensor:
+    """(N, C, H, W) -> (N, C, H', W')."""
+    output = new_images(input, (*input.shape[:2], *size), channels_last(input))
+    _launch(
+        _avg_pool(), output, (input,), (output,),
+        (*input.shape[2:], *size), (*stride, *padding, divisor), kernel, COUNT_PADDING=count_padding,
+    )  # fmt: skip
+    return output
+
+
+def mean_gradient(
+    upstream: Tensor,
+    size: Sequence[int],
+    innermost: bool,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    count_padding: bool,
+    divisor: int,
+) -> Tensor:
+    """(N, C, H', W') -> (N, C, H, W): every value shared out among its window."""
+    gradient = new_images(upstream, (*upstream.shape[:2], *size), innermost)
+    _launch(
+        _avg_pool_gradient(), gradient, (upstream,), (gradient,),
+        (*size, *upstream.shape[2:]), (*stride, *padding, divisor), kernel, COUNT_PADDING=count_padding,
+    )  # fmt: skip
+    return gradient
+
+
+def _launch(
+    kernel: Any,
+    target: Tensor,
+    sources: tuple[Tensor, ...],
+    targets: tuple[Tensor, ...],
+    extents: Sequence[int],
+    options: Sequence[int],
+    window: Sequence[int],
+    **flags: bool,
+) -> None:
+    """Fill the targets, which lie alike and densely, a lane for each element.
+
+    Args:
+        kernel: of `kernels/pooling.py`.
+        target: one of the targets.
+        sources: what is read, by strides.
+        targets: what is written.
+        extents: height and width of the images, rows and columns of the windows.
+        options: what the kernel takes after the strides.
+        window: its kernel size.
+        flags: what else the kernel is compiled for.
+    """
+    numel = target.numel()
+    if numel == 0:
+        return
+
+    def grid(meta: dict[str, Any]) -> tuple[int]:
+        return (-(-numel // meta["BLOCK"]),)
+
+    strides = [stride for source in sources for stride in source.stride()]
+    launch(
+        kernel, grid, target, *sources, *targets, numel, size_class(numel), target.shape[1], *extents, *strides,
+        *options, KERNEL_H=int(window[0]), KERNEL_W=int(window[1]), CHANNELS_LAST=channels_last(target),
+        WIDE=wide(*sources, target), **flags,
+    )  # fmt: skip
+
+
+# One function for each kernel, so that torch, which looks for the kernels of an op in its source, finds them.
+
+
+def _max_pool() -> Any:
+    return _autotuned(kernels.max_pool)
+
+
+def _max_pool_gradient() -> Any:
+    return _autotuned(kernels.max_pool_gradient)
+
+
+def _avg_pool() -> Any:
+    return _autotuned(kernels.avg_pool)
+
+
+def _avg_pool_gradient() -> Any:
+    return _autotuned(kernels.avg_pool_gradient)
+
+
+@cache
+def _autotuned(kernel: Any) -> Any:
+    configs = [triton.Config({"BLOCK": block}, num_warps=4) for block in BLOCKS]
+    return triton.autotune(
+        configs=configs, key=["size_class", "KERNEL_H", "KERNEL_W", "CHANNELS_LAST"], cache_results=True
+    )(kernel)
+
+
+# --- their derivatives -------------------------------------------------------------------------------------------
+
+
+def _of_largest(calls: Any, ctx: Any, upstream: Tensor, _: Any) -> tuple[Any, ...]:
+    (choices,) = ctx.saved_tensors
+    gradient = calls.max_pool2d_gradient(upstream, choices, ctx.size, ctx.innermost, *ctx.options)
+    return gradient, None, None, None, None, None
+
+
+def _of_largest_gradient(calls: Any, ctx: Any, change: Tensor) -> tuple[Any, ...]:
+    """What `change` (N, C, H, W) holds where the windows' largest values were: (N, C, H', W')."""
+    (choices,) = ctx.saved_tensors
+    kernel, stride, padding, dilation = ctx.options
+    place = choices.long()
+    down = torch.arange(choices.shape[2], device=change.device)[:, None] * stride[0]
+    across = torch.arange(choices.shape[3], device=change.device) * stride[1]
+    rows = down + place // kernel[1] * dilation[0] - padding[0]
+    columns = across + place % kernel[1] * dilation[1] - padding[1]
+    flat = (rows * change.shape[3] + columns).flatten(2)
+    chosen = change.flatten(2).gather(2, flat).reshape(choices.shape)
+    return chosen, None, None, None, None, None, None, None
+
+
+def _of_mean(calls: Any, ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+    gradient = calls.avg_pool2d_gradient(upstream, ctx.size, ctx.innermost, *ctx.options)
+    return gradient, None, None, None, None, None, None
+
+
+def _of_mean_gradient(calls: Any, ctx: Any, change: Tensor) -> tuple[Any, ...]:
+    return calls.avg_pool2d(change, ctx.size, *ctx.options), None, None, None, None, None, None, None
+
+
+def _keep_choices(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[1])
+    _keep_size(ctx, inputs, output)
+
+
+def _keep_size(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.size, ctx.innermost = inputs[0].shape[2:], channels_last(inputs[0])
+    ctx.options = inputs[2:]
+
+
+def _keep_the_choices_given(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(inputs[1])
+    ctx.options = inputs[4:]
+
+
+def _keep_size_of_windows(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.size = inputs[0].shape[2:]
+    ctx.options = inputs[3:]
+
+
+register("max_pool2d", largest, _of_largest, _keep_choices)
+register("max_pool2d_gradient", largest_gradient, _of_largest_gradient, _keep_the_choices_given)
+register("avg_pool2d", mean, _of_mean, _keep_size)
+register("avg_pool2d_gradient", mean_gradient, _of_mean_gradient, _keep_size_of_windows)
