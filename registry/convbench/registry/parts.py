@@ -26,7 +26,7 @@ class Parts:
     Attributes:
         forward: takes what the op does; it is called where nobody asks for a gradient.
         backward: `(upstream, input, weight, stride, padding, dilation, groups, needs) -> gradients`, with pairs of
-            ints for stride, padding and dilation, and None for each gradient that is not needed.
+            ints for stride, padding and dilation; a gradient that is not needed may be None.
     """
 
     forward: Callable[..., Tensor]

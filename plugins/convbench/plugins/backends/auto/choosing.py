@@ -226,14 +226,13 @@ def _race(
     """All races of a call: the medians, and who may compute it, the best first."""
     call = trial.call
     medians: dict[str, dict[str, float]] = {}
-    rounds = 0
+    rounds: dict[str, int] = {}
 
     def hold(contest: str, runners: dict[str, Callable[[], Any]]) -> list[str]:
-        nonlocal rounds
         for run in runners.values():
             run()
         times = race(runners, timed, seconds, seed)
-        rounds = max(map(len, times.values()))
+        rounds[contest] = max(map(len, times.values()))
         medians[contest] = {name: median(each) for name, each in times.items()}
         return sorted(runners, key=lambda name: medians[contest][name])
 
@@ -249,7 +248,7 @@ def _race(
         ranked = [mixture if name == mixed else {WHOLE: name} for name in order]
         if order[0] == mixed and medians[FINAL][mixed] > GAIN * medians[FINAL][order[1]]:
             ranked[:2] = reversed(ranked[:2])
-    return Decision(ranked[0], medians, rounds), ranked
+    return Decision(ranked[0], medians, rounds.get(FINAL, rounds[WHOLE])), ranked
 
 
 def _best_parts(trial: Trial, candidates: Mapping[str, Candidate], hold: Contest) -> dict[str, str] | None:

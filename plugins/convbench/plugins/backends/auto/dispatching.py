@@ -73,7 +73,10 @@ class Decisions:
 
     def plan(self, call: Call, may_time: bool) -> Plan | None:
         """Who computes a call; None where that is not known and may not be found out now."""
-        flops, _ = call.work
+        try:
+            flops, _ = call.work
+        except Exception:  # noqa: BLE001 - torch refuses the call, and says so best by itself
+            return None
         if call.autocast:
             return self._planned(call, whole(BASELINE, rule="autocast has it computed in another dtype"))
         if flops < SMALL:
