@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,15 @@ from textwrap import dedent
 import pytest
 
 Install = Callable[..., str]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def decisions_of_auto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What `auto` decides in tests, and in processes they start, is none of the user's."""
+    directory = tmp_path_factory.mktemp("auto")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONVBENCH_AUTO", os.fspath(directory))
+        yield directory
 
 
 @pytest.fixture

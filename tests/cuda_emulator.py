@@ -76,7 +76,11 @@ class Emulator:
             shutil.copy(PRIMITIVES, folder)
             (folder / "kernel.cpp").write_text(f"{program.source}\n{_exports(program)}")
             assert COMPILER
-            command = [COMPILER, *shlex.split(FLAGS), *(f"-D{name}={value}" for name, value in program.macros)]
+            command = [
+                COMPILER,
+                *shlex.split(FLAGS),
+                *(f"-D{name}={value}" for name, value in program.macros),
+            ]
             subprocess.run([*command, "-o", folder / "kernel.so", folder / "kernel.cpp"], check=True)
             self._libraries[program] = ctypes.CDLL(str(folder / "kernel.so"))
         return self._libraries[program]

@@ -23,6 +23,7 @@ from torch import Tensor
 from convbench.registry.errors import PluginError, Unsupported
 from convbench.registry.geometry import IntPair, conv2d_window
 from convbench.registry.opaque import Forward, Pair, opaque
+from convbench.registry.parts import Gradients, Needs, Parts
 
 PARAMETERS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
@@ -64,7 +65,13 @@ def derived_backward(forward: Forward) -> Callable[..., Tensor]:
         asked = compiled if torch.compiler.is_compiling() else forward
         return _resolved(asked, input, weight, bias, stride, padding, dilation, groups)
 
+    def backward(upstream: Tensor, input: Tensor, weight: Tensor, *options: Any) -> Gradients:
+        *call, needs = options
+        asked = compiled if torch.compiler.is_compiling() else forward
+        return _gradients(upstream, input, weight, (asked, *call), needs)
+
     conv2d.__dict__["backward_is_derived"] = True
+    conv2d.__dict__["parts"] = Parts(conv2d, backward)
     conv2d.__dict__["registered"] = partial(_resolved, compiled)  # what compiled code calls
     return conv2d
 
@@ -137,14 +144,15 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         input, weight = ctx.saved_tensors
-        of_input = of_weight = of_bias = None
-        if ctx.needs_input_grad[0]:
-            of_input = _gradient_of_input(upstream, input, weight, *ctx.call)
-        if ctx.needs_input_grad[1]:
-            of_weight = _gradient_of_weight(upstream, input, weight, *ctx.call)
-        if ctx.needs_input_grad[2]:
-            of_bias = upstream.sum(dim=(0, 2, 3))
-        return of_input, of_weight, of_bias, None, None, None, None, None
+        gradients = _gradients(upstream, input, weight, ctx.call, ctx.needs_input_grad[:3])
+        return *gradients, None, None, None, None, None
+
+
+def _gradients(upstream: Tensor, input: Tensor, weight: Tensor, call: Any, needs: Needs) -> Gradients:
+    """Of input, weight and bias; `call` is a forward, stride, padding, dilation and groups."""
+    of_input = _gradient_of_input(upstream, input, weight, *call) if needs[0] else None
+    of_weight = _gradient_of_weight(upstream, input, weight, *call) if needs[1] else None
+    return of_input, of_weight, upstream.sum(dim=(0, 2, 3)) if needs[2] else None
 
 
 def _gradient_of_input(

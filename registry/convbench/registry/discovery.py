@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # What convbench ships comes in as anybody's plugin does: by the dotted name of a module with hook functions.
 BUILTINS = (
+    "convbench.plugins.backends.auto",
     "convbench.plugins.backends.cuda",
     "convbench.plugins.backends.cuda_naive",
     "convbench.plugins.backends.fft",

@@ -289,6 +289,14 @@ class Row(Combined):
             later=True,
         ),
     )
+    chosen: str | None = field(
+        default=None,
+        metadata=about(
+            "of a backend that chooses: who computed each call, one name for all of it or one each for its "
+            "forward, input gradient and weight gradient: `conv2d 32x64x24x24 * 64x64x3x3: native/torch/native`",
+            later=True,
+        ),
+    )
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("kind", self.kind, KINDS), ("status", self.status, STATUSES)):

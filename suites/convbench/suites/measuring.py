@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from convbench.registry.choices import choices_of
 from convbench.registry.routing import use_backend
 from convbench.results.schema import Combination
 from convbench.suites.attribution import claims, shares
@@ -47,6 +48,7 @@ def verify_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
     with torch.no_grad():
         routed(setup.sample)
     measures |= {**shares(routed), **claims(setup.backend), "max_error": outcome["max_error"]}
+    measures["chosen"] = choices_of(setup.backend)
     notes = ["no op of the contract in this network"] if not cases else []
     notes += [f"left to torch: {reason}" for reason in routed.refusals]
     return {"status": "ok", "measures": measures | setup.conditions(), "notes": notes}
@@ -72,7 +74,7 @@ def time_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         precision=timing["precision"],
     )
     peak = peak_memory_mb(setup.device)
-    served = shares(model)  # in these very steps
+    served = shares(model) | {"chosen": choices_of(setup.backend)}  # in these very steps
     again = recheck(setup, setup.seed + 1000 * (1 + job["round"]), model, trained=False)
     if again["status"] != "ok":
         return {**again, "error": f"wrong after timing: {again['error']}"}
@@ -149,6 +151,7 @@ def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         "flags": " ".join(observed.flags(len(allowed_cpus()))) or None,
         **setup.conditions(),
         **shares(model),
+        "chosen": choices_of(setup.backend),
     }
     notes = _left_out("evaluated on", last.evaluated, len(setup.test_data))
     if setup.shifted_data is not None:

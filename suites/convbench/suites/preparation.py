@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from convbench.registry import Architecture, Backend, Recipe, Unsupported, discover
 from convbench.registry.arithmetic import arithmetic
 from convbench.registry.cases import Case, model_cases
+from convbench.registry.choices import chooses
 from convbench.registry.conformance import verify
 from convbench.registry.fused_cases import fused_cases
 from convbench.registry.global_state import GlobalState
@@ -20,6 +21,7 @@ from convbench.registry.routing import use_backend
 from convbench.registry.tampering import Misconduct
 from convbench.suites.batches import MEMORY_FORMATS, Batches, given, read_images, resident, shifted
 from convbench.suites.originals import originals
+from convbench.suites.training import prime
 
 Job = Mapping[str, Any]
 
@@ -93,6 +95,9 @@ class Setup:
         if self.mode == "compile":
             if not self.backend.compiles:
                 raise Unsupported(f"backend {self.backend.name!r} says that it cannot be compiled")
+            if chooses(self.backend):
+                prime(routed, self.train_data, self.batch_size)  # nothing is chosen while the compiler traces
+                routed.reset_counts()
             compiled: Any = torch.compile(routed)
             return compiled  # type: ignore[no-any-return]  # a module, whatever its stub says
         if self.mode != "eager":

@@ -97,7 +97,14 @@ class Convolution:
             partial = self._gemm_weight_gradient(correlation, upstream, input, numbers, with_bias)
             kernel, parts, per_block = "sum_columns", partial.shape[0], MOST_THREADS
         sums = program("sums.cu", ELEMENT=element(input.dtype))
-        arguments = numbers, numbers // shape.filters, parts, partial, gradient, of_bias if with_bias else None
+        arguments = (
+            numbers,
+            numbers // shape.filters,
+            parts,
+            partial,
+            gradient,
+            of_bias if with_bias else None,
+        )
         grid = (-(-numbers // per_block), 1, 1)
         self.machine.launch(input.device, sums, kernel, grid, MOST_THREADS, 0, arguments)
         return gradient, of_bias
@@ -126,9 +133,7 @@ class Convolution:
         grid = (-(-columns // block.columns), -(-rows // block.rows), groups)
         made = gemm_program(element(source.dtype), math, block, activation)
         shared = gemm_shared(math, block)
-        self.machine.launch(
-            source.device, made, "gemm", grid, block.threads, shared, (correlation, *tensors)
-        )
+        self.machine.launch(source.device, made, "gemm", grid, block.threads, shared, (correlation, *tensors))
 
     def _direct_weight_gradient(
         self, correlation: Correlation, upstream: Tensor, input: Tensor, numbers: int
@@ -141,9 +146,7 @@ class Convolution:
         made, tile, grid, threads, shared = plan
         partial = torch.empty((numbers, grid[0]), dtype=torch.float32, device=input.device)
         arguments = correlation, tile, input, upstream, partial
-        self.machine.launch(
-            input.device, made, "direct_weight_gradient", grid, threads, shared, arguments
-        )
+        self.machine.launch(input.device, made, "direct_weight_gradient", grid, threads, shared, arguments)
         return partial
 
     def _gemm_weight_gradient(
@@ -160,7 +163,9 @@ class Convolution:
         positions = correlation.images * correlation.rows * correlation.columns
         step = steps_of(math)
         most = max(1, min(2 * processors // (tiles[0] * tiles[1] * groups), 65535 // groups))
-        length = -(-positions // min(most, -(-positions // (8 * step))) // step) * step  # whole steps, at least 8
+        length = (
+            -(-positions // min(most, -(-positions // (8 * step))) // step) * step
+        )  # whole steps, at least 8
         splits = -(-positions // length)
         partial = torch.empty((splits, numbers), dtype=torch.float32, device=input.device)
         made = gemm_program(element(input.dtype), math, block, weight_gradient=True)
@@ -258,7 +263,13 @@ def direct_program(
     activation: str = "none",
     rows_of_taps: int | None = None,
 ) -> Program:
-    macros: dict[str, str | int] = {"ELEMENT": element, "FILTERS": filters, "TAPS": taps, "STEP": step, "GAP": gap}
+    macros: dict[str, str | int] = {
+        "ELEMENT": element,
+        "FILTERS": filters,
+        "TAPS": taps,
+        "STEP": step,
+        "GAP": gap,
+    }
     if rows_of_taps is not None:
         macros["ROWS_OF_TAPS"] = rows_of_taps
     else:
@@ -303,7 +314,9 @@ def _tile(c: Correlation, taps_h: int, filters: int) -> tuple[Tile, int, int] | 
         rows = -(-c.rows // tiles_y)
         patch_rows = (rows - 1) * c.step_h + (taps_h - 1) * c.gap_h + 1
         of_channel = 4 * (patch_rows * pitch + taps_h * c.taps_w * filters)
-        depth = min(c.source_channels, MOST_SHARED // of_channel) if filters else int(of_channel <= MOST_SHARED)
+        depth = (
+            min(c.source_channels, MOST_SHARED // of_channel) if filters else int(of_channel <= MOST_SHARED)
+        )
         if depth:
             tile = Tile(strips, rows, patch_rows, pitch, depth, tiles_x, tiles_y, 1)
             return tile, -(-strips * rows // 32) * 32, depth * of_channel

@@ -78,7 +78,10 @@ class Gpu:
             function = _function(device.index, program, kernel, shared)
             stream = ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
             launch = _driver().cuLaunchKernel
-            _check(launch(function, *grid, threads, 1, 1, shared, stream, pointers, None), f"{kernel} ({program})")
+            _check(
+                launch(function, *grid, threads, 1, 1, shared, stream, pointers, None),
+                f"{kernel} ({program})",
+            )
 
 
 def parameters(arguments: Sequence[Argument]) -> list[Any]:
@@ -121,7 +124,9 @@ def _function(index: int, program: Program, kernel: str, shared: int) -> ctypes.
     _check(find(ctypes.byref(function), _module(index, program), kernel.encode()), f"{kernel} ({program})")
     if shared > SHARED_WITHOUT_ASKING:
         ask = _driver().cuFuncSetAttribute
-        _check(ask(function, MAX_DYNAMIC_SHARED_SIZE_BYTES, shared), f"{shared} bytes for {kernel} ({program})")
+        _check(
+            ask(function, MAX_DYNAMIC_SHARED_SIZE_BYTES, shared), f"{shared} bytes for {kernel} ({program})"
+        )
     return function
 
 

@@ -163,7 +163,9 @@ def _checked_convolution(
 def _output_size(size: Ints, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints) -> tuple[int, int]:
     pads = padding[0] + padding[2], padding[1] + padding[3]
     axes = zip(size, pads, dilation, kernel, stride, strict=True)
-    height, width = ((extent + pad - gap * (taps - 1) - 1) // step + 1 for extent, pad, gap, taps, step in axes)
+    height, width = (
+        (extent + pad - gap * (taps - 1) - 1) // step + 1 for extent, pad, gap, taps, step in axes
+    )
     return height, width
 
 
@@ -183,7 +185,9 @@ def _shape(
 
 
 def _register_convolution(registered: Registered, convolving: Convolving) -> None:
-    def shape_of(input: Ints, weight: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Shape:
+    def shape_of(
+        input: Ints, weight: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int
+    ) -> Shape:
         pads: Any = tuple(padding)
         return _shape(
             tuple(input), tuple(weight), (stride[0], stride[1]), pads, (dilation[0], dilation[1]), groups
@@ -195,9 +199,7 @@ def _register_convolution(registered: Registered, convolving: Convolving) -> Non
         return convolving.forward(input.contiguous(), weight.contiguous(), bias, shape)
 
     def input_gradient(upstream: Tensor, weight: Tensor, size: Ints, *options: Any) -> Tensor:
-        shape = shape_of(
-            (upstream.shape[0], weight.shape[1] * options[-1], *size), weight.shape, *options
-        )
+        shape = shape_of((upstream.shape[0], weight.shape[1] * options[-1], *size), weight.shape, *options)
         return convolving.input_gradient(upstream.contiguous(), weight.contiguous(), shape)
 
     def weight_gradient(

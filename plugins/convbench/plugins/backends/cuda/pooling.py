@@ -64,7 +64,14 @@ class Pooling:
         return gradient
 
     def mean(
-        self, input: Tensor, size: Pair, kernel: Pair, stride: Pair, padding: Pair, count_padding: int, divisor: int
+        self,
+        input: Tensor,
+        size: Pair,
+        kernel: Pair,
+        stride: Pair,
+        padding: Pair,
+        count_padding: int,
+        divisor: int,
     ) -> Tensor:
         """(N, C, H, W) -> (N, C, H', W')."""
         output = input.new_empty((*input.shape[:2], *size))
@@ -85,7 +92,9 @@ class Pooling:
         """(N, C, H', W') -> (N, C, H, W): every value shared out among its window."""
         gradient = upstream.new_empty((*upstream.shape[:2], *image))
         window, counted = (*kernel, *stride, *padding, 1, 1), (count_padding, divisor)
-        self._launch("avg_pool2d_gradient", gradient, upstream, gradient, window, counted, (upstream, gradient))
+        self._launch(
+            "avg_pool2d_gradient", gradient, upstream, gradient, window, counted, (upstream, gradient)
+        )
         return gradient
 
     def _launch(

@@ -41,7 +41,12 @@ class Registered:
         self.kernels: Any = SimpleNamespace()
 
     def add(
-        self, schema: str, kernel: Callable[..., Any], fake: Callable[..., Any], derivative: Derivative, keep: Keep
+        self,
+        schema: str,
+        kernel: Callable[..., Any],
+        fake: Callable[..., Any],
+        derivative: Derivative,
+        keep: Keep,
     ) -> None:
         """Make both ops of a kernel.
 
@@ -56,7 +61,9 @@ class Registered:
         setattr(self.kernels, name, kernel)
         setattr(self.eager, name, self._eager(kernel, derivative, keep))
 
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # torch passes these by name
+        def setup_context(
+            ctx: Any, inputs: tuple[Any, ...], output: Any
+        ) -> None:  # torch passes these by name
             keep(ctx, inputs, output)
 
         def backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from convbench.plugins.backends.native.library import function
-from convbench.plugins.backends.native.registration import EAGER, OPS, register
+from convbench.plugins.backends.native.registration import EAGER, KERNELS, OPS, register
 from convbench.registry import Unsupported
 from convbench.registry.geometry import IntPair, conv2d_window
+from convbench.registry.parts import Gradients, Needs, Parts
 
 DTYPES = (torch.float32, torch.float64)
 Options = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
@@ -203,6 +204,32 @@ def _of_weight_gradient(calls: Any, ctx: Any, change: Tensor, change_of_bias: Te
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(inputs[0], inputs[1])
     ctx.options = inputs[3:]
+
+
+# --- both gradients, for whoever takes the convolution apart -----------------------------------------------------
+
+
+def _gradients(
+    upstream: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    needs: Needs,
+) -> Gradients:
+    calls = OPS if torch.compiler.is_compiling() else KERNELS
+    options = stride, padding * 2, dilation, groups
+    of_input = of_weight = of_bias = None
+    if needs[0]:
+        of_input = calls.conv2d_input_gradient(upstream, weight, input.shape[2:], *options)
+    if needs[1] or needs[2]:
+        of_weight, of_bias = calls.conv2d_weight_gradient(upstream, input, weight.shape[2:], *options)
+    return of_input, of_weight if needs[1] else None, of_bias if needs[2] else None
+
+
+conv2d.__dict__["parts"] = Parts(conv2d, _gradients)
 
 
 # --- both kinds of ops ------------------------------------------------------------------------------------------

@@ -1,0 +1,121 @@
+"""Decisions on disk: a file for each, named by a digest of the call and all that it was decided under.
+
+A file is written beside its name and then moved there, so that a reader sees all of it or nothing, and of two
+processes that decide the same the later one's file stays. A file that cannot be read is decided anew and written
+over. Where nothing can be written, nothing is remembered, and that is all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from convbench.plugins.backends.auto.decisions import Decision, from_json
+
+VARIABLE = "CONVBENCH_AUTO"
+SUFFIX = ".json"
+
+
+def directory() -> Path:
+    """Where decisions are kept: the directory named by CONVBENCH_AUTO, or one in the user's cache."""
+    named = os.environ.get(VARIABLE)
+    return Path(named) if named else Path(platformdirs.user_cache_dir("convbench")) / "auto"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A decision as it was written: the call in words, what it holds for, and when it was made."""
+
+    call: str
+    needs: tuple[str, ...]
+    key: Mapping[str, Any]
+    decision: Decision
+    made_at: str
+    path: Path
+
+
+def key_of(call: Any, conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """What a decision holds for, as JSON would have it."""
+    key: dict[str, Any] = json.loads(
+        json.dumps({"call": vars(call) | {"work": None}, "conditions": conditions}, default=vars)
+    )
+    return key
+
+
+def recall(root: Path, key: Mapping[str, Any]) -> Decision | None:
+    """The decision for this key; None where there is none that can be read."""
+    entry = _read(_path(root, key))
+    return entry.decision if entry is not None and entry.key == key else None
+
+
+def remember(root: Path, key: Mapping[str, Any], call: Any, decision: Decision) -> None:
+    """Write a decision down; a directory that cannot be written is no error."""
+    record = {
+        "call": str(call),
+        "needs": list(call.needs),
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "decision": decision.as_json(),
+        "key": key,
+    }
+    path = _path(root, key)
+    with suppress(OSError):
+        root.mkdir(parents=True, exist_ok=True)
+        handle, beside = tempfile.mkstemp(dir=root, prefix=path.stem, suffix=".part")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(record, file, indent=1)
+            os.replace(beside, path)
+        except OSError:
+            os.unlink(beside)
+
+
+def entries(root: Path) -> Iterator[Entry]:
+    """Every decision there is, in the order they were made; what cannot be read is passed over."""
+    found = [entry for path in _files(root, SUFFIX) if (entry := _read(path)) is not None]
+    yield from sorted(found, key=lambda entry: (entry.made_at, entry.call, entry.needs))
+
+
+def clear(root: Path) -> int:
+    """Delete every decision; returns how many there were."""
+    count = 0
+    for path in _files(root, SUFFIX):
+        with suppress(FileNotFoundError):  # somebody else was faster
+            path.unlink()
+            count += 1
+    for path in _files(root, ".part"):  # of a process that was ended as it wrote
+        path.unlink(missing_ok=True)
+    return count
+
+
+def _files(root: Path, suffix: str) -> list[Path]:
+    return sorted(root.glob(f"*{suffix}")) if root.is_dir() else []
+
+
+def _path(root: Path, key: Mapping[str, Any]) -> Path:
+    text = json.dumps(key, sort_keys=True)
+    return root / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}{SUFFIX}"
+
+
+def _read(path: Path) -> Entry | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return Entry(
+            str(record["call"]),
+            tuple(map(str, record["needs"])),
+            dict(record["key"]),
+            from_json(record["decision"]),
+            str(record["made_at"]),
+            path,
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
