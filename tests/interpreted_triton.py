@@ -27,7 +27,8 @@ BACKEND: Backend = discover().backend("triton")
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread_and_one_seed() -> Iterator[None]:
+    torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -55,7 +56,9 @@ def test_every_dtype(case: Case, dtype: str) -> None:
 @pytest.mark.parametrize(
     "case",
     [
-        conv2d((2, 2, 8, 7), (3, 2, 3, 3), stride=2, padding=1, dilation=2),  # taps of every second class only
+        conv2d(
+            (2, 2, 8, 7), (3, 2, 3, 3), stride=2, padding=1, dilation=2
+        ),  # taps of every second class only
         conv2d((2, 2, 9, 7), (3, 2, 2, 2), stride=3),  # pixels that no window sees
         conv2d((2, 6, 5, 5), (12, 1, 3, 3), padding=1, groups=6, bias=False),  # depthwise
         conv2d((1, 2, 6, 7), (3, 2, 2, 4), padding="same"),  # more padding at the end
@@ -121,10 +124,9 @@ BY_BLOCKS = Tile(16, 32, 16, 4, 1, folded=False, even=True)
 def test_every_walk_of_the_kernels(
     tile: Tile, wide: bool, memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In blocks so small that every axis has several, and a weight gradient that is split."""
+    """In blocks so small that every axis has several."""
     monkeypatch.setattr(convolution, "candidates_on", lambda *_: (tile,))
     monkeypatch.setattr(convolution, "wide", lambda *_: wide)
-    monkeypatch.setattr(convolution, "CHUNK", 4)
     channels = 32 if tile.even else 18  # of a group: whole blocks both forward and back, or not
     shapes = (2, 2 * channels, 4, 5), (2 * channels, channels, 2, 3)
     leaves = [torch.randn(shape).to(memory_format=memory_format).requires_grad_() for shape in shapes]
@@ -139,7 +141,7 @@ def test_every_walk_of_the_kernels(
 
 
 def test_a_weight_gradient_that_is_split_is_the_same_every_time() -> None:
-    images, kernels = torch.randn(3, 2, 30, 30), torch.randn(3, 2, 3, 3, requires_grad=True)
+    images, kernels = torch.randn(3, 2, 27, 27), torch.randn(3, 2, 3, 3, requires_grad=True)
     output = BACKEND.ops["conv2d"](images, kernels, padding=1)
     upstream = torch.randn_like(output)
     first, again = (torch.autograd.grad(output, kernels, upstream, retain_graph=True)[0] for _ in range(2))
@@ -218,17 +220,6 @@ def test_channels_stay_last() -> None:
     gradients = torch.autograd.grad(pooled.sum(), (images, kernels))
     for tensor in (output, pooled, *gradients):
         assert tensor.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_autocast_is_kept() -> None:
-    images, kernels = torch.randn(2, 3, 5, 5), torch.randn(4, 3, 3, 3, requires_grad=True)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = BACKEND.ops["conv2d"](images, kernels)
-    assert output.dtype == torch.bfloat16
-    output.sum().backward()
-    assert kernels.grad is not None
-    assert kernels.grad.dtype == torch.float32
-    torch.testing.assert_close(output, F.conv2d(images.bfloat16(), kernels.bfloat16()), rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("op", ["conv2d", "max_pool2d", "avg_pool2d"])

@@ -1,6 +1,6 @@
 """The weight gradient: a matrix product that sums over all positions of all images, split among programs.
 
-    gradient[outer, j] = sum over positions of upstream[outer, position] * patches[position, j]     j = (inner, tap)
+    gradient[outer, j] = sum over positions of upstream[outer, position] * patches[position, j]    j = (inner, tap)
 
 The result is small and the sum is long: there are few tiles, and to have work for the whole device, each tile's
 sum is split into as many parts as `splits` says. A part is written to a workspace of float32, and a second
