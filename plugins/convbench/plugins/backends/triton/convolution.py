@@ -63,7 +63,6 @@ def convolve(
     """A convolution and an activation in one kernel: `none`, `relu`, `sigmoid` or `tanh`."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"unknown activation {activation!r}; it is one of {', '.join(ACTIVATIONS)}")
-    input, weight, bias = _autocast(input, weight, bias)
     refuse_others(input)
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None and tensor.device != input.device:
@@ -91,15 +90,6 @@ def refuse_others(input: Tensor) -> None:
     """
     if input.dtype not in DTYPES or not (input.is_cuda or (interpreted() and input.is_cpu)):
         raise Unsupported(f"{input.dtype} on {input.device.type}")
-
-
-def _autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The tensors in the dtype that autocast has torch's own convolution compute in."""
-    kind = input.device.type
-    if not torch.is_autocast_enabled(kind):
-        return input, weight, bias
-    dtype = torch.get_autocast_dtype(kind)
-    return input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 @lru_cache(maxsize=1024, typed=True)
@@ -236,7 +226,7 @@ def weight_gradients(
     tiles = candidates_on(product, input.dtype, of, input.device)
     sums = int(groups) * _blocks(int(outer), 64) * _blocks(int(inner * taps), 64)
     splits = max(1, min(_blocks(PROGRAMS, sums), 2 ** (magnitude - 1) // CHUNK))
-    chunk = _blocks(_blocks(positions, splits), 128) * 128  # whole blocks, whatever their size
+    chunk = positions if splits == 1 else _blocks(_blocks(positions, splits), 128) * 128  # whole blocks
     numel = gradient.numel()
     parts = gradient if splits == 1 else torch.empty(splits * numel, dtype=torch.float32, device=input.device)
 
@@ -253,8 +243,12 @@ def weight_gradients(
         WIDE=wide(upstream, input) or splits * numel >= 2**30, UPCAST=interpreted(), PRECISION=of,
     )  # fmt: skip
     if splits > 1:
-        launch(add_parts, (_blocks(numel, 256),), gradient, parts, gradient, numel, splits, BLOCK=256)
+        launch(_add_parts(), (_blocks(numel, 256),), gradient, parts, gradient, numel, splits, BLOCK=256)
     return gradient
+
+
+# torch looks for the kernels of an op in its source, to compile anew where they have changed. It follows functions
+# that are called by name, and what they return.
 
 
 def _correlation(product: Product, tiles: tuple[Tile, ...]) -> Any:
@@ -263,6 +257,10 @@ def _correlation(product: Product, tiles: tuple[Tile, ...]) -> Any:
 
 def _weight_gradient(product: Product, tiles: tuple[Tile, ...]) -> Any:
     return autotuned(variant(weight_gradient, product), tiles, ("BLOCK_O", "BLOCK_J", "BLOCK_R"))
+
+
+def _add_parts() -> Any:
+    return add_parts
 
 
 def output_size(

@@ -16,7 +16,12 @@ from torch import Tensor
 
 from convbench.plugins.backends.triton.availability import interpreted
 from convbench.plugins.backends.triton.convolution import refuse_others
-from convbench.plugins.backends.triton.kernels import pooling as kernels
+from convbench.plugins.backends.triton.kernels.pooling import (
+    avg_pool,
+    avg_pool_gradient,
+    max_pool,
+    max_pool_gradient,
+)
 from convbench.plugins.backends.triton.layouts import channels_last, new_images, wide
 from convbench.plugins.backends.triton.registration import EAGER, OPS, launch, register
 from convbench.plugins.backends.triton.tiles import size_class
@@ -202,23 +207,24 @@ def _launch(
     )  # fmt: skip
 
 
-# One function for each kernel, so that torch, which looks for the kernels of an op in its source, finds them.
+# torch looks for the kernels of an op in its source, to compile anew where they have changed. It follows functions
+# that are called by name, and what they return.
 
 
 def _max_pool() -> Any:
-    return _autotuned(kernels.max_pool)
+    return _autotuned(max_pool)
 
 
 def _max_pool_gradient() -> Any:
-    return _autotuned(kernels.max_pool_gradient)
+    return _autotuned(max_pool_gradient)
 
 
 def _avg_pool() -> Any:
-    return _autotuned(kernels.avg_pool)
+    return _autotuned(avg_pool)
 
 
 def _avg_pool_gradient() -> Any:
-    return _autotuned(kernels.avg_pool_gradient)
+    return _autotuned(avg_pool_gradient)
 
 
 @cache

@@ -1,9 +1,10 @@
 """How large the blocks of a matrix product are: candidates for a call, of which the autotuner takes the fastest.
 
-Candidates are made smaller where the call is smaller than they are, and left out where the device has not enough
-shared memory for their stages. What was measured is kept in Triton's cache directory, by the kernel's source, the
-architecture, dtypes, candidates and key, so that a shape is tuned once on a machine and not in every process. The
-key has sizes by their order of magnitude: another batch of the same layer is not another problem.
+Candidates are made smaller where the call is smaller than they are, and left out where their stages need more
+shared memory than there is, or where a lane gathers more than its registers hold. What was measured is kept in
+Triton's cache directory, by the kernel's source, the architecture, dtypes, candidates and key, so that a shape is
+tuned once on a machine and not in every process. The key has sizes by their order of magnitude: another batch of
+the same layer is not another problem.
 
 Calls so small that any tile is as good as another are not tuned, and share one compiled variant of each kernel.
 """
@@ -49,6 +50,16 @@ class Tile:
         """Bytes that the operands of all stages take."""
         return self.stages * self.depth * (self.rows + self.columns) * itemsize
 
+    @property
+    def gathered(self) -> int:
+        """Elements that a lane loads at each step, each with its address and, where folded, its mask."""
+        return self.depth * (self.rows + self.columns) // (32 * self.warps)
+
+    @property
+    def sums(self) -> int:
+        """Sums that a lane holds."""
+        return self.rows * self.columns // (32 * self.warps)
+
 
 @dataclass(frozen=True)
 class Product:
@@ -91,8 +102,9 @@ HALF: tuple[Tile, ...] = (
     Tile(64, 64, 64, 4, 4),
     Tile(128, 32, 64, 4, 3),
     Tile(64, 32, 64, 4, 3),
-    Tile(256, 16, 32, 4, 3),
-    Tile(64, 64, 128, 4, 2),
+    Tile(128, 32, 32, 4, 4),
+    Tile(256, 32, 32, 8, 3),
+    Tile(64, 64, 32, 4, 4),
 )
 # float32 in full precision is multiplied outside of tensor cores, from registers.
 FULL: tuple[Tile, ...] = (
@@ -105,6 +117,14 @@ FULL: tuple[Tile, ...] = (
     Tile(32, 32, 32, 4, 2),
 )
 UNTUNED = Tile(64, 32, 32, 4, 2)
+# What a lane may gather and sum up at most: more spilled where layers of the suite `ops` were compiled for
+# sm_80, sm_90 and sm_100. The weight gradient gathers on both sides; folded, each element has a mask of its own.
+REGISTERS = {
+    ("depth", False): (96, 128),
+    ("depth", True): (64, 64),
+    ("columns", False): (80, 64),
+    ("columns", True): (48, 64),
+}
 INTERPRETED = {  # where a step costs milliseconds, and its elements next to nothing
     "depth": Tile(1024, 32, 64, 4, 1),
     "columns": Tile(32, 64, 1024, 4, 1),
@@ -124,11 +144,13 @@ def candidates(product: Product, dtype: torch.dtype, precision: str, shared_memo
     else:
         tiles = FULL
     choices = [folded for folded in (False, True) if _worth(product, folded)]
+    fitted = [_fitted(tile, product, folded) for folded in choices for tile in tiles]
     fitting = [
-        fitted
-        for folded in choices
-        for tile in tiles
-        if (fitted := _fitted(tile, product, folded)).shared_memory(dtype.itemsize) <= shared_memory
+        tile
+        for tile in fitted
+        if tile.shared_memory(dtype.itemsize) <= shared_memory
+        and tile.gathered <= REGISTERS[product.folds, tile.folded][0]
+        and tile.sums <= REGISTERS[product.folds, tile.folded][1]
     ]
     if not fitting:
         fitting = [replace(UNTUNED, folded=choices[0], stages=1)]

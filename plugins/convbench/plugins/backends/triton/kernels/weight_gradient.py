@@ -1,6 +1,6 @@
 """The weight gradient: a matrix product that sums over all positions of all images, split among programs.
 
-    gradient[outer, (inner, tap)] = sum over positions of upstream[outer, position] * patches[position, (inner, tap)]
+    gradient[outer, j] = sum over positions of upstream[outer, position] * patches[position, j]    j = (inner, tap)
 
 The result is small and the sum is long: there are few tiles, and to have work for the whole device, each tile's
 sum is split into as many parts as `splits` says. A part is written to a workspace of float32, and a second
@@ -11,8 +11,7 @@ kernel adds the parts in their order. Atomic additions would save it, and change
                         |                |              |
     workspace        [ tile ]    +    [ tile ]    +  [ tile ]         added from left to right
 
-As in `correlation`, (inner, tap) is one axis where FOLDED, and otherwise a tile has one tap and a block of
-channels.
+As in `correlation`, (inner, tap) is one axis where FOLDED; otherwise a tile has one tap and a block of channels.
 """
 
 from __future__ import annotations

@@ -1,0 +1,283 @@
+"""`triton` on the CPU, by Triton's interpreter: `test_triton.py` runs these tests in a process that interprets.
+
+Shapes are small: a step of a kernel costs milliseconds here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convbench.plugins.backends.triton import convolution, pooling
+from convbench.plugins.backends.triton.convolution import convolve
+from convbench.plugins.backends.triton.tiles import Tile
+from convbench.registry import Backend, Unsupported, discover
+from convbench.registry.cases import Case, conv2d, pool
+from convbench.registry.conformance import check
+from convbench.registry.ops import OPS as CONTRACT
+from convbench.registry.torch_checks import check_torch
+
+BACKEND: Backend = discover().backend("triton")
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_one_seed() -> Iterator[None]:
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def conforms(case: Case, dtype: str) -> None:
+    outcome = check(BACKEND, CONTRACT[case.op], case, dtype, "cpu")
+    assert outcome.state == "passed", f"{outcome.case}: {outcome.message}"
+
+
+@pytest.mark.parametrize("dtype", BACKEND.dtypes)
+@pytest.mark.parametrize(
+    "case",
+    [
+        conv2d((2, 3, 7, 6), (4, 3, 3, 3), padding=1),
+        conv2d((2, 4, 9, 8), (6, 2, 3, 2), stride=(3, 2), padding=(2, 1), dilation=(2, 3), groups=2),
+    ],
+    ids=str,
+)
+def test_every_dtype(case: Case, dtype: str) -> None:
+    conforms(case, dtype)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        conv2d(
+            (2, 2, 8, 7), (3, 2, 3, 3), stride=2, padding=1, dilation=2
+        ),  # taps of every second class only
+        conv2d((2, 2, 9, 7), (3, 2, 2, 2), stride=3),  # pixels that no window sees
+        conv2d((2, 6, 5, 5), (12, 1, 3, 3), padding=1, groups=6, bias=False),  # depthwise
+        conv2d((1, 2, 6, 7), (3, 2, 2, 4), padding="same"),  # more padding at the end
+        conv2d((2, 4, 7, 7), (8, 4, 1, 1), stride=2),
+        conv2d((1, 33, 3, 4), (35, 33, 2, 2), padding=1),  # a block of channels and one more
+        conv2d((2, 2, 9, 9), (3, 2, 3, 3), stride=(2, 1), layout="channels_last"),
+        conv2d((2, 3, 6, 5), (4, 3, 3, 3), padding=1, layout="strided", upstream_layout="scalar"),
+        conv2d((2, 4, 6, 5), (4, 2, 3, 3), groups=2, layout="transposed", weight_layout="channels_last"),
+        conv2d((0, 3, 8, 8), (4, 3, 3, 3), padding=1),
+        conv2d((1, 1, 1, 1), (2, 1, 3, 3), padding=1),
+        conv2d((2, 3, 5, 6), (4, 3, 3, 3), padding=1, special=True),
+        conv2d((2, 3, 5, 6), (4, 3, 3, 3), padding=1, needs=()),
+        conv2d((2, 3, 5, 6), (4, 3, 3, 3), padding=1, needs=("bias",)),
+        conv2d((1, 4, 6, 5), (4, 2, 3, 3), stride=2, padding=1, groups=2, order=2),
+    ],
+    ids=str,
+)
+def test_every_geometry_and_layout(case: Case) -> None:
+    conforms(case, "float32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("op", ["max_pool2d", "avg_pool2d"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 2},
+        {"kernel_size": (3, 2), "stride": (2, 3), "padding": (1, 0), "ceil_mode": True},
+        {"kernel_size": 3, "stride": 1, "padding": 1, "layout": "channels_last"},
+        {"kernel_size": 3, "stride": 2, "layout": "strided", "upstream_layout": "scalar"},
+        {"kernel_size": 2, "stride": 1, "order": 2},
+        {"kernel_size": 3, "stride": 2, "padding": 1, "special": True},
+    ],
+    ids=str,
+)
+def test_pooling(op: str, options: dict[str, Any], dtype: str) -> None:
+    conforms(pool(op, (2, 3, 7, 6), **options), dtype)
+
+
+def test_what_only_one_pooling_has() -> None:
+    conforms(pool("max_pool2d", (2, 2, 9, 8), kernel_size=(2, 3), dilation=(3, 1), ceil_mode=True), "float32")
+    conforms(pool("avg_pool2d", (2, 2, 7, 7), kernel_size=3, padding=1, count_include_pad=False), "float32")
+    conforms(pool("avg_pool2d", (2, 2, 7, 7), kernel_size=3, padding=1, divisor_override=5), "float32")
+    conforms(pool("avg_pool2d", (0, 2, 4, 4), kernel_size=2), "float32")
+
+
+FOLDED = Tile(16, 16, 16, 4, 1, folded=True)
+BY_CHANNELS = Tile(32, 16, 16, 4, 1, folded=False)
+BY_BLOCKS = Tile(16, 32, 16, 4, 1, folded=False, even=True)
+
+
+@pytest.mark.parametrize(
+    ("tile", "wide", "memory_format"),
+    [
+        (FOLDED, False, torch.contiguous_format),
+        (FOLDED, True, torch.channels_last),
+        (BY_CHANNELS, False, torch.channels_last),
+        (BY_CHANNELS, True, torch.contiguous_format),
+        (BY_BLOCKS, False, torch.contiguous_format),
+        (BY_BLOCKS, True, torch.channels_last),
+    ],
+)
+def test_every_walk_of_the_kernels(
+    tile: Tile, wide: bool, memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In blocks so small that every axis has several."""
+    monkeypatch.setattr(convolution, "candidates_on", lambda *_: (tile,))
+    monkeypatch.setattr(convolution, "wide", lambda *_: wide)
+    channels = 32 if tile.even else 18  # of a group: whole blocks both forward and back, or not
+    shapes = (2, 2 * channels, 4, 5), (2 * channels, channels, 2, 3)
+    leaves = [torch.randn(shape).to(memory_format=memory_format).requires_grad_() for shape in shapes]
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    options = {"stride": (1, 2), "padding": 1, "groups": 2}
+    got, want = BACKEND.ops["conv2d"](*leaves, **options), F.conv2d(*exact, **options)  # type: ignore[arg-type]
+    upstream = torch.randn_like(got)
+    gradients = torch.autograd.grad(got, leaves, upstream)
+    wanted = torch.autograd.grad(want, exact, upstream.double())
+    for answer, reference in zip((got, *gradients), (want, *wanted), strict=True):
+        torch.testing.assert_close(answer, reference.float(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_weight_gradient_that_is_split_is_the_same_every_time() -> None:
+    images, kernels = torch.randn(3, 2, 27, 27), torch.randn(3, 2, 3, 3, requires_grad=True)
+    output = BACKEND.ops["conv2d"](images, kernels, padding=1)
+    upstream = torch.randn_like(output)
+    first, again = (torch.autograd.grad(output, kernels, upstream, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, again)
+    wanted = torch.nn.grad.conv2d_weight(images, kernels.shape, upstream, padding=1)
+    torch.testing.assert_close(first, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_64_bit_offsets_of_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pooling, "wide", lambda *_: True)
+    for op in ("max_pool2d", "avg_pool2d"):
+        for layout in ("contiguous", "channels_last"):
+            conforms(pool(op, (2, 3, 5, 6), kernel_size=3, stride=2, padding=1, layout=layout), "float32")
+
+
+FUNCTIONS = {"none": lambda x: x, "relu": F.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("activation", FUNCTIONS)
+def test_a_fused_activation(activation: str, dtype: torch.dtype) -> None:
+    """As exact as torch's two steps: it, too, takes the slope from an output that was rounded."""
+    leaves = [torch.randn(shape).to(dtype) for shape in ((2, 3, 6, 5), (4, 3, 3, 3), (4,))]
+    exact = [leaf.double().requires_grad_() for leaf in leaves]
+    upstream = torch.randn(2, 4, 3, 3).to(dtype)
+
+    def errors(convolved: Callable[..., Tensor]) -> list[float]:
+        needing = [leaf.clone().requires_grad_() for leaf in leaves]
+        output = convolved(*needing)
+        answers = output, *torch.autograd.grad(output, needing, upstream)
+        return [
+            float((answer.double() - reference).detach().abs().max() / reference.detach().abs().max())
+            for answer, reference in zip(answers, references, strict=True)
+        ]
+
+    want = FUNCTIONS[activation](F.conv2d(*exact, 2, 1))
+    references = want, *torch.autograd.grad(want, exact, upstream.double())
+    ours = errors(lambda *given: convolve(*given, 2, 1, 1, 1, activation))
+    torchs = errors(lambda *given: FUNCTIONS[activation](F.conv2d(*given, 2, 1)))
+    for error, of_torch in zip(ours, torchs, strict=True):
+        assert error < 2 * of_torch + torch.finfo(dtype).eps
+
+
+def test_tanh_of_small_numbers_keeps_its_digits() -> None:
+    images = torch.logspace(-6, 0.5, 40)[None, None, None, :]
+    got = convolve(images, torch.ones(1, 1, 1, 1), None, 1, 0, 1, 1, "tanh")
+    torch.testing.assert_close(got, images.double().tanh().float(), rtol=5e-7, atol=0)
+
+
+def test_an_activation_that_there_is_not() -> None:
+    with pytest.raises(ValueError, match="'gelu'; it is one of none, relu, sigmoid, tanh"):
+        convolve(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 1, 1), None, 1, 0, 1, 1, "gelu")
+
+
+@pytest.mark.parametrize(
+    "options", [{"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1}], ids=str
+)
+def test_equals_and_nan_and_infinity_as_torch_has_them(options: dict[str, Any]) -> None:
+    images = torch.randn(2, 3, 9, 8).relu()  # ties of zeros
+    images[0, 0, 2, 3] = math.nan
+    images[1, 1] = -math.inf
+    pooled, gradients = [], []
+    for max_pool2d in (BACKEND.ops["max_pool2d"], F.max_pool2d):
+        leaf = images.clone().requires_grad_()
+        pooled.append(max_pool2d(leaf, **options))
+        gradients.append(torch.autograd.grad(pooled[-1].nan_to_num().sum(), leaf)[0])
+    assert torch.equal(pooled[0].nan_to_num(nan=7), pooled[1].nan_to_num(nan=7))
+    assert torch.equal(*gradients)
+
+
+def test_channels_stay_last() -> None:
+    images = torch.randn(2, 4, 6, 6).to(memory_format=torch.channels_last).requires_grad_()
+    kernels = torch.randn(4, 4, 3, 3).to(memory_format=torch.channels_last).requires_grad_()
+    output = BACKEND.ops["conv2d"](images, kernels, padding=1)
+    pooled = BACKEND.ops["avg_pool2d"](BACKEND.ops["max_pool2d"](output, 2), 3)
+    gradients = torch.autograd.grad(pooled.sum(), (images, kernels))
+    for tensor in (output, pooled, *gradients):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("op", ["conv2d", "max_pool2d", "avg_pool2d"])
+def test_a_model_compiles_whole(op: str) -> None:
+    outcomes = list(check_torch(BACKEND, op, "float32", "cpu"))
+    assert [(outcome.kind, outcome.state) for outcome in outcomes] == [("compile", "passed")], outcomes
+
+
+def calls() -> dict[str, tuple[Any, ...]]:
+    """Arguments of every op that is registered."""
+    images, kernels, bias = (torch.randn(shape) for shape in ((2, 4, 7, 6), (6, 2, 3, 3), (6,)))
+    options = (2, 1), (1, 1, 2, 1), (1, 1), 2
+    upstream = torch.randn(2, 6, 4, 6)
+    window = (3, 2), (2, 2), (1, 0)
+    pooled, choices = torch.ops.convbench_triton.max_pool2d(images, (4, 3), *window, (1, 1))
+    return {
+        "conv2d": (images, kernels, bias, *options, "tanh"),
+        "conv2d_input_gradient": (upstream, kernels, (7, 6), True, *options),
+        "conv2d_weight_gradient": (upstream, images, (3, 3), False, *options),
+        "max_pool2d": (images, (4, 3), *window, (1, 1)),
+        "max_pool2d_gradient": (pooled, choices, (7, 6), False, *window, (1, 1)),
+        "avg_pool2d": (images, (4, 3), *window, True, 0),
+        "avg_pool2d_gradient": (pooled, (7, 6), True, *window, True, 0),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "conv2d",
+        "conv2d_input_gradient",
+        "conv2d_weight_gradient",
+        "max_pool2d",
+        "max_pool2d_gradient",
+        "avg_pool2d",
+        "avg_pool2d_gradient",
+    ],
+)
+def test_opcheck_finds_nothing(name: str) -> None:
+    BACKEND.ops  # noqa: B018 - registers them
+    arguments = [
+        value.requires_grad_() if isinstance(value, Tensor) and value.is_floating_point() else value
+        for value in calls()[name]
+    ]
+    torch.library.opcheck(getattr(torch.ops.convbench_triton, name).default, tuple(arguments))
+
+
+def test_what_it_does_not_do_it_declines() -> None:
+    for images in (torch.randn(1, 1, 4, 4).double(), torch.randn(1, 1, 4, 4, device="meta")):
+        with pytest.raises(Unsupported):
+            BACKEND.ops["conv2d"](images, images)
+        for op in ("max_pool2d", "avg_pool2d"):
+            with pytest.raises(Unsupported):
+                BACKEND.ops[op](images, 2)
+    with pytest.raises(Unsupported, match="32768"):
+        BACKEND.ops["max_pool2d"](torch.randn(1, 1, 200, 200), 200)
+
+
+def test_tensors_in_two_places_are_refused() -> None:
+    with pytest.raises(ValueError, match="input is on cpu, but weight on meta"):
+        BACKEND.ops["conv2d"](torch.randn(1, 1, 4, 4), torch.randn(1, 1, 3, 3, device="meta"))
