@@ -13,7 +13,7 @@ TREE      := $(CURDIR)/registry:$(CURDIR)/plugins:$(CURDIR)/suites:$(CURDIR)/res
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help lenet test lint bench gpu docs readme clean
+.PHONY: help lenet test lint bench gpu docs ladder readme clean
 
 help: ## show this
 	@awk -F ': .*## ' '/^[a-z]+: .*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +54,10 @@ gpu: ## everything that needs a CUDA device; without a network where the package
 
 docs: $(VENV)/installed-dev ## bring the outputs and pictures of docs/chapter.md up to date
 	$(BIN)/python scripts/make_chapter.py
+
+ladder: $(VENV)/installed-dev ## measure the suite ladder, four minutes on a quiet machine, and draw docs/ladder.md anew
+	@run=$$(mktemp -d) && $(CONVBENCH) run --suite ladder --device cpu --out $$run $(ARGS) \
+	  && $(BIN)/python scripts/make_ladder.py $$run; code=$$?; rm -rf $$run; exit $$code
 
 readme: $(VENV)/installed ## bring the generated parts of README.md and results/README.md up to date
 	$(BIN)/python scripts/refresh_readme.py

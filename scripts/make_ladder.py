@@ -1,0 +1,373 @@
+"""Draw the ladder of docs/ladder.md, from the formula to the roof, from what the suite `ladder` measured.
+
+    convbench run --suite ladder --out DIR
+    python scripts/make_ladder.py DIR        # keep that run in results/reference/ladder-DEVICE, and draw
+    python scripts/make_ladder.py            # draw what is kept
+    python scripts/make_ladder.py --check    # write nothing; exit with 1 where something is stale
+
+Parts of the document stand between `<!-- KIND: RUN ... -->` and `<!-- end of KIND -->`: `machine`, `rungs` of an
+architecture, and the `rung` of a backend and mode. `![...](pictures/RUN.png)` is the picture of a run. RUN is a
+directory of results/reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convbench.results.contents import Contents, read_contents
+from convbench.results.roofline_figure import percent, roof
+from convbench.results.schema import Row
+from convbench.results.statistics import Interval, ratio_interval
+from convbench.results.summary import Line, center, measured, step_samples
+from convbench.results.tables import number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parent.parent
+GUIDE = ROOT / "docs" / "ladder.md"
+REFERENCE = ROOT / "results" / "reference"
+KEPT = ("results.csv", "samples.csv", "environment.json", "suite.toml", "table.md")
+
+# from the bottom; what is not named here comes last, under its own name
+RUNGS = {
+    ("scalar", "eager"): "the formula",
+    ("loops", "eager"): "channels at once",
+    ("shift", "eager"): "positions at once",
+    ("im2col", "eager"): "one matrix product",
+    ("fft", "eager"): "spectra",
+    ("winograd", "eager"): "fewer multiplications",
+    ("winograd_4x4", "eager"): "fewer still",
+    ("cuda_naive", "eager"): "a thread per output",
+    ("triton", "eager"): "tiles in Triton",
+    ("cuda", "eager"): "tiles in CUDA",
+    ("native", "eager"): "our kernels",
+    ("torch", "eager"): "the library",
+    ("auto", "eager"): "the best of each layer",
+    ("native", "compile"): "our kernels, compiled",
+    ("torch", "compile"): "the library, compiled",
+    ("auto", "compile"): "the best, compiled",
+}
+NETWORKS = {"layers/vgg-narrow-small": "The layer", "lenet": "LeNet"}
+
+PART = re.compile(
+    r"(?P<begin><!-- (?P<kind>machine|rungs|rung): (?P<what>[^>]+?) -->\n)(?P<body>.*?)"
+    r"(?P<end><!-- end of (?P=kind) -->)",
+    re.DOTALL,
+)
+PICTURE = re.compile(r"^!\[[^\]]*\]\((?P<path>pictures/(?P<run>ladder-\w+)\.png)\)", re.MULTILINE)
+
+GREY, BLUE = "#7d848c", "#3b82d6"  # of medium lightness: they can be read on white as on black
+STYLE = {
+    "font.size": 9,
+    "text.color": GREY,
+    "axes.labelcolor": GREY,
+    "axes.edgecolor": GREY,
+    "axes.titlecolor": GREY,
+    "axes.titlesize": 10,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "axes.facecolor": "none",
+    "grid.color": GREY,
+    "grid.alpha": 0.25,
+}
+WIDTH, HEIGHT, DPI = 8.0, 6.6, 120  # inches, inches, dots per inch
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What one backend did with one network in one mode; None where it did not run, for `reason`."""
+
+    name: str
+    backend: str
+    mode: str
+    batch_size: int
+    images_per_second: float | None
+    gflops_per_second: float | None
+    roofline_fraction: float | None
+    image_ms: tuple[tuple[float, ...], ...]
+    reason: str
+
+    @property
+    def spelled(self) -> str:
+        """The backend, and its mode where that is not the usual one."""
+        return self.backend + f", {self.mode}" * (self.mode != "eager")
+
+    def times(self, other: Rung) -> Interval | None:
+        """How many times as fast as another rung, image by image, with an interval over processes."""
+        return ratio_interval(self.image_ms, other.image_ms)
+
+
+@cache
+def contents_of(run: str) -> Contents:
+    return read_contents(REFERENCE / run)
+
+
+def ladder(contents: Contents, architecture: str) -> list[Rung]:
+    """The rungs of one network, from the bottom."""
+    found = []
+    for group in contents.table.groups:
+        if group.race.shared == architecture:
+            found += [
+                rung(
+                    line, contents.rows_of(group, line.name), contents, group.race.mode, group.race.batch_size
+                )
+                for line in group.lines
+            ]
+    order = {key: place for place, key in enumerate(RUNGS)}
+    return sorted(found, key=lambda each: (order.get((each.backend, each.mode), len(order)), each.spelled))
+
+
+def rung(line: Line, rows: Sequence[Row], contents: Contents, mode: str, batch_size: int) -> Rung:
+    timed = measured(rows, "time")
+    reason = next((row.error for row in rows if row.kind == "verify" and row.error), None) or line.status
+    return Rung(
+        name=RUNGS.get((line.name, mode), line.name),
+        backend=line.name,
+        mode=mode,
+        batch_size=batch_size,
+        images_per_second=line.images_per_second,
+        gflops_per_second=center(row.gflops_per_second for row in timed),
+        roofline_fraction=center(row.roofline_fraction for row in timed),
+        image_ms=tuple(
+            tuple(step / batch_size for step in steps) for steps in step_samples(timed, contents.samples)
+        ),
+        reason=reason,
+    )
+
+
+def peak(contents: Contents) -> float:
+    """The measured peak of arithmetic of the run's device, in GFLOP/s."""
+    race = contents.table.groups[0].race
+    found = roof(contents.environment, race.device, race.dtype)
+    if found is None:
+        sys.exit(f"{contents.name}: its environment.json has no peak of {race.device} in {race.dtype}")
+    return found.gflops_per_second
+
+
+def body(kind: str, what: str) -> str:
+    """What stands between the marks of a part."""
+    run, *names = what.split()
+    contents = contents_of(run)
+    if kind == "machine":
+        return machine(contents)
+    if kind == "rungs":
+        return rungs_table(ladder(contents, names[0]), peak(contents))
+    return rung_text(contents, *names)
+
+
+def machine(contents: Contents) -> str:
+    race = contents.table.groups[0].race
+    limit = roof(contents.environment, race.device, race.dtype)
+    timed = [row for row in contents.table.rows if row.kind == "time"]
+    row = timed[0]
+    processes = max(line.processes for group in contents.table.groups for line in group.lines)
+    assert limit is not None
+    return (
+        f"{row.device_name}, {row.threads} threads, torch {row.torch_version}, {race.dtype}; the machine was "
+        f"measured to do {number(limit.gflops_per_second)} GFLOP/s in matrix products and to move "
+        f"{number(limit.gb_per_second)} GB/s. {processes} fresh processes for each rung, interleaved "
+        f"({row.started_at[:10]}; all rows are in [results/reference/{contents.name}]"
+        f"(../results/reference/{contents.name}))."
+    )
+
+
+def rungs_table(rungs: Sequence[Rung], peak: float) -> str:
+    lines = [
+        "| rung | backend | batch | images/s | GFLOP/s | of the peak | of its roofline | times the rung before "
+        "| times the formula |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    bottom = before = None
+    for each in rungs:
+        cells = [
+            each.name,
+            f"`{each.backend}`" + f" {each.mode}" * (each.mode != "eager"),
+            str(each.batch_size),
+        ]
+        if each.images_per_second is None or each.gflops_per_second is None:
+            cells += ["–"] * 6
+            cells[3] = each.reason.partition(",")[0]
+        else:
+            cells += [
+                number(each.images_per_second),
+                number(each.gflops_per_second),
+                percent(each.gflops_per_second / peak),
+                "–" if each.roofline_fraction is None else percent(each.roofline_fraction),
+                times(each, before),
+                times(each, bottom).partition(" ")[0],
+            ]
+            before, bottom = each, bottom or each
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def times(each: Rung, other: Rung | None) -> str:
+    if other is None or not each.images_per_second or not other.images_per_second:
+        return "–"
+    interval = each.times(other)
+    span = f" ({number(interval.low)}–{number(interval.high)})" if interval else ""
+    return f"{number(each.images_per_second / other.images_per_second)}×{span}"
+
+
+def rung_text(contents: Contents, backend: str, mode: str = "eager") -> str:
+    """One rung in figures: a sentence for each network."""
+    said = []
+    for architecture, called in NETWORKS.items():
+        rungs = ladder(contents, architecture)
+        each = next((found for found in rungs if (found.backend, found.mode) == (backend, mode)), None)
+        if each is None:
+            said.append(f"{called}: not in this run.")
+        elif each.gflops_per_second is None:
+            said.append(f"{called}: {each.reason}.")
+        else:
+            below = [other for other in rungs[: rungs.index(each)] if other.gflops_per_second]
+            than = f", {times(each, below[-1]).partition(' ')[0]} {below[-1].spelled}" if below else ""
+            said.append(
+                f"{called}: {number(each.images_per_second)} images/s, {number(each.gflops_per_second)} GFLOP/s, "
+                f"{percent(each.gflops_per_second / peak(contents))} of the peak{than}; a multiplication and an "
+                f"addition every {span_of(2 / each.gflops_per_second)}."
+            )
+    return "*" + " ".join(said) + "*"
+
+
+def span_of(nanoseconds: float) -> str:
+    return f"{number(nanoseconds)} ns" if nanoseconds >= 0.1 else f"{number(1000 * nanoseconds)} ps"
+
+
+def draw(contents: Contents) -> Figure:
+    """A staircase for each network, under the roof of the machine."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+    stairs = {name: ladder(contents, name) for name in NETWORKS}
+    stairs = {name: rungs for name, rungs in stairs.items() if any(each.gflops_per_second for each in rungs)}
+    keys = {(each.backend, each.mode): each for rungs in stairs.values() for each in rungs}
+    shown = [key for key in RUNGS if key in keys] + [key for key in keys if key not in RUNGS]
+    columns = figure.subplots(len(stairs), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for axes, (name, rungs) in zip(columns, stairs.items(), strict=True):
+        _staircase(axes, {(each.backend, each.mode): each for each in rungs}, shown, peak(contents))
+        axes.set_title(f"{NETWORKS[name]} ({name})", loc="left")
+    labels = [f"{keys[key].name}\n{keys[key].spelled}" for key in shown]
+    columns[-1].set_xticks(
+        range(len(shown)), labels, rotation=40, ha="right", rotation_mode="anchor", fontsize=8
+    )
+    return figure
+
+
+def _staircase(
+    axes: Axes, rungs: dict[tuple[str, str], Rung], shown: Sequence[tuple[str, str]], peak: float
+) -> None:
+    best = max(rungs.values(), key=lambda each: each.gflops_per_second or 0)
+    allowed = peak
+    if best.roofline_fraction and best.gflops_per_second:
+        allowed = best.gflops_per_second / best.roofline_fraction
+    last: tuple[int, float] | None = None
+    for at, key in enumerate(shown):
+        each = rungs.get(key)
+        speed = each.gflops_per_second if each else None
+        if speed is None:
+            reason = each.reason.rpartition(": ")[2].partition(",")[0] if each else ""
+            axes.text(at, 0.014, reason, rotation=90, ha="center", va="bottom", fontsize=8)
+            last = None
+            continue
+        axes.bar(at, speed, width=1.0, color=BLUE, alpha=0.18)
+        axes.plot([at - 0.5, at + 0.5], [speed, speed], color=BLUE, linewidth=2.5, solid_capstyle="butt")
+        if last is not None:
+            axes.plot([at - 0.5] * 2, [last[1], speed], color=BLUE, linewidth=1)
+        beneath = speed * 3 > min(peak, allowed)  # no room between it and the roof
+        place = {"xytext": (0, -4), "va": "top"} if beneath else {"xytext": (0, 3), "va": "bottom"}
+        axes.annotate(
+            number(speed), (at, speed), textcoords="offset points", ha="center", fontsize=8, **place
+        )
+        last = at, speed
+    axes.axhline(peak, color=GREY, linewidth=1.5)
+    axes.text(-0.4, peak * 1.25, f"the roof: {number(peak)} GFLOP/s in a matrix product", fontsize=8)
+    if allowed < 0.8 * peak:
+        axes.axhline(allowed, color=GREY, linewidth=1, linestyle=":")
+        note = f"what its layers allow one by one: {number(allowed)}"
+        axes.text(-0.4, allowed / 1.25, note, fontsize=8, va="top")
+    axes.set(yscale="log", ylabel="GFLOP/s", xlim=(-0.5, len(shown) - 0.5), ylim=(0.01, 5 * peak))
+    axes.grid(True, axis="y")
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="x", length=0)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def mark(run: str) -> str:
+    """What a picture is of: the code that draws it, and what was measured."""
+    files = [Path(__file__), *(REFERENCE / run / name for name in ("results.csv", "environment.json"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+
+
+def stale_picture(path: Path, run: str) -> bool:
+    from PIL import Image
+
+    if not path.exists():
+        return True
+    with Image.open(path) as picture:
+        return bool(picture.info.get("Source") != mark(run))
+
+
+def keep(run: Path) -> str:
+    """Copy a run to where the reference runs are, and return its name there."""
+    devices = {row.device.partition(":")[0] for row in read_contents(run).rows}
+    if len(devices) != 1:
+        sys.exit(
+            f"{run} is of {', '.join(sorted(devices))}: one ladder is of one device; run it with --device"
+        )
+    target = REFERENCE / f"ladder-{devices.pop()}"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for name in KEPT:
+        shutil.copy(run / name, target / name)
+    return target.name
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, nargs="?", help="a run of the suite, to be kept")
+    parser.add_argument("--check", action="store_true", help="compare, write nothing")
+    options = parser.parse_args()
+    if options.run is not None:
+        if options.check:
+            parser.error("--check looks at what is kept, not at a run")
+        print(f"kept in results/reference/{keep(options.run)}", file=sys.stderr)
+    old = GUIDE.read_text(encoding="utf-8")
+    new = PART.sub(lambda part: f"{part['begin']}\n{body(part['kind'], part['what'])}\n\n{part['end']}", old)
+    stale = ["docs/ladder.md"] * (new != old)
+    if new != old and not options.check:
+        GUIDE.write_text(new, encoding="utf-8")
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        print("the picture is not looked at: matplotlib is not installed", file=sys.stderr)
+    else:
+        for picture in PICTURE.finditer(old):
+            path = GUIDE.parent / picture["path"]
+            if not stale_picture(path, picture["run"]):
+                continue
+            stale.append(f"docs/{picture['path']}")
+            if not options.check:
+                with mpl.rc_context(STYLE):
+                    figure = draw(contents_of(picture["run"]))
+                    metadata = {"Source": mark(picture["run"])}
+                    figure.savefig(path, dpi=DPI, transparent=True, metadata=metadata)
+    if options.check and stale:
+        sys.exit(f"stale: {', '.join(stale)}; run: python scripts/make_ladder.py")
+
+
+if __name__ == "__main__":
+    main()
