@@ -1,7 +1,7 @@
 """The contract's ops from the kernels of a convolution and of pooling: arguments checked, gradients, registration.
 
-A convolution, its input gradient and its weight gradient are linear in both of their tensors, and the derivatives of
-each are the other two: gradients of gradients work to any order.
+A convolution, its input gradient and its weight gradient are linear in both of their tensors, and the derivatives
+of each are the other two: gradients of gradients work to any order.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _looked_up(cached: Any, *arguments: Any) -> Any:
         return cached.__wrapped__(*arguments)
 
 
-# --- convolution ----------------------------------------------------------------------------------------------------
+# --- convolution ------------------------------------------------------------------------------------------------
 
 Options = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
 
@@ -163,7 +163,9 @@ def _checked_convolution(
 def _output_size(size: Ints, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints) -> tuple[int, int]:
     pads = padding[0] + padding[2], padding[1] + padding[3]
     axes = zip(size, pads, dilation, kernel, stride, strict=True)
-    height, width = ((extent + pad - gap * (taps - 1) - 1) // step + 1 for extent, pad, gap, taps, step in axes)
+    height, width = (
+        (extent + pad - gap * (taps - 1) - 1) // step + 1 for extent, pad, gap, taps, step in axes
+    )
     return height, width
 
 
@@ -183,7 +185,9 @@ def _shape(
 
 
 def _register_convolution(registered: Registered, convolving: Convolving) -> None:
-    def shape_of(input: Ints, weight: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Shape:
+    def shape_of(
+        input: Ints, weight: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int
+    ) -> Shape:
         pads: Any = tuple(padding)
         return _shape(
             tuple(input), tuple(weight), (stride[0], stride[1]), pads, (dilation[0], dilation[1]), groups
@@ -195,9 +199,7 @@ def _register_convolution(registered: Registered, convolving: Convolving) -> Non
         return convolving.forward(input.contiguous(), weight.contiguous(), bias, shape)
 
     def input_gradient(upstream: Tensor, weight: Tensor, size: Ints, *options: Any) -> Tensor:
-        shape = shape_of(
-            (upstream.shape[0], weight.shape[1] * options[-1], *size), weight.shape, *options
-        )
+        shape = shape_of((upstream.shape[0], weight.shape[1] * options[-1], *size), weight.shape, *options)
         return convolving.input_gradient(upstream.contiguous(), weight.contiguous(), shape)
 
     def weight_gradient(
@@ -285,7 +287,7 @@ def _of_weight_gradient(calls: Any, ctx: Any, change: Tensor, change_of_bias: Te
     return of_upstream, of_input, None, None, None, None, None, None
 
 
-# --- pooling --------------------------------------------------------------------------------------------------------
+# --- pooling ----------------------------------------------------------------------------------------------------
 
 Pair = tuple[int, int]
 Pairs = tuple[Pair, Pair, Pair, Pair, Pair]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -64,7 +65,14 @@ class Pooling:
         return gradient
 
     def mean(
-        self, input: Tensor, size: Pair, kernel: Pair, stride: Pair, padding: Pair, count_padding: int, divisor: int
+        self,
+        input: Tensor,
+        size: Pair,
+        kernel: Pair,
+        stride: Pair,
+        padding: Pair,
+        count_padding: int,
+        divisor: int,
     ) -> Tensor:
         """(N, C, H, W) -> (N, C, H', W')."""
         output = input.new_empty((*input.shape[:2], *size))
@@ -85,7 +93,9 @@ class Pooling:
         """(N, C, H', W') -> (N, C, H, W): every value shared out among its window."""
         gradient = upstream.new_empty((*upstream.shape[:2], *image))
         window, counted = (*kernel, *stride, *padding, 1, 1), (count_padding, divisor)
-        self._launch("avg_pool2d_gradient", gradient, upstream, gradient, window, counted, (upstream, gradient))
+        self._launch(
+            "avg_pool2d_gradient", gradient, upstream, gradient, window, counted, (upstream, gradient)
+        )
         return gradient
 
     def _launch(
@@ -111,6 +121,7 @@ class Pooling:
         self.machine.launch(image.device, made, kernel, grid, THREADS, 0, (pooling, *arguments))
 
 
+@lru_cache(maxsize=1024)
 def pooling_program(dtype: str, window: tuple[int, ...] | None = None) -> Program:
     """For one window (kernel, stride, padding, dilation; pairs), or for any."""
     fixed: dict[str, str] = {} if window is None else {"FIXED": ",".join(map(str, window))}

@@ -10,7 +10,12 @@ from pathlib import Path
 from convbench.plugins.backends.cuda import nvrtc
 
 KERNELS = Path(__file__).with_name("kernels")
-ELEMENTS = {"float32": "float", "float64": "double", "bfloat16": "bf16", "float16": "fp16"}  # by torch's names
+ELEMENTS = {
+    "float32": "float",
+    "float64": "double",
+    "bfloat16": "bf16",
+    "float16": "fp16",
+}  # by torch's names
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Ops of torch from kernels that run on a `Machine`, each there twice: for eager calls, and as compilers see it.
 
-As for `native`: `torch.ops.NAMESPACE` is what `torch.compile` and export take, whole ops with shapes for tracing and
-gradients; eager calls go through an `autograd.Function`, which costs less than half of that. Two backends share this
-file, and the tests make a third.
+As for `native`: `torch.ops.NAMESPACE` is what `torch.compile` and export take, whole ops with shapes for tracing
+and gradients; eager calls go through an `autograd.Function`, which costs less than half of that. Two backends
+share this file, and the tests make more.
 """
 
 from __future__ import annotations
@@ -41,7 +41,12 @@ class Registered:
         self.kernels: Any = SimpleNamespace()
 
     def add(
-        self, schema: str, kernel: Callable[..., Any], fake: Callable[..., Any], derivative: Derivative, keep: Keep
+        self,
+        schema: str,
+        kernel: Callable[..., Any],
+        fake: Callable[..., Any],
+        derivative: Derivative,
+        keep: Keep,
     ) -> None:
         """Make both ops of a kernel.
 
@@ -56,7 +61,9 @@ class Registered:
         setattr(self.kernels, name, kernel)
         setattr(self.eager, name, self._eager(kernel, derivative, keep))
 
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # torch passes these by name
+        def setup_context(
+            ctx: Any, inputs: tuple[Any, ...], output: Any
+        ) -> None:  # torch passes these by name
             keep(ctx, inputs, output)
 
         def backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
