@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -44,7 +45,7 @@ static inline unsigned as_bits(float x) {
     return bits;
 }
 
-// --- fibers -----------------------------------------------------------------------------------------------------------
+// --- fibers --------------------------------------------------------------------------------------------------------
 
 #if defined(__x86_64__)
 extern "C" void switch_stacks(void **from, void *to);
@@ -75,7 +76,7 @@ switch_stacks:
 
 namespace emulated {
 
-constexpr size_t STACK = 256 * 1024;
+constexpr size_t STACK = 64 * 1024;
 constexpr int GUARD = 64;  // bytes behind shared memory that nobody may write
 
 struct Copy {
@@ -84,7 +85,7 @@ struct Copy {
 };
 
 struct Fiber {
-    std::vector<unsigned char> stack = std::vector<unsigned char>(STACK);
+    std::unique_ptr<unsigned char[]> stack;  // made when the fiber is first needed, and not cleared
 #if defined(__x86_64__)
     void *pointer = nullptr;
 #else
@@ -128,10 +129,11 @@ static void run_fiber() {
 }
 
 static void prepare(Fiber &fiber) {
+    if (!fiber.stack) fiber.stack.reset(new unsigned char[STACK]);
     fiber.done = false, fiber.waits_for = nullptr;
     fiber.asked_for.clear(), fiber.groups.clear();
 #if defined(__x86_64__)
-    auto top = (reinterpret_cast<uintptr_t>(fiber.stack.data()) + STACK) & ~(uintptr_t)15;
+    auto top = (reinterpret_cast<uintptr_t>(fiber.stack.get()) + STACK) & ~(uintptr_t)15;
     void **place = reinterpret_cast<void **>(top);
     *--place = nullptr;
     *--place = reinterpret_cast<void *>(&run_fiber);
@@ -139,7 +141,7 @@ static void prepare(Fiber &fiber) {
     fiber.pointer = place;
 #else
     getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.data(), fiber.context.uc_stack.ss_size = STACK;
+    fiber.context.uc_stack.ss_sp = fiber.stack.get(), fiber.context.uc_stack.ss_size = STACK;
     makecontext(&fiber.context, &run_fiber, 0);
 #endif
 }
@@ -224,7 +226,7 @@ static inline void __syncthreads() {
     emulated::meet(emulated::block, blockDim.x, 0, nullptr, "__syncthreads", [](void **) {});
 }
 
-// --- numbers ----------------------------------------------------------------------------------------------------------
+// --- numbers -------------------------------------------------------------------------------------------------------
 
 struct bf16 {
     unsigned short bits;
@@ -269,7 +271,7 @@ static inline float round_to_tf32(float x) {
     return std::isfinite(x) ? as_float((as_bits(x) + 0x1000) & 0xffffe000) : x;
 }
 
-// --- a warp's lanes together ---------------------------------------------------------------------------------------------
+// --- a warp's lanes together ---------------------------------------------------------------------------------------
 
 static inline float shuffle_xor(float x, int mask) {
     struct {
@@ -358,7 +360,7 @@ static inline void multiply_add(float (&d)[4], const float (&a)[4], const float 
         });
 }
 
-// --- asynchronous copies: done as late as may be ---------------------------------------------------------------------------
+// --- asynchronous copies: done as late as may be -------------------------------------------------------------------
 
 static inline void copy_async(float *to, const float *from, bool there) {
     emulated::current->asked_for.push_back({to, there ? *from : 0.0f});

@@ -1,8 +1,8 @@
 """`cuda`: kernels of our own for NVIDIA's GPUs, in CUDA C++ that is compiled where it runs.
 
-`kernels/` is to be read: `direct.cu` for few channels, `gemm.cu` on tensor cores for the rest, `pooling.cu`. They are
-compiled by NVRTC (`nvrtc.py`) and kept on disk (`cache.py`); `machine.py` runs them, `convolution.py` and `pooling.py`
-choose kernel and grid, and `operations.py` makes ops of torch of it. `docs/cuda.md` draws it.
+`kernels/` is to be read: `direct.cu` for few channels, `gemm.cu` on tensor cores for the rest, `pooling.cu`. They
+are compiled by NVRTC (`nvrtc.py`) and kept on disk (`cache.py`); `machine.py` runs them, `convolution.py` and
+`pooling.py` choose kernel and grid, and `operations.py` makes ops of torch of it. `docs/cuda.md` draws it.
 """
 
 from __future__ import annotations

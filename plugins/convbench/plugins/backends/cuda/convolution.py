@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from convbench.registry import Unsupported
 
 ACTIVATIONS = ("none", "relu", "sigmoid", "tanh")  # in the order of correlation.cuh
 
-# --- direct ---------------------------------------------------------------------------------------------------------
+# --- direct -----------------------------------------------------------------------------------------------------
 
 PIXELS = 4  # of a strip
 MOST_THREADS = 128
@@ -29,7 +30,7 @@ MOST_FILTERS = 8  # of a thread: 8 x 4 sums in registers
 MOST_SUMS = 56  # of a thread, for the gradient of the weight
 MOST_TAPS, MOST_SPAN = 11, 36  # of a row of the kernel, and of the window under a strip
 
-# --- gemm -----------------------------------------------------------------------------------------------------------
+# --- gemm -------------------------------------------------------------------------------------------------------
 
 FMA, TF32, HALF = 0, 1, 2
 
@@ -52,7 +53,8 @@ FLAT, MIDDLE, LARGE = Block(32, 128, (1, 4)), Block(64, 64, (2, 2)), Block(128, 
 
 def float32_on_tensor_cores() -> bool:
     """Whether float32 may be rounded to TF32 in convolutions; torch asks for it in this way."""
-    return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")
+    convolutions: Any = torch.backends.cudnn  # a module that is a class, which type checkers do not see
+    return bool(convolutions.conv.fp32_precision == "tf32")
 
 
 @dataclass(frozen=True)
@@ -208,11 +210,12 @@ def refuse_huge(correlation: Correlation) -> None:
         raise Unsupported("more than 2**31 numbers in an image or a weight, or as many positions")
 
 
-# --- direct: when, and how ---------------------------------------------------------------------------------------------
+# --- direct: when, and how --------------------------------------------------------------------------------------
 
 Plan = tuple[Program, Tile, tuple[int, int, int], int, int]  # the grid, threads, and bytes of shared memory
 
 
+@lru_cache(maxsize=1024)
 def direct_fits(correlation: Correlation, math: int) -> bool:
     """Whether the direct kernel takes it: few channels, and a row of taps that fits into registers."""
     c = correlation
@@ -221,13 +224,17 @@ def direct_fits(correlation: Correlation, math: int) -> bool:
     return few and _window_fits(c) and _tile(c, c.taps_h, _filters(c)) is not None
 
 
+@lru_cache(maxsize=1024)
 def direct_weight_gradient_fits(correlation: Correlation, math: int) -> bool:
+    """Whether the direct kernel takes the gradient of its weight, with one channel of the source at a time."""
     c = correlation
     few = c.source_channels <= (8 if math == FMA else 4)
     return few and _window_fits(c) and _tile(c, _taps(c)[1], 0) is not None
 
 
+@lru_cache(maxsize=1024)
 def direct_plan(correlation: Correlation, element: str, activation: str = "none") -> Plan:
+    """How the direct kernel computes it."""
     c, filters = correlation, _filters(correlation)
     found = _tile(c, c.taps_h, filters)
     assert found is not None  # `direct_fits` was asked
@@ -237,7 +244,9 @@ def direct_plan(correlation: Correlation, element: str, activation: str = "none"
     return made, tile, grid, threads, shared
 
 
+@lru_cache(maxsize=1024)
 def direct_weight_gradient_plan(correlation: Correlation, element: str, processors: int) -> Plan:
+    """How it computes the gradient of the weight: enough chunks of images for all processors, and no more."""
     c = correlation
     filters, taps = _taps(c)
     found = _tile(c, taps, 0)
@@ -324,7 +333,7 @@ def _tile(c: Correlation, taps_h: int, filters: int) -> tuple[Tile, int, int] | 
     return None
 
 
-# --- gemm: how ---------------------------------------------------------------------------------------------------------
+# --- gemm: how --------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1024)
@@ -341,6 +350,7 @@ def steps_of(math: int) -> int:
     return 32 if math == HALF else 16
 
 
+@lru_cache(maxsize=1024)
 def gemm_program(
     element: str, math: int, block: Block, activation: str = "none", weight_gradient: bool = False
 ) -> Program:

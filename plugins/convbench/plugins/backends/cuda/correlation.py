@@ -1,14 +1,14 @@
 """The structures of `correlation.cuh` and `direct.cu`, filled in: a convolution, and the gradient of its input.
 
-With a stride s the pixels of the input fall into s x s classes, by (pixel + padding) mod s. Those of one class have
-seen the same taps, every s-th or so, at positions that follow one another in the output:
+With a stride s the pixels of the input fall into s x s classes, by (pixel + padding) mod s. Those of one class
+have seen the same taps, every s-th or so, at positions that follow one another in the output:
 
-    stride 2, kernel 3, padding 1             pixel   0 1 2 3 4 5 ...
-                                              taps    1 . 1 . 1 .        one tap,  upstream at 0, 1, 2, ...
-                                                      . 02. 02. 02       two taps, upstream at (0, 1), (1, 2), ...
+    stride 2, kernel 3, padding 1      pixel       0   1   2   3   4   5
+                                       even: tap   1       1       1        at upstream 0, 1, 2
+                                       odd: taps       2,0     2,0     2,0  at upstream (0, 1), (1, 2), (2, 3)
 
-So the gradient of each class is a correlation of the upstream gradient with the kernel's taps of that class, of step
-1, without the multiplications by zero of a dilated gradient; and its filters are the input's channels.
+So the gradient of each class is a correlation of the upstream gradient with the kernel's taps of that class, of
+step 1, without the multiplications by zero of a dilated gradient; and its filters are the input's channels.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ class Divisor(ctypes.Structure):
 
 _INTS = (
     "images", "groups", "source_channels", "source_height", "source_width", "target_channels", "target_height",
-    "target_width", "rows", "columns", "out_h", "out_w", "start_h", "start_w", "taps_h", "taps_w", "step_h", "step_w",
-    "gap_h", "gap_w", "origin_h", "origin_w", "first", "of_target", "of_source", "of_row", "of_column", "of_group",
+    "target_width", "rows", "columns", "out_h", "out_w", "start_h", "start_w", "taps_h", "taps_w", "step_h",
+    "step_w", "gap_h", "gap_w", "origin_h", "origin_w", "first", "of_target", "of_source", "of_row",
+    "of_column", "of_group",
 )  # fmt: skip
 _DIVISORS = ("by_taps", "by_taps_w", "by_pixels", "by_columns")
 
@@ -60,6 +61,10 @@ class Correlation(ctypes.Structure):
     """As in `correlation.cuh`, which says what each number is."""
 
     _fields_ = (*((name, ctypes.c_int) for name in _INTS), *((name, Divisor) for name in _DIVISORS))
+
+    def __hash__(self) -> int:
+        """One is made for a shape and kept (`forward`, `input_gradient`), and is known by its identity."""
+        return id(self)
 
     @classmethod
     def of(cls, **numbers: int) -> Correlation:
@@ -92,8 +97,8 @@ def forward(shape: Shape) -> Correlation:
 class _Class:
     """The pixels of one class along one axis: `start`, `start + stride`, ... of which there are `count`.
 
-    Their taps are `first`, `first + every`, ... of the kernel, from the last of the `taps` to the first, at upstream
-    positions `origin`, `origin + gap`, ... for the first pixel.
+    Their taps are `first`, `first + every`, ... of the kernel, from the last of the `taps` to the first, at
+    upstream positions `origin`, `origin + gap`, ... for the first pixel.
     """
 
     start: int

@@ -1,15 +1,15 @@
 """Where kernels run: a CUDA device, through the driver's plain C interface.
 
-`Machine` is all that convolutions and pools know of it, and the tests have another one, which runs the same kernels
-on the CPU. Launches go to torch's current stream, in torch's context, so that they keep their order with torch's own
-and are captured into CUDA graphs with them.
+`Machine` is all that convolutions and pools know of it, and the tests have another one, which runs the same
+kernels on the CPU. Launches go to torch's current stream, in torch's context, so that they keep their order with
+torch's own and are captured into CUDA graphs with them.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -51,7 +51,7 @@ class Machine(Protocol):
         shared: int,
         arguments: Sequence[Argument],
     ) -> None:
-        """Run a kernel on `grid` blocks of `threads` threads, with `shared` bytes of dynamic shared memory each."""
+        """Run a kernel on `grid` blocks of `threads` threads, each block with `shared` bytes of shared memory."""
 
 
 class Gpu:
@@ -75,6 +75,7 @@ class Gpu:
         kept = parameters(arguments)
         pointers = (ctypes.c_void_p * len(kept))(*map(ctypes.addressof, kept))
         with torch.cuda.device(device):
+            _have_context(device.index)
             function = _function(device.index, program, kernel, shared)
             stream = ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
             launch = _driver().cuLaunchKernel
@@ -96,6 +97,15 @@ def parameters(arguments: Sequence[Argument]) -> list[Any]:
     ]
 
 
+def _have_context(index: int) -> None:
+    """A thread that has called nothing of CUDA has no context yet; torch uses the primary one of the device."""
+    current = ctypes.c_void_p()
+    _check(_driver().cuCtxGetCurrent(ctypes.byref(current)), "the current context")
+    if not current:
+        _check(_driver().cuDevicePrimaryCtxRetain(ctypes.byref(current), index), "the primary context")
+        _check(_driver().cuCtxSetCurrent(current), "the primary context")
+
+
 @cache
 def _processors(index: int) -> int:
     return int(torch.cuda.get_device_properties(index).multi_processor_count)
@@ -109,7 +119,7 @@ def _architecture(index: int) -> str:
     return f"sm_{capability[0]}{capability[1]}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _module(index: int, program: Program) -> ctypes.c_void_p:
     """The program, loaded into the context of a device for as long as the process lasts."""
     image, module = cubin(program, _architecture(index), _driver_version()), ctypes.c_void_p()
@@ -117,7 +127,7 @@ def _module(index: int, program: Program) -> ctypes.c_void_p:
     return module
 
 
-@lru_cache(maxsize=None)
+@cache
 def _function(index: int, program: Program, kernel: str, shared: int) -> ctypes.c_void_p:
     function = ctypes.c_void_p()
     find = _driver().cuModuleGetFunction

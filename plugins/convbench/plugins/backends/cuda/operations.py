@@ -1,7 +1,7 @@
 """The contract's ops from the kernels of a convolution and of pooling: arguments checked, gradients, registration.
 
-A convolution, its input gradient and its weight gradient are linear in both of their tensors, and the derivatives of
-each are the other two: gradients of gradients work to any order.
+A convolution, its input gradient and its weight gradient are linear in both of their tensors, and the derivatives
+of each are the other two: gradients of gradients work to any order.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _looked_up(cached: Any, *arguments: Any) -> Any:
         return cached.__wrapped__(*arguments)
 
 
-# --- convolution ----------------------------------------------------------------------------------------------------
+# --- convolution ------------------------------------------------------------------------------------------------
 
 Options = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
 
@@ -287,7 +287,7 @@ def _of_weight_gradient(calls: Any, ctx: Any, change: Tensor, change_of_bias: Te
     return of_upstream, of_input, None, None, None, None, None, None
 
 
-# --- pooling --------------------------------------------------------------------------------------------------------
+# --- pooling ----------------------------------------------------------------------------------------------------
 
 Pair = tuple[int, int]
 Pairs = tuple[Pair, Pair, Pair, Pair, Pair]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -120,6 +121,7 @@ class Pooling:
         self.machine.launch(image.device, made, kernel, grid, THREADS, 0, (pooling, *arguments))
 
 
+@lru_cache(maxsize=1024)
 def pooling_program(dtype: str, window: tuple[int, ...] | None = None) -> Program:
     """For one window (kernel, stride, padding, dilation; pairs), or for any."""
     fixed: dict[str, str] = {} if window is None else {"FIXED": ",".join(map(str, window))}

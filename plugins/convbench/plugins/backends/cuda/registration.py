@@ -1,8 +1,8 @@
 """Ops of torch from kernels that run on a `Machine`, each there twice: for eager calls, and as compilers see it.
 
-As for `native`: `torch.ops.NAMESPACE` is what `torch.compile` and export take, whole ops with shapes for tracing and
-gradients; eager calls go through an `autograd.Function`, which costs less than half of that. Two backends share this
-file, and the tests make a third.
+As for `native`: `torch.ops.NAMESPACE` is what `torch.compile` and export take, whole ops with shapes for tracing
+and gradients; eager calls go through an `autograd.Function`, which costs less than half of that. Two backends
+share this file, and the tests make more.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`cuda_naive`: the formula on a GPU, one thread for each number that comes out; what `loops` is on the CPU.
 
-`naive.cu` is one page, to be read before the kernels of `cuda`, which do everything else for it: compiling, launching
-and pooling, which is one thread for each output there as well.
+`naive.cu` is one page, to be read before the kernels of `cuda`. That package does everything else for it:
+compiling, launching, and pooling, which is one thread for each output there as well.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -22,8 +23,8 @@ class Geometry(ctypes.Structure):
     _fields_ = tuple(
         (name, ctypes.c_int)
         for name in (
-            "images", "channels", "height", "width", "filters", "rows", "columns", "kernel_h", "kernel_w", "stride_h",
-            "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w", "groups",
+            "images", "channels", "height", "width", "filters", "rows", "columns", "kernel_h", "kernel_w",
+            "stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w", "groups",
         )
     )  # fmt: skip
 
@@ -71,6 +72,7 @@ class Convolution:
             )
 
 
+@cache
 def naive_program(dtype: torch.dtype) -> Program:
     element = ELEMENTS[str(dtype).removeprefix("torch.")]
     return Program(Path(__file__).with_name("naive.cu"), (("ELEMENT", element),))

@@ -162,7 +162,7 @@ __device__ __forceinline__ void sum_over_lanes(float (&numbers)[COUNT]) {
 }
 
 // grid: (tiles of an image * chunks of images, groups * blocks of filters, channels of the source * rows of taps)
-KERNEL __launch_bounds__(MOST_THREADS)
+KERNEL __launch_bounds__(MOST_THREADS, 3)  // up to 168 registers; left to itself, the compiler spills to save some
     direct_weight_gradient(const Correlation c, const Tile tile, const ELEMENT *__restrict__ source,
                            const ELEMENT *__restrict__ upstream, float *__restrict__ partial) {
     SHARED_MEMORY(memory);

@@ -48,7 +48,7 @@ constexpr int WM = BM / WARPS_M, WN = BN / WARPS_N;
 constexpr int ROWS = WM / 8, COLUMNS = WN / 4;
 #endif
 
-// --- the factors in shared memory -----------------------------------------------------------------------------------
+// --- the factors in shared memory ----------------------------------------------------------------------------------
 // The gaps keep lanes that read together in different banks.
 
 #if MATH == HALF
@@ -68,7 +68,7 @@ __device__ __forceinline__ constexpr int place_b(int k, int column) {
 constexpr int SIZE_A = MATH == FMA ? BK * (BM + 4) : BM * (BK + GAP_K);
 constexpr int SIZE_B = GATHER_ALONG_K && MATH != FMA ? BN * (BK + GAP_K) : BK * (BN + GAP_N);
 
-// --- multiplying: BK terms of every sum -------------------------------------------------------------------------------
+// --- multiplying: BK terms of every sum ----------------------------------------------------------------------------
 
 #if MATH == FMA
 // Thread (ty, tx) of the block has ROWS x 4 sums, and reads ROWS + 4 numbers for ROWS * 4 multiply-adds.
@@ -158,7 +158,7 @@ __device__ __forceinline__ void multiply(float (&sums)[ROWS][COLUMNS], const Fac
 }
 #endif
 
-// --- the steps --------------------------------------------------------------------------------------------------------
+// --- the steps -----------------------------------------------------------------------------------------------------
 // `gather(step, put_a, put_b)` calls put(i, place, address, there) for what this thread brings of each factor: the
 // i-th of its numbers goes to that place in shared memory, from that address, or is zero.
 

@@ -7,7 +7,7 @@
 #define KERNEL extern "C" __global__ void
 #define SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
 
-// --- numbers --------------------------------------------------------------------------------------------------------
+// --- numbers -------------------------------------------------------------------------------------------------------
 
 struct bf16 {
     unsigned short bits;
@@ -39,7 +39,7 @@ __device__ __forceinline__ float round_to_tf32(float x) {
     return __uint_as_float(y);
 }
 
-// --- a warp's lanes together: all 32 of them call these ----------------------------------------------------------------
+// --- a warp's lanes together: all 32 of them call these ------------------------------------------------------------
 
 __device__ __forceinline__ float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
 
@@ -84,7 +84,7 @@ __device__ __forceinline__ void multiply_add(float (&d)[4], const float (&a)[4],
           "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
 }
 
-// --- copies from global to shared memory that pass no register -----------------------------------------------------------
+// --- copies from global to shared memory that pass no register -----------------------------------------------------
 
 // 4 bytes, or zeros where `there` is false; done once `wait_for_copies` says so.
 __device__ __forceinline__ void copy_async(float *shared, const float *global, bool there) {
