@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from convbench.registry.autocasting import autocasting
 from convbench.registry.discovery import discover
 from convbench.registry.errors import PluginError, Unsupported, choices
 from convbench.registry.ops import OPS, Op
@@ -155,6 +156,7 @@ class _Mode(TorchFunctionMode):
         for op in OPS.values():
             self.counted[op.name] = counted = _counted(op, backend, tallies[op.name])
             uncounted = backend.ops.get(op.name)
+            uncounted = autocasting(op, uncounted) if uncounted is not None else None
             for function in op.functions:
                 self._routes[function] = _route(counted, uncounted, function)
 
@@ -187,6 +189,7 @@ def _route(
 def _counted(op: Op, backend: Backend, tally: Tally) -> Callable[..., Any]:
     """The backend's op, torch's where it refuses or has none, with the tally kept."""
     implementation, torchs = backend.ops.get(op.name), op.reference
+    implementation = autocasting(op, implementation) if implementation is not None else None
 
     def call(*args: Any, **kwargs: Any) -> Any:
         served = False
