@@ -28,6 +28,7 @@ CONDITIONS = (
     "train_images",
     "recipe",
     "flush_denormal",
+    "cudnn",
 )
 PROCESS = ("run_id", "kind", "round")
 TOLD = ("flags", "started_at")  # a table made by hand may lack them
