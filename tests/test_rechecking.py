@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from convbench.registry import discover
 from convbench.registry.arithmetic import arithmetic
 from convbench.suites.batches import resident
+from convbench.suites.mixed import Mixed
 from convbench.suites.rechecking import recheck
 
 
@@ -45,6 +46,7 @@ def rechecked(model: nn.Module, factor: float) -> dict[str, Any]:
         model=model,
         backend=discover(installed=()).backend("torch"),
         arithmetic=arithmetic("float32"),
+        mixed=Mixed(),
         train_data=data,
         batch_size=8,
         cases=lambda *sizes: {},

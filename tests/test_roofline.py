@@ -89,7 +89,7 @@ def test_this_machine_has_a_roof() -> None:
 
 
 def test_copies_are_longer_than_the_last_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(roofline, "LAST_CACHE", tmp_path / "size")
+    monkeypatch.setattr(devices, "LAST_CACHE", tmp_path / "size")
     assert roofline._copied_bytes(CPU) == 64 * 10**6
     (tmp_path / "size").write_text("49152K\n")
     assert roofline._copied_bytes(CPU) == 2 * 49152 * 1024

@@ -72,6 +72,8 @@ OTHER = {
     "timing.max_steps": 60,
     "timing.precision": 0.1,
     "timing.max_seconds": 7.0,
+    "timing.cold_steps": 7,
+    "timing.cudnn": "trial",
     "timing.threads": 8,
 }
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from convbench.registry.autocasting import autocasting
 from convbench.registry.discovery import discover
 from convbench.registry.errors import PluginError, Unsupported, choices
 from convbench.registry.fused_ops import apart
@@ -207,9 +208,15 @@ def _left(op: Op, routes: Mapping[str, Route]) -> Route:
     return lambda *args, **kwargs: apart(op, routes[base.name], args, kwargs)
 
 
+def _offered(op: Op, backend: Backend) -> Route | None:
+    """The backend's op, given what autocast would give torch's."""
+    implementation = backend.ops.get(op.name)
+    return None if implementation is None else autocasting(op, implementation)
+
+
 def _uncounted(op: Op, backend: Backend, routes: Mapping[str, Route]) -> Route:
     """The backend's op, and what is left to do where it refuses or has none."""
-    implementation, left = backend.ops.get(op.name), _left(op, routes)
+    implementation, left = _offered(op, backend), _left(op, routes)
     if implementation is None:
         return left
 
@@ -224,7 +231,7 @@ def _uncounted(op: Op, backend: Backend, routes: Mapping[str, Route]) -> Route:
 
 def _counted(op: Op, backend: Backend, tally: Tally, routes: Mapping[str, Route]) -> Route:
     """The same with the tally kept; two ops in the place of a fused one count as the two that they are."""
-    implementation, left = backend.ops.get(op.name), _left(op, routes)
+    implementation, left = _offered(op, backend), _left(op, routes)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         served = False

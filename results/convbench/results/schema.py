@@ -297,6 +297,48 @@ class Row(Combined):
             later=True,
         ),
     )
+    autocast: int | None = field(
+        default=None,
+        metadata=about(
+            "1 where weights are float32 and the dtype is autocast's, 0 where tensors are of the dtype",
+            later=True,
+        ),
+    )
+    cudnn: str | None = field(
+        default=None,
+        metadata=about(
+            "how cuDNN chose its algorithms: by `heuristic`, or by `trial` at first use", later=True
+        ),
+    )
+    host_ms: float | None = field(
+        default=None,
+        metadata=about(
+            "time the host was busy with a step, on average, before it could hand over the next",
+            "ms",
+            later=True,
+        ),
+    )
+    cold_step_ms: float | None = field(
+        default=None,
+        metadata=about(
+            "median time of a step before which the device's caches were flushed; all other times are with "
+            "what the step before left there",
+            "ms",
+            later=True,
+        ),
+    )
+    gpu_mhz: float | None = field(
+        default=None, metadata=about("clock of the GPU's processors right afterwards", "MHz", later=True)
+    )
+    gpu_memory_mhz: float | None = field(
+        default=None, metadata=about("clock of the GPU's memory right afterwards", "MHz", later=True)
+    )
+    throttle_reasons: str | None = field(
+        default=None,
+        metadata=about(
+            "why the GPU's clock was held down meanwhile, in nvidia-smi's words: `sw_power_cap`", later=True
+        ),
+    )
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("kind", self.kind, KINDS), ("status", self.status, STATUSES)):

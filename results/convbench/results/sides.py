@@ -29,6 +29,7 @@ CONDITIONS = (
     "recipe",
     "flush_denormal",
     "fused",
+    "cudnn",
 )
 UNTOLD = {"fused": "0"}  # what a file is under that was written before there was such a choice
 PROCESS = ("run_id", "kind", "round")

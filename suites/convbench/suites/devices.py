@@ -1,11 +1,18 @@
-"""Everything that depends on the kind of device: which there are, waiting for them, clocks, memory."""
+"""Everything that depends on the kind of device: which there are, waiting for them, clocks, memory, graphs."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+
+from convbench.registry import Unsupported
+from convbench.registry.arithmetic import Arithmetic
+from convbench.registry.memory import out_of_memory
+from convbench.results.machine import read_text
 
 _now_ns = time.perf_counter_ns  # the clock itself, whatever a plugin puts in its place
 
@@ -38,7 +45,7 @@ class EventClock:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._module: Any = getattr(torch, device.type)
+        self._module = _module_with_events(device)
         self._marks: list[Any] = []
 
     def mark(self) -> None:
@@ -81,3 +88,128 @@ def peak_memory_mb(device: torch.device) -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
     module: Any = getattr(torch, device.type)
     return float(module.max_memory_allocated(device)) / 1e6
+
+
+def obstacle_to_graphs(kind: str) -> str | None:
+    """Why a device of this type captures no graphs, in one line; None where it does."""
+    if kind == "cpu":
+        return "mode 'graph' captures CUDA graphs; cpu has none"
+    if getattr(getattr(torch, kind, None), "CUDAGraph", None) is None:
+        return f"mode 'graph' captures CUDA graphs; torch.{kind} has none"
+    return None
+
+
+def capture(device: torch.device, work: Callable[[], None], warm_up: int) -> Callable[[], None]:
+    """Record what `work` has the device do, after so many calls for real; the function returned does it again.
+
+    Raises:
+        Unsupported: this device captures no graphs, or the work does what no graph can hold.
+    """
+    obstacle = obstacle_to_graphs(device.type)
+    if obstacle is not None:
+        raise Unsupported(obstacle)
+    module: Any = getattr(torch, device.type)
+    with module.device(device):
+        beside = module.Stream()  # a capture must not follow work on the default stream
+        beside.wait_stream(module.current_stream())
+        with module.stream(beside):
+            for _ in range(warm_up):
+                work()
+        module.current_stream().wait_stream(beside)
+        synchronize(device)
+        graph = module.CUDAGraph()
+        try:
+            with module.graph(graph):
+                work()
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            raise Unsupported(
+                f"its training step cannot be captured in a graph: {_first_line(error)}"
+            ) from error
+    replay: Callable[[], None] = graph.replay
+    return replay
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+class Leash:
+    """Keeps the host from running further ahead of a device than between one and two lengths."""
+
+    def __init__(self, device: torch.device, length: int) -> None:
+        self._event: Any = _module_with_events(device).Event
+        self._length, self._steps = length, 0
+        self._previous: Any = None
+
+    def step(self) -> None:
+        """One more step was handed to the device."""
+        self._steps += 1
+        if self._steps % self._length:
+            return
+        if self._previous is not None:
+            self._previous.synchronize()
+        self._previous = self._event()
+        self._previous.record()
+
+
+class NoLeash:
+    """For a device that has finished when its call returns."""
+
+    def step(self) -> None:
+        """Nothing is ahead."""
+
+
+def leash(device: torch.device, length: int) -> Leash | NoLeash:
+    """What keeps the host near this device."""
+    return NoLeash() if device.type == "cpu" else Leash(device, length)
+
+
+def _module_with_events(device: torch.device) -> Any:
+    module: Any = getattr(torch, device.type, None)
+    if getattr(module, "Event", None) is None:
+        raise Unsupported(f"torch.{device.type} has no events, by which work on {device} would be timed")
+    return module
+
+
+LAST_CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
+LEAST_FLUSH = 64 * 10**6  # bytes; of a device that does not say how large its cache is
+
+
+def last_cache_bytes(device: torch.device) -> int:
+    """The size of the device's last cache, 0 where it does not say."""
+    if device.type == "cpu":
+        kilobytes = (read_text(LAST_CACHE) or "").removesuffix("K")
+        return int(kilobytes) * 1024 if kilobytes.isdigit() else 0
+    module: Any = getattr(torch, device.type)
+    return int(getattr(module.get_device_properties(device), "L2_cache_size", 0))
+
+
+def flusher(device: torch.device, wanted: bool = True) -> Callable[[], object]:
+    """What empties the device's caches of everything else: it writes twice as much as the last one holds."""
+    if not wanted:
+        return lambda: None
+    size = max(LEAST_FLUSH, 2 * last_cache_bytes(device))
+    return torch.empty(size, dtype=torch.uint8, device=device).zero_
+
+
+def check_capability(device: torch.device, arithmetic: Arithmetic) -> None:
+    """Refuse a dtype that this GPU's generation has not, or only emulates; raises Unsupported."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return
+    capability = torch.cuda.get_device_capability(device)
+    if capability < arithmetic.capability:
+        major, minor = arithmetic.capability
+        raise Unsupported(
+            f"dtype {arithmetic.name} needs compute capability {major}.{minor}, and {device} has "
+            f"{capability[0]}.{capability[1]}"
+        )
+
+
+def gpu_uuid(device: str) -> str | None:
+    """By what the driver knows a CUDA device, whatever `CUDA_VISIBLE_DEVICES` hides; None where there is none."""
+    if not torch.cuda.is_available():
+        return None
+    uuid = getattr(torch.cuda.get_device_properties(torch.device(device)), "uuid", None)
+    return None if uuid is None else f"GPU-{str(uuid).removeprefix('GPU-')}"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from convbench.results.machine import output, read_text
+from convbench.suites.nvml import Clocks, clocks_of
 
 _wall, _own = (
     time.perf_counter,
@@ -54,6 +55,7 @@ class Snapshot:
     heat: int | None
     quota: int | None
     gpu: tuple[int, ...] | None
+    clocks: Clocks | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,9 @@ class Observation:
         throttle_events: times the processor was slowed for its heat or this process's control group stopped
             for its quota, and reasons for which a GPU was slowed.
         cpu_mhz: mean clock of the CPUs, right afterwards.
+        gpu_mhz: clock of a GPU's processors, right afterwards.
+        gpu_memory_mhz: clock of its memory.
+        throttle_reasons: why it was slowed, or is slowed before or afterwards.
     """
 
     other_load: float | None
@@ -74,6 +79,9 @@ class Observation:
     context_switches: int | None
     throttle_events: int | None
     cpu_mhz: float | None
+    gpu_mhz: float | None = None
+    gpu_memory_mhz: float | None = None
+    throttle_reasons: str | None = None
 
     def as_measures(self) -> dict[str, Any]:
         """As columns of a row."""
@@ -82,7 +90,7 @@ class Observation:
     def flags(self, cpus: int) -> list[str]:
         """What of it makes times doubtful: `busy`, `throttled`."""
         busy = (self.other_load or 0.0) > BUSY_SHARE * cpus or (self.steal_fraction or 0.0) > STOLEN_SHARE
-        return ["busy"] * busy + ["throttled"] * bool(self.throttle_events)
+        return ["busy"] * busy + ["throttled"] * bool(self.throttle_events or self.throttle_reasons)
 
 
 def snapshot(device: str = "cpu") -> Snapshot:
@@ -98,6 +106,7 @@ def snapshot(device: str = "cpu") -> Snapshot:
         switches=involuntary_switches(),
         heat=heat_events(cpus),
         quota=quota_events(),
+        clocks=gpu_clocks(device),  # before anything that takes time
         gpu=gpu_braked(device),
     )
 
@@ -112,9 +121,12 @@ def since(before: Snapshot, device: str = "cpu") -> Observation:
         other = max(0.0, after.busy - before.busy - (after.own - before.own)) / seconds
     if long_enough and before.stolen is not None and after.stolen is not None:
         stolen = (after.stolen - before.stolen) / (seconds * after.cpus)
+    reasons = [reason for each in (before.clocks, after.clocks) if each is not None for reason in each.brakes]
     throttled = [rise(before.heat, after.heat), rise(before.quota, after.quota)]
     if before.gpu is not None and after.gpu is not None:
-        throttled.append(sum(now > then for then, now in zip(before.gpu, after.gpu, strict=True)))
+        rises = [now > then for then, now in zip(before.gpu, after.gpu, strict=True)]
+        throttled.append(sum(rises))
+        reasons += [name for name, rose in zip(GPU_COUNTERS, rises, strict=True) if rose]
     return Observation(
         other_load=other,
         steal_fraction=stolen,
@@ -123,6 +135,9 @@ def since(before: Snapshot, device: str = "cpu") -> Observation:
         if all(each is None for each in throttled)
         else sum(each or 0 for each in throttled),
         cpu_mhz=clock_mhz(allowed_cpus()),
+        gpu_mhz=after.clocks.gpu_mhz if after.clocks else None,
+        gpu_memory_mhz=after.clocks.memory_mhz if after.clocks else None,
+        throttle_reasons=" ".join(dict.fromkeys(reasons)) or None,
     )
 
 
@@ -199,15 +214,31 @@ def quota_events() -> int | None:
     return None
 
 
+def gpu_clocks(device: str) -> Clocks | None:
+    """The clocks of this GPU now; None for what is none."""
+    if device.partition(":")[0] != "cuda":
+        return None
+    from convbench.suites.devices import gpu_uuid
+
+    uuid = gpu_uuid(device)
+    return clocks_of(uuid) if uuid is not None else None
+
+
 def gpu_braked(device: str) -> tuple[int, ...] | None:
     """How long this GPU's clock has been held down, by reason; None for what is none, or an older driver."""
     kind, _, index = device.partition(":")
     if kind != "cuda":
         return None
+    from convbench.suites.devices import gpu_uuid
+
+    which = gpu_uuid(device) or index or 0
     query = ",".join(f"clocks_event_reasons_counters.{name}" for name in GPU_COUNTERS)
     try:
         line = output(
-            "nvidia-smi", f"--id={index or 0}", f"--query-gpu={query}", "--format=csv,noheader,nounits"
+            "nvidia-smi",
+            f"--id={which}",
+            f"--query-gpu={query}",
+            "--format=csv,noheader,nounits",
         )
         return tuple(int(cell) for cell in line.split(","))
     except (OSError, ValueError, subprocess.SubprocessError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import torch
@@ -31,7 +32,8 @@ def verify_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
     setup = Setup(job, data)
     model, cases = setup.model, setup.cases()
     outcome = setup.verify(cases, seed=setup.seed)
-    census = take_census(model, setup.sample)
+    with setup.mixed.autocast():
+        census = take_census(model, setup.sample)
     images = len(setup.sample)
     measures: dict[str, Any] = {
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -45,7 +47,7 @@ def verify_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
     if outcome["status"] != "ok":  # the model would only stumble over the wrong answer
         return {**outcome, "measures": measures | setup.conditions()}
     routed = use_backend(model, setup.backend, fuse=setup.fuse)
-    with torch.no_grad():
+    with torch.no_grad(), setup.mixed.autocast():
         routed(setup.sample)
     measures |= {**shares(routed), **claims(setup.backend), "max_error": outcome["max_error"]}
     measures["chosen"] = choices_of(setup.backend)
@@ -72,6 +74,9 @@ def time_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         max_seconds=timing["max_seconds"],
         max_steps=timing["max_steps"],
         precision=timing["precision"],
+        cold_steps=timing["cold_steps"],
+        mixed=setup.mixed,
+        replays=setup.replays(model),
     )
     peak = peak_memory_mb(setup.device)
     served = shares(model) | {"chosen": choices_of(setup.backend)}  # in these very steps
@@ -88,6 +93,8 @@ def time_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         "steps": taken,
         "setup_seconds": ready + steps.setup_seconds,
         "compile_seconds": steps.compile_seconds,
+        "host_ms": steps.host_ms,
+        "cold_step_ms": median(steps.cold_ms) if steps.cold_ms else None,
         "peak_memory_mb": peak,
         **served,
         **steps.observed.as_measures(),
@@ -101,7 +108,11 @@ def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
     began = _now()
     setup = Setup(job, data)
     model = setup.runnable()
-    prime(model, setup.train_data, setup.batch_size)
+    replays = setup.replays(model)
+    if replays is None:
+        prime(model, setup.train_data, setup.batch_size, setup.mixed)
+    else:
+        replays.capture(*filter(None, (setup.batch_size, len(setup.train_data) % setup.batch_size)))
     setup_seconds = _now() - began
     before = snapshot(str(setup.device))
     last: Progress | None = None
@@ -120,6 +131,8 @@ def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         evaluating=lambda: send(
             {"event": "note", "text": f"train {label}: evaluating, for at most {budget:g} s"}
         ),
+        mixed=setup.mixed,
+        replays=replays,
     ):
         last, best = progress, max(best, progress.val_accuracy)  # NaN is never the larger
         send(
@@ -155,7 +168,9 @@ def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
     }
     notes = _left_out("evaluated on", last.evaluated, len(setup.test_data))
     if setup.shifted_data is not None:
-        shifted = evaluate(model, setup.shifted_data, setup.batch_size, budget if notes else math.inf)
+        shifted = evaluate(
+            model, setup.shifted_data, setup.batch_size, budget if notes else math.inf, mixed=setup.mixed
+        )
         measures["shifted_val_accuracy"] = shifted.accuracy
         notes += _left_out("shifted:", shifted.images, len(setup.shifted_data))
     again = recheck(setup, setup.seed + 999, model, trained=True)

@@ -20,6 +20,9 @@ from convbench.registry.models import create_model, initialise
 from convbench.registry.routing import use_backend
 from convbench.registry.tampering import Misconduct
 from convbench.suites.batches import MEMORY_FORMATS, Batches, given, read_images, resident, shifted
+from convbench.suites.devices import check_capability, obstacle_to_graphs
+from convbench.suites.graphs import Replays
+from convbench.suites.mixed import Mixed
 from convbench.suites.originals import originals
 from convbench.suites.training import prime
 
@@ -35,6 +38,7 @@ class Setup:
         self._flushed = set_process(job)
         self.arithmetic = arithmetic(job["combination"]["dtype"])
         self.arithmetic.set()
+        torch.backends.cudnn.benchmark = job["timing"]["cudnn"] == "trial"
         self._state = GlobalState()  # before any plugin is loaded
         combination = job["combination"]
         registry = discover()
@@ -50,8 +54,15 @@ class Setup:
         self.device = torch.device(combination["device"])
 
         self.memory_format: str = combination["memory_format"]
-        dtype = self.arithmetic.tensors
+        check_capability(self.device, self.arithmetic)
         problem = self.architecture.problem
+        dtype = self.arithmetic.tensors
+        self.mixed = Mixed()
+        if dtype.itemsize < 4 and (
+            problem is None or problem.loss is not None
+        ):  # trained, and so by autocast
+            self.mixed = Mixed(self.device, dtype)
+            dtype = torch.float32
         images = None if problem else read_images(job["data"], data)
         channels = images.train_images.shape[1] if images else self.architecture.input_shape[0]
         torch.manual_seed(self.seed)
@@ -85,9 +96,16 @@ class Setup:
         originals().check()
         self._state.check()
 
-    def conditions(self) -> dict[str, int]:
+    def conditions(self) -> dict[str, Any]:
         """What this process runs under, as it is now: a plugin may have changed it."""
-        return {"threads": torch.get_num_threads(), "flush_denormal": int(self._flushed)}
+        conditions: dict[str, Any] = {
+            "threads": torch.get_num_threads(),
+            "flush_denormal": int(self._flushed),
+            "autocast": int(self.mixed.dtype is not None),
+        }
+        if self.device.type == "cuda":
+            conditions["cudnn"] = "trial" if torch.backends.cudnn.benchmark else "heuristic"
+        return conditions
 
     def runnable(self) -> nn.Module:
         """The model on its backend, in its mode."""
@@ -100,9 +118,18 @@ class Setup:
                 routed.reset_counts()
             compiled: Any = torch.compile(routed)
             return compiled  # type: ignore[no-any-return]  # a module, whatever its stub says
-        if self.mode != "eager":
-            raise Unsupported(f"mode {self.mode!r} is not available on {self.device}")
         return routed
+
+    def replays(self, model: nn.Module) -> Replays | None:
+        """The captured steps of a runnable model, in mode `graph`; nothing is captured yet."""
+        if self.mode != "graph":
+            return None
+        obstacle = obstacle_to_graphs(self.device.type)
+        if obstacle is not None:
+            raise Unsupported(obstacle)
+        return Replays(
+            model, self.train_data, lr=self.recipe.lr, batch_size=self.batch_size, mixed=self.mixed
+        )
 
     def cases(self, *batches: int) -> Mapping[str, list[Case]]:
         """The distinct op calls of one forward pass, by op; of further passes with batches of these sizes."""

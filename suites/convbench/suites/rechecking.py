@@ -67,13 +67,14 @@ def _take_steps(setup: Setup, calls: list[Call], evaluate: bool) -> int:
     model = use_backend(setup.model, recording, fuse=setup.fuse)
     model.train()
     x, y = _batch(setup, setup.train_data)
-    objective = setup.train_data.objective(model(x), y)
+    with setup.mixed.autocast():
+        objective = setup.train_data.objective(model(x), y)
     if objective.requires_grad:
         objective.backward(setup.train_data.upstream)
     in_a_step = len(calls)
     if evaluate:
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), setup.mixed.autocast():
             model(_batch(setup, setup.test_data)[0])
     model.zero_grad()
     return in_a_step
@@ -144,7 +145,8 @@ def _objective_and_gradients(setup: Setup, model: nn.Module) -> list[Tensor]:
     model.train()
     model.zero_grad()
     x, y = _batch(setup, setup.train_data)
-    objective = setup.train_data.objective(model(x), y)
+    with setup.mixed.autocast():
+        objective = setup.train_data.objective(model(x), y)
     if objective.requires_grad:
         objective.backward(setup.train_data.upstream)
     parameters = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]

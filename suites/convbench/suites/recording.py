@@ -227,7 +227,7 @@ class Process:
                 round=self.task.round,
                 step=number,
                 step_ms=time,
-                **{phase: event[phase][number] for phase in PHASES},
+                **{phase: event[phase][number] for phase in PHASES if phase in event},  # a replay has none
             )
             for number, time in enumerate(step_ms)
         )
@@ -241,7 +241,7 @@ class Process:
             "step_ms_p10": deciles[0],
             "step_ms_p90": deciles[8],
             "images_per_second": self.task.combination.batch_size / median * 1000,
-            **{phase: statistics.median(event[phase]) for phase in PHASES},
+            **{phase: statistics.median(event[phase]) for phase in PHASES if phase in event},
         }
 
 

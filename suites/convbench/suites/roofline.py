@@ -11,19 +11,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from convbench.results.machine import read_text
 from convbench.suites.census import Work
-from convbench.suites.devices import clock
+from convbench.suites.devices import clock, last_cache_bytes
 
 PRODUCT_SECONDS, COPY_SECONDS = 0.3, 0.15  # about
 SIZES = (256, 512, 1024, 2048, 4096, 8192)  # of square matrices; each is eight times the work of the last
 REPEATS = 4  # of every kind of run at least, of which the first warms up
 LEAST_COPY, MOST_COPY = 64 * 10**6, 256 * 10**6  # bytes of each tensor that is copied
-LAST_CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
 
 
 @dataclass(frozen=True)
@@ -109,6 +106,4 @@ def _copied_bytes(device: torch.device) -> int:
     """The length of one tensor: with the others, several times the last cache."""
     if device.type != "cpu":
         return MOST_COPY
-    kilobytes = (read_text(LAST_CACHE) or "").removesuffix("K")
-    cache = int(kilobytes) * 1024 if kilobytes.isdigit() else 0
-    return min(MOST_COPY, max(LEAST_COPY, 2 * cache))
+    return min(MOST_COPY, max(LEAST_COPY, 2 * last_cache_bytes(device)))

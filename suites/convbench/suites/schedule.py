@@ -81,6 +81,7 @@ def task_key(planned: Planned, kind: Kind, suite: Suite, circumstances: Any) -> 
         "combination": asdict(planned.combination),
         "recipe": asdict(planned.recipe),
         "threads": suite.timing.threads,
+        "cudnn": suite.timing.cudnn,
         "how": _how(kind, suite),
         **({"fuse": True} if suite.fuse else {}),
         "circumstances": circumstances,

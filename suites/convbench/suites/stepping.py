@@ -13,29 +13,33 @@ from torch import Tensor, nn
 
 from convbench.results.schema import PHASES
 from convbench.suites.batches import Batches
-from convbench.suites.devices import clock, synchronize
+from convbench.suites.devices import clock, flusher, synchronize
+from convbench.suites.graphs import Replays
 from convbench.suites.load import Observation, since, snapshot
+from convbench.suites.mixed import Mixed
 from convbench.suites.precision import steps_suffice
+
+Step = Callable[[Tensor, Callable[[], None]], None]  # takes a batch, and marks its beginning, phases and end
 
 _now = time.perf_counter  # the clock itself, whatever a plugin puts in its place
 
 
 @dataclass(frozen=True)
 class Steps:
-    """The times of successive steps in milliseconds, by phase.
+    """The times of successive steps in milliseconds, whole and by phase; a replayed step has no phases.
 
-    `setup_seconds` is the first step, `observed` what else the machine did from the first step of the warm-up to
-    the last timed one.
+    `setup_seconds` is the first step, and its capture where there is one; `observed` what else the machine did
+    from the first step of the warm-up to the last timed one. `host_ms` is how long the host was busy with a step,
+    on average, before it could hand over the next one. `cold_ms` are the times of further steps, before each of
+    which the device's caches were flushed.
     """
 
+    step_ms: list[float]
     phases: dict[str, list[float]]
     setup_seconds: float
     observed: Observation
-
-    @property
-    def step_ms(self) -> list[float]:
-        """The time of each whole step."""
-        return [sum(step) for step in zip(*self.phases.values(), strict=True)]
+    host_ms: float
+    cold_ms: list[float]
 
     @property
     def compile_seconds(self) -> float:
@@ -55,32 +59,45 @@ def time_steps(
     max_seconds: float,
     max_steps: int | None = None,
     precision: float = math.inf,
+    cold_steps: int = 0,
+    mixed: Mixed | None = None,
+    replays: Replays | None = None,
 ) -> Steps:
     """Train `warmup_steps` and then `steps` steps on real batches, the latter timed.
 
     The first step (imports, compilation, autotuning, page faults) is reported apart. More steps follow, `steps`
     at a time and up to `max_steps`, until their median is known to `precision`. Fewer are taken, at least one,
-    where they would take longer than `max_seconds`.
+    where they would take longer than `max_seconds`. `cold_steps` follow, each on flushed caches. With `replays`,
+    which bring their own learning rate and batch size, captured steps are replayed.
     """
     device = data.device
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr) if data.upstream is None else _Discard(model, data)
+    mixed = mixed or Mixed()
+    optimizer = mixed.sgd(model, lr) if data.upstream is None else _Discard(model, data)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(device)
     batches = order[: len(order) // batch_size * batch_size].split(batch_size)  # whole ones only
     model.train()
 
-    def step(index: Tensor, mark: Callable[[], None]) -> None:
+    def eager(index: Tensor, mark: Callable[[], None]) -> None:
         mark()
         x, y = data.batch(index)
         mark()
-        objective = data.objective(model(x), y)
+        with mixed.autocast():
+            objective = data.objective(model(x), y)
         mark()
         optimizer.zero_grad()
-        objective.backward(data.upstream)
+        mixed.backward(objective, data.upstream)
         mark()
-        optimizer.step()
+        mixed.update(optimizer)
         mark()
 
     began = _now()
+    step: Step = eager
+    names: tuple[str, ...] = PHASES
+    if replays is not None:
+        names = ("step_ms",)
+        replays.capture(batch_size)
+        replays.start(order)
+        step = _replaying(replays)
     step(batches[0], clock(device).mark)
     synchronize(device)
     setup_seconds = _now() - began
@@ -96,23 +113,61 @@ def time_steps(
 
     deadline = _now() + max_seconds
     most = max(steps, max_steps or 0)
-    phases: dict[str, list[float]] = {phase: [] for phase in PHASES}
-    taken, in_time = 0, True
+    parts: dict[str, list[float]] = {name: [] for name in names}
+    taken, in_time, host_seconds = 0, True, 0.0
     while in_time and taken < most:
         ticks = clock(device)
+        start = _now()
         for number in range(taken, min(taken + steps, most)):
             step(batches[(warmup_steps + number) % len(batches)], ticks.mark)
             taken += 1
             in_time = _now() < deadline
             if not in_time:
                 break
-        # five marks a step: what lies between two steps is ours, and not counted
-        times = ticks.milliseconds()
-        for at, phase in enumerate(PHASES):
-            phases[phase] += times[at :: len(PHASES) + 1]
-        if steps_suffice([sum(each) for each in zip(*phases.values(), strict=True)], precision):
+        host_seconds += _now() - start
+        _add(parts, ticks.milliseconds())
+        if steps_suffice(_whole(parts), precision):
             break
-    return Steps(phases, setup_seconds, since(before, str(device)))
+    observed = since(before, str(device))
+
+    flush = flusher(device, cold_steps > 0)
+    cold: dict[str, list[float]] = {name: [] for name in names}
+    deadline = _now() + max_seconds
+    ticks = clock(device)
+    for number in range(cold_steps):
+        flush()
+        step(batches[(warmup_steps + number) % len(batches)], ticks.mark)
+        if _now() >= deadline:
+            break
+    _add(cold, ticks.milliseconds())
+    return Steps(
+        step_ms=_whole(parts),
+        phases=parts if replays is None else {},
+        setup_seconds=setup_seconds,
+        observed=observed,
+        host_ms=1000 * host_seconds / taken,
+        cold_ms=_whole(cold),
+    )
+
+
+def _replaying(replays: Replays) -> Step:
+    def step(index: Tensor, mark: Callable[[], None]) -> None:
+        mark()
+        replays.replay()  # which batch is next, it knows itself
+        mark()
+
+    return step
+
+
+def _add(parts: dict[str, list[float]], times: list[float]) -> None:
+    """Sort the times between marks; what lies between two steps is ours, and not counted."""
+    for at, name in enumerate(parts):
+        parts[name] += times[at :: len(parts) + 1]
+
+
+def _whole(parts: dict[str, list[float]]) -> list[float]:
+    """The time of each whole step."""
+    return [sum(step) for step in zip(*parts.values(), strict=True)]
 
 
 class _Discard:

@@ -17,6 +17,7 @@ from convbench.results.schema import KINDS
 
 MODES = ("eager", "compile", "graph")
 MEMORY_FORMATS = ("contiguous", "channels_last")
+CUDNN = ("heuristic", "trial")
 
 CEILINGS = {"rounds": "max_rounds", "steps": "max_steps"}  # of [timing]
 
@@ -103,8 +104,9 @@ class Timing:
 
     With `max_rounds` further rounds follow for combinations whose 95% interval over processes is wider than
     `precision` to either side, as a share of the median; with `max_steps` likewise further steps in a process.
-    A round ends early, and says so, once its steps have taken `max_seconds`. `threads` is torch's intra-op
-    thread count in every worker; None takes every core this process may use.
+    A round ends early, and says so, once its steps have taken `max_seconds`. `cold_steps` more are timed with the
+    device's caches flushed before each. cuDNN chooses its algorithms by `heuristic`, or by `trial` at first use.
+    `threads` is torch's intra-op thread count in every worker; None takes every core this process may use.
     """
 
     rounds: int = 3
@@ -114,6 +116,8 @@ class Timing:
     max_steps: int | None = None
     precision: float = 0.05
     max_seconds: float = 20.0
+    cold_steps: int = 0
+    cudnn: str = "heuristic"
     threads: int | None = None
 
 
@@ -250,6 +254,8 @@ KEYS: Mapping[str, Mapping[str, Key]] = {
         "max_steps": Key(int, least=1),
         "precision": Key(float, above=0, below=1),
         "max_seconds": Key(float, above=0),
+        "cold_steps": Key(int, least=0),
+        "cudnn": Key(str, allowed=CUDNN),
         "threads": Key(int, least=1),
     },
 }

@@ -12,6 +12,8 @@ from torch import nn
 
 from convbench.suites.batches import Batches
 from convbench.suites.devices import synchronize
+from convbench.suites.graphs import Replays
+from convbench.suites.mixed import Mixed
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,19 @@ def train(
     budget_seconds: float = math.inf,
     now: Callable[[], float] = time.perf_counter,
     evaluating: Callable[[], None] = lambda: None,
+    mixed: Mixed | None = None,
+    replays: Replays | None = None,
 ) -> Iterator[Progress]:
     """Train until the epochs or the budget end, whichever is first, and say where it stands after each epoch.
 
     Every epoch visits all images once in an order drawn from `seed`; the last batch may be smaller. Where an
     evaluation at the speed of training would take longer than the budget, `evaluating` is called before it, and
-    it ends with the budget too.
+    it ends with the budget too. In place of steps, `replays` of captured ones are taken, where they are given;
+    they bring their learning rate and batch size.
     """
     device = data.device
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    mixed = mixed or Mixed()
+    optimizer = mixed.sgd(model, lr)
     generator = torch.Generator().manual_seed(seed)
     steps, images, spent = 0, 0, 0.0
     for epoch in range(epochs):
@@ -78,12 +84,16 @@ def train(
         synchronize(device)
         start = now()
         deadline = start + budget_seconds - spent
-        for index in order.split(batch_size):
+        if replays is not None:
+            done = replays.epoch(order, deadline, now)
+            total_loss = replays.total_loss
+        for index in order.split(batch_size) if replays is None else ():
             x, y = data.batch(index)
-            loss = data.objective(model(x), y)
+            with mixed.autocast():
+                loss = data.objective(model(x), y)
             optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            mixed.backward(loss)
+            mixed.update(optimizer)
             total_loss += loss.detach()
             done += 1
             if now() >= deadline:
@@ -96,7 +106,7 @@ def train(
         if spent * len(validation) > budget_seconds * images:
             limit = budget_seconds
             evaluating()
-        found = evaluate(model, validation, batch_size, limit, now)
+        found = evaluate(model, validation, batch_size, limit, now, mixed)
         progress = Progress(
             epochs=epoch + seen / len(data),
             steps=steps,
@@ -113,7 +123,7 @@ def train(
             return
 
 
-def prime(model: nn.Module, data: Batches, batch_size: int) -> None:
+def prime(model: nn.Module, data: Batches, batch_size: int, mixed: Mixed | None = None) -> None:
     """Do one step's forward and backward pass and leave no trace of it: no update, no statistics, no random draw.
 
     It pays for compilation, the choice of kernels and page faults, which are no part of training's speed.
@@ -123,7 +133,9 @@ def prime(model: nn.Module, data: Batches, batch_size: int) -> None:
     model.train()
     with torch.random.fork_rng(devices=devices, device_type=data.device.type if devices else "cuda"):
         x, y = data.batch(torch.arange(min(batch_size, len(data)), device=data.device))
-        data.objective(model(x), y).backward(data.upstream)
+        with (mixed or Mixed()).autocast():
+            objective = data.objective(model(x), y)
+        objective.backward(data.upstream)
     model.load_state_dict(state)
     model.zero_grad()
     synchronize(data.device)
@@ -135,6 +147,7 @@ def evaluate(
     batch_size: int,
     budget_seconds: float = math.inf,
     now: Callable[[], float] = time.perf_counter,
+    mixed: Mixed | None = None,
 ) -> Evaluation:
     """The mean loss and the accuracy on a split, read back once.
 
@@ -151,7 +164,7 @@ def evaluate(
     images = 0
     model.eval()
     deadline = now() + budget_seconds if limited else math.inf
-    with torch.no_grad():
+    with torch.no_grad(), (mixed or Mixed()).autocast():
         for index in order.split(batch_size):
             x, y = data.batch(index)
             loss, right = data.score(model(x), y)

@@ -1,0 +1,42 @@
+"""Under `torch.autocast`, hand an op the numbers that autocast would have handed torch's.
+
+Autocast acts below Python, on torch's own ops: a backend that is called in their place would see float32 where
+torch's would see bfloat16. So a routed call does what autocast does, by the same rule: products are formed in its
+dtype, pooling keeps the dtype that it is given. Within the backend autocast is off: a backend that sums in float32
+on purpose goes on doing so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convbench.registry.ops import Op
+
+
+def autocasting(op: Op, implementation: Callable[..., Any]) -> Callable[..., Any]:
+    """The same implementation, with what it is given cast as autocast would; as it is where no autocast is on."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not torch._C._is_any_autocast_enabled():
+            return implementation(*args, **kwargs)
+        kind = (args[0] if args else kwargs["input"]).device.type
+        if not torch.is_autocast_enabled(kind):
+            return implementation(*args, **kwargs)
+        if "weight" in op.tensors:
+            dtype = torch.get_autocast_dtype(kind)
+            args = tuple(_cast(value, dtype) for value in args)
+            kwargs = {name: _cast(value, dtype) for name, value in kwargs.items()}
+        with torch.autocast(kind, enabled=False):
+            return implementation(*args, **kwargs)
+
+    return call
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """As autocast: numbers with a point, but for those of float64."""
+    eligible = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64
+    return value.to(dtype) if eligible else value

@@ -1,0 +1,66 @@
+"""A GPU's clocks, and what holds them down, asked of the driver's management library without a process of its own.
+
+`nvidia-smi` asks the same library, and takes so long to start that an idle GPU lowers its clocks meanwhile. The
+library knows nothing of `CUDA_VISIBLE_DEVICES`: a device is found by its UUID, as torch has it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+SM_CLOCK, MEMORY_CLOCK = 1, 2
+# bits of nvmlDeviceGetCurrentClocksEventReasons that are brakes, in nvidia-smi's words
+BRAKES = {
+    0x4: "sw_power_cap",
+    0x8: "hw_slowdown",
+    0x20: "sw_thermal_slowdown",
+    0x40: "hw_thermal_slowdown",
+    0x80: "hw_power_brake_slowdown",
+}
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """Clocks in MHz, and which brakes are on; what the driver does not tell is None."""
+
+    gpu_mhz: float | None
+    memory_mhz: float | None
+    brakes: tuple[str, ...]
+
+
+def clocks_of(uuid: str, library: str = "libnvidia-ml.so.1") -> Clocks | None:
+    """The clocks of the GPU of this UUID, with or without `GPU-`; None where there is no such GPU or library."""
+    try:
+        nvml: Any = ctypes.CDLL(library)
+    except OSError:
+        return None
+    if nvml.nvmlInit_v2() != 0:
+        return None
+    try:
+        handle = ctypes.c_void_p()
+        name = f"GPU-{uuid.removeprefix('GPU-')}".encode()
+        if nvml.nvmlDeviceGetHandleByUUID(name, ctypes.byref(handle)) != 0:
+            return None
+        return Clocks(
+            _clock(nvml, handle, SM_CLOCK), _clock(nvml, handle, MEMORY_CLOCK), _brakes(nvml, handle)
+        )
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _clock(nvml: Any, handle: ctypes.c_void_p, kind: int) -> float | None:
+    mhz = ctypes.c_uint()
+    found = nvml.nvmlDeviceGetClockInfo(handle, kind, ctypes.byref(mhz)) == 0
+    return float(mhz.value) if found else None
+
+
+def _brakes(nvml: Any, handle: ctypes.c_void_p) -> tuple[str, ...]:
+    reasons = ctypes.c_ulonglong()
+    for name in ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"):
+        with suppress(AttributeError):  # drivers before 535 know the second name only
+            if getattr(nvml, name)(handle, ctypes.byref(reasons)) == 0:
+                return tuple(word for bit, word in BRAKES.items() if reasons.value & bit)
+    return ()
