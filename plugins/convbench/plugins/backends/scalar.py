@@ -58,7 +58,8 @@ def convolve(
                             for v, tap in enumerate(row_of_taps):
                                 total += row[left + v * gap_across] * tap
                     output.append(total)
-    return input.new_tensor(output).view(len(images), filters, height, width).clone()  # a view is not to be written into
+    # not a view, which the next layer could not write into
+    return input.new_tensor(output).view(len(images), filters, height, width).clone()
 
 
 def max_pool2d(
