@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from unittest import mock
 
-from convbench.results.schema import Epoch, Row
+from convbench.registry import Recipe, discover
+from convbench.results.schema import Epoch, Kind, Row
 from convbench.results.store import RunStore
+from convbench.suites.plan import Planned
+from convbench.suites.recording import Circumstances, Recorder
 from convbench.suites.retraction import FIGURES, retract, without_figures
+from convbench.suites.schedule import Task
+from convbench.suites.suite import Suite
 from result_rows import LENET, row, samples
 
 SPEED = {"images_per_second": 1000.0, "step_ms_median": 2.0, "setup_seconds": 0.5, "peak_memory_mb": 90.0}
@@ -40,6 +46,33 @@ def test_rows_samples_and_curves_of_what_is_wrong_are_withdrawn(tmp_path: Path) 
             assert not any(getattr(each, name) for name in FIGURES)
         assert {sample.backend for sample in store.samples()} == {"torch"}
         assert store.epochs() == []
+
+
+def test_files_are_rewritten_only_where_there_is_something_to_take_back(tmp_path: Path) -> None:
+    """A run of a thousand wrong combinations would otherwise rewrite all of its rows a thousand times."""
+    data = {"name": "fashion-mnist", "shapes": {"train_images": [60000, 1, 28, 28]}}
+    facts = Circumstances("0.1.0", "2.11.0", "machine", {"cpu": "a processor"}, data, discover(installed=()))
+
+    def task(kind: Kind, round: int) -> Task:
+        return Task(Planned(LENET, Recipe()), kind, round, order=round, key="0")
+
+    def write(recorder: Recorder, kind: Kind, round: int, status: str) -> None:
+        recorder.write(task(kind, round), status, None, dict(SPEED), "2026-01-01T00:00:00+00:00")  # type: ignore[arg-type]
+
+    with (
+        RunStore.create(tmp_path / "run", exact=True) as store,
+        mock.patch.object(store, "keep") as rewritten,
+    ):
+        recorder = Recorder(Suite(name="some"), store, facts)
+        write(recorder, "verify", 0, "ok")
+        write(recorder, "time", 0, "incorrect")
+        assert not rewritten.called
+        resumed = Recorder(Suite(name="some"), store, facts)
+        write(resumed, "train", 0, "incorrect")  # its epochs are in curves.csv
+        assert rewritten.call_count == 1
+        write(resumed, "time", 0, "ok")
+        write(Recorder(Suite(name="some"), store, facts), "time", 1, "incorrect")
+        assert rewritten.call_count == 2
 
 
 def test_what_remains_are_names_versions_and_conditions() -> None:

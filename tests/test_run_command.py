@@ -267,10 +267,17 @@ def test_every_key_can_be_set(key: str, tmp_path: Path) -> None:
     from test_suite_files import FULL, OTHER
 
     table, _, name = key.rpartition(".")
-    written = FULL.override({key: OTHER[key]}).to_toml()
+    written, _, _ = FULL.override({key: OTHER[key]}).to_toml().partition("\n[per_backend.")
     (line,) = [line for line in written.splitlines() if line.startswith(f"{name} = ")]
     setting = f"{table}.{line}" if table else line
     assert overridden(FULL, {}, [setting.replace(" = ", "=")]) == FULL.override({key: OTHER[key]})
+
+
+def test_what_is_different_for_a_backend_can_be_set() -> None:
+    from test_suite_files import FULL
+
+    changed = overridden(FULL, {"batch-size": (8,)}, ["per_backend.win*.batch_sizes=[2]"])
+    assert changed.of_backend("winograd").batch_sizes == (2,)
 
 
 def test_a_text_needs_no_quotes_to_be_set() -> None:

@@ -79,10 +79,14 @@ class Recorder:
     ) -> None:
         self.suite, self.store, self.facts = suite, store, facts
         self.run_id = run_id or store.path.name
-        self._verified = {row.combination: row for row in store.rows() if row.kind == "verify"}
+        rows = store.rows()
+        self._verified = {row.combination: row for row in rows if row.kind == "verify"}
+        self._measured = {
+            row.combination for row in rows if row.kind != "verify" and row.status in MEASURED
+        }  # those with figures that can turn out wrong
         self._wrong: dict[Combination, Row] = {}  # those that were right at first
         self._timed: dict[Combination, list[Row]] = defaultdict(list)
-        for row in store.rows():
+        for row in rows:
             if row.kind == "time":
                 self._timed[row.combination].append(row)
 
@@ -161,10 +165,15 @@ class Recorder:
         if task.kind == "verify":
             self._verified[combination] = row
         elif status == "incorrect":
-            if self.found_wrong(combination) is None:
+            # without anything to take back, a run of many wrong ones does not rewrite its files for each
+            if self.found_wrong(combination) is None and (
+                task.kind == "train" or combination in self._measured
+            ):
                 reason = f"not measured, for its later {NOUNS[row.kind]} ended incorrect: {error}"
                 retract(self.store, reason, row)
             self._wrong.setdefault(combination, row)
+        elif status in MEASURED:
+            self._measured.add(combination)
         return row
 
 
@@ -221,9 +230,10 @@ class Process:
 
     def _samples(self, event: Mapping[str, Any]) -> None:
         step_ms: list[float] = event["step_ms"]
+        identity = self._identity
         self.recorder.store.append_samples(
             Sample(
-                **self._identity,
+                **identity,
                 round=self.task.round,
                 step=number,
                 step_ms=time,
