@@ -6,7 +6,7 @@ Shapes are small: a step of a kernel costs milliseconds here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convbench.plugins.backends.triton import convolution, pooling
-from convbench.plugins.backends.triton.convolution import convolve
 from convbench.plugins.backends.triton.tiles import Tile
 from convbench.registry import Backend, Unsupported, discover
-from convbench.registry.cases import Case, conv2d, pool
+from convbench.registry.activations import ACTIVATIONS
+from convbench.registry.cases import Case, conv2d, fused, pool
 from convbench.registry.conformance import check
 from convbench.registry.ops import OPS as CONTRACT
 from convbench.registry.torch_checks import check_torch
@@ -157,43 +157,41 @@ def test_64_bit_offsets_of_pools(monkeypatch: pytest.MonkeyPatch) -> None:
             conforms(pool(op, (2, 3, 5, 6), kernel_size=3, stride=2, padding=1, layout=layout), "float32")
 
 
-FUNCTIONS = {"none": lambda x: x, "relu": F.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_in_the_same_kernel(activation: str, dtype: str) -> None:
+    plain = conv2d((2, 3, 6, 5), (4, 3, 3, 3), stride=2, padding=1)
+    pools = [
+        pool("max_pool2d", (2, 3, 6, 5), kernel_size=3, stride=2, padding=1),
+        pool("avg_pool2d", (2, 3, 6, 5), kernel_size=3, stride=2, padding=1, layout="channels_last"),
+    ]
+    conforms(fused("conv2d_activation", plain, activation), dtype)
+    for like in pools:
+        conforms(fused(f"activation_{like.op}", like, activation), dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("activation", FUNCTIONS)
-def test_a_fused_activation(activation: str, dtype: torch.dtype) -> None:
-    """As exact as torch's two steps: it, too, takes the slope from an output that was rounded."""
-    leaves = [torch.randn(shape).to(dtype) for shape in ((2, 3, 6, 5), (4, 3, 3, 3), (4,))]
-    exact = [leaf.double().requires_grad_() for leaf in leaves]
-    upstream = torch.randn(2, 4, 3, 3).to(dtype)
-
-    def errors(convolved: Callable[..., Tensor]) -> list[float]:
-        needing = [leaf.clone().requires_grad_() for leaf in leaves]
-        output = convolved(*needing)
-        answers = output, *torch.autograd.grad(output, needing, upstream)
-        return [
-            float((answer.double() - reference).detach().abs().max() / reference.detach().abs().max())
-            for answer, reference in zip(answers, references, strict=True)
-        ]
-
-    want = FUNCTIONS[activation](F.conv2d(*exact, 2, 1))
-    references = want, *torch.autograd.grad(want, exact, upstream.double())
-    ours = errors(lambda *given: convolve(*given, 2, 1, 1, 1, activation))
-    torchs = errors(lambda *given: FUNCTIONS[activation](F.conv2d(*given, 2, 1)))
-    for error, of_torch in zip(ours, torchs, strict=True):
-        assert error < 2 * of_torch + torch.finfo(dtype).eps
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_gradients_of_gradients_of_activations(activation: str) -> None:
+    conforms(
+        fused("conv2d_activation", conv2d((1, 2, 5, 4), (3, 2, 3, 3), padding=1, order=2), activation),
+        "float32",
+    )
+    for op in ("max_pool2d", "avg_pool2d"):
+        conforms(
+            fused(f"activation_{op}", pool(op, (1, 2, 5, 4), kernel_size=2, order=2), activation), "float32"
+        )
 
 
 def test_tanh_of_small_numbers_keeps_its_digits() -> None:
     images = torch.logspace(-6, 0.5, 40)[None, None, None, :]
-    got = convolve(images, torch.ones(1, 1, 1, 1), None, 1, 0, 1, 1, "tanh")
+    got = BACKEND.ops["conv2d_activation"](images, torch.ones(1, 1, 1, 1), activation="tanh")
     torch.testing.assert_close(got, images.double().tanh().float(), rtol=5e-7, atol=0)
 
 
 def test_an_activation_that_there_is_not() -> None:
-    with pytest.raises(ValueError, match="'gelu'; it is one of none, relu, sigmoid, tanh"):
-        convolve(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 1, 1), None, 1, 0, 1, 1, "gelu")
+    for name in ("gelu", "none"):
+        with pytest.raises(ValueError, match=f"unknown activation '{name}'"):
+            BACKEND.ops["conv2d_activation"](torch.ones(1, 1, 2, 2), torch.ones(1, 1, 1, 1), activation=name)
 
 
 @pytest.mark.parametrize(
@@ -234,15 +232,16 @@ def calls() -> dict[str, tuple[Any, ...]]:
     options = (2, 1), (1, 1, 2, 1), (1, 1), 2
     upstream = torch.randn(2, 6, 4, 6)
     window = (3, 2), (2, 2), (1, 0)
-    pooled, choices = torch.ops.convbench_triton.max_pool2d(images, (4, 3), *window, (1, 1))
+    pooled, choices = torch.ops.convbench_triton.max_pool2d(images, (4, 3), *window, (1, 1), "none")
     return {
         "conv2d": (images, kernels, bias, *options, "tanh"),
         "conv2d_input_gradient": (upstream, kernels, (7, 6), True, *options),
         "conv2d_weight_gradient": (upstream, images, (3, 3), False, *options),
-        "max_pool2d": (images, (4, 3), *window, (1, 1)),
+        "max_pool2d": (images, (4, 3), *window, (1, 1), "sigmoid"),
         "max_pool2d_gradient": (pooled, choices, (7, 6), False, *window, (1, 1)),
-        "avg_pool2d": (images, (4, 3), *window, True, 0),
+        "avg_pool2d": (images, (4, 3), *window, True, 0, "tanh"),
         "avg_pool2d_gradient": (pooled, (7, 6), True, *window, True, 0),
+        "activation_avg_pool2d_gradient": (pooled, images, *window, False, 0, "relu"),
     }
 
 
@@ -256,6 +255,7 @@ def calls() -> dict[str, tuple[Any, ...]]:
         "max_pool2d_gradient",
         "avg_pool2d",
         "avg_pool2d_gradient",
+        "activation_avg_pool2d_gradient",
     ],
 )
 def test_opcheck_finds_nothing(name: str) -> None:

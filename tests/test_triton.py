@@ -139,7 +139,7 @@ def call(name: str) -> Call:
             convolution.convolution,
             (empty(block, torch.float32), empty(kernels, torch.float32), None, *same, "none"),
         ),
-        "max_pool2d": (pooling.largest, (images, (12, 12), *window, (1, 1))),
+        "max_pool2d": (pooling.largest, (images, (12, 12), *window, (1, 1), "relu")),
         "its gradient": (
             pooling.largest_gradient,
             (
@@ -151,10 +151,10 @@ def call(name: str) -> Call:
                 (1, 1),
             ),
         ),
-        "avg_pool2d": (pooling.mean, (images, (12, 12), *window, True, 0)),
+        "avg_pool2d": (pooling.mean, (images, (12, 12), *window, True, 0, "tanh")),
         "gradient of avg_pool2d": (
-            pooling.mean_gradient,
-            (empty((32, 64, 12, 12), brain), (24, 24), True, *window, False, 0),
+            pooling.activated_mean_gradient,
+            (empty((32, 64, 12, 12), brain), images, *window, False, 0, "sigmoid"),
         ),
     }
     return calls[name]
@@ -417,6 +417,7 @@ def test_torch_knows_the_kernels_of_every_op() -> None:
         "max_pool2d_gradient": {"max_pool_gradient"},
         "avg_pool2d": {"avg_pool"},
         "avg_pool2d_gradient": {"avg_pool_gradient"},
+        "activation_avg_pool2d_gradient": {"avg_pool_gradient"},
     }.items():
         assert {kernel.fn.__name__ for kernel in known(f"convbench_triton::{op}")} == kernels
 

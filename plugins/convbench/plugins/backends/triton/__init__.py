@@ -14,12 +14,20 @@ from typing import Any
 from convbench.plugins.backends.triton.availability import interpreted, unavailable
 from convbench.registry import Backend, hookimpl
 
+OPS = (
+    "conv2d",
+    "max_pool2d",
+    "avg_pool2d",
+    "conv2d_activation",
+    "activation_max_pool2d",
+    "activation_avg_pool2d",
+)
+
 
 def load() -> Mapping[str, Any]:
-    from convbench.plugins.backends.triton.convolution import conv2d
-    from convbench.plugins.backends.triton.pooling import avg_pool2d, max_pool2d
+    from convbench.plugins.backends.triton import convolution, pooling
 
-    return {"conv2d": conv2d, "max_pool2d": max_pool2d, "avg_pool2d": avg_pool2d}
+    return {name: getattr(convolution if "conv2d" in name else pooling, name) for name in OPS}
 
 
 @hookimpl
@@ -31,5 +39,5 @@ def convbench_backends() -> Iterable[Backend]:
         devices=("cuda", "cpu") if interpreted() else ("cuda",),
         dtypes=("float32", "bfloat16", "float16"),
         unavailable=unavailable,
-        second_order=("conv2d", "max_pool2d", "avg_pool2d"),
+        second_order=OPS,
     )

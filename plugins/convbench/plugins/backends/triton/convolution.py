@@ -28,10 +28,10 @@ from convbench.plugins.backends.triton.tiles import (
     variant,
 )
 from convbench.registry import Unsupported
+from convbench.registry.activations import activation_of
 from convbench.registry.geometry import IntPair, conv2d_window
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-ACTIVATIONS = ("none", "relu", "sigmoid", "tanh")
 PROGRAMS = 528  # of a weight gradient, with which a device is busy: four for each of 132 processors
 CHUNK = 1024  # positions of a split, at least
 Options = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
@@ -47,33 +47,36 @@ def conv2d(
     groups: int = 1,
 ) -> Tensor:
     """Cross-correlation: (N, C, H, W), (O, C/groups, kh, kw), (O,) -> (N, O, H', W')."""
-    return convolve(input, weight, bias, stride, padding, dilation, groups, "none")
+    return _convolve(input, weight, bias, stride, padding, dilation, groups, "none")
 
 
-def convolve(
+def conv2d_activation(
     input: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
-    stride: IntPair,
-    padding: IntPair | str,
-    dilation: IntPair,
-    groups: int,
-    activation: str,
+    bias: Tensor | None = None,
+    stride: IntPair = 1,
+    padding: IntPair | str = 0,
+    dilation: IntPair = 1,
+    groups: int = 1,
+    activation: str = "relu",
 ) -> Tensor:
-    """A convolution and an activation in one kernel: `none`, `relu`, `sigmoid` or `tanh`."""
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {activation!r}; it is one of {', '.join(ACTIVATIONS)}")
+    """activation(conv2d(...)) in one kernel: shapes as there, `activation` one of `relu`, `sigmoid` and `tanh`."""
+    name = activation_of(activation).name
+    return _convolve(input, weight, bias, stride, padding, dilation, groups, name)
+
+
+def _convolve(input: Tensor, weight: Tensor, bias: Tensor | None, *call: Any) -> Tensor:
     refuse_others(input)
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None and tensor.device != input.device:
             raise ValueError(f"input is on {input.device}, but {name} on {tensor.device}")
+    *given, activation = call
     compiled = torch.compiler.is_compiling() or type(input) is not Tensor
     if compiled:
-        options = _resolved(input, weight, bias, stride, padding, dilation, groups)
+        options = _resolved(input, weight, bias, *given)
     else:
         of_bias = None if bias is None else (bias.shape, bias.dtype)
-        call = input.shape, input.dtype, weight.shape, weight.dtype, of_bias
-        arguments: Any = (*call, stride, padding, dilation, groups)
+        arguments = input.shape, input.dtype, weight.shape, weight.dtype, of_bias, *given
         try:
             options = _checked(*arguments)
         except TypeError:  # a list, which cannot be looked up
@@ -287,7 +290,7 @@ def _blocks(extent: int, size: int) -> int:
 def _of_convolution(calls: Any, ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
     input, weight, *output = ctx.saved_tensors
     if output:
-        upstream = _through(ctx.activation, upstream, output[0])
+        upstream = through(ctx.activation, upstream, output[0])
     of_input = of_weight = of_bias = None
     if ctx.needs_input_grad[0]:
         of_input = calls.conv2d_input_gradient(
@@ -302,7 +305,7 @@ def _of_convolution(calls: Any, ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
     return of_input, of_weight, of_bias, None, None, None, None, None
 
 
-def _through(activation: str, upstream: Tensor, output: Tensor) -> Tensor:
+def through(activation: str, upstream: Tensor, output: Tensor) -> Tensor:
     """The gradient of what an activation was given, from that of what came out, which says enough."""
     if activation == "relu":
         return upstream.where(~(output <= 0), 0)

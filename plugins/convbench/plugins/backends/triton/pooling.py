@@ -15,7 +15,7 @@ import triton
 from torch import Tensor
 
 from convbench.plugins.backends.triton.availability import interpreted
-from convbench.plugins.backends.triton.convolution import refuse_others
+from convbench.plugins.backends.triton.convolution import refuse_others, through
 from convbench.plugins.backends.triton.kernels.pooling import (
     avg_pool,
     avg_pool_gradient,
@@ -26,6 +26,7 @@ from convbench.plugins.backends.triton.layouts import channels_last, new_images,
 from convbench.plugins.backends.triton.registration import EAGER, OPS, launch, register
 from convbench.plugins.backends.triton.tiles import size_class
 from convbench.registry import Unsupported
+from convbench.registry.activations import activation_of
 from convbench.registry.geometry import IntPair, pool2d_window
 
 MOST_PIXELS = 2**15  # of a window, whose places are kept as 16 bits with a sign
@@ -42,13 +43,31 @@ def max_pool2d(
     ceil_mode: bool = False,
 ) -> Tensor:
     """The largest value in each window: (N, C, H, W) -> (N, C, H', W')."""
+    return _largest_of(input, (kernel_size, stride, padding, dilation, ceil_mode), "none")
+
+
+def activation_max_pool2d(
+    input: Tensor,
+    kernel_size: IntPair,
+    stride: IntPair | None = None,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    ceil_mode: bool = False,
+    activation: str = "relu",
+) -> Tensor:
+    """The largest activation in each window: (N, C, H, W) -> (N, C, H', W')."""
+    name = activation_of(activation).name
+    return _largest_of(input, (kernel_size, stride, padding, dilation, ceil_mode), name)
+
+
+def _largest_of(input: Tensor, call: tuple[Any, ...], activation: str) -> Tensor:
     refuse_others(input)
-    compiled, options = _options(input, kernel_size, stride, padding, dilation, ceil_mode)
+    compiled, options = _options(input, *call)
     if options[1][0] * options[1][1] > MOST_PIXELS:
         raise Unsupported(f"windows of more than {MOST_PIXELS} pixels")
-    largest: Tensor
-    largest, _ = (OPS if compiled else EAGER).max_pool2d(input, *options)
-    return largest
+    found: Tensor
+    found, _ = (OPS if compiled else EAGER).max_pool2d(input, *options, activation)
+    return found
 
 
 def avg_pool2d(
@@ -61,13 +80,36 @@ def avg_pool2d(
     divisor_override: int | None = None,
 ) -> Tensor:
     """The mean of each window: (N, C, H, W) -> (N, C, H', W')."""
-    if divisor_override == 0:
+    call = kernel_size, stride, padding, 1, ceil_mode
+    return _mean_of(input, call, count_include_pad, divisor_override, "none")
+
+
+def activation_avg_pool2d(
+    input: Tensor,
+    kernel_size: IntPair,
+    stride: IntPair | None = None,
+    padding: IntPair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    activation: str = "relu",
+) -> Tensor:
+    """The mean activation of each window: (N, C, H, W) -> (N, C, H', W')."""
+    call = kernel_size, stride, padding, 1, ceil_mode
+    name = activation_of(activation).name
+    return _mean_of(input, call, count_include_pad, divisor_override, name)
+
+
+def _mean_of(
+    input: Tensor, call: tuple[Any, ...], count_padding: bool, divisor: int | None, activation: str
+) -> Tensor:
+    if divisor == 0:
         raise ValueError("divisor_override must not be zero")
     refuse_others(input)
-    compiled, (size, kernel, steps, pad, _) = _options(input, kernel_size, stride, padding, 1, ceil_mode)
-    options = size, kernel, steps, pad, count_include_pad, divisor_override or 0
-    mean: Tensor = (OPS if compiled else EAGER).avg_pool2d(input, *options)
-    return mean
+    compiled, (size, kernel, steps, pad, _) = _options(input, *call)
+    options = size, kernel, steps, pad, count_padding, divisor or 0, activation
+    found: Tensor = (OPS if compiled else EAGER).avg_pool2d(input, *options)
+    return found
 
 
 def _options(input: Tensor, *options: Any) -> tuple[bool, tuple[Pair, Pair, Pair, Pair, Pair]]:
@@ -103,13 +145,14 @@ def largest(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
+    activation: str,
 ) -> tuple[Tensor, Tensor]:
     """(N, C, H, W) -> the largest values (N, C, H', W'), and their places in their windows."""
     output = new_images(input, (*input.shape[:2], *size), channels_last(input))
     choices = torch.empty_like(output, dtype=torch.int16)
     _launch(
         _max_pool(), output, (input,), (output, choices),
-        (*input.shape[2:], *size), (*stride, *padding, *dilation), kernel,
+        (*input.shape[2:], *size), (*stride, *padding, *dilation), kernel, ACTIVATION=activation,
     )  # fmt: skip
     return output, choices
 
@@ -141,12 +184,14 @@ def mean(
     padding: Sequence[int],
     count_padding: bool,
     divisor: int,
+    activation: str,
 ) -> Tensor:
     """(N, C, H, W) -> (N, C, H', W')."""
     output = new_images(input, (*input.shape[:2], *size), channels_last(input))
     _launch(
         _avg_pool(), output, (input,), (output,),
-        (*input.shape[2:], *size), (*stride, *padding, divisor), kernel, COUNT_PADDING=count_padding,
+        (*input.shape[2:], *size), (*stride, *padding, divisor), kernel,
+        COUNT_PADDING=count_padding, ACTIVATION=activation,
     )  # fmt: skip
     return output
 
@@ -163,11 +208,35 @@ def mean_gradient(
 ) -> Tensor:
     """(N, C, H', W') -> (N, C, H, W): every value shared out among its window."""
     gradient = new_images(upstream, (*upstream.shape[:2], *size), innermost)
-    _launch(
-        _avg_pool_gradient(), gradient, (upstream,), (gradient,),
-        (*size, *upstream.shape[2:]), (*stride, *padding, divisor), kernel, COUNT_PADDING=count_padding,
-    )  # fmt: skip
+    _share_out(upstream, gradient, gradient, (kernel, stride, padding, count_padding, divisor), "none")
     return gradient
+
+
+def activated_mean_gradient(
+    upstream: Tensor,
+    input: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    count_padding: bool,
+    divisor: int,
+    activation: str,
+) -> Tensor:
+    """(N, C, H', W'), (N, C, H, W) -> (N, C, H, W): the same, times the slope of an activation at the input."""
+    gradient = new_images(upstream, input.shape, channels_last(input))
+    _share_out(upstream, input, gradient, (kernel, stride, padding, count_padding, divisor), activation)
+    return gradient
+
+
+def _share_out(
+    upstream: Tensor, input: Tensor, gradient: Tensor, options: tuple[Any, ...], activation: str
+) -> None:
+    kernel, stride, padding, count_padding, divisor = options
+    _launch(
+        _avg_pool_gradient(), gradient, (upstream, input), (gradient,),
+        (*gradient.shape[2:], *upstream.shape[2:]), (*stride, *padding, divisor), kernel,
+        COUNT_PADDING=count_padding, ACTIVATION=activation,
+    )  # fmt: skip
 
 
 def _launch(
@@ -178,7 +247,7 @@ def _launch(
     extents: Sequence[int],
     options: Sequence[int],
     window: Sequence[int],
-    **flags: bool,
+    **flags: bool | str,
 ) -> None:
     """Fill the targets, which lie alike and densely, a lane for each element.
 
@@ -239,9 +308,11 @@ def _autotuned(kernel: Any) -> Any:
 
 
 def _of_largest(calls: Any, ctx: Any, upstream: Tensor, _: Any) -> tuple[Any, ...]:
-    (choices,) = ctx.saved_tensors
+    choices, *output = ctx.saved_tensors
+    if output:
+        upstream = through(ctx.activation, upstream, output[0])
     gradient = calls.max_pool2d_gradient(upstream, choices, ctx.size, ctx.innermost, *ctx.options)
-    return gradient, None, None, None, None, None
+    return gradient, None, None, None, None, None, None
 
 
 def _of_largest_gradient(calls: Any, ctx: Any, change: Tensor) -> tuple[Any, ...]:
@@ -259,23 +330,48 @@ def _of_largest_gradient(calls: Any, ctx: Any, change: Tensor) -> tuple[Any, ...
 
 
 def _of_mean(calls: Any, ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
-    gradient = calls.avg_pool2d_gradient(upstream, ctx.size, ctx.innermost, *ctx.options)
-    return gradient, None, None, None, None, None, None
+    if ctx.activation == "none":
+        gradient = calls.avg_pool2d_gradient(upstream, ctx.size, ctx.innermost, *ctx.options)
+    else:
+        (input,) = ctx.saved_tensors
+        gradient = calls.activation_avg_pool2d_gradient(upstream, input, *ctx.options, ctx.activation)
+    return gradient, None, None, None, None, None, None, None
+
+
+def _of_activated_mean_gradient(calls: Any, ctx: Any, change: Tensor) -> tuple[Any, ...]:
+    upstream, input = ctx.saved_tensors
+    slope, curvature, _ = activation_of(ctx.activation).derivatives(input)
+    of_upstream = calls.avg_pool2d(change * slope, upstream.shape[2:], *ctx.options, "none")
+    shared = calls.avg_pool2d_gradient(upstream, input.shape[2:], channels_last(input), *ctx.options)
+    return of_upstream, change * shared * curvature, None, None, None, None, None, None
 
 
 def _of_mean_gradient(calls: Any, ctx: Any, change: Tensor) -> tuple[Any, ...]:
-    return calls.avg_pool2d(change, ctx.size, *ctx.options), None, None, None, None, None, None, None
+    return calls.avg_pool2d(change, ctx.size, *ctx.options, "none"), None, None, None, None, None, None, None
 
 
 def _keep_choices(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(output[1])
-    _keep_size(ctx, inputs, output)
+    largest, choices = output
+    ctx.mark_non_differentiable(choices)
+    _keep_call(ctx, inputs)
+    ctx.save_for_backward(choices, *([] if ctx.activation == "none" else [largest]))
 
 
-def _keep_size(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+def _keep_mean(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    _keep_call(ctx, inputs)
+    ctx.save_for_backward(*([] if ctx.activation == "none" else [inputs[0]]))
+
+
+def _keep_call(ctx: Any, inputs: tuple[Any, ...]) -> None:
     ctx.size, ctx.innermost = inputs[0].shape[2:], channels_last(inputs[0])
-    ctx.options = inputs[2:]
+    *options, ctx.activation = inputs[2:]
+    ctx.options = tuple(options)
+
+
+def _keep_both(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(inputs[0], inputs[1])
+    *options, ctx.activation = inputs[2:]
+    ctx.options = tuple(options)
 
 
 def _keep_the_choices_given(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -290,5 +386,6 @@ def _keep_size_of_windows(ctx: Any, inputs: tuple[Any, ...], output: Any) -> Non
 
 register("max_pool2d", largest, _of_largest, _keep_choices)
 register("max_pool2d_gradient", largest_gradient, _of_largest_gradient, _keep_the_choices_given)
-register("avg_pool2d", mean, _of_mean, _keep_size)
+register("avg_pool2d", mean, _of_mean, _keep_mean)
 register("avg_pool2d_gradient", mean_gradient, _of_mean_gradient, _keep_size_of_windows)
+register("activation_avg_pool2d_gradient", activated_mean_gradient, _of_activated_mean_gradient, _keep_both)

@@ -19,6 +19,19 @@ def activate(x, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
+def slope(x, ACTIVATION: tl.constexpr):
+    """The derivative of `relu`, `sigmoid` or `tanh`; that of a ReLU is 0 at 0, and 1 where there is no number."""
+    y = activate(x, ACTIVATION)
+    if ACTIVATION == "relu":
+        y = tl.where(x <= 0, 0.0, 1.0)
+    elif ACTIVATION == "sigmoid":
+        y = y * (1 - y)
+    else:
+        y = 1 - y * y
+    return y
+
+
+@triton.jit
 def _tanh(x):
     """(1 - e) / (1 + e) with e = exp(-2|x|); near zero, where that cancels, the series up to x^13.
 

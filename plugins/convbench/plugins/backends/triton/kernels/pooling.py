@@ -11,6 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from convbench.plugins.backends.triton.kernels.activation import activate, slope
+
 # Compiled once for all of these.
 GEOMETRY = [
     "size_class", "height", "width", "rows", "columns", "stride_h", "stride_w", "top", "left", "dilation_h",
@@ -73,9 +75,12 @@ def max_pool(
     source, largest, choices, numel, size_class, channels, height, width, rows, columns,
     source_n, source_c, source_h, source_w,
     stride_h, stride_w, top, left, dilation_h, dilation_w, KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
+    ACTIVATION: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The largest value of each window, and its tap; a NaN is larger than all others, the last one of them."""
+    """The largest value of each window, and its tap; a NaN is larger than all others, the last one of them.
+
+    Activations are monotone: the activation of the largest is the largest activation.
+    """
     element = lanes(BLOCK, WIDE)
     there = element < numel
     image, channel, row, column = place(element, channels, rows, columns, CHANNELS_LAST)
@@ -94,7 +99,7 @@ def max_pool(
         chosen = inside & ((value > best) | (value != value) | (choice < 0))
         best = tl.where(chosen, value, best)
         choice = tl.where(chosen, tap, choice)
-    tl.store(largest + element, best.to(largest.dtype.element_ty), mask=there)
+    tl.store(largest + element, activate(best, ACTIVATION).to(largest.dtype.element_ty), mask=there)
     tl.store(choices + element, choice.to(choices.dtype.element_ty), mask=there)
 
 
@@ -132,10 +137,10 @@ def avg_pool(
     source, mean, numel, size_class, channels, height, width, rows, columns,
     source_n, source_c, source_h, source_w,
     stride_h, stride_w, top, left, divide_by, COUNT_PADDING: tl.constexpr,
-    KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr,
-    BLOCK: tl.constexpr,
+    KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr, ACTIVATION: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The mean of each window."""
+    """The mean of each window; padding is added after the activation, as zeros."""
     element = lanes(BLOCK, WIDE)
     there = element < numel
     image, channel, row, column = place(element, channels, rows, columns, CHANNELS_LAST)
@@ -147,9 +152,10 @@ def avg_pool(
         at_row = first_row + tap // KERNEL_W
         at_column = first_column + tap % KERNEL_W
         inside = there & (at_row >= 0) & (at_row < height) & (at_column >= 0) & (at_column < width)
-        total += tl.load(corner + at_row * source_h + at_column * source_w, mask=inside, other=0.0).to(
+        value = tl.load(corner + at_row * source_h + at_column * source_w, mask=inside, other=0.0).to(
             tl.float32
         )
+        total += tl.where(inside, activate(value, ACTIVATION), 0.0)
     total = total / divisor(
         row,
         column,
@@ -169,13 +175,13 @@ def avg_pool(
 
 @triton.jit(do_not_specialize=GEOMETRY)
 def avg_pool_gradient(
-    upstream, gradient, numel, size_class, channels, height, width, rows, columns,
-    upstream_n, upstream_c, upstream_h, upstream_w,
+    upstream, source, gradient, numel, size_class, channels, height, width, rows, columns,
+    upstream_n, upstream_c, upstream_h, upstream_w, source_n, source_c, source_h, source_w,
     stride_h, stride_w, top, left, divide_by, COUNT_PADDING: tl.constexpr,
-    KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr,
-    BLOCK: tl.constexpr,
+    KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr, ACTIVATION: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """To every pixel its share of the windows that cover it."""
+    """To every pixel its share of the windows that cover it, times the slope of its activation."""
     element = lanes(BLOCK, WIDE)
     there = element < numel
     image, channel, row, column = place(element, channels, height, width, CHANNELS_LAST)
@@ -204,4 +210,7 @@ def avg_pool_gradient(
             COUNT_PADDING,
         )
         total += tl.where(seen, share, 0.0)  # a window that is not there may count no pixels
+    if ACTIVATION != "none":
+        pixel = source + image * source_n + channel * source_c + row * source_h + column * source_w
+        total *= slope(tl.load(pixel, mask=there, other=0.0).to(tl.float32), ACTIVATION)
     tl.store(gradient + element, total.to(gradient.dtype.element_ty), mask=there)
