@@ -94,9 +94,8 @@ class Emulator:
 
 def _exports(program: Program) -> str:
     """`EMULATED(name)` of every kernel that the program's macros leave in its source."""
-    kernels = re.findall(
-        r"^KERNEL (?:__launch_bounds__\(.*?\)(?:\s*//.*)?\s+)?(\w+)\(", program.source, re.MULTILINE
-    )
+    bounds = r"(?:__launch_bounds__\(.*?\)(?:\s*//.*)?\s+)?"
+    kernels = re.findall(rf"^KERNEL {bounds}(\w+)\(", program.source, re.MULTILINE)
     macros = dict(program.macros)
     left_out = set() if "ROWS_OF_TAPS" in macros else {"direct_weight_gradient"}
     left_out.add("gemm" if "WEIGHT_GRADIENT" in macros else "gemm_weight_gradient")

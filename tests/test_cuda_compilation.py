@@ -1,4 +1,4 @@
-"""Every kernel that representative layers take, compiled by NVRTC without a GPU: its registers, spills and memory."""
+"""Every kernel that representative layers take, compiled by NVRTC without a GPU: registers, spills and memory."""
 
 from __future__ import annotations
 
