@@ -35,7 +35,7 @@ def planted(wrong: Callable[..., bool]) -> Backend:
 
     def doubled(name: str) -> Callable[..., Tensor]:
         def op(**arguments: Any) -> Tensor:
-            output: Tensor = getattr(F, name)(**arguments)
+            output: Tensor = OPS[name].reference(**arguments)
             return output * 2 if wrong(**arguments) else output
 
         return op
@@ -132,7 +132,7 @@ def test_a_failure_is_not_taken_for_a_crash() -> None:
 def test_one_case_is_shrunk_for_each_state_of_an_op() -> None:
     report = verify(planted(lambda **rest: True), dtypes=["float32"], generated=5, shrink=True)
     by_op = [[outcome.shrunk_from for outcome in report.failures if outcome.op == op] for op in OPS]
-    assert [sum(map(bool, shrunk_from)) for shrunk_from in by_op] == [1, 1, 1]
+    assert [sum(map(bool, shrunk_from)) for shrunk_from in by_op] == [1] * len(OPS)
     assert all(len(shrunk_from) > 20 for shrunk_from in by_op)
 
 

@@ -23,6 +23,7 @@ from convbench.registry.cases import Case, case_of
 from convbench.registry.errors import Unsupported
 from convbench.registry.exact import OUTPUT, Exact, gradient_of, partial_sums_of, terms_of
 from convbench.registry.few_images import call_of, few_images, of, zero_elsewhere
+from convbench.registry.fused_exact import ANY, exact_fused
 from convbench.registry.lasting import same
 from convbench.registry.ops import OPS, Op
 from convbench.registry.records import Accuracy, Backend
@@ -98,25 +99,32 @@ def check_answer(
                 raise Misconduct(f"{case}: no gradient reaches {name}")
             answers[gradient_of(name)] = of(few, gradient) if name == "input" else gradient
     arguments, upstream = call_of(few, arguments), of(few, upstream)
-    exact = _reference(op, arguments, wanted, upstream, torch.clone)
-    size = _reference(op, arguments, wanted, upstream, torch.abs) if op.multilinear else exact
-    terms, bias = terms_of(op, arguments, exact[OUTPUT]), arguments.get("bias")
     # real numbers do not cancel as random ones do: the sum of the terms' magnitudes, not the root of their squares
-    magnitudes = {name: math.sqrt(terms[name]) * size[name].abs() for name in answers}
-    bias = bias.detach().double() if isinstance(bias, Tensor) else None
-    truth = Exact(exact, magnitudes, terms, partial_sums_of(arguments), bias)
+    if op.base is not None:
+        truth = exact_fused(op, arguments, upstream, {}, accuracy, ANY)
+    else:
+        truth = _exact(op, arguments, wanted, upstream)
     for name, answer in answers.items():
-        right = exact[name]
-        if not right.numel() or _overflows(right, size[name], answer.dtype):
+        right, size = truth.answers[name], truth.magnitudes[name] / math.sqrt(truth.terms[name])
+        if not right.numel() or _overflows(right, size, answer.dtype):
             continue
         admissible = truth.bound(name, answer.dtype, Accuracy(growth=accuracy.growth))
         answer = answer.double()
-        if name != OUTPUT and not op.multilinear:
+        if name != OUTPUT and not (op.base or op).multilinear:
             # the zeros of a ReLU tie, and which of them has the gradient is the op's choice: hold whole planes
             answer, right, admissible = (each.sum(dim=(-2, -1)) for each in (answer, right, admissible))
         _compare(case, name, answer, right, float(admissible.max()))
     if not same(output.detach(), taken):
         raise Misconduct(f"{case}: the output was still being written after the op had returned")
+
+
+def _exact(op: Op, arguments: Mapping[str, Any], wanted: list[str], upstream: Tensor) -> Exact:
+    exact = _reference(op, arguments, wanted, upstream, torch.clone)
+    size = _reference(op, arguments, wanted, upstream, torch.abs) if op.multilinear else exact
+    terms, bias = terms_of(op, arguments, exact[OUTPUT]), arguments.get("bias")
+    magnitudes = {name: math.sqrt(terms[name]) * each.abs() for name, each in size.items()}
+    bias = bias.detach().double() if isinstance(bias, Tensor) else None
+    return Exact(exact, magnitudes, terms, partial_sums_of(arguments), bias)
 
 
 def _reference(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from convbench.registry.activations import ACTIVATIONS
 from convbench.registry.layouts import Layout, laid_out
 from convbench.registry.ops import OPS
 
@@ -96,6 +97,11 @@ def pool(op: str, input: tuple[int, ...], **rest: Any) -> Case:
     return _call(op, (("input", input),), rest)
 
 
+def fused(op: str, like: Case, activation: str) -> Case:
+    """A case of a fused op: what `like` is of the one without its activation."""
+    return replace(like, op=op, options=(*like.options, ("activation", activation)))
+
+
 def _call(op: str, shapes: tuple[tuple[str, tuple[int, ...]], ...], rest: Mapping[str, Any]) -> Case:
     parameters = OPS[op].signature.parameters
     options = tuple((name, value) for name, value in rest.items() if name in parameters)
@@ -104,12 +110,17 @@ def _call(op: str, shapes: tuple[tuple[str, tuple[int, ...]], ...], rest: Mappin
 
 def conformance_cases(op: str) -> list[Case]:
     """The calls of one op that every backend is held against, or says that it does not support."""
-    return list(_CASES[op]())
+    base = OPS[op].base
+    return list(_CASES[op]() if base is None else _fused_cases(op, base.name))
 
 
 def refused_calls(op: str) -> list[Case]:
     """Calls that torch refuses, and so must a backend."""
-    return list(_REFUSED[op])
+    base = OPS[op].base
+    if base is None:
+        return list(_REFUSED[op])
+    plain = conformance_cases(base.name)[0]
+    return [fused(op, plain, "none"), *(fused(op, case, "relu") for case in _REFUSED[base.name])]
 
 
 def model_cases(model: nn.Module, *inputs: Tensor) -> list[Case]:
@@ -268,6 +279,16 @@ def _avg_pool2d_cases() -> Iterator[Case]:
 
 
 _CASES = {"conv2d": _conv2d_cases, "max_pool2d": _max_pool2d_cases, "avg_pool2d": _avg_pool2d_cases}
+
+
+def _fused_cases(op: str, base: str) -> Iterator[Case]:
+    """The first case with every activation, the others with one after the other."""
+    first, *others = _CASES[base]()
+    yield from (fused(op, first, activation) for activation in ACTIVATIONS)
+    for like, activation in zip(others, itertools.cycle(ACTIVATIONS), strict=False):
+        yield fused(op, like, activation)
+    yield replace(fused(op, first, "tanh"), order=2)
+
 
 _REFUSED = {
     "conv2d": (

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from convbench.registry.cases import Case
 from convbench.registry.geometry import pair
-from convbench.registry.ops import Op
+from convbench.registry.op_record import Op
 from convbench.registry.records import Accuracy
-from convbench.registry.tolerances import bound, deviation, largest, root_mean_square
+from convbench.registry.tolerances import bound, confidence, deviation, largest, root_mean_square
 
 OUTPUT = "output"
 
@@ -32,21 +32,32 @@ def second_gradient_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Exact:
-    """The answers of one case by name, float64, with √K·A, K and partial sums of each (see `tolerances`)."""
+    """The answers of one case by name, float64, with √K·A, K and partial sums of each (see `tolerances`).
+
+    `carried` are root mean squares of errors that come into its sums, and `doubtful` what may be in them or not;
+    a fused op has such (`convbench.registry.fused_exact`).
+    """
 
     answers: Mapping[str, Tensor]
     magnitudes: Mapping[str, Tensor]
     terms: Mapping[str, int]
     partial_sums: Mapping[str, int]
     bias: Tensor | None
+    carried: Mapping[str, Tensor] = field(default_factory=dict)
+    doubtful: Mapping[str, Tensor] = field(default_factory=dict)
 
     def bound(self, name: str, dtype: torch.dtype, accuracy: Accuracy) -> Tensor:
         """The largest admissible error of each element."""
-        return bound(*self._of(name), dtype, accuracy, self.partial_sums.get(name, 0), self._added(name))
+        own = bound(*self._of(name), dtype, accuracy, self.partial_sums.get(name, 0), self._added(name))
+        if name in self.carried:
+            own = own + confidence(own.numel()) * self.carried[name]
+        return own + self.doubtful[name] if name in self.doubtful else own
 
     def deviation(self, name: str, dtype: torch.dtype, accuracy: Accuracy) -> Tensor:
         """The admissible root mean square of each element's error."""
-        return deviation(*self._of(name), dtype, accuracy, self.partial_sums.get(name, 0), self._added(name))
+        own = deviation(*self._of(name), dtype, accuracy, self.partial_sums.get(name, 0), self._added(name))
+        own = own + self.carried[name] if name in self.carried else own
+        return own + self.doubtful[name] if name in self.doubtful else own
 
     def _of(self, name: str) -> tuple[Tensor, Tensor, int]:
         return self.answers[name], self.magnitudes[name], self.terms[name]
@@ -58,6 +69,11 @@ class Exact:
 
 def exact(op: Op, case: Case, arguments: Mapping[str, Any], upstream: Tensor, accuracy: Accuracy) -> Exact:
     """The reference on `arguments`, with gradients of every tensor for the gradient `upstream` of the output."""
+    if op.base is not None:
+        from convbench.registry.fused_exact import exact_fused
+
+        named = {name: arguments[name] for name in op.tensors if isinstance(arguments.get(name), Tensor)}
+        return exact_fused(op, arguments, upstream, directions(named) if case.order == 2 else {}, accuracy)
     tensors = [name for name in op.tensors if isinstance(arguments.get(name), Tensor)]
     wide = {name: arguments[name].detach().double() for name in tensors}
     grown = upstream.double()
@@ -93,6 +109,19 @@ def _answers(
     tensors = {name: value.detach().requires_grad_() for name, value in values.items()}
     upstream = upstream.detach().requires_grad_(bool(directed))
     return answers_of(reference(**tensors), tensors, upstream, directed)
+
+
+def answers_with(
+    reference: Callable[..., Tensor],
+    arguments: Mapping[str, Any],
+    tensors: Sequence[str],
+    upstream: Tensor,
+    directed: Directed,
+) -> dict[str, Tensor]:
+    """The answers of a reference to some of the arguments, in float64."""
+    wide = {name: arguments[name].detach().double() for name in tensors}
+    ways = {name: each.double() for name, each in directed.items()}
+    return _answers(reference, wide, upstream.double(), ways)
 
 
 def _each(of: Callable[[Tensor], Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -162,6 +191,8 @@ def terms_of(op: Op, arguments: Mapping[str, Any], output: Tensor) -> dict[str, 
     terms = {"input": of_input, "weight": positions, "bias": positions}
     first = {gradient_of(name): number for name, number in terms.items()}
     second = {second_gradient_of(name): number for name, number in terms.items()}
+    if op.base is not None:  # a sum that comes out of the activation goes into another one
+        second = {name: number + 2 * reduction + 1 for name, number in second.items()}
     return {OUTPUT: reduction, **first, **second, second_gradient_of("upstream"): 2 * reduction + 1}
 
 

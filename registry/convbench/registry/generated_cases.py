@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from convbench.registry.cases import Case, conv2d, pool
+from convbench.registry.activations import ACTIVATIONS
+from convbench.registry.cases import Case, conv2d, fused, pool
 from convbench.registry.errors import UnknownName
 from convbench.registry.geometry import Window, conv2d_window, pool2d_window
 from convbench.registry.layouts import Layout
@@ -197,8 +198,16 @@ def _sees(window: Window, size: tuple[int, ...]) -> bool:
     return True
 
 
+def _fused(op: str, base: str, draw: Draw) -> Case | None:
+    like = _GENERATORS[base](draw)
+    return None if like is None else fused(op, like, draw.of(tuple(ACTIVATIONS)))
+
+
 _GENERATORS: dict[str, Callable[[Draw], Case | None]] = {
     "conv2d": _conv2d,
     "max_pool2d": lambda draw: _pool("max_pool2d", draw),
     "avg_pool2d": lambda draw: _pool("avg_pool2d", draw),
+    "conv2d_activation": lambda draw: _fused("conv2d_activation", "conv2d", draw),
+    "activation_max_pool2d": lambda draw: _fused("activation_max_pool2d", "max_pool2d", draw),
+    "activation_avg_pool2d": lambda draw: _fused("activation_avg_pool2d", "avg_pool2d", draw),
 }

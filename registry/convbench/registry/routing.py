@@ -8,7 +8,7 @@ through it; a model of torch's own layers alone takes a shorter way (see `convbe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -19,9 +19,11 @@ from torch.overrides import TorchFunctionMode
 
 from convbench.registry.discovery import discover
 from convbench.registry.errors import PluginError, Unsupported, choices
+from convbench.registry.fused_ops import apart
+from convbench.registry.fusing import Route, fused_forwards, twin
 from convbench.registry.ops import OPS, Op
 from convbench.registry.records import Backend
-from convbench.registry.shadowing import shadows
+from convbench.registry.shadowing import Shadows, shadows
 
 
 @dataclass
@@ -51,35 +53,54 @@ class Routed(nn.Module):
     """A model whose contract ops are computed by `backend`.
 
     `model` is the module that was given, its code and parameters as they were; after a change of its modules
-    call `train()` or `eval()`, which look at them anew. The counts cover every forward pass since the last
-    `reset_counts()`, `passes` of them, except compiled ones, which run no Python to count in.
+    call `train()` or `eval()`, which look at them anew. With `fuse`, neighbours that one op of the backend
+    computes together are one call (see `convbench.registry.fusing`). The counts cover every forward pass since the
+    last `reset_counts()`, `passes` of them, except compiled ones, which run no Python to count in.
     """
 
-    def __init__(self, model: nn.Module, backend: Backend) -> None:
+    def __init__(self, model: nn.Module, backend: Backend, fuse: bool = False) -> None:
         super().__init__()
         self.model = model
         self.backend = backend
+        self.fuse = fuse
         self.tallies = {name: Tally() for name in OPS}
         self._mode = _Mode(backend, self.tallies)
-        self._shadows = shadows(model, self._mode.counted)
         self._passes = _Passes()
+        self._look_at_modules()
+
+    def _look_at_modules(self) -> None:
+        fused = fused_forwards(self.model, self._fused(self._mode.counted))
+        self._shadows = shadows(self.model, self._mode.counted, fused)
+        self._fused_only = Shadows(fused)
+        # in a tuple, which torch does not search for parameters
+        self._twin = (twin(self.model, self._fused(self._mode.uncounted)),) if fused else ()
+
+    def _fused(self, routes: Mapping[str, Route]) -> dict[str, Route]:
+        """Of these routes those of fused ops that are wanted, and that the backend has."""
+        offered = self.backend.ops if self.fuse else {}
+        return {name: route for name, route in routes.items() if OPS[name].base and name in offered}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Routed:
-        copy = Routed(deepcopy(self.model, memo), self.backend)  # the routes of a copy count for the copy
+        copy = Routed(deepcopy(self.model, memo), self.backend, self.fuse)  # its routes count for the copy
         copy.training = self.training
         return copy
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             with self._mode:
-                return self.model(*args, **kwargs)
+                model = self._twin[0] if self._twin else self.model
+                return model(*args, **kwargs)
         self._passes.made += 1
-        with self._mode if self._shadows is None else self._shadows:
+        if self._shadows is not None:
+            with self._shadows:
+                return self.model(*args, **kwargs)
+        with self._mode, self._fused_only:
             return self.model(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Self:
-        self._shadows = shadows(self.model, self._mode.counted)
-        return super().train(mode)
+        super().train(mode)
+        self._look_at_modules()
+        return self
 
     @property
     def passes(self) -> int:
@@ -133,8 +154,10 @@ class Routed(nn.Module):
             tally.clear()
 
 
-def use_backend(model: nn.Module, backend: Backend | str) -> Routed:
+def use_backend(model: nn.Module, backend: Backend | str, *, fuse: bool = False) -> Routed:
     """Route the contract's ops in `model` to `backend`, given as a record or by its registered name.
+
+    With `fuse`, its fused ops serve the layers that they stand for, where these are next to each other.
 
     Raises:
         UnknownName: no backend of that name is registered.
@@ -144,49 +167,64 @@ def use_backend(model: nn.Module, backend: Backend | str) -> Routed:
     for name in backend.ops:
         if name not in OPS:
             raise PluginError(f"backend {backend.name!r} offers an unknown op {name!r}; {choices(name, OPS)}")
-    return Routed(model, backend)
+    return Routed(model, backend, fuse)
 
 
 class _Mode(TorchFunctionMode):
     def __init__(self, backend: Backend, tallies: dict[str, Tally]) -> None:
         super().__init__()
-        self.counted: dict[str, Callable[..., Any]] = {}
-        self._routes: dict[Callable[..., Any], Callable[..., Any]] = {}
-        for op in OPS.values():
-            self.counted[op.name] = counted = _counted(op, backend, tallies[op.name])
-            uncounted = backend.ops.get(op.name)
+        self.counted: dict[str, Route] = {}
+        self.uncounted: dict[str, Route] = {}
+        self._routes: dict[Route, Route] = {}
+        for op in OPS.values():  # a fused op comes after the one that it is fused of
+            self.counted[op.name] = counted = _counted(op, backend, tallies[op.name], self.counted)
+            self.uncounted[op.name] = uncounted = _uncounted(op, backend, self.uncounted)
             for function in op.functions:
-                self._routes[function] = _route(counted, uncounted, function)
+                self._routes[function] = _route(counted, uncounted)
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        self, func: Route, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         route = self._routes.get(func, func)
         return route(*args, **kwargs) if kwargs else route(*args)
 
 
-def _route(
-    counted: Callable[..., Any], uncounted: Callable[..., Any] | None, function: Callable[..., Any]
-) -> Callable[..., Any]:
-    """What is called in place of `function`; compiled code has nothing to count in."""
+def _route(counted: Route, uncounted: Route) -> Route:
+    """What is called in place of a function of torch; compiled code has nothing to count in."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         kwargs.pop("return_indices", None)  # always False here: F.max_pool2d names it, the contract does not
-        if not torch.compiler.is_compiling():
-            return counted(*args, **kwargs)
-        if uncounted is not None:
-            try:
-                return uncounted(*args, **kwargs)
-            except Unsupported:
-                pass
-        return function(*args, **kwargs)
+        return uncounted(*args, **kwargs) if torch.compiler.is_compiling() else counted(*args, **kwargs)
 
     return call
 
 
-def _counted(op: Op, backend: Backend, tally: Tally) -> Callable[..., Any]:
-    """The backend's op, torch's where it refuses or has none, with the tally kept."""
-    implementation, torchs = backend.ops.get(op.name), op.reference
+def _left(op: Op, routes: Mapping[str, Route]) -> Route:
+    """What computes a call that the backend does not: torch, and for a fused op what it is fused of."""
+    base = op.base
+    if base is None:
+        return op.reference
+    return lambda *args, **kwargs: apart(op, routes[base.name], args, kwargs)
+
+
+def _uncounted(op: Op, backend: Backend, routes: Mapping[str, Route]) -> Route:
+    """The backend's op, and what is left to do where it refuses or has none."""
+    implementation, left = backend.ops.get(op.name), _left(op, routes)
+    if implementation is None:
+        return left
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return implementation(*args, **kwargs)
+        except Unsupported:
+            return left(*args, **kwargs)
+
+    return call
+
+
+def _counted(op: Op, backend: Backend, tally: Tally, routes: Mapping[str, Route]) -> Route:
+    """The same with the tally kept; two ops in the place of a fused one count as the two that they are."""
+    implementation, left = backend.ops.get(op.name), _left(op, routes)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         served = False
@@ -196,7 +234,9 @@ def _counted(op: Op, backend: Backend, tally: Tally) -> Callable[..., Any]:
             except Unsupported as refusal:
                 tally.refusals.add(f"{op.name}: {refusal}")
         if not served:
-            output = torchs(*args, **kwargs)
+            output = left(*args, **kwargs)
+            if op.base is not None:
+                return output
         flops = op.flops(output, *args, **kwargs)
         tally.calls += 1
         tally.flops += flops

@@ -30,12 +30,15 @@ class Shadows:
             attributes.pop("forward", None)
 
 
-def shadows(model: nn.Module, routes: Mapping[str, Route]) -> Shadows | None:
+def shadows(
+    model: nn.Module, routes: Mapping[str, Route], fused: Sequence[tuple[nn.Module, Route]] = ()
+) -> Shadows | None:
     """The shadows that route `model`, by op; None where a module could call an op by itself.
 
-    `routes` has a function for each op of the contract, which takes what `torch.nn.functional` does.
+    `routes` has a function for each op of the contract, which takes what `torch.nn.functional` does. `fused` are
+    modules with a forward that calls some of them by itself.
     """
-    forwards = []
+    forwards = list(fused)
     for module in model.modules():
         kind = type(module)
         if not kind.__module__.startswith("torch.nn.modules.") or "forward" in vars(module):

@@ -104,10 +104,16 @@ def _tensor(values: Any) -> Tensor:
 
 
 _IMAGE = [[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 10.0]]]]
+_SIGNED = [[[[-1.0, -2.0, 3.0], [-4.0, -5.0, -6.0], [7.0, -8.0, 10.0]]]]
 _KNOWN: Mapping[str, _Known] = {
     "conv2d": _Known([_IMAGE, [[[[1.0, -2.0], [3.0, 5.0]]]], [0.5]], [[[[34.5, 41.5], [55.5, 67.5]]]]),
     "max_pool2d": _Known([_IMAGE], [[[[5.0, 6.0], [8.0, 10.0]]]], kernel_size=2, stride=1),
     "avg_pool2d": _Known([_IMAGE], [[[[3.0, 4.0], [6.0, 7.25]]]], kernel_size=2, stride=1),
+    "conv2d_activation": _Known(
+        [_IMAGE, [[[[1.0, -2.0], [-3.0, 4.0]]]], [-6.0]], [[[[0.0, 0.0], [0.0, 3.0]]]]
+    ),
+    "activation_max_pool2d": _Known([_SIGNED], [[[[0.0, 3.0], [7.0, 10.0]]]], kernel_size=2, stride=1),
+    "activation_avg_pool2d": _Known([_SIGNED], [[[[0.0, 0.75], [1.75, 2.5]]]], kernel_size=2, stride=1),
 }
 
 

@@ -61,9 +61,13 @@ def bound(
         partial: how many partial sums may be rounded to half precision before they are added.
         added: the magnitude of what is added to a sum that was rounded already, in half precision.
     """
-    factor = math.sqrt(CONFIDENCE**2 + 2 * math.log(max(1, reference.numel())))
     summed, stored = _errors(reference, magnitude, terms, dtype, accuracy, partial, added)
-    return factor * summed + 2 * stored
+    return confidence(reference.numel()) * summed + 2 * stored
+
+
+def confidence(elements: int) -> float:
+    """λ, in standard deviations: all of so many elements together keep it."""
+    return math.sqrt(CONFIDENCE**2 + 2 * math.log(max(1, elements)))
 
 
 def deviation(

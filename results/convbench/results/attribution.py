@@ -16,7 +16,10 @@ from convbench.results.schema import Row
 
 Rank = Literal["served", "all"]  # who may win a race: those that served its convolutions wholly, or everybody
 
-RACED = "conv2d"  # what backends compete on, where a network has it; elsewhere on all ops that it has
+RACED = (
+    "conv2d",
+    "conv2d_activation",
+)  # what backends compete on, where a network has it; elsewhere on all its ops
 CALLS = re.compile(r"(\w+) (\d+)/(\d+)")
 SAME = 1e-6  # shares of FLOPs that differ by less are alike: they are counted, and written with nine digits
 FLOPS = re.compile(r"(\w+) ([0-9.e+-]+)")
@@ -59,7 +62,7 @@ class Attribution:
     @property
     def missing(self) -> tuple[Share, ...]:
         """What it left to torch of the ops that are raced on."""
-        raced = [share for share in self.shares if share.op == RACED] or self.shares
+        raced = [share for share in self.shares if share.op in RACED] or self.shares
         return tuple(share for share in raced if not share.whole)
 
     @property

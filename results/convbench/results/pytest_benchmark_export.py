@@ -28,6 +28,7 @@ FACTS = (
     "train_images",
     "recipe",
     "flush_denormal",
+    "fused",
     "parameters",
     "flops_per_image",
     "step_flops_per_image",

@@ -282,6 +282,13 @@ class Row(Combined):
             "what makes the times doubtful, words of `busy`, `throttled` and `drifting`", later=True
         ),
     )
+    fused: int | None = field(
+        default=None,
+        metadata=about(
+            "1 where layers next to each other were computed by one op of the backend that has such, 0 where not",
+            later=True,
+        ),
+    )
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("kind", self.kind, KINDS), ("status", self.status, STATUSES)):

@@ -28,7 +28,9 @@ CONDITIONS = (
     "train_images",
     "recipe",
     "flush_denormal",
+    "fused",
 )
+UNTOLD = {"fused": "0"}  # what a file is under that was written before there was such a choice
 PROCESS = ("run_id", "kind", "round")
 TOLD = ("flags", "started_at")  # a table made by hand may lack them
 VALUES = ("status", "error", "step_ms_median", "served_flops_fraction", "val_accuracy", "epochs")
@@ -257,7 +259,7 @@ def conditions(
     rows = rows.where(rows.notna(), "")
     for code, values in zip(combination[first].tolist(), rows.to_numpy().tolist(), strict=True):
         for name, value in zip(CONDITIONS, values, strict=True):
-            found.setdefault(code, {}).setdefault(name, set()).add(str(value))
+            found.setdefault(code, {}).setdefault(name, set()).add(str(value) or UNTOLD.get(name, ""))
     # A process that timed may not know what one that trained does: what is unknown is no second value.
     return {
         code: {name: frozenset(values - {""} or values) for name, values in each.items()}

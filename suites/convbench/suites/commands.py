@@ -69,6 +69,7 @@ def _many(name: str, help: str, numbers: bool = False) -> Callable[[F], F]:
 @_many("--memory-format", "contiguous or channels_last.")
 @_many("--mode", "eager, compile or graph.")
 @_many("--seed", "Seeds of weights and batch order.", numbers=True)
+@click.option("--fuse/--no-fuse", default=None, help="Compute neighbouring layers by a backend's fused ops.")
 @click.option("--dataset", metavar="NAME", help="Dataset to train on.")
 @click.option("--lr", type=float, help="Learning rate.")
 @click.option("--epochs", type=int, help="Epochs to train, unless the budget ends first.")
@@ -221,6 +222,7 @@ OPTION_KEYS = {
     "memory-format": "memory_formats",
     "mode": "modes",
     "seed": "seeds",
+    "fuse": "fuse",
     "dataset": "dataset",
     "lr": "recipe.lr",
     "epochs": "recipe.epochs",

@@ -43,7 +43,7 @@ def verify_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         measures["roofline_step_ms"] = 1000 * Roof(**job["peaks"]).seconds(census.step)
     if outcome["status"] != "ok":  # the model would only stumble over the wrong answer
         return {**outcome, "measures": measures | setup.conditions()}
-    routed = use_backend(model, setup.backend)
+    routed = use_backend(model, setup.backend, fuse=setup.fuse)
     with torch.no_grad():
         routed(setup.sample)
     measures |= {**shares(routed), **claims(setup.backend), "max_error": outcome["max_error"]}

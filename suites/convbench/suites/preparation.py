@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from convbench.registry import Architecture, Backend, Recipe, Unsupported, discover
 from convbench.registry.cases import Case, model_cases
 from convbench.registry.conformance import verify
+from convbench.registry.fused_cases import fused_cases
 from convbench.registry.global_state import GlobalState
 from convbench.registry.models import create_model, initialise
 from convbench.registry.routing import use_backend
@@ -39,6 +40,7 @@ class Setup:
         self.recipe = Recipe(**recipe)
         self.batch_size: int = combination["batch_size"]
         self.mode: str = combination["mode"]
+        self.fuse: bool = job.get("fuse", False)
         self.seed: int = combination["seed"]
         self.dtype_name: str = combination["dtype"]
         self.device = torch.device(combination["device"])
@@ -85,7 +87,7 @@ class Setup:
 
     def runnable(self) -> nn.Module:
         """The model on its backend, in its mode."""
-        routed = use_backend(self.model, self.backend)
+        routed = use_backend(self.model, self.backend, fuse=self.fuse)
         if self.mode == "compile":
             if not self.backend.compiles:
                 raise Unsupported(f"backend {self.backend.name!r} says that it cannot be compiled")
@@ -100,6 +102,8 @@ class Setup:
         distinct: dict[Case, None] = {}
         for size in dict.fromkeys((self.batch_size, *batches)):
             distinct |= dict.fromkeys(model_cases(self.model, self.sample[:size]))
+            if self.fuse:  # besides: what is refused of these falls back to those
+                distinct |= dict.fromkeys(fused_cases(self.model, self.backend, self.sample[:size]))
         cases: dict[str, list[Case]] = {}
         for case in distinct:
             cases.setdefault(case.op, []).append(case)

@@ -63,7 +63,7 @@ def _take_steps(setup: Setup, calls: list[Call], evaluate: bool) -> int:
     Returns:
         how many of the calls were the training step's.
     """
-    model = use_backend(setup.model, audited(setup.backend, calls))
+    model = use_backend(setup.model, audited(setup.backend, calls), fuse=setup.fuse)
     model.train()
     x, y = _batch(setup, setup.train_data)
     objective = setup.train_data.objective(model(x), y)

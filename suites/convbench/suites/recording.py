@@ -122,6 +122,7 @@ class Recorder:
         resize = "x".join(map(str, recipe.resize)) if recipe.resize else "none"
         values: dict[str, Any] = {
             "threads": self.suite.timing.threads,
+            "fused": int(self.suite.fuse),
             "dataset": problem.name if problem else self.facts.data["name"],
             "train_images": None if problem else self.facts.data["shapes"]["train_images"][0],
             "convbench_version": self.facts.convbench_version,

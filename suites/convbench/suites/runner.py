@@ -308,6 +308,7 @@ def _run_task(
         "timing": asdict(suite.timing),
         "budget": asdict(suite.budget),
         "shift": suite.shift,
+        "fuse": suite.fuse,
         "threads": suite.timing.threads,
         "data": survey.data,
         "peaks": peaks.get(task.combination.device, {}).get(task.combination.dtype),

@@ -82,6 +82,7 @@ def task_key(planned: Planned, kind: Kind, suite: Suite, circumstances: Any) -> 
         "recipe": asdict(planned.recipe),
         "threads": suite.timing.threads,
         "how": _how(kind, suite),
+        **({"fuse": True} if suite.fuse else {}),
         "circumstances": circumstances,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -55,13 +55,13 @@ class Key:
 
     @property
     def _noun(self) -> str:
-        return {str: "text", int: "whole number", float: "number"}[self.kind]
+        return {str: "text", int: "whole number", float: "number", bool: "true or false"}[self.kind]
 
     def _wrong_item(self, value: object) -> str | None:
         fits = isinstance(value, (int, float) if self.kind is float else self.kind)
-        if not fits or isinstance(value, bool):
-            return f"is {value!r}; it must be a {self._noun}"
-        if isinstance(value, (int, float)):
+        if not fits or (isinstance(value, bool) and self.kind is not bool):
+            return f"is {value!r}; it must be {'' if self.kind is bool else 'a '}{self._noun}"
+        if isinstance(value, (int, float)) and self.kind is not bool:
             if not abs(value) < float("inf"):
                 return f"is {value!r}; it must be finite"
             if self.least is not None and value < self.least:
@@ -122,6 +122,7 @@ class Suite:
 
     An empty `batch_sizes` takes each architecture's own. `kinds` are what is done with a combination; it is
     verified in any case. With `shift`, a trained network is also tested on images moved by up to so many pixels.
+    With `fuse`, layers next to each other are one op where a backend has one for them.
     """
 
     name: str
@@ -137,6 +138,7 @@ class Suite:
     seeds: tuple[int, ...] = (0,)
     kinds: tuple[str, ...] = KINDS
     shift: int | None = None
+    fuse: bool = False
     recipe: RecipeOverrides = RecipeOverrides()
     budget: Budget = Budget()
     timing: Timing = Timing()
@@ -199,6 +201,7 @@ KEYS: Mapping[str, Mapping[str, Key]] = {
         "seeds": Key(int, many=True, least=0),
         "kinds": Key(str, many=True, allowed=KINDS),
         "shift": Key(int, least=1),
+        "fuse": Key(bool),
     },
     "recipe": {
         "lr": Key(float, above=0),

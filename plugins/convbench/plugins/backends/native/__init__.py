@@ -2,7 +2,7 @@
 
 A convolution sums products over taps, and keeps a block of its output in registers meanwhile;
 `core/correlation.hpp` draws it. The library is built when convbench is installed from source and comes with its
-wheels (`building.py`), `library.py` calls it, and `convolution.py` and `pooling.py` make ops of torch of it.
+wheels (`building.py`), `library.py` calls it, and `convolution.py`, `pooling.py` and `fused.py` make ops of torch of it.
 `docs/native.md` has what it reaches, and why.
 """
 
@@ -17,9 +17,21 @@ from convbench.registry import Backend, hookimpl
 
 def load() -> Mapping[str, Any]:
     from convbench.plugins.backends.native.convolution import conv2d
+    from convbench.plugins.backends.native.fused import (
+        activation_avg_pool2d,
+        activation_max_pool2d,
+        conv2d_activation,
+    )
     from convbench.plugins.backends.native.pooling import avg_pool2d, max_pool2d
 
-    return {"conv2d": conv2d, "max_pool2d": max_pool2d, "avg_pool2d": avg_pool2d}
+    return {
+        "conv2d": conv2d,
+        "max_pool2d": max_pool2d,
+        "avg_pool2d": avg_pool2d,
+        "conv2d_activation": conv2d_activation,
+        "activation_max_pool2d": activation_max_pool2d,
+        "activation_avg_pool2d": activation_avg_pool2d,
+    }
 
 
 @hookimpl
@@ -31,5 +43,12 @@ def convbench_backends() -> Iterable[Backend]:
         devices=("cpu",),
         dtypes=("float32", "float64"),
         unavailable=unavailable,
-        second_order=("conv2d", "max_pool2d", "avg_pool2d"),
+        second_order=(
+            "conv2d",
+            "max_pool2d",
+            "avg_pool2d",
+            "conv2d_activation",
+            "activation_max_pool2d",
+            "activation_avg_pool2d",
+        ),
     )

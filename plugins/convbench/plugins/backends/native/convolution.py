@@ -34,24 +34,31 @@ def conv2d(
     groups: int = 1,
 ) -> Tensor:
     """Cross-correlation: (N, C, H, W), (O, C/groups, kh, kw), (O,) -> (N, O, H', W')."""
+    traced = torch.compiler.is_compiling() or type(input) is not Tensor
+    options = checked(traced, input, weight, bias, stride, padding, dilation, groups)
+    convolved: Tensor = (OPS if traced else EAGER).conv2d(input, weight, bias, *options)
+    return convolved
+
+
+def checked(traced: bool, input: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Options:
+    """The options of a call as numbers, once it is seen to be one that torch takes, and that is served here."""
     if not input.is_cpu or input.dtype not in DTYPES:
         raise Unsupported(f"{input.dtype} on {input.device.type}")
-    if torch.compiler.is_compiling() or type(input) is not Tensor:
-        window = conv2d_window(input, weight, bias, stride, padding, dilation, groups)
-        pad = (*window.before, *window.after)
-        output: Tensor = OPS.conv2d(input, weight, bias, window.stride, pad, window.dilation, groups)
-        return output
+    if traced:
+        return _resolved(input, weight, bias, *options)
     if not weight.is_cpu or not (bias is None or bias.is_cpu):
         raise ValueError(f"input is on the cpu, but weight on {weight.device.type}")
     call = input.shape, input.dtype, weight.shape, weight.dtype
     of_bias = None if bias is None else (bias.shape, bias.dtype)
-    arguments: Any = (*call, of_bias, stride, padding, dilation, groups)
     try:
-        options = _checked(*arguments)
+        return _checked(*call, of_bias, *options)
     except TypeError:  # a list, which cannot be looked up
-        options = _checked.__wrapped__(*arguments)
-    convolved: Tensor = EAGER.conv2d(input, weight, bias, *options)
-    return convolved
+        return _checked.__wrapped__(*call, of_bias, *options)
+
+
+def _resolved(input: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Options:
+    window = conv2d_window(input, weight, bias, *options)
+    return window.stride, (*window.before, *window.after), window.dilation, options[-1]
 
 
 @lru_cache(maxsize=1024, typed=True)
@@ -62,8 +69,7 @@ def _checked(
     input = torch.empty(size, dtype=dtype, device="meta")
     weight = torch.empty(kernels, dtype=of, device="meta")
     bias = None if of_bias is None else torch.empty(of_bias[0], dtype=of_bias[1], device="meta")
-    window = conv2d_window(input, weight, bias, *options)
-    return window.stride, (*window.before, *window.after), window.dilation, options[-1]
+    return _resolved(input, weight, bias, *options)
 
 
 # --- the kernels ------------------------------------------------------------------------------------------------
@@ -77,9 +83,11 @@ def convolution(
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
+    activation: int = 0,
 ) -> Tensor:
     """(N, C, H, W), (O, C/groups, kh, kw), (O,) -> (N, O, H', W')."""
-    geometry, size = _geometry(input.shape, weight.shape, *map(tuple, (stride, padding, dilation)), groups)
+    options = tuple(stride), tuple(padding), tuple(dilation), groups, activation
+    geometry, size = _geometry(input.shape, weight.shape, *options)
     output = input.new_empty(size)
     _call("conv2d", geometry, input, weight, bias, output)
     return output
@@ -127,11 +135,12 @@ def _geometry(
     padding: tuple[int, ...],
     dilation: tuple[int, ...],
     groups: int,
+    activation: int = 0,
 ) -> tuple[Any, tuple[int, ...]]:
     """`Geometry` of core.hpp, and the output's shape."""
     size = _output_size(input[2:], weight[2:], stride, padding, dilation)
     filters, _, kh, kw = weight
-    numbers = (*input, filters, kh, kw, *stride, *padding[:2], *dilation, groups, *size)
+    numbers = (*input, filters, kh, kw, *stride, *padding[:2], *dilation, groups, *size, activation)
     return (ctypes.c_int64 * len(numbers))(*numbers), (input[0], filters, *size)
 
 
@@ -199,7 +208,7 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 # --- both kinds of ops ------------------------------------------------------------------------------------------
 
 
-def _fake_convolution(input: Tensor, weight: Tensor, bias: Any, *options: Any) -> Tensor:
+def fake_convolution(input: Tensor, weight: Tensor, bias: Any, *options: Any) -> Tensor:
     size = _output_size(input.shape[2:], weight.shape[2:], *options[:3])
     return input.new_empty((input.shape[0], weight.shape[0], *size))
 
@@ -218,7 +227,7 @@ def _fake_weight_gradient(
 register(
     f"conv2d(Tensor input, Tensor weight, Tensor? bias, {OPTIONS}) -> Tensor",
     convolution,
-    _fake_convolution,
+    fake_convolution,
     _of_convolution,
     _remember,
 )

@@ -18,8 +18,9 @@ POINTERS = {  # how many tensors each function takes, after the geometry and bef
     "conv2d_weight_gradient": 4,
     "max_pool2d": 3,
     "max_pool2d_gradient": 3,
-    "avg_pool2d": 2,
-    "avg_pool2d_gradient": 2,
+    "avg_pool2d": 3,
+    "avg_pool2d_gradient": 3,
+    "activation_gradient": 3,
 }
 
 

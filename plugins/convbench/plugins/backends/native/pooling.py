@@ -32,11 +32,9 @@ def max_pool2d(
     ceil_mode: bool = False,
 ) -> Tensor:
     """The largest value in each window: (N, C, H, W) -> (N, C, H', W')."""
-    _refuse_others(input)
     traced = torch.compiler.is_compiling() or type(input) is not Tensor
-    options = _options(traced, input, kernel_size, stride, padding, dilation, ceil_mode)
-    if options[1][0] * options[1][1] > MOST_PIXELS:
-        raise Unsupported(f"windows of more than {MOST_PIXELS} pixels")
+    options = window_options(traced, input, kernel_size, stride, padding, dilation, ceil_mode)
+    refuse_large(options[1])
     largest: Tensor
     largest, _ = OPS.max_pool2d(input, *options) if traced else EAGER.max_pool2d(input, *options)
     return largest
@@ -52,25 +50,44 @@ def avg_pool2d(
     divisor_override: int | None = None,
 ) -> Tensor:
     """The mean of each window: (N, C, H, W) -> (N, C, H', W')."""
-    if divisor_override == 0:
-        raise ValueError("divisor_override must not be zero")
-    _refuse_others(input)
     traced = torch.compiler.is_compiling() or type(input) is not Tensor
-    size, kernel, steps, pad, _ = _options(traced, input, kernel_size, stride, padding, 1, ceil_mode)
-    options = size, kernel, steps, pad, int(count_include_pad), divisor_override or 0
+    options = mean_options(
+        traced, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
     mean: Tensor = OPS.avg_pool2d(input, *options) if traced else EAGER.avg_pool2d(input, *options)
     return mean
 
 
-def _refuse_others(input: Tensor) -> None:
-    if not input.is_cpu or input.dtype not in DTYPES:
-        raise Unsupported(f"{input.dtype} on {input.device.type}")
+def refuse_large(kernel: Sequence[int]) -> None:
+    """Places in a window are kept as 16 bits."""
+    if kernel[0] * kernel[1] > MOST_PIXELS:
+        raise Unsupported(f"windows of more than {MOST_PIXELS} pixels")
 
 
 Pair = tuple[int, int]
 
 
-def _options(traced: bool, input: Tensor, *options: Any) -> tuple[Pair, Pair, Pair, Pair, Pair]:
+def mean_options(
+    traced: bool,
+    input: Tensor,
+    kernel_size: IntPair,
+    stride: IntPair | None,
+    padding: IntPair,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> tuple[Pair, Pair, Pair, Pair, int, int]:
+    """Output size, kernel size, stride, padding, whether padding counts, and the divisor or 0."""
+    if divisor_override == 0:
+        raise ValueError("divisor_override must not be zero")
+    size, kernel, steps, pad, _ = window_options(traced, input, kernel_size, stride, padding, 1, ceil_mode)
+    return size, kernel, steps, pad, int(count_include_pad), divisor_override or 0
+
+
+def window_options(traced: bool, input: Tensor, *options: Any) -> tuple[Pair, Pair, Pair, Pair, Pair]:
+    """Output size, kernel size, stride, padding and dilation, as torch would take them."""
+    if not input.is_cpu or input.dtype not in DTYPES:
+        raise Unsupported(f"{input.dtype} on {input.device.type}")
     if traced:
         return _window(input, *options)
     try:
@@ -80,7 +97,6 @@ def _options(traced: bool, input: Tensor, *options: Any) -> tuple[Pair, Pair, Pa
 
 
 def _window(input: Tensor, *options: Any) -> tuple[Pair, Pair, Pair, Pair, Pair]:
-    """Output size, kernel size, stride, padding and dilation."""
     window = pool2d_window(input, *options)
     return window.output_size, window.kernel_size, window.stride, window.before, window.dilation
 
@@ -96,13 +112,20 @@ def _checked(size: torch.Size, *options: Any) -> tuple[Pair, Pair, Pair, Pair, P
 Ints = Sequence[int]
 
 
-def _largest(
-    input: Tensor, size: Ints, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints
+def largest_of(
+    input: Tensor,
+    size: Ints,
+    kernel: Ints,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    activation: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """(N, C, H, W) -> the largest values (N, C, H', W'), and their places in their windows."""
     output = input.new_empty((*input.shape[:2], *size))
     choices = torch.empty(output.shape, dtype=torch.int16)
-    _call("max_pool2d", input.shape, (kernel, stride, padding, dilation, size), input, output, choices)
+    options = kernel, stride, padding, dilation, size, (0, 0), (activation,)
+    _call("max_pool2d", input.shape, options, input, output, choices)
     return output, choices
 
 
@@ -122,17 +145,25 @@ def _largest_gradient(
     return gradient
 
 
-def _mean(
-    input: Tensor, size: Ints, kernel: Ints, stride: Ints, padding: Ints, count_padding: int, divisor: int
+def mean_of(
+    input: Tensor,
+    size: Ints,
+    kernel: Ints,
+    stride: Ints,
+    padding: Ints,
+    count_padding: int,
+    divisor: int,
+    activation: int = 0,
+    activated: Tensor | None = None,
 ) -> Tensor:
-    """(N, C, H, W) -> (N, C, H', W')."""
+    """(N, C, H, W) -> (N, C, H', W'); the activations of the input are written to `activated` where it is there."""
     output = input.new_empty((*input.shape[:2], *size))
-    options = kernel, stride, padding, (1, 1), size, (count_padding, divisor)
-    _call("avg_pool2d", input.shape, options, input, output)
+    options = kernel, stride, padding, (1, 1), size, (count_padding, divisor, activation)
+    _call("avg_pool2d", input.shape, options, input, output, activated)
     return output
 
 
-def _mean_gradient(
+def mean_gradient(
     upstream: Tensor,
     image: Ints,
     kernel: Ints,
@@ -140,18 +171,21 @@ def _mean_gradient(
     padding: Ints,
     count_padding: int,
     divisor: int,
+    activated: Tensor | None = None,
+    activation: int = 0,
 ) -> Tensor:
-    """(N, C, H', W') -> (N, C, H, W): every value shared out among its window."""
+    """(N, C, H', W') -> (N, C, H, W): every value shared out among its window, times an activation's slope."""
     gradient = upstream.new_empty((*upstream.shape[:2], *image))
-    options = kernel, stride, padding, (1, 1), upstream.shape[2:], (count_padding, divisor)
-    _call("avg_pool2d_gradient", gradient.shape, options, upstream, gradient)
+    options = kernel, stride, padding, (1, 1), upstream.shape[2:], (count_padding, divisor, activation)
+    _call("avg_pool2d_gradient", gradient.shape, options, upstream, activated, gradient)
     return gradient
 
 
-def _call(name: str, shape: torch.Size, options: tuple[Ints, ...], *tensors: Tensor) -> None:
-    kept = [tensor.contiguous() for tensor in tensors]
+def _call(name: str, shape: torch.Size, options: tuple[Ints, ...], *tensors: Tensor | None) -> None:
+    kept = [None if tensor is None else tensor.contiguous() for tensor in tensors]
     pooling = _pooling(shape, *map(tuple, options))
-    addresses = [tensor.data_ptr() for tensor in kept]
+    addresses = [None if tensor is None else tensor.data_ptr() for tensor in kept]
+    assert tensors[0] is not None
     if function(name, tensors[0].dtype)(pooling, *addresses, torch.get_num_threads()):
         raise MemoryError(f"native: no memory for {name}")
 
@@ -160,7 +194,7 @@ def _call(name: str, shape: torch.Size, options: tuple[Ints, ...], *tensors: Ten
 def _pooling(shape: torch.Size, *options: tuple[int, ...]) -> Any:
     """`Pooling` of core.hpp."""
     numbers = [shape[0] * shape[1], *shape[2:], *(number for pair in options for number in pair)]
-    return (ctypes.c_int64 * 15)(*numbers)  # what a maximum does not have is zero
+    return (ctypes.c_int64 * 16)(*numbers)  # what is not told is zero
 
 
 # --- their derivatives -------------------------------------------------------------------------------------------
@@ -210,41 +244,41 @@ def _keep_size(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 # --- both kinds of ops ------------------------------------------------------------------------------------------
 
 
-def _fake_pool(input: Tensor, size: Sequence[int], *_: Any) -> Tensor:
+def fake_pool(input: Tensor, size: Sequence[int], *_: Any) -> Tensor:
     return input.new_empty((*input.shape[:2], *size))
 
 
-def _fake_largest(input: Tensor, size: Sequence[int], *_: Any) -> tuple[Tensor, Tensor]:
-    output = _fake_pool(input, size)
+def fake_largest(input: Tensor, size: Sequence[int], *_: Any) -> tuple[Tensor, Tensor]:
+    output = fake_pool(input, size)
     return output, torch.empty_like(output, dtype=torch.int16)
 
 
 WINDOW = "int[] kernel, int[] stride, int[] padding"
 register(
     f"max_pool2d(Tensor input, SymInt[] size, {WINDOW}, int[] dilation) -> (Tensor, Tensor)",
-    _largest,
-    _fake_largest,
+    largest_of,
+    fake_largest,
     _of_largest,
     _keep_choices,
 )
 register(
     f"max_pool2d_gradient(Tensor upstream, Tensor choices, SymInt[] size, {WINDOW}, int[] dilation) -> Tensor",
     _largest_gradient,
-    lambda upstream, choices, *options: _fake_pool(upstream, *options),
+    lambda upstream, choices, *options: fake_pool(upstream, *options),
     _of_largest_gradient,
     _keep_the_choices_given,
 )
 register(
     f"avg_pool2d(Tensor input, SymInt[] size, {WINDOW}, int count_padding, int divisor) -> Tensor",
-    _mean,
-    _fake_pool,
+    mean_of,
+    fake_pool,
     _of_mean,
     _keep_size,
 )
 register(
     f"avg_pool2d_gradient(Tensor upstream, SymInt[] size, {WINDOW}, int count_padding, int divisor) -> Tensor",
-    _mean_gradient,
-    _fake_pool,
+    mean_gradient,
+    fake_pool,
     _of_mean_gradient,
     _keep_size,
 )

@@ -10,7 +10,7 @@
 // A task is a band of rows of one image: as much as lets its copy stay in the second-level cache.
 #pragma once
 
-#include "core.hpp"
+#include "activation.hpp"
 #include "correlation.hpp"
 #include "source.hpp"
 #include "weight_gradient.hpp"
@@ -19,12 +19,6 @@ namespace ISA {
 
 constexpr Index CACHE = 256 * 1024;  // bytes of a band's copy: half of a small second-level cache
 constexpr Index STRIPE = 256;        // positions whose upstream gradient, transposed, stays in the first-level cache
-
-template <class F>
-void parallel(const Team &team, Index tasks, const F &f) {
-    team.run(tasks, [](void *context, Index task, int worker) { (*static_cast<const F *>(context))(task, worker); },
-             const_cast<F *>(&f));
-}
 
 // Memory dealt out from one block; from none at all, it only counts.
 struct Room {
@@ -150,14 +144,20 @@ bool forward_with(const Geometry &g, const T *input, const T *weight, const T *b
     const Correlation<T> correlation{g.groups, channels, filters, taps, offsets,
                                      g.kernel_y, reaches, g.stride_y, g.height, packed, padded * taps, biases, padded,
                                      g.rows, g.columns, g.stride_y * source.row(), source.channel(),
-                                     g.columns, 1, plane};
+                                     g.columns, 1, plane, g.activation == RELU ? T(0) : -T(__builtin_huge_val())};
     parallel(team, g.batch * bands.count, [&](Index task, int worker) {
         const Index image = task / bands.count, begin = task % bands.count * bands.high;
         T *mine = copies + worker * copy;
         source.fill(mine, input + image * g.channels * g.height * g.width, g.height, g.width,
                     begin * g.stride_y - g.pad_y);
-        Way::run(correlation, mine, output + image * g.filters * plane, begin, smaller(g.rows, begin + bands.high),
-                 tiles + worker * tile);
+        T *to = output + image * g.filters * plane;
+        const Index end = smaller(g.rows, begin + bands.high);
+        Way::run(correlation, mine, to, begin, end, tiles + worker * tile);
+        if (g.activation > RELU)  // while the band is still in the cache
+            for (Index f = 0; f < g.filters; f++) {
+                T *rows = to + f * plane + begin * g.columns;
+                activate(g.activation, rows, rows, (end - begin) * g.columns);
+            }
     });
     return true;
 }
@@ -235,7 +235,7 @@ bool input_gradient_with(const Geometry &g, const T *upstream, const T *weight, 
                                 packed + g.groups * padded * first, padded * taps, biases, padded,
                                 divided_up(g.height - a, g.stride_y), divided_up(g.width - b, g.stride_x),
                                 source.row(), source.channel(),
-                                g.stride_y * g.width, g.stride_x, g.height * g.width};
+                                g.stride_y * g.width, g.stride_x, g.height * g.width, -T(__builtin_huge_val())};
         first += taps;
     }
     parallel(team, g.groups * classes, [&](Index task, int) {

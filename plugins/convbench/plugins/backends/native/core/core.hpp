@@ -12,6 +12,7 @@ struct Geometry {
     int64_t filters, kernel_y, kernel_x;      // filters: channels of the output
     int64_t stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x, groups;
     int64_t rows, columns;                    // of the output
+    int64_t activation;                       // 0 none, 1 relu, 2 sigmoid, 3 tanh
 };
 
 struct Pooling {
@@ -19,6 +20,11 @@ struct Pooling {
     int64_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x;
     int64_t rows, columns;
     int64_t count_padding, divisor;           // of a mean; a divisor of 0 means the window's own size
+    int64_t activation;                       // of the input of a mean, of the output of a maximum
+};
+
+struct Elements {
+    int64_t count, activation;
 };
 
 // A task is a number below `tasks`; which worker takes it is left to chance, what it computes is not.
@@ -42,8 +48,9 @@ struct Kernels {
     bool (*weight_gradient)(const Geometry &, const T *upstream, const T *input, T *gradient, T *of_bias, Team &);
     bool (*max_pool)(const Pooling &, const T *input, T *output, uint16_t *choices, Team &);
     bool (*max_pool_gradient)(const Pooling &, const T *upstream, const uint16_t *choices, T *gradient, Team &);
-    bool (*avg_pool)(const Pooling &, const T *input, T *output, Team &);
-    bool (*avg_pool_gradient)(const Pooling &, const T *upstream, T *gradient, Team &);
+    bool (*avg_pool)(const Pooling &, const T *input, T *output, T *activated, Team &);
+    bool (*avg_pool_gradient)(const Pooling &, const T *upstream, const T *activated, T *gradient, Team &);
+    bool (*activation_gradient)(const Elements &, const T *upstream, const T *outputs, T *gradient, Team &);
 };
 
 struct InstructionSet {

@@ -39,6 +39,7 @@ struct Correlation {
     Index rows, columns;              // of the output
     Index source_row, source_channel; // steps from one row of output to the next, and from channel to channel
     Index to_row, to_column, to_filter;
+    T floor;                          // what is less becomes this: 0 of a ReLU, else -inf
 
     // Taps [begin, end) that see rows of the image from some output in [first_row, last_row]; the others are in the
     // padding above or below. In the gradient of a 5x5 kernel on 14x14 pixels that is every fourth multiplication.
@@ -63,10 +64,16 @@ constexpr int slots(int filters) {
     return most < 8 ? most : 8;
 }
 
+template <class T, int L, class V = typename Lanes<T, L>::Vector>
+INLINE V not_below(T floor, V value) {  // a NaN stays one
+    return value < floor ? V{} + floor : value;
+}
+
 // --- lanes are filters ------------------------------------------------------------------------------------------
 
 template <class T, int L, int M, int P>
-void filter_block(const T *source, const Index *offsets, Index taps, const T *weights, const T *bias, T *tile) {
+void filter_block(const T *source, const Index *offsets, Index taps, const T *weights, const T *bias, T *tile,
+                  T floor) {
     typedef Lanes<T, L> Lane;
     typename Lane::Vector sums[M][P];
     UNROLL for (int m = 0; m < M; m++)
@@ -79,12 +86,12 @@ void filter_block(const T *source, const Index *offsets, Index taps, const T *we
             UNROLL for (int m = 0; m < M; m++) sums[m][p] += w[m] * pixels[p];
     }
     UNROLL for (int p = 0; p < P; p++)
-        UNROLL for (int m = 0; m < M; m++) Lane::store(tile + (p * M + m) * L, sums[m][p]);
+        UNROLL for (int m = 0; m < M; m++) Lane::store(tile + (p * M + m) * L, not_below<T, L>(floor, sums[m][p]));
 }
 
 template <class T, int L>
 struct FilterLanes {
-    typedef void (*Block)(const T *, const Index *, Index, const T *, const T *, T *);
+    typedef void (*Block)(const T *, const Index *, Index, const T *, const T *, T *, T);
 
     template <int M, int... P>
     static Block pick(Index positions, std::integer_sequence<int, P...>) {
@@ -130,7 +137,7 @@ struct FilterLanes {
                             Index tap, last;
                             c.seen(row + r, row + r, tap, last);
                             run_block(pixels + r * c.source_row + left, c.offsets + tap, last - tap,
-                                      weights + tap * width, bias, tile + (r * c.columns + left) * width);
+                                      weights + tap * width, bias, tile + (r * c.columns + left) * width, c.floor);
                         }
                     }
                     T *target = to + (g * c.filters + first) * c.to_filter + row * c.to_row;
@@ -156,7 +163,7 @@ struct FilterLanes {
 
 template <class T, int L, int B, int S>
 void position_block(const T *const *sources, const Index *offsets, Index taps, const T *weights, const T *bias,
-                    T *const *to, Index to_filter) {
+                    T *const *to, Index to_filter, T floor) {
     typedef Lanes<T, L> Lane;
     typename Lane::Vector sums[B][S];
     const T *pixels[S];
@@ -171,12 +178,12 @@ void position_block(const T *const *sources, const Index *offsets, Index taps, c
             UNROLL for (int s = 0; s < S; s++) sums[b][s] += x[s] * weights[b];
     }
     UNROLL for (int s = 0; s < S; s++)
-        UNROLL for (int b = 0; b < B; b++) Lane::store(to[s] + b * to_filter, sums[b][s]);
+        UNROLL for (int b = 0; b < B; b++) Lane::store(to[s] + b * to_filter, not_below<T, L>(floor, sums[b][s]));
 }
 
 template <class T, int L>
 struct PositionLanes {
-    typedef void (*Block)(const T *const *, const Index *, Index, const T *, const T *, T *const *, Index);
+    typedef void (*Block)(const T *const *, const Index *, Index, const T *, const T *, T *const *, Index, T);
 
     template <int B, int... S>
     static Block pick(Index vectors, std::integer_sequence<int, S...>) {
@@ -236,7 +243,7 @@ struct PositionLanes {
                         targets[s] = direct ? places[s] : tile + s * L;
                     }
                     block(filters, here)(sources, c.offsets + tap, last - tap, weights + tap * filters, bias, targets,
-                                         direct ? c.to_filter : 8 * L);
+                                         direct ? c.to_filter : 8 * L, c.floor);
                     if (!direct) {
                         const Index wide = smaller(L, c.columns);
                         for (Index f = 0; f < filters; f++)

@@ -144,13 +144,19 @@ int worth_waking(int threads, const Pooling *p) {
         Team team{worth_waking(threads, p)};                                                                           \
         return !instructions->set.max_pool_gradient(*p, upstream, choices, gradient, team);                            \
     }                                                                                                                  \
-    EXPORT int avg_pool2d_##T(const Pooling *p, const TYPE *input, TYPE *output, int threads) {                        \
+    EXPORT int avg_pool2d_##T(const Pooling *p, const TYPE *input, TYPE *output, TYPE *activated, int threads) {       \
         Team team{worth_waking(threads, p)};                                                                           \
-        return !instructions->set.avg_pool(*p, input, output, team);                                                   \
+        return !instructions->set.avg_pool(*p, input, output, activated, team);                                        \
     }                                                                                                                  \
-    EXPORT int avg_pool2d_gradient_##T(const Pooling *p, const TYPE *upstream, TYPE *gradient, int threads) {          \
+    EXPORT int avg_pool2d_gradient_##T(const Pooling *p, const TYPE *upstream, const TYPE *activated, TYPE *gradient,  \
+                                       int threads) {                                                                  \
         Team team{worth_waking(threads, p)};                                                                           \
-        return !instructions->set.avg_pool_gradient(*p, upstream, gradient, team);                                     \
+        return !instructions->set.avg_pool_gradient(*p, upstream, activated, gradient, team);                          \
+    }                                                                                                                  \
+    EXPORT int activation_gradient_##T(const Elements *e, const TYPE *upstream, const TYPE *outputs, TYPE *gradient,   \
+                                       int threads) {                                                                  \
+        Team team{worth_waking(threads, e->count, 1 << 14)};                                                           \
+        return !instructions->set.activation_gradient(*e, upstream, outputs, gradient, team);                          \
     }
 
 FUNCTIONS(float32, float, single)

@@ -149,6 +149,8 @@ bool max_pool(const Pooling &p, const T *input, T *output, uint16_t *choices, Te
             }
             for (Index j = 0; j < p.columns; j++) kept[j] = static_cast<uint16_t>(chosen[j]);
         }
+        T *outputs = output + plane * p.rows * p.columns;
+        activate(p.activation, outputs, outputs, p.rows * p.columns);  // monotone: the largest is still the largest
     });
     return true;
 }
@@ -222,13 +224,14 @@ INLINE void window_counts(Index *counts, Index outputs, Index kernel, Index stri
 }
 
 template <class T>
-const T *divisors(const Pooling &p, Team &team) {  // [rows][columns]
+const T *divisors(const Pooling &p, Team &team, T *&planes) {  // [rows][columns], and a plane for each thread
     Index *down, *across;
     T *table;
     const bool laid_out = lay_out(team, [&](Room &room) {
         down = room.take<Index>(p.rows);
         across = room.take<Index>(p.columns);
         table = room.take<T>(p.rows * p.columns);
+        planes = room.take<T>(p.activation ? team.threads * p.height * p.width : 0);
     });
     if (!laid_out) return nullptr;
     window_counts(down, p.rows, p.kernel_y, p.stride_y, p.pad_y, p.height, p.count_padding);
@@ -251,12 +254,19 @@ APART void add_row(const T *__restrict pixels, Step step, T *__restrict to, Inde
 }
 
 template <class T>
-bool avg_pool(const Pooling &p, const T *input, T *output, Team &team) {
+bool avg_pool(const Pooling &p, const T *input, T *output, T *activated, Team &team) {
     const bool simple = is_2x2(p);
-    const T *table = divisors<T>(p, team);
+    T *planes;
+    const T *table = divisors<T>(p, team, planes);
     if (!table) return false;
-    each_plane(p, team, [&](Index plane, int) {
-        const T *image = input + plane * p.height * p.width;
+    each_plane(p, team, [&](Index plane, int worker) {
+        const Index size = p.height * p.width;
+        const T *image = input + plane * size;
+        if (p.activation) {  // kept for the gradient where that is asked for
+            T *plane_ = activated ? activated + plane * size : planes + worker * size;
+            activate(p.activation, image, plane_, size);
+            image = plane_;
+        }
         for (Index i = 0; i < p.rows; i++) {
             T *to = output + (plane * p.rows + i) * p.columns;
             if (simple) {
@@ -297,9 +307,10 @@ APART void spread_row(const T *__restrict from, const T *__restrict divisor, T *
 }
 
 template <class T>
-bool avg_pool_gradient(const Pooling &p, const T *upstream, T *gradient, Team &team) {
+bool avg_pool_gradient(const Pooling &p, const T *upstream, const T *activated, T *gradient, Team &team) {
     const bool simple = is_2x2(p);
-    const T *table = divisors<T>(p, team);
+    T *planes;
+    const T *table = divisors<T>(p, team, planes);
     if (!table) return false;
     each_plane(p, team, [&](Index plane, int) {
         T *image = gradient + plane * p.height * p.width;
@@ -323,6 +334,8 @@ bool avg_pool_gradient(const Pooling &p, const T *upstream, T *gradient, Team &t
                 }
             }
         }
+        const Index size = p.height * p.width;
+        if (p.activation) hand_back(p.activation, image, activated + plane * size, image, size);
     });
     return true;
 }
