@@ -110,9 +110,13 @@ def namespace(emulator: Emulator, name: str) -> str:
 def emulated(emulator: Emulator, name: str) -> Backend:
     """The backend `cuda` or `cuda_naive` on an emulator; each call registers ops of its own."""
     record = next(iter((cuda if name == "cuda" else cuda_naive).convbench_backends()))
-    kernels = convolution.Convolution(emulator) if name == "cuda" else NaiveConvolution(emulator)
+    place = namespace(emulator, name), "cpu", record.dtypes
     pools = pooling.Pooling(emulator, fixed=name == "cuda")
-    ops = operations.operations(namespace(emulator, name), "cpu", record.dtypes, kernels, pools)
+    if name == "cuda":
+        kernels = convolution.Convolution(emulator)
+        ops = operations.operations(*place, kernels, pools, kernels)
+    else:
+        ops = operations.operations(*place, NaiveConvolution(emulator), pools)
     return replace(
         record, name=f"emulated_{name}", load=lambda: ops, devices=("cpu",), unavailable=lambda: None
     )

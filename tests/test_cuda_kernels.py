@@ -14,7 +14,7 @@ from convbench.plugins.backends.cuda.correlation import Divisor, Shape
 from convbench.plugins.backends.cuda.machine import LaunchFailed
 from convbench.plugins.backends.cuda.programs import program
 from convbench.registry import Backend, Unsupported
-from convbench.registry.cases import Case, conv2d, pool, refused_calls
+from convbench.registry.cases import Case, conv2d, fused, pool, refused_calls
 from convbench.registry.conformance import check, check_refusal
 from convbench.registry.ops import OPS as CONTRACT
 from convbench.registry.torch_checks import check_torch
@@ -213,8 +213,15 @@ def test_bias_and_activation_are_part_of_the_kernel(emulator: Emulator, activati
         input, weight = torch.randn(2, channels, 6, 7), torch.randn(filters, channels, 3, 3) / channels
         bias = torch.randn(filters)
         shape = Shape(2, channels, (6, 7), filters, (3, 3), (1, 1), (1, 1), (1, 1), 1, (6, 7))
-        answer = kernels.forward(input, weight, bias, shape, activation)
+        answer = kernels.activated(input, weight, bias, shape, activation)
         torch.testing.assert_close(answer, functions[activation](F.conv2d(input, weight, bias, padding=1)))
+
+
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
+def test_an_activation_and_its_slope(cuda: Backend, activation: str) -> None:
+    for dtype in ("float32", "bfloat16"):
+        for case in (SMALL[0], SMALL[7], MANY[0]):
+            passes(cuda, fused("conv2d_activation", case, activation), dtype)
 
 
 def test_more_processors_change_no_answer_but_by_rounding(cuda: Backend, emulator: Emulator) -> None:
@@ -251,6 +258,7 @@ def calls(ops: Any) -> dict[str, tuple[Any, ...]]:
     pooled, choices = ops.max_pool2d(images, (5, 3), *window, (1, 1))
     return {
         "conv2d": (images, kernels, bias, *options),
+        "conv2d_activation": (images, kernels, bias, *options, "tanh"),
         "conv2d_input_gradient": (upstream, kernels, (9, 7), *options),
         "conv2d_weight_gradient": (upstream, images, (3, 3), True, *options),
         "max_pool2d": (images, (5, 3), *window, (1, 1)),
