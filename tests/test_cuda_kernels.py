@@ -328,7 +328,10 @@ FAULTS = {
     "a barrier is missing": (BARRIER, ""),
     "copies are not waited for": ("wait_for_copies<1>();", "wait_for_copies<2>();"),
     "a bound is off by one": ("k < terms && gathered < columns", "k < terms - 1 && gathered < columns"),
-    "half a warp leaves early": ("if (column >= columns) continue;", "if (threadIdx.x % 32 < 16) return;"),
+    "half a warp writes nothing": (
+        "if (column >= columns) continue;",
+        "if (column >= columns || threadIdx.x % 32 < 16) continue;",
+    ),
 }
 
 
