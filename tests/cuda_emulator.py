@@ -94,20 +94,29 @@ class Emulator:
 
 def _exports(program: Program) -> str:
     """`EMULATED(name)` of every kernel that the program's macros leave in its source."""
-    kernels = re.findall(r"^KERNEL (?:__launch_bounds__\(.*?\)(?:\s*//.*)?\s+)?(\w+)\(", program.source, re.MULTILINE)
+    bounds = r"(?:__launch_bounds__\(.*?\)(?:\s*//.*)?\s+)?"
+    kernels = re.findall(rf"^KERNEL {bounds}(\w+)\(", program.source, re.MULTILINE)
     macros = dict(program.macros)
     left_out = set() if "ROWS_OF_TAPS" in macros else {"direct_weight_gradient"}
     left_out.add("gemm" if "WEIGHT_GRADIENT" in macros else "gemm_weight_gradient")
     return "".join(f"EMULATED({kernel})\n" for kernel in kernels if kernel not in left_out)
 
 
+def namespace(emulator: Emulator, name: str) -> str:
+    """What its ops are registered under, in `torch.ops`."""
+    return f"convbench_emulated_{name}_{id(emulator):x}"
+
+
 def emulated(emulator: Emulator, name: str) -> Backend:
     """The backend `cuda` or `cuda_naive` on an emulator; each call registers ops of its own."""
     record = next(iter((cuda if name == "cuda" else cuda_naive).convbench_backends()))
-    namespace = f"convbench_emulated_{name}_{id(emulator):x}"
-    kernels = convolution.Convolution(emulator) if name == "cuda" else NaiveConvolution(emulator)
+    place = namespace(emulator, name), "cpu", record.dtypes
     pools = pooling.Pooling(emulator, fixed=name == "cuda")
-    ops = operations.operations(namespace, "cpu", record.dtypes, kernels, pools)
+    if name == "cuda":
+        kernels = convolution.Convolution(emulator)
+        ops = operations.operations(*place, kernels, pools, kernels)
+    else:
+        ops = operations.operations(*place, NaiveConvolution(emulator), pools)
     return replace(
         record, name=f"emulated_{name}", load=lambda: ops, devices=("cpu",), unavailable=lambda: None
     )

@@ -1,4 +1,4 @@
-"""Every kernel that representative layers take, compiled by NVRTC without a GPU: its registers, spills and memory."""
+"""Every kernel that representative layers take, compiled by NVRTC without a GPU: registers, spills and memory."""
 
 from __future__ import annotations
 
@@ -126,7 +126,9 @@ def test_every_kernel_of_the_layers_compiles_and_spills_nothing(dtype: str, tf32
             if (made, kernel) in wanted:
                 seen.add((made, kernel))
                 threads, shared = wanted[made, kernel]
-                assert usage.registers <= 168, what
+                assert usage.registers <= (168 if threads <= 128 else 240), (
+                    what
+                )  # three small blocks, or a large one
                 assert -(-usage.registers // 8) * 8 * threads <= REGISTERS, what
                 assert shared <= SHARED, what
     assert seen == set(wanted)

@@ -14,11 +14,11 @@ from convbench.plugins.backends.cuda.correlation import Divisor, Shape
 from convbench.plugins.backends.cuda.machine import LaunchFailed
 from convbench.plugins.backends.cuda.programs import program
 from convbench.registry import Backend, Unsupported
-from convbench.registry.cases import Case, conv2d, pool, refused_calls
+from convbench.registry.cases import Case, conv2d, fused, pool, refused_calls
 from convbench.registry.conformance import check, check_refusal
 from convbench.registry.ops import OPS as CONTRACT
 from convbench.registry.torch_checks import check_torch
-from cuda_emulator import COMPILER, Emulator, emulated
+from cuda_emulator import COMPILER, Emulator, emulated, namespace
 
 pytestmark = pytest.mark.skipif(
     COMPILER is None, reason="there is no C++ compiler: neither c++ nor g++ nor clang++"
@@ -188,7 +188,7 @@ def test_tf32_has_the_error_of_its_products(
     wanted = [reference, *torch.autograd.grad(reference, tensors, upstream.double())]
     assert {dict(made.macros).get("MATH") for made, _ in emulator.launched} <= {convolution.TF32, None}
     for answer, want in zip(answers[:3], wanted[:3], strict=True):
-        error = float((answer.double() - want).norm() / want.norm())
+        error = float((answer.detach().double() - want.detach()).norm() / want.detach().norm())
         assert 2e-5 < error < 2**-11
 
 
@@ -213,8 +213,15 @@ def test_bias_and_activation_are_part_of_the_kernel(emulator: Emulator, activati
         input, weight = torch.randn(2, channels, 6, 7), torch.randn(filters, channels, 3, 3) / channels
         bias = torch.randn(filters)
         shape = Shape(2, channels, (6, 7), filters, (3, 3), (1, 1), (1, 1), (1, 1), 1, (6, 7))
-        answer = kernels.forward(input, weight, bias, shape, activation)
+        answer = kernels.activated(input, weight, bias, shape, activation)
         torch.testing.assert_close(answer, functions[activation](F.conv2d(input, weight, bias, padding=1)))
+
+
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
+def test_an_activation_and_its_slope(cuda: Backend, activation: str) -> None:
+    for dtype in ("float32", "bfloat16"):
+        for case in (SMALL[0], SMALL[7], MANY[0]):
+            passes(cuda, fused("conv2d_activation", case, activation), dtype)
 
 
 def test_more_processors_change_no_answer_but_by_rounding(cuda: Backend, emulator: Emulator) -> None:
@@ -235,13 +242,40 @@ def test_more_processors_change_no_answer_but_by_rounding(cuda: Backend, emulato
 
 @pytest.mark.parametrize("name", ["cuda", "naive"])
 def test_torch_takes_it(request: pytest.FixtureRequest, name: str) -> None:
-    """`torch.compile` without a break in the graph, and `opcheck` of every registered op that is called."""
+    """`torch.compile` without a break in the graph, and right answers from what it makes of it."""
     backend: Backend = request.getfixturevalue(name)
     for op in backend.ops:
-        outcomes = list(check_torch(backend, op, "float32", "cpu"))
-        assert {outcome.kind for outcome in outcomes} == {"compile", "opcheck"}
-        for outcome in outcomes:
+        for outcome in check_torch(backend, op, "float32", "cpu"):
             assert outcome.state == "passed", f"{outcome.case}: {outcome.message}"
+
+
+def calls(ops: Any) -> dict[str, tuple[Any, ...]]:
+    """Arguments of every op that is registered with torch."""
+    images, kernels, bias = (torch.randn(shape) for shape in ((2, 4, 9, 7), (6, 2, 3, 3), (6,)))
+    options = (2, 1), (1, 1, 2, 1), (1, 1), 2
+    upstream = torch.randn(2, 6, 5, 7)
+    window = (3, 2), (2, 2), (1, 0)
+    pooled, choices = ops.max_pool2d(images, (5, 3), *window, (1, 1))
+    return {
+        "conv2d": (images, kernels, bias, *options),
+        "conv2d_activation": (images, kernels, bias, *options, "tanh"),
+        "conv2d_input_gradient": (upstream, kernels, (9, 7), *options),
+        "conv2d_weight_gradient": (upstream, images, (3, 3), True, *options),
+        "max_pool2d": (images, (5, 3), *window, (1, 1)),
+        "max_pool2d_gradient": (pooled, choices, (9, 7), *window, (1, 1)),
+        "avg_pool2d": (images, (5, 3), *window, 1, 0),
+        "avg_pool2d_gradient": (pooled, (9, 7), *window, 1, 0),
+    }
+
+
+def test_opcheck_finds_nothing(emulator: Emulator, cuda: Backend) -> None:
+    ops = getattr(torch.ops, namespace(emulator, "cuda"))
+    for name, arguments in calls(ops).items():
+        leaves = tuple(
+            value.requires_grad_() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+            for value in arguments
+        )
+        torch.library.opcheck(getattr(ops, name).default, leaves)
 
 
 def test_autocast_computes_in_half_precision(cuda: Backend) -> None:
@@ -293,8 +327,11 @@ BARRIER = (
 FAULTS = {
     "a barrier is missing": (BARRIER, ""),
     "copies are not waited for": ("wait_for_copies<1>();", "wait_for_copies<2>();"),
-    "a bound is off by one": ("m < c.target_channels && k < terms", "m < c.target_channels && k <= terms"),
-    "half a warp leaves early": ("if (column >= columns) continue;", "if (threadIdx.x % 32 < 16) return;"),
+    "a bound is off by one": ("k < terms && gathered < columns", "k < terms - 1 && gathered < columns"),
+    "half a warp writes nothing": (
+        "if (column >= columns) continue;",
+        "if (column >= columns || threadIdx.x % 32 < 16) continue;",
+    ),
 }
 
 
@@ -310,7 +347,7 @@ def test_a_fault_in_a_kernel_shows(emulator: Emulator, monkeypatch: pytest.Monke
     monkeypatch.setattr(programs, "_text", lambda path: broken if path.name == "gemm.cu" else text(path))
     backend = emulated(Emulator(), "cuda")
     outcome = check(backend, CONTRACT["conv2d"], MANY[0], "float32", "cpu")
-    assert outcome.state in ("failed", "crashed")
+    assert outcome.state == "failed" or "RuntimeError: gemm" in outcome.message, outcome.message
 
 
 def test_a_launch_error_is_one_of_ours() -> None:

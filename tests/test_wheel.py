@@ -64,7 +64,7 @@ def test_it_holds_every_file_of_every_room(wheel: zipfile.ZipFile) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert {name for name in wheel.namelist() if name.startswith("convbench/")} == expected
-    for sort in (".py", ".toml", ".xz", "py.typed"):
+    for sort in (".py", ".toml", ".xz", ".cu", ".cuh", "py.typed"):
         assert any(name.endswith(sort) for name in expected), (
             f"no {sort} in the tree: what does this test hold?"
         )

@@ -19,7 +19,7 @@
 #define __device__
 #define __global__
 #define __forceinline__ inline
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define KERNEL extern "C" void
 #define SHARED_MEMORY(name) unsigned char *const name = emulated::shared.data()
 

@@ -2,7 +2,8 @@
 
 `kernels/` is to be read: `direct.cu` for few channels, `gemm.cu` on tensor cores for the rest, `pooling.cu`. They
 are compiled by NVRTC (`nvrtc.py`) and kept on disk (`cache.py`); `machine.py` runs them, `convolution.py` and
-`pooling.py` choose kernel and grid, and `operations.py` makes ops of torch of it. `docs/cuda.md` draws it.
+`pooling.py` choose kernel and grid; `convolving.py` and `operations.py` make ops of torch of it. `docs/cuda.md`
+draws it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def load() -> Mapping[str, Any]:
     from convbench.plugins.backends.cuda.pooling import Pooling
 
     gpu = Gpu()
-    return operations("convbench_cuda", "cuda", DTYPES, Convolution(gpu), Pooling(gpu, fixed=True))
+    kernels = Convolution(gpu)
+    return operations("convbench_cuda", "cuda", DTYPES, kernels, Pooling(gpu, fixed=True), kernels)
 
 
 @hookimpl
@@ -40,5 +42,5 @@ def convbench_backends() -> Iterable[Backend]:
         devices=("cuda",),
         dtypes=DTYPES,
         unavailable=unavailable,
-        second_order=("conv2d", "max_pool2d", "avg_pool2d"),
+        second_order=("conv2d", "conv2d_activation", "max_pool2d", "avg_pool2d"),
     )

@@ -63,10 +63,14 @@ class Convolution:
 
     machine: Machine
 
-    def forward(
-        self, input: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape, activation: str = "none"
+    def forward(self, input: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape) -> Tensor:
+        """(N, C, H, W), (O, C/groups, kh, kw), (O,) -> (N, O, H', W')."""
+        return self.activated(input, weight, bias, shape, "none")
+
+    def activated(
+        self, input: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape, activation: str
     ) -> Tensor:
-        """(N, C, H, W), (O, C/groups, kh, kw), (O,) -> (N, O, H', W'), with the activation applied to it."""
+        """The same with one of `ACTIVATIONS` applied to what comes out."""
         output = input.new_empty((shape.images, shape.filters, *shape.output))
         if shape.images:
             self._correlate(forward(shape), input, weight, bias, output, activation)

@@ -102,7 +102,9 @@ def compiled(name: str, source: str, headers: Mapping[str, str], options: Sequen
         log = _output(library.nvrtcGetProgramLogSize, library.nvrtcGetProgramLog, program)
         words = log.rstrip(b"\0").decode(errors="replace")
         if failed:
-            raise CompilationFailed(f"NVRTC {version()} cannot compile {name}: {words.strip() or failed}")
+            raise CompilationFailed(
+                f"NVRTC {version()} cannot compile {name} ({options[0]}): {words.strip() or failed}"
+            )
         return Compiled(_output(library.nvrtcGetCUBINSize, library.nvrtcGetCUBIN, program), words)
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from torch.autograd import Function
 
 
@@ -92,3 +93,8 @@ class Registered:
 
         apply: Callable[..., Any] = Eager.apply
         return apply
+
+
+def keep(ctx: Any, tensors: tuple[Tensor, ...], options: tuple[Any, ...]) -> None:
+    ctx.save_for_backward(*tensors)
+    ctx.options = options

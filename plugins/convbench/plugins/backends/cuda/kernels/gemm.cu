@@ -224,7 +224,7 @@ __device__ __forceinline__ void all_steps(float (&sums)[ROWS][COLUMNS], unsigned
 // second factor; of the first it brings column i % BK.
 //
 // grid: (columns / BN, rows / BM, groups)
-KERNEL __launch_bounds__(THREADS) gemm(const Correlation c, const ELEMENT *__restrict__ source,
+KERNEL __launch_bounds__(THREADS, THREADS > 128 ? 1 : 3) gemm(const Correlation c, const ELEMENT *__restrict__ source,
                                        const ELEMENT *__restrict__ weight, const ELEMENT *__restrict__ bias,
                                        ELEMENT *__restrict__ target) {
     SHARED_MEMORY(memory);
@@ -306,7 +306,7 @@ __device__ __forceinline__ const float *one(float) { return reinterpret_cast<con
 __device__ __forceinline__ const bf16 *one(bf16) { return reinterpret_cast<const bf16 *>(ONES + 1); }
 __device__ __forceinline__ const fp16 *one(fp16) { return reinterpret_cast<const fp16 *>(ONES + 2); }
 
-KERNEL __launch_bounds__(THREADS)
+KERNEL __launch_bounds__(THREADS, THREADS > 128 ? 1 : 3)
     gemm_weight_gradient(const Correlation c, const int splits, const int length, const int with_bias,
                          const ELEMENT *__restrict__ source, const ELEMENT *__restrict__ upstream,
                          float *__restrict__ partial) {

@@ -10,7 +10,7 @@
 // unrolled and divisions by the stride are multiplications.
 #include "primitives.cuh"
 
-#define THREADS 256
+#define THREADS 256  // and at least 4 blocks at once: up to 64 registers, so that nothing is spilled to save some
 
 struct Window {
     int kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
@@ -42,7 +42,7 @@ __device__ __forceinline__ bool position(long long planes, int rows, int columns
 }
 
 // The largest, the first of equals, a NaN above all; `choices` has its place in the window.
-KERNEL __launch_bounds__(THREADS) max_pool2d(const Pooling p, const ELEMENT *__restrict__ input,
+KERNEL __launch_bounds__(THREADS, 4) max_pool2d(const Pooling p, const ELEMENT *__restrict__ input,
                                              ELEMENT *__restrict__ output, unsigned short *__restrict__ choices) {
     const Window w = window_of(p);
     long long plane;
@@ -64,7 +64,7 @@ KERNEL __launch_bounds__(THREADS) max_pool2d(const Pooling p, const ELEMENT *__r
     choices[place] = (unsigned short)choice;
 }
 
-KERNEL __launch_bounds__(THREADS) max_pool2d_gradient(const Pooling p, const ELEMENT *__restrict__ upstream,
+KERNEL __launch_bounds__(THREADS, 4) max_pool2d_gradient(const Pooling p, const ELEMENT *__restrict__ upstream,
                                                       const unsigned short *__restrict__ choices,
                                                       ELEMENT *__restrict__ gradient) {
     const Window w = window_of(p);
@@ -93,7 +93,7 @@ __device__ __forceinline__ int pixels_of(const Pooling &p, const Window &w, int 
            (min(left + w.kernel_w, p.width + pad_w) - max(left, -pad_w));
 }
 
-KERNEL __launch_bounds__(THREADS) avg_pool2d(const Pooling p, const ELEMENT *__restrict__ input,
+KERNEL __launch_bounds__(THREADS, 4) avg_pool2d(const Pooling p, const ELEMENT *__restrict__ input,
                                              ELEMENT *__restrict__ output) {
     const Window w = window_of(p);
     long long plane;
@@ -109,7 +109,7 @@ KERNEL __launch_bounds__(THREADS) avg_pool2d(const Pooling p, const ELEMENT *__r
     round_to(output[(plane * p.rows + i) * p.columns + j], sum / pixels_of(p, w, i, j));
 }
 
-KERNEL __launch_bounds__(THREADS) avg_pool2d_gradient(const Pooling p, const ELEMENT *__restrict__ upstream,
+KERNEL __launch_bounds__(THREADS, 4) avg_pool2d_gradient(const Pooling p, const ELEMENT *__restrict__ upstream,
                                                       ELEMENT *__restrict__ gradient) {
     const Window w = window_of(p);
     long long plane;
