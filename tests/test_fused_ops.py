@@ -218,6 +218,8 @@ def test_fused_calls_of_a_model_are_known_beforehand() -> None:
     calls: list[Call] = []
     use_backend(model, audited(planted, calls), fuse=True)(IMAGES.requires_grad_())
     IMAGES.requires_grad_(False)
+    with torch.no_grad():  # as in an evaluation
+        use_backend(model, audited(planted, calls), fuse=True)(IMAGES)
     assert {replace(call.case, needs=None) for call in calls if call.case.op in FUSED} == set(cases)
 
 
