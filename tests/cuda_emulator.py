@@ -109,8 +109,9 @@ def namespace(emulator: Emulator, name: str) -> str:
 
 def emulated(emulator: Emulator, name: str) -> Backend:
     """The backend `cuda` or `cuda_naive` on an emulator; each call registers ops of its own."""
-    record = next(iter((cuda if name == "cuda" else cuda_naive).convbench_backends()))
-    place = namespace(emulator, name), "cpu", record.dtypes
+    backend = cuda if name == "cuda" else cuda_naive
+    (record,) = backend.convbench_backends()
+    place = namespace(emulator, name), "cpu", backend.DTYPES
     pools = pooling.Pooling(emulator, fixed=name == "cuda")
     if name == "cuda":
         kernels = convolution.Convolution(emulator)
