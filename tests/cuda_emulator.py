@@ -97,8 +97,10 @@ def _exports(program: Program) -> str:
     bounds = r"(?:__launch_bounds__\(.*?\)(?:\s*//.*)?\s+)?"
     kernels = re.findall(rf"^KERNEL {bounds}(\w+)\(", program.source, re.MULTILINE)
     macros = dict(program.macros)
-    left_out = set() if "ROWS_OF_TAPS" in macros else {"direct_weight_gradient"}
-    left_out.add("gemm" if "WEIGHT_GRADIENT" in macros else "gemm_weight_gradient")
+    left_out = {
+        "direct" if "ROWS_OF_TAPS" in macros else "direct_weight_gradient",
+        "gemm" if "WEIGHT_GRADIENT" in macros else "gemm_weight_gradient",
+    }
     return "".join(f"EMULATED({kernel})\n" for kernel in kernels if kernel not in left_out)
 
 
