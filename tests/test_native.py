@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from convbench.plugins.backends.native import library
 from convbench.registry import Backend, Unsupported, discover
-from convbench.registry.cases import Case, conv2d, pool
+from convbench.registry.cases import Case, conv2d, fused, pool
 from convbench.registry.conformance import check
 from convbench.registry.ops import OPS as CONTRACT
 
@@ -74,6 +76,49 @@ def test_random_geometries_on_every_instruction_set(instruction_set: str) -> Non
             assert outcome.state == "passed", f"{case}: {outcome.message}"
 
 
+def test_random_geometries_with_an_activation_on_every_instruction_set(instruction_set: str) -> None:
+    activations = itertools.cycle(("relu", "sigmoid", "tanh"))
+    for like, activation in zip(random_cases(12, seed=9), activations, strict=False):
+        case = fused("conv2d_activation", like, activation)
+        for dtype in BACKEND.dtypes:
+            outcome = check(BACKEND, CONTRACT[case.op], case, dtype, "cpu")
+            assert outcome.state == "passed", f"{case}: {outcome.message}"
+
+
+def test_one_channel_by_itself_on_every_instruction_set(instruction_set: str) -> None:
+    """Where rows of the output stand in for filters: whole blocks, rests, gaps, and kernels too high for it."""
+    for rows, columns, kernel, stride in (
+        (28, 28, 3, 1),
+        (23, 40, 5, 1),
+        (9, 7, 4, 2),
+        (31, 33, 7, 3),
+        (20, 17, 9, 1),
+    ):
+        one = conv2d((2, 1, rows, columns), (3, 1, kernel, kernel), stride=stride, padding=kernel // 2)
+        depthwise = conv2d((2, 3, rows, columns), (3, 1, kernel, kernel), padding=1, groups=3)
+        for case in (one, depthwise):
+            for dtype in BACKEND.dtypes:
+                outcome = check(BACKEND, CONTRACT["conv2d"], case, dtype, "cpu")
+                assert outcome.state == "passed", f"{case}: {outcome.message}"
+
+
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
+def test_activations_at_both_ends(activation: str, instruction_set: str) -> None:
+    """Where exponentials overflow, where they vanish, at zero, and where there is no number."""
+    ends = [0.0, -0.0, 1e-30, 0.6, 0.63, 20.0, 88.0, 90.0, 200.0, 708.0, 710.0, 1e30, math.inf, math.nan]
+    for dtype in (torch.float32, torch.float64):
+        images = torch.tensor([*ends, *(-value for value in ends)], dtype=dtype).reshape(1, 1, 1, -1)
+        images.requires_grad_()
+        right = getattr(torch, activation)(images)
+        for op in ("activation_max_pool2d", "activation_avg_pool2d"):
+            answer = BACKEND.ops[op](images, 1, activation=activation)
+            torch.testing.assert_close(answer, right, equal_nan=True)
+            slopes = [
+                torch.autograd.grad(each.sum(), images, retain_graph=True)[0] for each in (answer, right)
+            ]
+            torch.testing.assert_close(*slopes, equal_nan=True)
+
+
 @pytest.mark.parametrize("op", ["max_pool2d", "avg_pool2d"])
 def test_random_pools_on_every_instruction_set(op: str, instruction_set: str) -> None:
     draw = random.Random(7)
@@ -87,9 +132,11 @@ def test_random_pools_on_every_instruction_set(op: str, instruction_set: str) ->
         }
         shape = draw.randint(1, 3), draw.randint(1, 5), draw.randint(5, 40), draw.randint(5, 40)
         for dtype in BACKEND.dtypes:
-            case = pool(op, shape, **options, ceil_mode=draw.random() < 0.5)
-            outcome = check(BACKEND, CONTRACT[op], case, dtype, "cpu")
-            assert outcome.state == "passed", f"{case}: {outcome.message}"
+            single = pool(op, shape, **options, ceil_mode=draw.random() < 0.5)
+            activation = draw.choice(("relu", "sigmoid", "tanh"))
+            for case in (single, fused(f"activation_{op}", single, activation)):
+                outcome = check(BACKEND, CONTRACT[case.op], case, dtype, "cpu")
+                assert outcome.state == "passed", f"{case}: {outcome.message}"
 
 
 @pytest.mark.parametrize(
@@ -176,6 +223,19 @@ def test_gradients_of_gradients(groups: int) -> None:
 def test_gradients_of_gradients_of_pools(op: str) -> None:
     images = torch.randn(2, 2, 6, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda given: BACKEND.ops[op](given, 3, 2, 1), images)
+
+
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
+def test_gradients_of_gradients_of_fused_ops(activation: str) -> None:
+    shapes = (2, 2, 5, 4), (2, 2, 3, 2), (2,)
+    leaves = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    options = {"padding": 1, "activation": activation}
+    convolution = BACKEND.ops["conv2d_activation"]
+    assert torch.autograd.gradgradcheck(lambda *given: convolution(*given, **options), leaves)
+    images = torch.randn(2, 2, 6, 5, dtype=torch.float64, requires_grad=True)
+    for pooling in (BACKEND.ops["activation_max_pool2d"], BACKEND.ops["activation_avg_pool2d"]):
+        call = partial(pooling, kernel_size=3, stride=2, padding=1, activation=activation)
+        assert torch.autograd.gradgradcheck(call, images)
 
 
 def test_threads_change_no_bit_of_output_and_input_gradient() -> None:

@@ -78,6 +78,15 @@ def test_combinations_of_one_side_are_listed_for_both(against: Any) -> None:
     assert len(found.times) == 1
 
 
+@pytest.mark.parametrize("before", [{}, {"fused": 0}])
+def test_fused_rows_are_not_paired_with_others(against: Any, before: dict[str, int]) -> None:
+    """A file of a version that could not fuse says nothing, and means the same."""
+    against(timed(BASE, **before), timed(SLOWER, fused=0))
+    against(timed(BASE, fused=1), timed(SLOWER, fused=1))
+    with pytest.raises(NothingRan, match=r"unlike fused \(0 and 1\) \(--force"):
+        against(timed(BASE, **before), timed(SLOWER, fused=1))
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [

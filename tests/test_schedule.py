@@ -71,6 +71,7 @@ def test_kinds_can_be_left_out() -> None:
         ({"suite": replace(SUITE, timing=Timing(rounds=4, threads=1, max_rounds=4))}, set()),
         ({"suite": replace(SUITE, budget=Budget(train_seconds=1.0))}, {"train"}),
         ({"planned": [replace(PLANNED[0], recipe=Recipe(lr=0.2))]}, {"verify", "time", "train"}),
+        ({"suite": replace(SUITE, fuse=True)}, {"verify", "time", "train"}),
         ({"suite": replace(SUITE, description="reworded")}, set()),
         ({"suite": replace(SUITE, budget=Budget(timeout_seconds=1.0))}, set()),
     ],

@@ -24,6 +24,7 @@ FULL = Suite(
     seeds=(0, 7),
     kinds=("time",),
     shift=2,
+    fuse=True,
     recipe=RecipeOverrides(lr=1e-5, epochs=3, resize=(56, 48), init="default"),
     budget=Budget(train_seconds=0.5, timeout_seconds=1e16, memory_mb=512),
     timing=Timing(
@@ -53,6 +54,7 @@ OTHER = {
     "seeds": (3,),
     "kinds": ("time", "train"),
     "shift": 4,
+    "fuse": False,
     "recipe.lr": 0.25,
     "recipe.epochs": 9,
     "recipe.resize": (8, 9),
@@ -118,6 +120,8 @@ def test_none_overrides_nothing() -> None:
     ("line", "words"),
     [
         ("epochs = 3", ("unknown key 'epochs'", "available:")),
+        ("fuse = 1", ("fuse is 1; it must be true or false",)),
+        ("shift = true", ("shift is True; it must be a whole number",)),
         ("backend = ['torch']", ("unknown key 'backend'", "did you mean 'backends'?", "devices")),
         ("[bugdet]", ("unknown key 'bugdet'", "did you mean 'budget'?")),
         (

@@ -108,7 +108,8 @@ def _answers(
 ) -> dict[str, Tensor]:
     tensors = {name: value.detach().requires_grad_() for name, value in values.items()}
     upstream = upstream.detach().requires_grad_(bool(directed))
-    return answers_of(reference(**tensors), tensors, upstream, directed)
+    with torch.enable_grad():  # an evaluation is looked at too
+        return answers_of(reference(**tensors), tensors, upstream, directed)
 
 
 def answers_with(

@@ -56,7 +56,7 @@ class Frozen(Function):
         return value.clone()
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         input, *derivatives = ctx.saved_tensors
         slope = Frozen.apply(input, *derivatives) if derivatives else torch.zeros_like(input)
         return (upstream * slope, *(None for _ in range(1 + len(derivatives))))

@@ -156,7 +156,7 @@ def mean_of(
     activation: int = 0,
     activated: Tensor | None = None,
 ) -> Tensor:
-    """(N, C, H, W) -> (N, C, H', W'); the activations of the input are written to `activated` where it is there."""
+    """(N, C, H, W) -> (N, C, H', W'); activations of the input are written to `activated` where it is there."""
     output = input.new_empty((*input.shape[:2], *size))
     options = kernel, stride, padding, (1, 1), size, (count_padding, divisor, activation)
     _call("avg_pool2d", input.shape, options, input, output, activated)

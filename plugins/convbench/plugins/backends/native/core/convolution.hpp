@@ -11,7 +11,7 @@
 #pragma once
 
 #include "activation.hpp"
-#include "correlation.hpp"
+#include "one_filter.hpp"
 #include "source.hpp"
 #include "weight_gradient.hpp"
 
@@ -79,10 +79,15 @@ double cost_of_position_lanes(Index filters, Index columns, Index taps, bool gap
     return vectors * filters * width_time(L == FULL<T>) * (taps * (in_block < 2 ? 2 : 1.05) + 3) + moved;
 }
 
-// Call f with the cheapest way.
+// Call f with the cheapest way. `neighbours` says that rows of the kernel meet neighbouring rows of the source.
 template <class T, class F>
-auto cheapest(Index filters, Index columns, Index taps, bool gaps, const F &f) {
+auto cheapest(Index filters, Index columns, Index taps, bool gaps, bool neighbours, const F &f) {
     constexpr int WHOLE = FULL<T>, HALF = WHOLE > 2 ? WHOLE / 2 : WHOLE;
+    if (filters == 1 && neighbours) {
+        const double whole = divided_up(columns, WHOLE), half = divided_up(columns, HALF);
+        if (whole * width_time(true) <= half * width_time(false)) return f(RowLanes<T, WHOLE>());
+        return f(RowLanes<T, HALF>());
+    }
     const double costs[] = {
         cost_of_filter_lanes<T, WHOLE>(filters, columns, taps, gaps),
         cost_of_filter_lanes<T, HALF>(filters, columns, taps, gaps),
@@ -113,7 +118,7 @@ bool forward_with(const Geometry &g, const T *input, const T *weight, const T *b
 
     Index *offsets, *places, *reaches;
     T *packed, *biases, *copies, *tiles;
-    const Index copy = source.size() + 64, tile = Way::tile(g.columns) + 64;
+    const Index copy = source.size() + Source::SPARE, tile = Way::tile(g.columns) + 64;
     const bool laid_out = lay_out(team, [&](Room &room) {
         offsets = room.take<Index>(taps);
         places = room.take<Index>(taps);
@@ -165,7 +170,8 @@ bool forward_with(const Geometry &g, const T *input, const T *weight, const T *b
 template <class T>
 bool forward(const Geometry &g, const T *input, const T *weight, const T *bias, T *output, Team &team) {
     const Index taps = g.channels / g.groups * g.kernel_y * g.kernel_x;
-    return cheapest<T>(g.filters / g.groups, g.columns, taps, false, [&](auto way) {
+    const bool neighbours = g.stride_y == 1 && g.dilation_y == 1 && g.kernel_y <= KERNEL_ROWS;
+    return cheapest<T>(g.filters / g.groups, g.columns, taps, false, neighbours, [&](auto way) {
         return forward_with<T, decltype(way)>(g, input, weight, bias, output, team);
     });
 }
@@ -202,7 +208,7 @@ bool input_gradient_with(const Geometry &g, const T *upstream, const T *weight, 
     Index *offsets, *places, *reaches;
     T *packed, *biases, *copies, *tiles;
     const Index taps_of_all = filters * kernel;  // every tap belongs to one class
-    const Index copy = source.size() + 64, tile = Way::tile(columns) + 64;
+    const Index copy = source.size() + Source::SPARE, tile = Way::tile(columns) + 64;
     const bool laid_out = lay_out(team, [&](Room &room) {
         correlations = room.take<Correlation<T>>(classes);
         offsets = room.take<Index>(taps_of_all);
@@ -265,7 +271,9 @@ bool input_gradient_with(const Geometry &g, const T *upstream, const T *weight, 
 template <class T>
 bool input_gradient(const Geometry &g, const T *upstream, const T *weight, T *gradient, Team &team) {
     const Index taps = divided_up(g.filters / g.groups * g.kernel_y * g.kernel_x, g.stride_y * g.stride_x);
-    return cheapest<T>(g.channels / g.groups, divided_up(g.width, g.stride_x), taps, g.stride_x > 1, [&](auto way) {
+    const bool neighbours = g.dilation_y == 1 && divided_up(g.kernel_y, g.stride_y) <= KERNEL_ROWS;
+    const Index columns = divided_up(g.width, g.stride_x);
+    return cheapest<T>(g.channels / g.groups, columns, taps, g.stride_x > 1, neighbours, [&](auto way) {
         return input_gradient_with<T, decltype(way)>(g, upstream, weight, gradient, team);
     });
 }
@@ -290,7 +298,7 @@ bool weight_gradient_with(const Geometry &g, const T *upstream, const T *input, 
 
     Index *offsets;
     T *sums, *copies, *turned;
-    const Index copy = source.size() + 64, turn = stripe * g.columns * 2 * L;
+    const Index copy = source.size() + Source::SPARE, turn = stripe * g.columns * 2 * L;
     const bool laid_out = lay_out(team, [&](Room &room) {
         offsets = room.take<Index>(taps);
         sums = room.take<T>(chunks * size);

@@ -54,24 +54,12 @@ INLINE void with_step(Index step, const F &f) {  // the common strides as consta
 template <class T>
 using Place = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
 
+// Comparisons must never be branches: their outcome is a coin's.
 template <class T, class P>
 INLINE void choose(T value, P place, T &best, P &choice) {
     const auto better = (value > best) | (value != value);  // as in torch: the first of equals, and nan over all
     best = better ? value : best;
     choice = better ? place : choice;
-}
-
-// Call f(L, j) with the widest vectors that a row has room for; the last one reaches back over its neighbour. What f
-// does to outputs j to j+L may be done twice. Comparisons must never be branches: their outcome is a coin's.
-template <class T, int L = FULL<T>, class F>
-INLINE void in_vectors(Index begin, Index end, const F &f) {
-    if (end - begin >= L) {
-        for (Index j = begin; j < end; j += L) f(std::integral_constant<int, L>(), smaller(j, end - L));
-    } else if constexpr (L > 2) {
-        in_vectors<T, L / 2>(begin, end, f);
-    } else {
-        for (Index j = begin; j < end; j++) f(std::integral_constant<int, 1>(), j);
-    }
 }
 
 // L pixels, STEP apart; 0 stands for any step.

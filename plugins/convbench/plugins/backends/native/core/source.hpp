@@ -33,7 +33,7 @@ struct Source {
             for (Index r = 0; r < rows; r++, copy += row()) {
                 const Index y = first_row + r;
                 if (y < 0 || y >= height) {
-                    std::memset(copy, 0, row() * sizeof(T));
+                    clear(copy, 0, row());
                     continue;
                 }
                 const T *pixels = image + (c * height + y) * width;
@@ -41,19 +41,33 @@ struct Source {
             }
     }
 
+    // What a copy takes beyond its size: zeros are written in whole vectors.
+    static constexpr Index SPARE = 64;
+
   private:
+    // Zeros from begin to end, and into what lies behind, which is written afterwards. Rows are short: a call of
+    // memset takes longer.
+    template <class T>
+    static INLINE void clear(T *line, Index begin, Index end) {
+        constexpr int L = FULL<T>;
+        for (Index i = begin; i < end; i += L) Lanes<T, L>::store(line + i, typename Lanes<T, L>::Vector{});
+    }
+
     template <class T>
     void fill_plane(T *line, const T *pixels, Index width, Index plane) const {
         const Index start = first_column + plane;  // line[i] is pixels[start + i·planes]
         const Index begin = smaller(pitch, larger(0, divided_up(-start, planes)));
         const Index end = larger(begin, smaller(pitch, divided_up(width - start, planes)));
-        std::memset(line, 0, begin * sizeof(T));
+        clear(line, 0, begin);
         if (planes == 1) {
-            std::memcpy(line + begin, pixels + start + begin, (end - begin) * sizeof(T));
+            in_vectors<T>(begin, end, [&](auto lanes, Index i) {
+                typedef Lanes<T, lanes> Lane;
+                Lane::store(line + i, Lane::load(pixels + start + i));
+            });
         } else {
             for (Index i = begin; i < end; i++) line[i] = pixels[start + i * planes];
         }
-        std::memset(line + end, 0, (pitch - end) * sizeof(T));
+        clear(line, end, pitch);
     }
 };
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
@@ -48,6 +49,20 @@ struct Lanes {
     static INLINE void store(T *to, Vector value) { *reinterpret_cast<Memory *>(to) = value; }
 };
 
+// Have a value in a register from here on: GCC would rather load it again for each use, as an operand from memory.
+template <class V>
+INLINE void hold(V &value) {
+    if constexpr (sizeof(V) >= 16) {
+#if defined(__AVX512F__)
+        __asm__("" : "+v"(value));
+#elif defined(__x86_64__)
+        __asm__("" : "+x"(value));
+#elif defined(__aarch64__)
+        __asm__("" : "+w"(value));
+#endif
+    }
+}
+
 // The elements 0, 2, 4, ... 2L-2 from an address on, and not one more: the second load ends with the last of them.
 template <class T, int L, int... I>
 INLINE typename Lanes<T, L>::Vector evens(const T *from, std::integer_sequence<int, I...>) {
@@ -66,6 +81,19 @@ INLINE void store_zipped(T *to, typename Lanes<T, L>::Vector a, typename Lanes<T
 // How many elements a whole register holds.
 template <class T>
 constexpr int FULL = VECTOR_BYTES / static_cast<int>(sizeof(T));
+
+// Call f(L, j) with the widest vectors that a row has room for; the last one reaches back over its neighbour. What f
+// does to elements j to j+L may be done twice.
+template <class T, int L = FULL<T>, class F>
+INLINE void in_vectors(Index begin, Index end, const F &f) {
+    if (end - begin >= L) {
+        for (Index j = begin; j < end; j += L) f(std::integral_constant<int, L>(), smaller(j, end - L));
+    } else if constexpr (L > 2) {
+        in_vectors<T, L / 2>(begin, end, f);
+    } else {
+        for (Index j = begin; j < end; j++) f(std::integral_constant<int, 1>(), j);
+    }
+}
 
 // Eklundh's transposition of a square: for HALF = 1, 2, 4, ... exchange the off-diagonal quarters of every square of
 // 2·HALF. L·log2(L) shuffles of two registers, where one element at a time would take L·L moves.
