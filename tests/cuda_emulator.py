@@ -97,8 +97,10 @@ def _exports(program: Program) -> str:
     bounds = r"(?:__launch_bounds__\(.*?\)(?:\s*//.*)?\s+)?"
     kernels = re.findall(rf"^KERNEL {bounds}(\w+)\(", program.source, re.MULTILINE)
     macros = dict(program.macros)
-    left_out = set() if "ROWS_OF_TAPS" in macros else {"direct_weight_gradient"}
-    left_out.add("gemm" if "WEIGHT_GRADIENT" in macros else "gemm_weight_gradient")
+    left_out = {
+        "direct" if "ROWS_OF_TAPS" in macros else "direct_weight_gradient",
+        "gemm" if "WEIGHT_GRADIENT" in macros else "gemm_weight_gradient",
+    }
     return "".join(f"EMULATED({kernel})\n" for kernel in kernels if kernel not in left_out)
 
 
@@ -109,8 +111,9 @@ def namespace(emulator: Emulator, name: str) -> str:
 
 def emulated(emulator: Emulator, name: str) -> Backend:
     """The backend `cuda` or `cuda_naive` on an emulator; each call registers ops of its own."""
-    record = next(iter((cuda if name == "cuda" else cuda_naive).convbench_backends()))
-    place = namespace(emulator, name), "cpu", record.dtypes
+    backend = cuda if name == "cuda" else cuda_naive
+    (record,) = backend.convbench_backends()
+    place = namespace(emulator, name), "cpu", backend.DTYPES
     pools = pooling.Pooling(emulator, fixed=name == "cuda")
     if name == "cuda":
         kernels = convolution.Convolution(emulator)

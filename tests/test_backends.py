@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 import torch
 
-from convbench.registry import OPS, Backend, discover, verify
+from convbench.registry import OPS, Backend, discover, no_cuda_device, verify
 from convbench.registry.arithmetic import DTYPES
 from convbench.registry.conformance import Report
 from convbench.registry.generated_cases import generated_cases
@@ -54,9 +54,11 @@ def test_it_conforms_on_many_generated_cases(name: str, seed: int) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", [name for name in RUNNABLE if "cuda" in REGISTRY.backend(name).devices])
+@pytest.mark.parametrize("name", [name for name, each in REGISTRY.backends.items() if "cuda" in each.devices])
 def test_it_conforms_on_cuda(name: str) -> None:
+    reason = REGISTRY.backend(name).unavailable() or no_cuda_device()
+    if reason:
+        pytest.skip(f"{name}: {reason}")
     result = report(name, "cuda")
     assert result.passed, failures(result)
 

@@ -113,7 +113,9 @@ KINDS = [*((dtype, False) for dtype in DTYPES), ("float32", True)]
 def test_every_kernel_of_the_layers_compiles_and_spills_nothing(dtype: str, tf32: bool) -> None:
     wanted = launches(dtype, tf32)
     programs = {made for made, _ in wanted}
-    jobs = [(made, architecture) for made in programs for architecture in ARCHITECTURES]
+    # float16 differs from bfloat16 in one instruction: one architecture of the three will do
+    architectures = ARCHITECTURES[1:2] if dtype == "float16" else ARCHITECTURES
+    jobs = [(made, architecture) for made in programs for architecture in architectures]
     with ThreadPoolExecutor(2) as pool:
         compiled = list(pool.map(lambda job: job[0].compiled(job[1]), jobs))
     seen = set()

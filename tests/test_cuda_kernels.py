@@ -194,10 +194,14 @@ def test_tf32_has_the_error_of_its_products(
 
 def test_torchs_switch_asks_for_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    assert not convolution.float32_on_tensor_cores()
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    assert convolution.float32_on_tensor_cores()
+    switch: Any = torch.backends.cudnn
+    found = switch.conv.fp32_precision
+    try:
+        for precision in ("ieee", "tf32"):
+            switch.conv.fp32_precision = precision
+            assert convolution.float32_on_tensor_cores() == (precision == "tf32")
+    finally:
+        switch.conv.fp32_precision = found
 
 
 @pytest.mark.parametrize("activation", convolution.ACTIVATIONS)

@@ -14,7 +14,11 @@ from typing import Any
 from convbench.plugins.backends.cuda import nvrtc
 from convbench.registry import Backend, hookimpl, no_cuda_device
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = (
+    "float32",
+    "bfloat16",
+    "float16",
+)  # of tensors; float32 ones are multiplied as TF32 where torch says so
 
 
 def unavailable() -> str | None:

@@ -1,4 +1,4 @@
-"""The contract's ops from the kernels of a convolution and of pooling: arguments are checked, torch's ops called."""
+"""The contract's ops from the kernels of convolution and pooling: arguments are checked, torch's ops called."""
 
 from __future__ import annotations
 

@@ -56,6 +56,7 @@ __device__ __forceinline__ void load_window(float (&window)[4 * QUADS], const fl
     }
 }
 
+#ifndef ROWS_OF_TAPS
 // grid: (tiles of an image * images, groups * blocks of filters)
 KERNEL __launch_bounds__(MOST_THREADS) direct(const Correlation c, const Tile tile, const ELEMENT *__restrict__ source,
                                          const ELEMENT *__restrict__ weight, const ELEMENT *__restrict__ bias,
@@ -120,7 +121,7 @@ KERNEL __launch_bounds__(MOST_THREADS) direct(const Correlation c, const Tile ti
     }
 }
 
-#ifdef ROWS_OF_TAPS
+#else
 // The gradient of the weight: few numbers, each the sum over all positions of all images.
 //
 //   gradient[m, k, t, s] = sum over n, y, x of upstream[n, m, y, x] * source[n, k, y*step + t*gap + origin, ...]
