@@ -17,7 +17,6 @@ from torch import Tensor
 from convbench.plugins.backends.triton import convolution, pooling
 from convbench.plugins.backends.triton.tiles import Tile
 from convbench.registry import Backend, Unsupported, discover
-from convbench.registry.activations import ACTIVATIONS
 from convbench.registry.cases import Case, conv2d, fused, pool
 from convbench.registry.conformance import check
 from convbench.registry.ops import OPS as CONTRACT
@@ -128,10 +127,11 @@ def test_every_walk_of_the_kernels(
     monkeypatch.setattr(convolution, "candidates_on", lambda *_: (tile,))
     monkeypatch.setattr(convolution, "wide", lambda *_: wide)
     channels = 32 if tile.even else 18  # of a group: whole blocks both forward and back, or not
-    shapes = (2, 2 * channels, 4, 5), (2 * channels, channels, 2, 3)
+    groups = 2 if tile.folded else 1
+    shapes = (2, groups * channels, 4, 5), (groups * channels, channels, 2, 2)
     leaves = [torch.randn(shape).to(memory_format=memory_format).requires_grad_() for shape in shapes]
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
-    options = {"stride": (1, 2), "padding": 1, "groups": 2}
+    options = {"stride": (1, 2), "padding": 1, "groups": groups}
     got, want = BACKEND.ops["conv2d"](*leaves, **options), F.conv2d(*exact, **options)  # type: ignore[arg-type]
     upstream = torch.randn_like(got)
     gradients = torch.autograd.grad(got, leaves, upstream)
@@ -157,8 +157,16 @@ def test_64_bit_offsets_of_pools(monkeypatch: pytest.MonkeyPatch) -> None:
             conforms(pool(op, (2, 3, 5, 6), kernel_size=3, stride=2, padding=1, layout=layout), "float32")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("activation", "dtype"),
+    [
+        ("relu", "float32"),
+        ("sigmoid", "float32"),
+        ("tanh", "float32"),
+        ("relu", "float16"),
+        ("tanh", "bfloat16"),
+    ],
+)
 def test_activations_in_the_same_kernel(activation: str, dtype: str) -> None:
     plain = conv2d((2, 3, 6, 5), (4, 3, 3, 3), stride=2, padding=1)
     pools = [
