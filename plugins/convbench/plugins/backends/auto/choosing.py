@@ -45,7 +45,8 @@ NOTICEABLE = (
     0.02  # seconds: less than this a candidate may take for a part of the call, whatever the rest would
 )
 TRIES, LONG = 6, 0.1  # before a call is called hopeless: so many, or so many seconds altogether
-GAIN = 0.99  # of the best whole's time: a mixture that takes longer is not worth it
+MARGIN = 0.95  # of the baseline's time: what takes longer is no faster for sure between other layers
+GAIN = 0.97  # of the best whole's time: the same of a mixture
 Implementation = Callable[..., Any]
 
 
@@ -242,12 +243,16 @@ def _race(
     mixture = _best_parts(trial, field.left, hold) if call.needs else None
     if mixture is not None:
         mixed = str(Decision(mixture))
-        finalists = {name: trial.whole(ops[name]) for name in order[:2]}
+        finalists = {name: trial.whole(ops[name]) for name in dict.fromkeys((*order[:2], BASELINE))}
         finalists[mixed] = trial.whole(implementation(call, mixture, field.left))
-        order = [*hold(FINAL, finalists), *order[2:]]
-        ranked = [mixture if name == mixed else {WHOLE: name} for name in order]
-        if order[0] == mixed and medians[FINAL][mixed] > GAIN * medians[FINAL][order[1]]:
+        ranked = [mixture if name == mixed else {WHOLE: name} for name in hold(FINAL, finalists)]
+        ranked += [{WHOLE: name} for name in order if name not in finalists]
+        if ranked[0] == mixture and medians[FINAL][mixed] > GAIN * medians[FINAL][str(Decision(ranked[1]))]:
             ranked[:2] = reversed(ranked[:2])
+    baseline = {WHOLE: BASELINE}
+    contest = medians.get(FINAL, medians[WHOLE])
+    if contest[str(Decision(ranked[0]))] > MARGIN * contest[BASELINE]:
+        ranked = [baseline, *(winner for winner in ranked if winner != baseline)]
     return Decision(ranked[0], medians, rounds.get(FINAL, rounds[WHOLE])), ranked
 
 

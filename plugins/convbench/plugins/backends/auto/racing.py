@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from statistics import median
 
-FEWEST, MOST = 5, 60  # rounds
+FEWEST, MOST = 7, 60  # rounds
 FAR_BEHIND = 1.25  # times the leader's median, by one's own fastest: out after three rounds
 CHANCE = 0.02  # that a coin falls as the rounds did
 
