@@ -19,9 +19,11 @@ from convbench.plugins.backends.auto import remembering, sources
 from convbench.plugins.backends.auto.calls import Call, Memory
 from convbench.plugins.backends.auto.candidates import Candidate
 from convbench.plugins.backends.auto.commands import auto
+from convbench.plugins.backends.auto.conditions import SPEED, passing
 from convbench.plugins.backends.auto.decisions import Decision, from_json, whole
 from convbench.plugins.backends.auto.dispatching import Decisions, Dispatched
 from convbench.registry import OPS, Backend, discover
+from convbench.registry.global_state import SETTINGS
 
 CALL = Call(
     "conv2d",
@@ -157,6 +159,11 @@ def test_a_decision_holds_until_a_version_or_a_source_changes(tmp_path: Path) ->
         assert len(decided(tmp_path)) == 1
     finally:
         torch.set_num_threads(threads)
+
+
+def test_every_setting_of_a_process_that_changes_a_speed_is_there() -> None:
+    assert set(SETTINGS) >= SPEED
+    assert set(passing("cpu")) >= SPEED
 
 
 def test_sources_are_told_apart_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
