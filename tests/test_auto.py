@@ -18,7 +18,7 @@ from convbench.plugins.backends.auto.candidates import Candidate, candidates_of
 from convbench.plugins.backends.auto.choosing import choose
 from convbench.plugins.backends.auto.decisions import FORWARD, OF_INPUT, OF_WEIGHT, Decision, whole
 from convbench.plugins.backends.auto.dispatching import Decisions, Dispatched
-from convbench.plugins.backends.auto.racing import clock, race
+from convbench.plugins.backends.auto.racing import clock, quartile, race, steady
 from convbench.registry import OPS, Accuracy, Backend, Unsupported, discover, use_backend, verify
 from convbench.registry.choices import choices_of, chooses
 from convbench.registry.parts import TORCHS, Parts, parts_of
@@ -75,7 +75,7 @@ def arguments(needs: Iterable[str] = ("input", "weight", "bias")) -> dict[str, A
 def call(**changes: Any) -> Call:
     """The call that is made with such arguments."""
     values = tuple((arguments() | changes).values())
-    return call_of(OPS["conv2d"], dispatching._seen(values))
+    return call_of(OPS["conv2d"], dispatching._seen(values, 3))
 
 
 def dispatched(
@@ -218,6 +218,14 @@ def test_whoever_is_far_behind_leaves() -> None:
     seconds = {"a": 1.0, "b": 1.001, "c": 2.0}
     times = race(runners, lambda work: seconds[work()], 1e9, seed=0)  # type: ignore[index]
     assert len(times["c"]) == 3
+
+
+def test_time_slices_of_others_do_not_decide() -> None:
+    """The first is faster alone; in most rounds somebody is in its way."""
+    alone = [1.0, 1.0, 1.0, 100.0, 100.0, 100.0, 100.0]
+    assert quartile(alone) < quartile([2.0] * 7)
+    assert not steady(alone)
+    assert steady([1.0, 1.1, 1.2, 1.3, 1.0, 1.1, 5.0])
 
 
 def test_a_race_without_end_ends_with_its_time() -> None:

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ from convbench.plugins.backends.auto.decisions import (
     Decision,
 )
 from convbench.plugins.backends.auto.mixing import Mixture, Options
-from convbench.plugins.backends.auto.racing import Clock, clock, race
+from convbench.plugins.backends.auto.racing import Clock, clock, quartile, race, steady
 from convbench.registry import Unsupported
 from convbench.registry.conformance import check_with
 from convbench.registry.discovery import describe
@@ -224,18 +223,20 @@ Contest = Callable[[str, dict[str, Callable[[], Any]]], list[str]]
 def _race(
     trial: Trial, field: Field, timed: Clock, seconds: float, seed: int
 ) -> tuple[Decision, list[dict[str, str]]]:
-    """All races of a call: the medians, and who may compute it, the best first."""
+    """All races of a call: their times, and who may compute it, the best first."""
     call = trial.call
-    medians: dict[str, dict[str, float]] = {}
+    seconds_of: dict[str, dict[str, float]] = {}
     rounds: dict[str, int] = {}
+    unsteady: set[str] = set()
 
     def hold(contest: str, runners: dict[str, Callable[[], Any]]) -> list[str]:
         for run in runners.values():
             run()
         times = race(runners, timed, seconds, seed)
         rounds[contest] = max(map(len, times.values()))
-        medians[contest] = {name: median(each) for name, each in times.items()}
-        return sorted(runners, key=lambda name: medians[contest][name])
+        seconds_of[contest] = {name: quartile(each) for name, each in times.items()}
+        unsteady.update(contest for each in times.values() if not steady(each))
+        return sorted(runners, key=lambda name: seconds_of[contest][name])
 
     ops = {name: candidate.op(call.op) for name, candidate in field.left.items()}
     order = hold(WHOLE, {name: trial.whole(op) for name, op in ops.items()})
@@ -247,13 +248,16 @@ def _race(
         finalists[mixed] = trial.whole(implementation(call, mixture, field.left))
         ranked = [mixture if name == mixed else {WHOLE: name} for name in hold(FINAL, finalists)]
         ranked += [{WHOLE: name} for name in order if name not in finalists]
-        if ranked[0] == mixture and medians[FINAL][mixed] > GAIN * medians[FINAL][str(Decision(ranked[1]))]:
+        if (
+            ranked[0] == mixture
+            and seconds_of[FINAL][mixed] > GAIN * seconds_of[FINAL][str(Decision(ranked[1]))]
+        ):
             ranked[:2] = reversed(ranked[:2])
     baseline = {WHOLE: BASELINE}
-    contest = medians.get(FINAL, medians[WHOLE])
+    contest = seconds_of.get(FINAL, seconds_of[WHOLE])
     if contest[str(Decision(ranked[0]))] > MARGIN * contest[BASELINE]:
         ranked = [baseline, *(winner for winner in ranked if winner != baseline)]
-    return Decision(ranked[0], medians, rounds.get(FINAL, rounds[WHOLE])), ranked
+    return Decision(ranked[0], seconds_of, rounds.get(FINAL, rounds[WHOLE]), steady=not unsteady), ranked
 
 
 def _best_parts(trial: Trial, candidates: Mapping[str, Candidate], hold: Contest) -> dict[str, str] | None:
