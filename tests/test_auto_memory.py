@@ -19,9 +19,11 @@ from convbench.plugins.backends.auto import remembering, sources
 from convbench.plugins.backends.auto.calls import Call, Memory
 from convbench.plugins.backends.auto.candidates import Candidate
 from convbench.plugins.backends.auto.commands import auto
+from convbench.plugins.backends.auto.conditions import SPEED, passing
 from convbench.plugins.backends.auto.decisions import Decision, from_json, whole
 from convbench.plugins.backends.auto.dispatching import Decisions, Dispatched
 from convbench.registry import OPS, Backend, discover
+from convbench.registry.global_state import SETTINGS
 
 CALL = Call(
     "conv2d",
@@ -130,13 +132,13 @@ def test_two_processes_write_and_a_third_reads_either(tmp_path: Path) -> None:
     assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
 
 
-def decided(root: Path, sources: str = "1", release: str = "1.0") -> list[Call]:
+def decided(root: Path, sources: str = "1", release: str = "1.0", *, steady: bool = True) -> list[Call]:
     """What had to be decided in a new process's place, with a candidate of that release and those sources."""
     asked = []
 
     def chooser(call: Call, _: Any) -> Decision:
         asked.append(call)
-        return whole("torch")
+        return whole("torch", steady=steady)
 
     backend = Backend("torch", "", lambda: {"conv2d": F.conv2d})
     candidates = {"torch": Candidate("torch", backend, release, sources)}
@@ -157,6 +159,17 @@ def test_a_decision_holds_until_a_version_or_a_source_changes(tmp_path: Path) ->
         assert len(decided(tmp_path)) == 1
     finally:
         torch.set_num_threads(threads)
+
+
+def test_what_was_decided_in_a_crowd_is_not_remembered(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert len(decided(tmp_path, steady=False)) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_setting_of_a_process_that_changes_a_speed_is_there() -> None:
+    assert set(SETTINGS) >= SPEED
+    assert set(passing("cpu")) >= SPEED
 
 
 def test_sources_are_told_apart_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,11 +148,11 @@ class Call:
             for name, memory in self.tensors
             if memory is not None and name != "bias"
         ]
-        defaults = self.record.signature.parameters
+        defaults = {name: each.default for name, each in self.record.signature.parameters.items()}
         options = [
             f"{name}={_text(value)}"
             for name, value in self.options
-            if value != defaults[name].default and value not in ((0, 0), (1, 1))
+            if value not in (defaults[name], (defaults[name], defaults[name]))
         ]
         return f"{self.op} {' '.join([' * '.join(shapes), *options])}"
 

@@ -44,7 +44,7 @@ class Candidate:
         """Whether it says that it computes such calls, as exactly as a direct sum."""
         return (
             device in self.backend.devices
-            and dtype in self.backend.dtypes
+            and dtype in self.backend.dtypes_on(device)
             and op in self.backend.ops
             and op not in self.backend.accuracy
         )

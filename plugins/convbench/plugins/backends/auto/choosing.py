@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ from convbench.plugins.backends.auto.decisions import (
     Decision,
 )
 from convbench.plugins.backends.auto.mixing import Mixture, Options
-from convbench.plugins.backends.auto.racing import Clock, clock, race
+from convbench.plugins.backends.auto.racing import Clock, clock, quartile, race, steady
 from convbench.registry import Unsupported
 from convbench.registry.conformance import check_with
 from convbench.registry.discovery import describe
@@ -45,7 +44,8 @@ NOTICEABLE = (
     0.02  # seconds: less than this a candidate may take for a part of the call, whatever the rest would
 )
 TRIES, LONG = 6, 0.1  # before a call is called hopeless: so many, or so many seconds altogether
-GAIN = 0.99  # of the best whole's time: a mixture that takes longer is not worth it
+MARGIN = 0.95  # of the baseline's time: what takes longer is no faster for sure between other layers
+GAIN = 0.97  # of the best whole's time: the same of a mixture
 Implementation = Callable[..., Any]
 
 
@@ -223,18 +223,20 @@ Contest = Callable[[str, dict[str, Callable[[], Any]]], list[str]]
 def _race(
     trial: Trial, field: Field, timed: Clock, seconds: float, seed: int
 ) -> tuple[Decision, list[dict[str, str]]]:
-    """All races of a call: the medians, and who may compute it, the best first."""
+    """All races of a call: their times, and who may compute it, the best first."""
     call = trial.call
-    medians: dict[str, dict[str, float]] = {}
+    seconds_of: dict[str, dict[str, float]] = {}
     rounds: dict[str, int] = {}
+    unsteady: set[str] = set()
 
     def hold(contest: str, runners: dict[str, Callable[[], Any]]) -> list[str]:
         for run in runners.values():
             run()
         times = race(runners, timed, seconds, seed)
         rounds[contest] = max(map(len, times.values()))
-        medians[contest] = {name: median(each) for name, each in times.items()}
-        return sorted(runners, key=lambda name: medians[contest][name])
+        seconds_of[contest] = {name: quartile(each) for name, each in times.items()}
+        unsteady.update(contest for each in times.values() if not steady(each))
+        return sorted(runners, key=lambda name: seconds_of[contest][name])
 
     ops = {name: candidate.op(call.op) for name, candidate in field.left.items()}
     order = hold(WHOLE, {name: trial.whole(op) for name, op in ops.items()})
@@ -242,13 +244,20 @@ def _race(
     mixture = _best_parts(trial, field.left, hold) if call.needs else None
     if mixture is not None:
         mixed = str(Decision(mixture))
-        finalists = {name: trial.whole(ops[name]) for name in order[:2]}
+        finalists = {name: trial.whole(ops[name]) for name in dict.fromkeys((*order[:2], BASELINE))}
         finalists[mixed] = trial.whole(implementation(call, mixture, field.left))
-        order = [*hold(FINAL, finalists), *order[2:]]
-        ranked = [mixture if name == mixed else {WHOLE: name} for name in order]
-        if order[0] == mixed and medians[FINAL][mixed] > GAIN * medians[FINAL][order[1]]:
+        ranked = [mixture if name == mixed else {WHOLE: name} for name in hold(FINAL, finalists)]
+        ranked += [{WHOLE: name} for name in order if name not in finalists]
+        if (
+            ranked[0] == mixture
+            and seconds_of[FINAL][mixed] > GAIN * seconds_of[FINAL][str(Decision(ranked[1]))]
+        ):
             ranked[:2] = reversed(ranked[:2])
-    return Decision(ranked[0], medians, rounds.get(FINAL, rounds[WHOLE])), ranked
+    baseline = {WHOLE: BASELINE}
+    contest = seconds_of.get(FINAL, seconds_of[WHOLE])
+    if contest[str(Decision(ranked[0]))] > MARGIN * contest[BASELINE]:
+        ranked = [baseline, *(winner for winner in ranked if winner != baseline)]
+    return Decision(ranked[0], seconds_of, rounds.get(FINAL, rounds[WHOLE]), steady=not unsteady), ranked
 
 
 def _best_parts(trial: Trial, candidates: Mapping[str, Candidate], hold: Contest) -> dict[str, str] | None:

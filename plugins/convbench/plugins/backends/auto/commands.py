@@ -27,8 +27,9 @@ def auto() -> None:
 def show(registry: Registry | None, as_json: bool) -> None:
     """List every decision: the call, the winner, the runner-up, and the times of all.
 
-    Times are medians of forward and backward together, in milliseconds. A decision made by another version of a
-    plugin or of torch, or on another machine, no longer holds; the last column says what has changed.
+    Times are of forward and backward together, in milliseconds; a quarter of the rounds were faster. A decision
+    made by another version of a plugin or of torch, or on another machine, no longer holds; the last column says
+    what has changed.
     """
     from convbench.plugins.backends.auto import remembering
     from convbench.plugins.backends.auto.candidates import candidates_of

@@ -14,6 +14,17 @@ from typing import Any
 from convbench.plugins.backends.auto.candidates import Candidate
 from convbench.plugins.backends.auto.sources import digest_of
 
+SPEED = frozenset(  # settings of the process that a speed may depend on, by the words for them
+    {
+        "the number of torch's threads",
+        "whether denormal numbers are kept",
+        "whether torch's algorithms are deterministic",
+        "the precision of float32 products",
+        "whether cuDNN may choose by trial",
+        "whether oneDNN is used",
+    }
+)
+
 
 def lasting(candidates: Mapping[str, Candidate]) -> dict[str, Any]:
     """What stays as it is while a process runs; importing no torch."""
@@ -30,21 +41,15 @@ def passing(device: str) -> dict[str, Any]:
     """What a program may set, and the device's name."""
     import torch
 
+    from convbench.registry.global_state import SETTINGS
+
+    found = {name: str(read()) for name, (read, _) in SETTINGS.items() if name in SPEED}
     kind = torch.device(device).type
-    settings: dict[str, Any] = {"device": kind, "threads": torch.get_num_threads()}
     if kind == "cpu":
-        denormals = bool((torch.full((1,), 2e-38) * 0.25).ne(0).item())
-        return settings | {"denormals": denormals, "onednn": torch._C._get_mkldnn_enabled()}
+        return {"device": kind, **found}
     module: Any = getattr(torch, kind)
     name = getattr(module, "get_device_name", lambda _: kind)(torch.device(device))
-    return settings | {
-        "device": f"{kind}, {name}",
-        "tf32": torch._C._get_cudnn_allow_tf32(),
-        "products": torch.get_float32_matmul_precision(),
-        "cudnn by trial": torch._C._get_cudnn_benchmark(),
-        "deterministic": torch._C._get_cudnn_deterministic(),
-        "cudnn": torch.backends.cudnn.version(),
-    }
+    return {"device": f"{kind}, {name}", "cudnn": torch.backends.cudnn.version(), **found}
 
 
 @cache

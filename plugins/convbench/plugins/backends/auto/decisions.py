@@ -18,10 +18,11 @@ class Decision:
 
     Attributes:
         winner: the candidate by what it does: `whole`, or each of the parts that are needed.
-        seconds: the medians that this was decided by: by contest, and within each by contestant.
+        seconds: what this was decided by, lower quartiles over rounds, by contest and contestant.
         rounds: how many there were in the last contest.
         left_out: why candidates did not take part, by name.
         rule: why nothing was timed, where nothing was.
+        steady: rounds took alike; if not, others were at work, and this process alone goes by it.
     """
 
     winner: Mapping[str, str]
@@ -29,6 +30,7 @@ class Decision:
     rounds: int = 0
     left_out: Mapping[str, str] = field(default_factory=dict)
     rule: str = ""
+    steady: bool = True
 
     def __str__(self) -> str:
         return self.winner.get(WHOLE) or "/".join(self.winner.get(part, "-") for part in PARTS)

@@ -102,7 +102,8 @@ class Decisions:
             if name == BASELINE or each.claims(call.op, kind, call.dtype)
         }
         decision = self._chooser(call, able)
-        remember(self._root, key, call, decision)
+        if decision.steady:
+            remember(self._root, key, call, decision)
         return self._planned(call, decision)
 
     def _planned(self, call: Call, decision: Decision) -> Plan:
@@ -128,6 +129,7 @@ class Dispatched:
         )  # what compiled code calls; of a list it would know the length, too
         parameters = op.signature.parameters
         self._names = tuple(parameters)
+        self._tensors = len(op.tensors)  # which come first
         self._defaults = tuple(parameter.default for parameter in parameters.values())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -137,12 +139,12 @@ class Dispatched:
             args = tuple(self._op.bind(args, kwargs).values())
         if type(args[0]) not in PLAIN:
             return self._baseline(*args)
-        seen = _seen(args)
+        seen = _seen(args, self._tensors)
         try:
             compute = self._computes.get(seen)
         except TypeError:  # a list, which cannot be looked up
             args = tuple(tuple(value) if isinstance(value, list) else value for value in args)
-            seen = _seen(args)
+            seen = _seen(args, self._tensors)
             compute = self._computes.get(seen)
         return (compute or self._decided(seen, args[0]))(*args)
 
@@ -206,18 +208,17 @@ def _constant(op: Dispatched, recording: bool, values: tuple[Any, ...]) -> str:
 _constant.__dict__["_dynamo_marked_constant"] = True
 
 
-def _seen(args: tuple[Any, ...]) -> Any:
-    """What tells calls apart, as fast as it can be looked at."""
+def _seen(args: tuple[Any, ...], tensors: int) -> Any:
+    """What tells calls apart, as fast as it can be looked at; so many arguments are tensors, or None."""
     return (
         torch.get_num_threads(),
         torch._C._is_any_autocast_enabled(),
         torch.is_grad_enabled(),
         *[
-            (value.shape, value.stride(), value.dtype, value.device, value.requires_grad)
-            if isinstance(value, Tensor)
-            else value
-            for value in args
+            None if each is None else (each.shape, each.stride(), each.dtype, each.device, each.requires_grad)
+            for each in args[:tensors]
         ],
+        *args[tensors:],
     )
 
 

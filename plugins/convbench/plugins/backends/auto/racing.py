@@ -1,8 +1,10 @@
 """Time several ways to do the same thing, fairly and no longer than it takes to tell them apart.
 
-Every round runs each of them once, in an order drawn anew, so that a drift of the machine hits all alike. Medians
-count. Whoever is far behind leaves after a few rounds; the race ends when the first is ahead of the second beyond
-chance, or when its time is up: whoever is ahead then is as good as the second, as far as could be seen.
+Every round runs each of them once, in an order drawn anew, so that a drift of the machine hits all alike. What
+counts is the lower quartile: who shares the cores waits for whole time slices in most rounds, and some wait longer
+for it than others would alone. Whoever is far behind leaves after a few rounds; the race ends when the first is
+ahead of the second beyond chance, or when its time is up: whoever is ahead then is as good as the second, as far
+as could be seen.
 """
 
 from __future__ import annotations
@@ -10,11 +12,12 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
-FEWEST, MOST = 5, 60  # rounds
-FAR_BEHIND = 1.25  # times the leader's median, by one's own fastest: out after three rounds
+FEWEST, MOST = 7, 60  # rounds
+FAR_BEHIND = 1.25  # times the leader's lower quartile, by one's own fastest: out after three rounds
+STEADY = 1.5  # times the lower quartile: what a median is at most where nobody else is at work
 CHANCE = 0.02  # that a coin falls as the rounds did
 
 Clock = Callable[[Callable[[], object]], float]
@@ -58,18 +61,28 @@ def race(
         for name in running:
             times[name].append(timed(runners[name]))
         if rounds >= 3:
-            leader = min(median(times[name]) for name in running)
+            leader = min(quartile(times[name]) for name in running)
             running = [name for name in running if min(times[name]) <= FAR_BEHIND * leader]
         if rounds >= FEWEST and (_now() >= deadline or _settled([times[name] for name in running])):
             break
     return times
 
 
+def quartile(times: Sequence[float]) -> float:
+    """The time that a quarter of the rounds were faster than."""
+    return sorted(times)[len(times) // 4]
+
+
+def steady(times: Sequence[float]) -> bool:
+    """Whether rounds took alike, as they do on a machine that does nothing else."""
+    return median(times) <= STEADY * quartile(times)
+
+
 def _settled(times: list[list[float]]) -> bool:
     """Whether the fastest is faster than the next one in more rounds than a coin would show."""
     if len(times) < 2:
         return True
-    first, second = sorted(times, key=median)[:2]
+    first, second = sorted(times, key=quartile)[:2]
     wins = sum(a < b for a, b in zip(first, second, strict=True))
     rounds = len(first)
     tosses = sum(math.comb(rounds, k) for k in range(wins, rounds + 1))
