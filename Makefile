@@ -3,7 +3,6 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
-SUITES ?= lenet
 OUT    ?= results/reference
 
 BIN       := $(VENV)/bin
@@ -16,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help lenet test lint bench gpu docs ladder readme clean
 
 help: ## show this
-	@awk -F ': .*## ' '/^[a-z]+: .*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ': .*## ' '/^[a-z%-]+: .*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables: PYTHON ($(PYTHON)), VENV ($(VENV)), ARGS (further arguments of the command behind a goal)"
 
 lenet: $(VENV)/installed ## set up, fetch FashionMNIST, and run the lenet suite to its tables
@@ -34,23 +33,18 @@ lint: $(VENV)/installed-lint ## ruff, the formatting, mypy --strict
 bench: $(VENV)/installed-test ## time convbench itself: tests/benchmarks
 	$(BIN)/python -m pytest tests/benchmarks -o addopts="--strict-markers --benchmark-only -s" $(ARGS)
 
-gpu: ## everything that needs a CUDA device; without a network where the packages are installed already
-	@python=$(PYTHON); \
+gpu: ## everything that needs a CUDA device, in pieces; without a network where the packages are installed already
+	@$(GPU) $(GPU_OPTIONS)
+
+gpu-%: ## one piece of it, of at most 9 minutes: gpu-verify, gpu-ops, gpu-lenet, ...; DRY=1 shows all commands
+	@$(GPU) $(GPU_OPTIONS) $*
+
+GPU_OPTIONS = --out "$(OUT)" --arguments="$(ARGS)" $(if $(DRY),--dry-run)
+# the Python that has the packages already, or that of the virtual environment
+GPU = python=$(PYTHON); \
 	$$python -c 'import click, platformdirs, pluggy, psutil, rich, torch' 2>/dev/null \
 	  || { $(MAKE) $(VENV)/installed-test && python=$(BIN)/python; } || exit 1; \
-	export PYTHONPATH="$(TREE)$${PYTHONPATH:+:$$PYTHONPATH}"; \
-	$$python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make gpu: torch sees no CUDA device")' || exit 1; \
-	failed=""; \
-	$$python -m convbench.registry verify --device cuda || failed="$$failed verify"; \
-	for suite in $(SUITES); do \
-	  $$python -m convbench.registry run --suite $$suite --device cuda \
-	    --out "$(OUT)/$$suite-cuda-$$(date -u +%Y%m%dT%H%M%SZ)" $(ARGS) || failed="$$failed $$suite"; \
-	done; \
-	if $$python -c 'import pytest, pytest_timeout, pytest_benchmark' 2>/dev/null; then \
-	  $$python -m pytest -m gpu || failed="$$failed tests"; \
-	  $$python -m pytest tests/benchmarks -o addopts="--strict-markers --benchmark-only -s" || failed="$$failed benchmarks"; \
-	else echo "make gpu: pytest, pytest-timeout or pytest-benchmark is missing, so no test was run" >&2; failed="$$failed tests"; fi; \
-	test -z "$$failed" || { echo "make gpu: failed:$$failed" >&2; exit 1; }
+	PYTHONPATH="$(TREE)$${PYTHONPATH:+:$$PYTHONPATH}" $$python scripts/gpu.py
 
 docs: $(VENV)/installed-dev ## bring the outputs and pictures of docs/chapter.md up to date
 	$(BIN)/python scripts/make_chapter.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import fake_graphs
-from convbench.registry import Unsupported, create_model, use_backend
+from convbench.registry import Unsupported, create_model, discover, use_backend
+from convbench.registry.arithmetic import arithmetic
 from convbench.suites import devices, graphs
 from convbench.suites.batches import Resident
 from convbench.suites.graphs import Replays
 from convbench.suites.mixed import Mixed
+from convbench.suites.rechecking import recheck
 from convbench.suites.stepping import time_steps
 from convbench.suites.training import Progress, train
 
@@ -118,6 +121,40 @@ def test_timed_replays_have_no_phases_and_train_on_one_batch_after_the_other() -
     assert told.cold_ms == []
     # seven steps after the first are as many in another order of batches only where they wrap around
     assert all(parameter.grad is not None for parameter in eager.parameters())
+
+
+@pytest.mark.parametrize(("factor", "status"), [(1.0, "ok"), (0.5, "incorrect")])
+def test_a_replay_is_held_against_a_plain_step(factor: float, status: str) -> None:
+    class Data(Resident):
+        factor = 1.0
+
+        def objective(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return super().objective(outputs, targets) * self.factor
+
+    plain, data = split(48), network()
+    captured = Data(plain.images, plain.labels, plain.dtype, plain.memory_format)
+    object.__setattr__(captured, "factor", factor)
+    replays = Replays(data, captured, lr=0.1, batch_size=16)
+    replays.capture(16)
+    setup: Any = SimpleNamespace(
+        model=data.model,
+        backend=discover(installed=()).backend("torch"),
+        arithmetic=arithmetic("float32"),
+        mixed=Mixed(),
+        device=torch.device("cpu"),
+        recipe=SimpleNamespace(lr=0.1),
+        train_data=plain,
+        batch_size=16,
+        cases=lambda *sizes: {},
+        verify=lambda cases, seed: {"status": "ok", "passed": set(), "refused": set()},
+        check_process=lambda: None,
+    )
+    before = {name: value.clone() for name, value in data.model.state_dict().items()}
+    found = recheck(setup, 1, data, trained=False, replays=replays)
+    assert found["status"] == status, found
+    if status == "incorrect":
+        assert found["error"] == "a replayed step is another one than that of the plain model"
+    assert all(torch.equal(value, before[name]) for name, value in data.model.state_dict().items())
 
 
 def test_what_has_no_graphs_says_so() -> None:

@@ -62,6 +62,7 @@ def time_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
     timing = job["timing"]
     setup = Setup(job, data)
     model = setup.runnable()
+    replays = setup.replays(model)
     ready = _now() - began
     steps = time_steps(
         model,
@@ -76,11 +77,11 @@ def time_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         precision=timing["precision"],
         cold_steps=timing["cold_steps"],
         mixed=setup.mixed,
-        replays=setup.replays(model),
+        replays=replays,
     )
     peak = peak_memory_mb(setup.device)
     served = shares(model) | {"chosen": choices_of(setup.backend)}  # in these very steps
-    again = recheck(setup, setup.seed + 1000 * (1 + job["round"]), model, trained=False)
+    again = recheck(setup, setup.seed + 1000 * (1 + job["round"]), model, trained=False, replays=replays)
     if again["status"] != "ok":
         return {**again, "error": f"wrong after timing: {again['error']}"}
     send({"event": "samples", "step_ms": steps.step_ms, **steps.phases})
@@ -173,7 +174,7 @@ def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         )
         measures["shifted_val_accuracy"] = shifted.accuracy
         notes += _left_out("shifted:", shifted.images, len(setup.shifted_data))
-    again = recheck(setup, setup.seed + 999, model, trained=True)
+    again = recheck(setup, setup.seed + 999, model, trained=True, replays=replays)
     if again["status"] != "ok":
         return {**again, "error": f"wrong after training: {again['error']}", "measures": setup.conditions()}
     if last.diverged:

@@ -17,6 +17,7 @@ from convbench.registry.cases import Case
 from convbench.registry.routing import Routed, use_backend
 from convbench.registry.tampering import Misconduct
 from convbench.suites.batches import Batches
+from convbench.suites.graphs import Replays
 from convbench.suites.preparation import Setup
 
 ALTOGETHER = 0.1  # of the norm: how far a compiled step may be off, whose single answers nobody can see
@@ -25,7 +26,9 @@ REPEATED = (
 )
 
 
-def recheck(setup: Setup, seed: int, model: nn.Module, *, trained: bool) -> dict[str, Any]:
+def recheck(
+    setup: Setup, seed: int, model: nn.Module, *, trained: bool, replays: Replays | None = None
+) -> dict[str, Any]:
     """Verify once more on new data, and hold real steps of the model against the reference.
 
     Args:
@@ -33,6 +36,7 @@ def recheck(setup: Setup, seed: int, model: nn.Module, *, trained: bool) -> dict
         seed: of the new data.
         model: what was timed or trained.
         trained: whether there were evaluations as well, and smaller batches at the end of each split.
+        replays: the captured steps that were, in mode `graph`.
 
     Returns:
         the status, and what is wrong in a sentence.
@@ -46,6 +50,8 @@ def recheck(setup: Setup, seed: int, model: nn.Module, *, trained: bool) -> dict
     try:
         if not isinstance(model, Routed):
             _check_compiled(setup, model)
+        if replays is not None and setup.train_data.upstream is None:
+            _check_replayed(setup, replays)
         calls: list[Call] = []
         in_a_step = _take_steps(setup, calls, trained)
         _check_refusals(setup, calls, verified)
@@ -134,6 +140,29 @@ def _check_compiled(setup: Setup, model: nn.Module) -> None:
     for answer, right in zip(_objective_and_gradients(setup, model), first, strict=True):
         if right.isfinite().all() and not _alike(answer, right, ALTOGETHER):
             raise Misconduct("a step of the compiled model is another one than that of the plain model")
+
+
+def _check_replayed(setup: Setup, replays: Replays) -> None:
+    """A replay runs no Python to look into: hold its update against the gradients of the plain model."""
+    first, second = (_objective_and_gradients(setup, setup.model) for _ in range(2))
+    if not all(_alike(again, once, REPEATED) for again, once in zip(second, first, strict=True)):
+        return  # random numbers: there is no right answer
+    state = {name: value.clone() for name, value in setup.model.state_dict().items()}
+    before = [parameter.detach().clone() for parameter in setup.model.parameters()]
+    replays.start(torch.arange(len(setup.train_data), device=setup.device))
+    replays.replay()
+    updates = [
+        (old - parameter.detach()).double() / setup.recipe.lr
+        for old, parameter in zip(before, setup.model.parameters(), strict=True)
+    ]
+    setup.model.load_state_dict(state)
+    if setup.mixed.dtype == torch.float16 and not any(bool(update.any()) for update in updates):
+        return  # a gradient overflowed, and the step was left out
+    for old, update, right in zip(before, updates, first[1:], strict=True):
+        rounding = torch.finfo(old.dtype).eps * float(old.norm()) / setup.recipe.lr
+        off = float((update - right).norm())
+        if right.isfinite().all() and not off <= ALTOGETHER * float(right.norm()) + rounding:
+            raise Misconduct("a replayed step is another one than that of the plain model")
 
 
 def _alike(answer: Tensor, right: Tensor, share: float) -> bool:
