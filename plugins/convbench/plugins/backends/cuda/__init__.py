@@ -14,11 +14,7 @@ from typing import Any
 from convbench.plugins.backends.cuda import nvrtc
 from convbench.registry import Backend, hookimpl, no_cuda_device
 
-DTYPES = (
-    "float32",
-    "bfloat16",
-    "float16",
-)  # of tensors; float32 ones are multiplied as TF32 where torch says so
+DTYPES = ("float32", "bfloat16", "float16")  # of tensors; float32 ones are TF32 where torch's setting says so
 
 
 def unavailable() -> str | None:
@@ -44,7 +40,7 @@ def convbench_backends() -> Iterable[Backend]:
         summary="our own kernels in CUDA C++: direct for few channels, tensor cores for the rest",
         load=load,
         devices=("cuda",),
-        dtypes=DTYPES,
+        dtypes=("float32", "tf32", "bfloat16", "float16"),
         unavailable=unavailable,
         second_order=("conv2d", "conv2d_activation", "max_pool2d", "avg_pool2d"),
     )

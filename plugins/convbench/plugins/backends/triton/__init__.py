@@ -37,7 +37,8 @@ def convbench_backends() -> Iterable[Backend]:
         summary="matrix products that gather their patches, in Triton",
         load=load,
         devices=("cuda", "cpu") if interpreted() else ("cuda",),
-        dtypes=("float32", "bfloat16", "float16"),
+        dtypes=("float32", "tf32", "bfloat16", "float16"),
+        dtype_devices={"tf32": ("cuda",)},  # the interpreter has no tensor cores
         unavailable=unavailable,
         second_order=OPS,
     )
