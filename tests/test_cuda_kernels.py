@@ -241,7 +241,8 @@ def test_more_processors_change_no_answer_but_by_rounding(cuda: Backend, emulato
     finally:
         emulator.count = 4
     for answer in answers[1:]:
-        torch.testing.assert_close(answer, answers[0])
+        # a sum of 1,176 products of unit variance is some 34, and its roundings are 34 times 6e-8 each way
+        torch.testing.assert_close(answer, answers[0], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["cuda", "naive"])

@@ -230,6 +230,7 @@ SAID = {
     "precision": "0.03",
     "threads": "13",
 }
+FLAGS = {"fuse": "True"}  # said by the option alone
 
 
 def resolved(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Suite:
@@ -247,8 +248,9 @@ def resolved(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Suite:
 
 
 def test_every_option_reaches_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(SAID) == set(OPTION_KEYS)
-    suite = resolved(monkeypatch, *(word for option, said in SAID.items() for word in (f"--{option}", said)))
+    assert set(SAID) | set(FLAGS) == set(OPTION_KEYS)
+    words = [word for option, said in SAID.items() for word in (f"--{option}", said)]
+    suite = resolved(monkeypatch, *words, *(f"--{option}" for option in FLAGS))
     for option, key in OPTION_KEYS.items():
         table, _, name = key.rpartition(".")
         value = getattr(getattr(suite, table) if table else suite, name)
@@ -259,7 +261,7 @@ def test_every_option_reaches_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
             if isinstance(value, float)
             else [str(value)]
         )
-        assert ",".join(items) == SAID[option], option
+        assert ",".join(items) == (SAID | FLAGS)[option], option
 
 
 @pytest.mark.parametrize("key", DOTTED_KEYS)

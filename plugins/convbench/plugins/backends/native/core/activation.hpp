@@ -80,8 +80,10 @@ INLINE V hyperbolic_tangent(V x) {
 template <class T, int L, Index ACTIVATION, class V = typename Lanes<T, L>::Vector>
 INLINE V activated(V x) {
     if constexpr (ACTIVATION == RELU) return x <= T(0) ? V{} : x;  // a NaN stays one
-    else if constexpr (ACTIVATION == SIGMOID) return T(1) / (T(1) + exponential<T, L>(-x));
-    else return hyperbolic_tangent<T, L>(x);
+    else if constexpr (ACTIVATION == SIGMOID) {
+        const V y = T(1) / (T(1) + exponential<T, L>(-x));
+        return x < -Bits<T>::MOST ? V{} : y;  // exp ends at a number: what follows must be 0, and its slope too
+    } else return hyperbolic_tangent<T, L>(x);
 }
 
 // upstream times the slope, of which y = f(x) tells; as torch has it, all of it where y is no number.
