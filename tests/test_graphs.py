@@ -141,6 +141,7 @@ def test_a_replay_is_held_against_a_plain_step(factor: float, status: str) -> No
         backend=discover(installed=()).backend("torch"),
         arithmetic=arithmetic("float32"),
         mixed=Mixed(),
+        fuse=False,
         device=torch.device("cpu"),
         recipe=SimpleNamespace(lr=0.1),
         train_data=plain,
