@@ -47,6 +47,7 @@ def rechecked(model: nn.Module, factor: float) -> dict[str, Any]:
         backend=discover(installed=()).backend("torch"),
         arithmetic=arithmetic("float32"),
         mixed=Mixed(),
+        fuse=False,
         train_data=data,
         batch_size=8,
         cases=lambda *sizes: {},
