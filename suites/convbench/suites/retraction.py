@@ -21,6 +21,8 @@ FIGURES = (
     "backward_ms",
     "optimizer_ms",
     "data_ms",
+    "host_ms",
+    "cold_step_ms",
     "setup_seconds",
     "compile_seconds",
     "train_loss",
