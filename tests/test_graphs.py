@@ -145,6 +145,7 @@ def test_a_replay_is_held_against_a_plain_step(factor: float, status: str) -> No
         recipe=SimpleNamespace(lr=0.1),
         train_data=plain,
         batch_size=16,
+        fuse=False,
         cases=lambda *sizes: {},
         verify=lambda cases, seed: {"status": "ok", "passed": set(), "refused": set()},
         check_process=lambda: None,
