@@ -80,9 +80,7 @@ def _verify(*patterns: str, but: Sequence[str] = ()) -> Commands:
     return commands
 
 
-def _run(
-    piece: str, suite: str, *options: str, backends: Sequence[str] = OURS
-) -> Callable[[Plan], Iterator[Command]]:
+def _run(piece: str, suite: str, *options: str, backends: Sequence[str] = OURS) -> Commands:
     return lambda plan: plan.run(piece, suite, *options, backends=backends)
 
 
@@ -189,28 +187,28 @@ def main() -> int:
 def attempt(piece: Piece, plan: Plan, attempts: int, seconds: float = SECONDS) -> str:
     """Run a piece, again as long as its time was up before it was done; what is wrong, or nothing."""
     for _ in range(attempts):
-        codes = [code for command in within(piece.commands(plan), seconds) for code in command]
+        codes = list(within(piece.commands(plan), seconds))
         if INTERRUPTED not in codes:
             return ", ".join(f"exit code {code}" for code in codes if code)
     return f"not done within {seconds:g} s: run it again, and it goes on"
 
 
-def within(commands: Iterator[Command], seconds: float) -> Iterator[list[int]]:
+def within(commands: Iterator[Command], seconds: float) -> Iterator[int]:
     """Run commands until the time of all is up; the exit code of each, 130 for one that was interrupted."""
     deadline = time.monotonic() + seconds
     for command in commands:
         if time.monotonic() >= deadline:
-            yield [INTERRUPTED]
+            yield INTERRUPTED
             return
         if command[:3] == PYTEST and any(importlib.util.find_spec(each) is None for each in TESTING):
             print(f"make gpu: {' or '.join(TESTING)} is missing, so no test was run", file=sys.stderr)
-            yield [1]
+            yield 1
             continue
         process = subprocess.Popen(command)
         try:
-            yield [process.wait(max(0.0, deadline - time.monotonic()))]
+            yield process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            yield [interrupted(process)]
+            yield interrupted(process)
 
 
 def interrupted(process: subprocess.Popen[bytes]) -> int:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 import torch
 
-from convbench.suites import devices
-from convbench.suites.devices import EventClock, HostClock, available_devices, clock, synchronize
+from convbench.registry import Recipe
+from convbench.results.schema import Combination
+from convbench.suites import devices, preparation, surveying
+from convbench.suites.devices import EventClock, HostClock, available_devices, clock, select, synchronize
 
 ACCELERATORS = [device for device in available_devices() if device != "cpu"]
 
@@ -85,6 +88,67 @@ def test_a_queue_is_timed_by_events_in_it_and_read_when_it_is_empty(monkeypatch:
     queue.append(245.0)
     ticks.mark()
     assert ticks.milliseconds() == [22.5, 245.0]
+
+
+def test_a_worker_makes_its_device_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event is recorded on the current device's stream: of `cuda:1` it would otherwise time nothing."""
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.accelerator, "set_device_index", chosen.append)
+    select(torch.device("cpu"))
+    select(torch.device("cuda"))
+    assert chosen == []
+    select(torch.device("cuda:1"))
+    assert chosen == [torch.device("cuda:1")]
+
+
+@pytest.mark.parametrize("kind", ["combination", "peaks", "conform"])
+def test_every_job_on_a_device_selects_it_before_it_works(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Selected(Exception):
+        pass
+
+    def stop(device: torch.device) -> None:
+        raise Selected(device)
+
+    monkeypatch.setattr(preparation, "select", stop)
+    monkeypatch.setattr(surveying, "select", stop)
+    monkeypatch.setattr(preparation, "set_process", lambda job: True)
+    monkeypatch.setattr(surveying, "set_process", lambda job: True)
+    monkeypatch.setattr(surveying, "available_devices", lambda: ["cpu", "cuda:0", "cuda:1"])
+    combination = vars(Combination("lenet", "torch", "cuda:1", "float32", 2, "contiguous", "eager", 0))
+    job: dict[str, Any] = {
+        "combination": combination,
+        "recipe": asdict(Recipe()),
+        "timing": {"cudnn": "heuristic"},
+        "device": "cuda:1",
+        "dtype": "float32",
+        "backend": "torch",
+    }
+    works = {
+        "combination": lambda: preparation.Setup(job, 0),
+        "peaks": lambda: surveying.peaks(job, print, 0),
+        "conform": lambda: surveying.conform(job, print, 0),
+    }
+    with pytest.raises(Selected, match="cuda:1"):
+        works[kind]()
+
+
+@pytest.mark.skipif(len(ACCELERATORS) < 2, reason="no two accelerators on this machine")
+def test_the_clock_of_a_second_accelerator_times_its_work() -> None:
+    device = torch.device(ACCELERATORS[1])
+    a = torch.randn(4096, 4096, device=device)
+    select(device)
+    try:
+        a @ a
+        synchronize(device)
+        ticks = clock(device)
+        ticks.mark()
+        for _ in range(16):
+            a @ a
+        ticks.mark()
+        (milliseconds,) = ticks.milliseconds()
+    finally:
+        select(torch.device(ACCELERATORS[0]))
+    assert milliseconds > 0.5  # 2.2e12 operations in float32
 
 
 @pytest.mark.skipif(not ACCELERATORS, reason="no accelerator on this machine")

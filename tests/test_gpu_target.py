@@ -74,7 +74,7 @@ def test_a_piece_is_interrupted_when_its_time_is_up(gpu: ModuleType, tmp_path: P
     began = time.monotonic()
     codes = list(gpu.within(commands_of(piece), 2.0))
     assert time.monotonic() - began < 20
-    assert codes == [[0], [gpu.INTERRUPTED], [gpu.INTERRUPTED]]
+    assert codes == [0, gpu.INTERRUPTED, gpu.INTERRUPTED]
     assert kept.exists()
 
 

@@ -61,7 +61,7 @@ def test_files_are_rewritten_only_where_there_is_something_to_take_back(tmp_path
 
     with (
         RunStore.create(tmp_path / "run", exact=True) as store,
-        mock.patch.object(store, "keep") as rewritten,
+        mock.patch.object(store, "withdraw") as rewritten,
     ):
         recorder = Recorder(Suite(name="some"), store, facts)
         write(recorder, "verify", 0, "ok")

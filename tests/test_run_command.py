@@ -230,7 +230,7 @@ SAID = {
     "precision": "0.03",
     "threads": "13",
 }
-FLAGS = {"fuse": "True"}  # said by the option alone
+FLAGS = ("fuse", "side-by-side")
 
 
 def resolved(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Suite:
@@ -248,9 +248,9 @@ def resolved(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Suite:
 
 
 def test_every_option_reaches_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(SAID) | set(FLAGS) == set(OPTION_KEYS)
+    assert {*SAID, *FLAGS} == set(OPTION_KEYS)
     words = [word for option, said in SAID.items() for word in (f"--{option}", said)]
-    suite = resolved(monkeypatch, *words, *(f"--{option}" for option in FLAGS))
+    suite = resolved(monkeypatch, *words, *(f"--{flag}" for flag in FLAGS))
     for option, key in OPTION_KEYS.items():
         table, _, name = key.rpartition(".")
         value = getattr(getattr(suite, table) if table else suite, name)
@@ -261,7 +261,16 @@ def test_every_option_reaches_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
             if isinstance(value, float)
             else [str(value)]
         )
-        assert ",".join(items) == (SAID | FLAGS)[option], option
+        assert ",".join(items) == SAID.get(option, "True"), option
+
+
+def test_a_flag_that_is_not_given_stays_as_the_suite_has_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text('name = "own"\nfuse = true\nside_by_side = true\n')
+    suite = resolved(monkeypatch, "--suite", str(own))
+    assert (suite.fuse, suite.side_by_side) == (True, True)
 
 
 @pytest.mark.parametrize("key", DOTTED_KEYS)

@@ -25,6 +25,7 @@ FULL = Suite(
     kinds=("time",),
     shift=2,
     fuse=True,
+    side_by_side=True,
     recipe=RecipeOverrides(lr=1e-5, epochs=3, resize=(56, 48), init="default"),
     budget=Budget(train_seconds=0.5, timeout_seconds=1e16, memory_mb=512),
     timing=Timing(
@@ -60,6 +61,7 @@ OTHER = {
     "kinds": ("time", "train"),
     "shift": 4,
     "fuse": False,
+    "side_by_side": False,
     "recipe.lr": 0.25,
     "recipe.epochs": 9,
     "recipe.resize": (8, 9),

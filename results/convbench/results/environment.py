@@ -167,6 +167,12 @@ FACTS: Mapping[str, Fact] = {
         "measured by a run: 10^9 operations and 10^9 bytes per second of each device and dtype", "", not_here
     ),
     "planned_processes": Fact("rows of each kind that a run has once it is complete", "", not_here),
+    "side_by_side": Fact(
+        "devices that worked at the same time: the hardware threads each one's processes kept to, and how many "
+        "threads they started",
+        "",
+        not_here,
+    ),
     "torch": Fact("version, CUDA, cuDNN, threads and vector capability of torch", "", torch_facts),
     "torch_build": Fact("how torch was built", "", torch_build),
     "packages": Fact("versions of the installed packages that matter", "", packages),

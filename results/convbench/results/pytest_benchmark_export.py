@@ -29,6 +29,8 @@ FACTS = (
     "recipe",
     "flush_denormal",
     "fused",
+    "cudnn",
+    "beside",
     "parameters",
     "flops_per_image",
     "step_flops_per_image",

@@ -339,6 +339,15 @@ class Row(Combined):
             "why the GPU's clock was held down meanwhile, in nvidia-smi's words: `sw_power_cap`", later=True
         ),
     )
+    beside: int | None = field(
+        default=None,
+        metadata=about(
+            "other devices on which processes of the same run could work at the same time; 0 where one process "
+            "ran at a time",
+            "devices",
+            later=True,
+        ),
+    )
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("kind", self.kind, KINDS), ("status", self.status, STATUSES)):

@@ -30,8 +30,9 @@ CONDITIONS = (
     "flush_denormal",
     "fused",
     "cudnn",
+    "beside",
 )
-UNTOLD = {"fused": "0"}  # what a file is under that was written before there was such a choice
+UNTOLD = {"fused": "0", "beside": "0"}  # what a file is under that was written before there was such a choice
 PROCESS = ("run_id", "kind", "round")
 TOLD = ("flags", "started_at")  # a table made by hand may lack them
 VALUES = ("status", "error", "step_ms_median", "served_flops_fraction", "val_accuracy", "epochs")

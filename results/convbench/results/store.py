@@ -6,7 +6,7 @@ import csv
 import errno
 import fcntl
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -144,6 +144,21 @@ class RunStore:
         except OSError as error:
             raise ConvbenchError(f"cannot rewrite {self.path}: {error.strerror}") from error
 
+    def withdraw(self, rows: list[Row], wrong: Row) -> None:
+        """Put `rows` in place of all there are, and drop every epoch and sample of one row's combination.
+
+        Raises:
+            ConvbenchError: as `keep` does.
+        """
+        # other processes may be going whose epochs and samples have no row yet
+        gone = begin(wrong)
+        try:
+            replace(self.path / "results.csv", header(Row) + "".join(map(to_line, rows)))
+            for name in ("curves.csv", "samples.csv"):
+                keep_only(self.path / name, lambda cells: cells[: len(gone)] != gone)
+        except OSError as error:
+            raise ConvbenchError(f"cannot rewrite {self.path}: {error.strerror}") from error
+
     def close(self) -> None:
         """Let another process resume the run."""
         if self._lock >= 0:
@@ -171,8 +186,9 @@ class RunStore:
         right = [row for row in rows if row.status != "incorrect"]
         timed = {(*begin(row), str(row.round)) for row in right if row.kind == "time"}
         trained = {begin(row) for row in right if row.kind == "train"}
-        keep_only(self.path / "samples.csv", timed)
-        keep_only(self.path / "curves.csv", trained)
+        rounds, curves = len(columns(Trace)) + 1, len(columns(Trace))
+        keep_only(self.path / "samples.csv", lambda cells: cells[:rounds] in timed)
+        keep_only(self.path / "curves.csv", lambda cells: cells[:curves] in trained)
 
 
 def begin(row: Row) -> tuple[str, ...]:
@@ -242,13 +258,12 @@ def repair(path: Path, record: type[Combined]) -> None:
         os.truncate(path, whole)
 
 
-def keep_only(path: Path, beginnings: Collection[tuple[str, ...]]) -> None:
-    """Drop the lines whose first cells are none of `beginnings`; the file is replaced at once."""
+def keep_only(path: Path, wanted: Callable[[tuple[str, ...]], bool]) -> None:
+    """Drop the lines whose cells are not wanted; the file is replaced at once."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    width = len(next(iter(beginnings), ()))
     kept = lines[:1]
     for line, cells in zip(lines[1:], csv.reader(lines[1:]), strict=True):
-        if tuple(cells[:width]) in beginnings:
+        if wanted(tuple(cells)):
             kept.append(line)
     if len(kept) < len(lines):
         replace(path, "".join(kept))

@@ -58,6 +58,8 @@ def run_against(
     """
     registry = registry or discover()
     suite = resolve_suite(suite, registry)
+    if suite.side_by_side:
+        raise UsageError("two versions take turns, process by process: they cannot be measured side by side")
     # both sides need the same rounds, or processes would lose their counterparts: as many as there may be
     suite = suite.override({"timing.rounds": suite.timing.max_rounds})
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")

@@ -9,13 +9,14 @@ from convbench.results.machine import cpu_quota, read_text
 
 MEMORY_SHARE = 0.8  # of what is free when the run begins
 CONTROL_GROUP = Path("/sys/fs/cgroup")
+CPUS = Path("/sys/devices/system/cpu")
 
 
 def usable_cores() -> int:
     """Physical cores this process may run on: one thread each, since hyperthreads share the units that matter."""
     import psutil
 
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = len(_allowed())
     try:
         quota = cpu_quota()
     except (OSError, ValueError):  # no control groups here
@@ -23,6 +24,28 @@ def usable_cores() -> int:
     if quota is not None:
         allowed = min(allowed, max(1, int(quota)))
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
+
+
+def core_sets(parts: int) -> list[tuple[int, ...]]:
+    """Disjoint sets of the hardware threads this process may use, each of equally many whole cores; empty ones
+    where there are fewer cores than parts."""
+    cores: dict[str, list[int]] = {}
+    for cpu in _allowed():  # where the kernel does not tell, each is taken for a core
+        siblings = read_text(CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list")
+        cores.setdefault(siblings or str(cpu), []).append(cpu)
+    each = len(cores) // parts
+    ordered = list(cores.values())
+    return [
+        tuple(cpu for core in ordered[part * each : (part + 1) * each] for cpu in core)
+        for part in range(parts)
+    ]
+
+
+def _allowed() -> list[int]:
+    """The hardware threads this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def free_memory_mb() -> int:

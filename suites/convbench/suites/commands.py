@@ -70,6 +70,12 @@ def _many(name: str, help: str, numbers: bool = False) -> Callable[[F], F]:
 @_many("--mode", "eager, compile or graph.")
 @_many("--seed", "Seeds of weights and batch order.", numbers=True)
 @click.option("--fuse/--no-fuse", default=None, help="Compute neighbouring layers by a backend's fused ops.")
+@click.option(
+    "--side-by-side",
+    is_flag=True,
+    default=None,
+    help="Let accelerators work at the same time, one process on each.",
+)
 @click.option("--dataset", metavar="NAME", help="Dataset to train on.")
 @click.option("--lr", type=float, help="Learning rate.")
 @click.option("--epochs", type=int, help="Epochs to train, unless the budget ends first.")
@@ -223,6 +229,7 @@ OPTION_KEYS = {
     "mode": "modes",
     "seed": "seeds",
     "fuse": "fuse",
+    "side-by-side": "side_by_side",
     "dataset": "dataset",
     "lr": "recipe.lr",
     "epochs": "recipe.epochs",

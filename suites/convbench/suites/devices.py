@@ -72,6 +72,13 @@ def available_devices() -> list[str]:
     return devices
 
 
+def select(device: torch.device) -> None:
+    """Make a device this process's current one: events, streams, graphs and Triton's kernels go to that, whatever
+    device the tensors around them are on."""
+    if device.type != "cpu" and device.index is not None:  # without one, it is the current one that is meant
+        torch.accelerator.set_device_index(device)
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done all it was given."""
     if device.type != "cpu":

@@ -17,14 +17,17 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Collection
 from typing import Any, NoReturn
 
 LONGEST_FILE = 2**30  # bytes a worker may write into one file: the log is one
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # Linux, <sys/prctl.h>
 
 
-def main(descriptor: int) -> NoReturn:
-    """Serve the socket of that descriptor until it closes."""
+def main(descriptor: int, cpus: Collection[int] = ()) -> NoReturn:
+    """Serve the socket of that descriptor until it closes; with `cpus`, it and its workers keep to these."""
+    if cpus and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cpus)  # before a library counts them
     control = socket.socket(fileno=descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's to handle
     # what a dead worker leaves behind becomes ours to kill

@@ -10,12 +10,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from convbench.registry import ConvbenchError
 from convbench.suites.json_lines import Event, Lines
@@ -58,7 +59,15 @@ class Host:
     Use it as a context manager: leaving it kills every process that is left.
     """
 
-    def __init__(self, log: Path, threads: int | None = None, first: Path | None = None) -> None:
+    def __init__(
+        self,
+        log: Path,
+        threads: int | None = None,
+        first: Path | None = None,
+        *,
+        cpus: Collection[int] = (),
+        data: Host | None = None,
+    ) -> None:
         """Start the fork server.
 
         Args:
@@ -66,16 +75,23 @@ class Host:
             threads: how many threads libraries other than torch may start in a worker; torch's own number is
                 part of a job.
             first: a directory in which workers look for packages before all others.
+            cpus: the hardware threads that workers keep to; all that this process may use when empty.
+            data: the host whose data file these workers read too; they have one of their own when None.
 
         Raises:
             ConvbenchError: it does not start; the log has the reason.
         """
         self._log = log.open("ab", buffering=0)
-        self._threads, self._first = threads, first
+        self._threads, self._first, self._cpus = threads, first, tuple(cpus)
         # unlinked: it goes with its last user, even after kill -9
-        self.data = TemporaryFile()  # noqa: SIM115 - closed with the host
+        self.data: IO[bytes] = (
+            TemporaryFile()  # noqa: SIM115 - closed with the host
+            if data is None
+            else os.fdopen(os.dup(data.data.fileno()), "r+b")
+        )
         self._readable = _read_only(self.data.fileno())
         self._jobs = 0
+        self._ended = False
         try:
             self._start()
         except BaseException:
@@ -121,6 +137,16 @@ class Host:
             os.close(read)
             self._shorten_log(printed)
 
+    def end(self) -> None:
+        """Kill what `run` waits for in another thread, so that it returns there; no further job is taken."""
+        self._ended = True
+        with suppress(OSError):  # a worker has killed the server, and another one is about to start
+            self._control.shutdown(socket.SHUT_WR)  # which the server takes for the end of the run
+        try:
+            self._server.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+
     def close(self) -> None:
         """Kill what is left and release everything."""
         try:
@@ -140,6 +166,8 @@ class Host:
             if attempt or self._server.poll() is not None:
                 self._stop()
                 self._start()
+            if self._ended:
+                raise ConvbenchError("the process that starts workers was told to end")
             try:
                 sent = socket.send_fds(self._control, [message], descriptors)
                 self._control.sendall(message[sent:])  # a job larger than the socket's buffer
@@ -154,7 +182,7 @@ class Host:
         if self._threads is not None:
             environment |= dict.fromkeys(THREAD_VARIABLES, str(self._threads))
             environment.setdefault("OMP_PROC_BIND", "true")  # a thread that wanders between cores is slower
-        command = f"from convbench.suites.forkserver import main; main({other.fileno()})"
+        command = f"from convbench.suites.forkserver import main; main({other.fileno()}, {self._cpus})"
         with other:
             self._server = subprocess.Popen(
                 [sys.executable, "-c", command],

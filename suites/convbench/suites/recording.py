@@ -125,7 +125,8 @@ class Recorder:
         shared = {name: getattr(verified, name) for name in OF_THE_COMBINATION} if verified else {}
         resize = "x".join(map(str, recipe.resize)) if recipe.resize else "none"
         values: dict[str, Any] = {
-            "threads": self.suite.timing.threads,
+            "threads": task.threads,
+            "beside": task.beside,
             "fused": int(self.suite.fuse),
             "dataset": problem.name if problem else self.facts.data["name"],
             "train_images": None if problem else self.facts.data["shapes"]["train_images"][0],

@@ -50,4 +50,4 @@ def retract(store: RunStore, reason: str, wrong: Row) -> None:
         else row
         for row in store.rows()
     ]
-    store.keep(rows)
+    store.withdraw(rows, wrong)

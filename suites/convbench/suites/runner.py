@@ -11,20 +11,21 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from convbench.registry import ConvbenchError, NothingRan, Registry, UsageError, discover
-from convbench.registry.discovery import describe
 from convbench.results.schema import MEASURED, Row
 from convbench.results.store import RunStore
 from convbench.suites.capacity import free_memory_mb, usable_cores
 from convbench.suites.host import Host
+from convbench.suites.lanes import accelerators, divide
 from convbench.suites.plan import Planned, check_batch_sizes, check_shift, plan
 from convbench.suites.recording import Circumstances, Recorder
-from convbench.suites.schedule import Task, enough, left_alone, planned_processes, schedule, still_valid
+from convbench.suites.schedule import left_alone, planned_processes, schedule, still_valid
+from convbench.suites.side_by_side import hosts_of, run_side_by_side
 from convbench.suites.suite import Suite
 from convbench.suites.suite_files import load_suite
-from convbench.suites.survey import Peaks, Survey, find_peaks, find_unavailable, look_around
+from convbench.suites.survey import Survey, find_peaks, find_unavailable, look_around
+from convbench.suites.turns import Turns
 from convbench.suites.versions import OtherVersion
 from convbench.suites.watching import Silent, Watcher
 
@@ -52,6 +53,7 @@ def run(
     data_dir: Path | str | None = None,
     time: bool = True,
     train: bool = True,
+    side_by_side: bool | None = None,
     registry: Registry | None = None,
     watcher: Watcher | None = None,
 ) -> RunResult:
@@ -66,6 +68,7 @@ def run(
         data_dir: where the dataset is.
         time: measure step times.
         train: train.
+        side_by_side: let accelerators work at the same time; as the suite says when None.
         registry: what is registered; discovered when None.
         watcher: told what happens.
 
@@ -81,6 +84,7 @@ def run(
         data_dir=data_dir,
         time=time,
         train=train,
+        side_by_side=side_by_side,
         registry=registry,
         watcher=watcher,
     )
@@ -100,12 +104,15 @@ def running(
     data_dir: Path | str | None = None,
     time: bool = True,
     train: bool = True,
+    side_by_side: bool | None = None,
     registry: Registry | None = None,
     watcher: Watcher | None = None,
     run_id: str | None = None,
     other: OtherVersion | None = None,
 ) -> Generator[None, None, RunResult]:
     """`run`, process by process: it stops before the first and after each, and returns what `run` returns.
+
+    Of those that run side by side it stops after the last.
 
     Args:
         run_id: under which its rows are known; the name of its directory when None.
@@ -117,7 +124,7 @@ def running(
         if resume is None:
             raise UsageError("no suite is given, nor a run to resume")
         suite = Path(resume) / "suite.toml"
-    suite = resolve_suite(suite, registry)
+    suite = resolve_suite(suite, registry).override({"side_by_side": side_by_side})
     suite.check()
     check_names(suite, registry)
     check_threads(suite)
@@ -233,6 +240,12 @@ def _measure(
     watcher.note(f"results go to {store.path}")
     survey = look_around(host, watcher, suite.dataset, data_dir)
     planned = _plan(suite, registry, host, survey)
+    lanes = divide(suite, planned)
+    if suite.side_by_side and not lanes:
+        watcher.note(
+            "one process runs at a time: side by side takes two accelerators with something to run, and there is "
+            + (", ".join(accelerators(planned)) or "none")
+        )
     suite = suite.override({"budget.memory_mb": suite.budget.memory_mb or free_memory_mb()})
     time, train = time and "time" in suite.kinds, train and "train" in suite.kinds
     to_run = [entry.combination for entry in planned if entry.obstacle is None and (time or train)]
@@ -244,6 +257,8 @@ def _measure(
         memory_mb=suite.budget.memory_mb,
     )
     environment = {**survey.environment, "peaks": peaks}
+    if lanes:
+        environment["side_by_side"] = {device: asdict(lane) for device, lane in lanes.items()}
     if other is not None:
         environment["in_place_of_the_installed"] = {
             "package": other.package,
@@ -262,80 +277,31 @@ def _measure(
     )
     # two sides of one directory go through the same order
     seed = store.path.name if other is None and run_id is None else store.path.absolute().parent.name
-    tasks = schedule(suite, planned, facts.of_combination, seed, time=time, train=train)
+    tasks = schedule(suite, planned, facts.of_combination, seed, time=time, train=train, lanes=lanes)
     kept, others = still_valid(store.rows(), tasks), left_alone(store.rows(), tasks)
     environment["planned_processes"] = planned_processes(tasks, others)
     _write(store.path / "environment.json", json.dumps(environment, indent=2) + "\n")
     _write(store.path / "suite.toml", suite.to_toml())
     store.keep(others + kept)
-    recorder = Recorder(suite, store, facts, run_id)
+    turns = Turns(suite, survey, peaks, Recorder(suite, store, facts, run_id), watcher)
     done = {(row.kind, row.round, row.combination) for row in kept}
     waiting = [task for task in tasks if (task.kind, task.round, task.combination) not in done]
     certain = [task for task in tasks if not task.optional]
     watcher.begin(certain, len(certain) - sum(not task.optional for task in waiting))
     try:
         yield
+        if beside := [task for task in waiting if task.combination.device in lanes]:
+            with hosts_of(lanes, store.path, host) as hosts:
+                run_side_by_side(beside, hosts, turns)
         for task in waiting:
-            if task.optional and enough(recorder.timed(task.combination), suite.timing.precision):
+            if task.combination.device in lanes or not turns.needed(task):
                 continue
-            watcher.start(task)
-            obstacle = task.planned.obstacle or recorder.found_wrong(task.combination)
-            if obstacle is not None:
-                row = recorder.skip(task, *obstacle)
-            else:
-                row = _run_task(task, suite, survey, peaks, host, recorder, watcher)
-            watcher.finish(task, row)
+            turn = turns.begin(task)
+            if turn is not None:
+                turn.finish(host.run(turn.job, turns.timeout, turn.take))
             yield
     finally:
         watcher.end()
-
-
-def _run_task(
-    task: Task,
-    suite: Suite,
-    survey: Survey,
-    peaks: Peaks,
-    host: Host,
-    recorder: Recorder,
-    watcher: Watcher,
-) -> Row:
-    on_accelerator = task.combination.device != "cpu"
-    job = {
-        "kind": task.kind,
-        "round": task.round,
-        "combination": asdict(task.combination),
-        "recipe": asdict(task.planned.recipe),
-        "timing": asdict(suite.timing),
-        "budget": asdict(suite.budget),
-        "shift": suite.shift,
-        "fuse": suite.fuse,
-        "threads": suite.timing.threads,
-        "data": survey.data,
-        "peaks": peaks.get(task.combination.device, {}).get(task.combination.dtype),
-        "num_classes": recorder.num_classes(suite.dataset),
-        # CUDA reserves far more than it uses; out-of-memory there is the device's to say
-        "memory_mb": None if on_accelerator else suite.budget.memory_mb,
-    }
-    process = recorder.begin(task)
-    noise: set[str] = set()
-
-    def on_event(event: dict[str, Any]) -> None:
-        try:
-            if event["event"] == "foreign":
-                raise ValueError("it does not carry the mark of ours")
-            if event["event"] == "note":
-                watcher.note(event["text"])
-            elif event["event"] == "epoch":
-                watcher.progress(task, process.epoch(event))
-            else:
-                process.take(event)
-        except (KeyError, TypeError, ValueError) as error:  # a plugin wrote to the descriptor of events
-            if not noise:
-                watcher.note(f"{task.label}: what is no event was dropped ({describe(error)})")
-            noise.add(describe(error))
-
-    ending = host.run(job, suite.budget.timeout_seconds, on_event)
-    return process.finish(ending, suite.budget.timeout_seconds)
 
 
 def _plan(suite: Suite, registry: Registry, host: Host, survey: Survey) -> list[Planned]:

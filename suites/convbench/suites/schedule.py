@@ -6,11 +6,12 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from convbench.results.schema import MEASURED, Combination, Kind, Row
+from convbench.suites.lanes import Lane
 from convbench.suites.plan import Planned
 from convbench.suites.precision import rounds_suffice
 from convbench.suites.suite import Suite
@@ -18,7 +19,7 @@ from convbench.suites.suite import Suite
 
 @dataclass(frozen=True)
 class Task:
-    """One worker process to be."""
+    """One worker process to be: `beside` is how many other devices work at the same time, at most."""
 
     planned: Planned
     kind: Kind
@@ -27,6 +28,8 @@ class Task:
     key: str
     optional: bool = False  # a round that is only run if those before it were not enough
     side: str = ""  # of a run against another version
+    threads: int | None = None
+    beside: int = 0
 
     @property
     def combination(self) -> Combination:
@@ -41,7 +44,14 @@ class Task:
 
 
 def schedule(
-    suite: Suite, planned: Sequence[Planned], circumstances: Any, seed: str, *, time: bool, train: bool
+    suite: Suite,
+    planned: Sequence[Planned],
+    circumstances: Any,
+    seed: str,
+    *,
+    time: bool,
+    train: bool,
+    lanes: Mapping[str, Lane] | None = None,
 ) -> list[Task]:
     """First every verification; then the timing rounds, each over all combinations in an order of its own, so
     that drift of the machine hits all alike; then the trainings. Rounds beyond the suite's least number are
@@ -54,7 +64,10 @@ def schedule(
         seed: of the random orders.
         time: with timing rounds.
         train: with trainings.
+        lanes: the devices that work side by side.
     """
+    lanes = lanes or {}
+    threads = {device: lane.threads for device, lane in lanes.items()}
     shuffler = random.Random(seed)
     slots: list[tuple[Planned, Kind, int]] = [(entry, "verify", 0) for entry in planned]
     if time:
@@ -62,28 +75,33 @@ def schedule(
             slots += [(entry, "time", number) for entry in shuffler.sample(planned, len(planned))]
     if train:
         slots += [(entry, "train", 0) for entry in planned if entry.trains]
-    return [
+    tasks = [
         Task(
             planned=entry,
             kind=kind,
             round=number,
             order=order,
-            key=task_key(entry, kind, suite, circumstances(entry.combination)),
+            key="",
             optional=number >= suite.timing.rounds,
+            threads=threads.get(entry.combination.device, suite.timing.threads),
+            beside=len(lanes) - 1 if entry.combination.device in lanes else 0,
         )
         for order, (entry, kind, number) in enumerate(slots)
     ]
+    return [replace(task, key=task_key(task, suite, circumstances(task.combination))) for task in tasks]
 
 
-def task_key(planned: Planned, kind: Kind, suite: Suite, circumstances: Any) -> str:
+def task_key(task: Task, suite: Suite, circumstances: Any) -> str:
     """A hash of all that a result depends on: if it is the same, a resumed run need not measure again."""
+    planned, timing = task.planned, replace(suite.timing, threads=task.threads)
     content = {
         "combination": asdict(planned.combination),
         "recipe": asdict(planned.recipe),
-        "threads": suite.timing.threads,
-        "cudnn": suite.timing.cudnn,
-        "how": _how(kind, suite),
+        "threads": timing.threads,
+        "cudnn": timing.cudnn,
+        "how": _how(task.kind, replace(suite, timing=timing)),
         **({"fuse": True} if suite.fuse else {}),
+        **({"beside": task.beside} if task.beside else {}),
         "circumstances": circumstances,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

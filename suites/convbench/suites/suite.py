@@ -137,7 +137,8 @@ class Suite:
     verified in any case. With `shift`, a trained network is also tested on images moved by up to so many pixels.
     `per_backend` has what holds for the backends that match its globs alone, such as the batch that a slow one can
     carry; a glob that no backend matches is no error, and where several match the last one holds.
-    With `fuse`, layers next to each other are one op where a backend has one for them.
+    With `fuse`, layers next to each other are one op where a backend has one for them. With `side_by_side`,
+    accelerators work at the same time, each on one process; the CPU, which serves them all, works alone.
     """
 
     name: str
@@ -154,6 +155,7 @@ class Suite:
     kinds: tuple[str, ...] = KINDS
     shift: int | None = None
     fuse: bool = False
+    side_by_side: bool = False
     recipe: RecipeOverrides = RecipeOverrides()
     budget: Budget = Budget()
     timing: Timing = Timing()
@@ -234,6 +236,7 @@ KEYS: Mapping[str, Mapping[str, Key]] = {
         "kinds": Key(str, many=True, allowed=KINDS),
         "shift": Key(int, least=1),
         "fuse": Key(bool),
+        "side_by_side": Key(bool),
     },
     "recipe": {
         "lr": Key(float, above=0),

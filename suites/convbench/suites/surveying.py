@@ -15,7 +15,7 @@ from convbench.registry.conformance import verify
 from convbench.registry.discovery import describe
 from convbench.results.environment import collect, device_name
 from convbench.suites.batches import check_images, write_images
-from convbench.suites.devices import available_devices
+from convbench.suites.devices import available_devices, select
 from convbench.suites.load import allowed_cpus, since, snapshot
 from convbench.suites.preparation import Job, set_process
 from convbench.suites.roofline import Roof, measure_roof
@@ -57,6 +57,7 @@ def peaks(job: Job, send: Send, data: int) -> dict[str, Any]:
     numbers = arithmetic(job["dtype"])
     numbers.set()
     device, dtype = torch.device(job["device"]), numbers.tensors
+    select(device)
     best: Roof | None = None
     for _ in range(2):
         before = snapshot()
@@ -74,6 +75,7 @@ def conform(job: Job, send: Send, data: int) -> dict[str, Any]:
     present = available_devices()
     if job["device"] not in present and f"{job['device']}:0" not in present:
         raise UnknownName("device", job["device"], present)
+    select(torch.device(job["device"]))
     backend = discover().backend(job["backend"])
     if job["device"].partition(":")[0] not in backend.devices:
         raise Unsupported(f"backend {backend.name!r} runs on {', '.join(backend.devices)}")

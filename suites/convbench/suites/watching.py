@@ -103,6 +103,7 @@ class Bar(Silent):
             refresh_per_second=2,  # a busy parent would disturb what it watches
         )
         self._all = self._bar.add_task("", total=None)
+        self._going: dict[str, str] = {}  # several where devices work side by side
 
     def note(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False)
@@ -114,13 +115,16 @@ class Bar(Silent):
 
     def start(self, task: Task) -> None:
         self._total += task.optional
-        self._bar.update(self._all, total=self._total, description=task.label, refresh=True)
+        self._going[task.label] = task.label
+        self._bar.update(self._all, total=self._total, description=self._now, refresh=True)
 
     def progress(self, task: Task, epoch: Epoch) -> None:
         reached = f"{task.label}: epoch {epoch.epoch:.3g}, accuracy {epoch.val_accuracy or 0:.3f}"
-        self._bar.update(self._all, description=reached)
+        self._going[task.label] = reached
+        self._bar.update(self._all, description=self._now)
 
     def finish(self, task: Task, row: Row) -> None:
+        self._going.pop(task.label, None)
         self._bar.advance(self._all)
         if row.status != "ok":
             self.note(f"{task.label}: {outcome(row)}")
@@ -128,6 +132,10 @@ class Bar(Silent):
     def end(self) -> None:
         self._bar.update(self._all, description="done")
         self._bar.stop()
+
+    @property
+    def _now(self) -> str:
+        return "; ".join(self._going.values())
 
 
 def watcher_for(stream: TextIO | None = None) -> Watcher:

@@ -1,0 +1,101 @@
+"""A task's turn: whether it needs a process, what its worker is told, what that tells, and the row it ends as."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from convbench.registry.discovery import describe
+from convbench.results.schema import Row
+from convbench.suites.host import Ending
+from convbench.suites.json_lines import Event
+from convbench.suites.recording import Process, Recorder
+from convbench.suites.schedule import Task, enough
+from convbench.suites.suite import Suite
+from convbench.suites.survey import Peaks, Survey
+from convbench.suites.watching import Watcher
+
+
+@dataclass(frozen=True)
+class Turns:
+    """What all turns of a run share."""
+
+    suite: Suite
+    survey: Survey
+    peaks: Peaks
+    recorder: Recorder
+    watcher: Watcher
+
+    @property
+    def timeout(self) -> float:
+        """Seconds until a worker is killed."""
+        return self.suite.budget.timeout_seconds
+
+    def needed(self, task: Task) -> bool:
+        """Whether it has a turn at all: an optional round has none once there were enough."""
+        precision = self.suite.timing.precision
+        return not (task.optional and enough(self.recorder.timed(task.combination), precision))
+
+    def begin(self, task: Task) -> Turn | None:
+        """Begin a task's turn; None where that is its end too, for it is known that it cannot run."""
+        self.watcher.start(task)
+        obstacle = task.planned.obstacle or self.recorder.found_wrong(task.combination)
+        if obstacle is None:
+            return Turn(self, task, self.recorder.begin(task))
+        self.watcher.finish(task, self.recorder.skip(task, *obstacle))
+        return None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A task whose worker is at work."""
+
+    turns: Turns
+    task: Task
+    process: Process
+    noise: set[str] = field(default_factory=set)
+
+    @property
+    def job(self) -> dict[str, Any]:
+        """What the worker is told."""
+        suite, combination = self.turns.suite, self.task.combination
+        on_accelerator = combination.device != "cpu"
+        return {
+            "kind": self.task.kind,
+            "round": self.task.round,
+            "combination": asdict(combination),
+            "recipe": asdict(self.task.planned.recipe),
+            "timing": asdict(suite.timing),
+            "budget": asdict(suite.budget),
+            "shift": suite.shift,
+            "fuse": suite.fuse,
+            "threads": self.task.threads,
+            "data": self.turns.survey.data,
+            "peaks": self.turns.peaks.get(combination.device, {}).get(combination.dtype),
+            "num_classes": self.turns.recorder.num_classes(suite.dataset),
+            # CUDA reserves far more than it uses; out-of-memory there is the device's to say
+            "memory_mb": None if on_accelerator else suite.budget.memory_mb,
+        }
+
+    def take(self, event: Event) -> None:
+        """Take in what the worker tells."""
+        watcher = self.turns.watcher
+        try:
+            if event["event"] == "foreign":
+                raise ValueError("it does not carry the mark of ours")
+            if event["event"] == "note":
+                watcher.note(event["text"])
+            elif event["event"] == "epoch":
+                watcher.progress(self.task, self.process.epoch(event))
+            else:
+                self.process.take(event)
+        except (KeyError, TypeError, ValueError) as error:  # a plugin wrote to the descriptor of events
+            if not self.noise:
+                watcher.note(f"{self.task.label}: what is no event was dropped ({describe(error)})")
+            self.noise.add(describe(error))
+
+    def finish(self, ending: Ending) -> Row:
+        """The worker has ended: write its row."""
+        row = self.process.finish(ending, self.turns.timeout)
+        self.turns.watcher.finish(self.task, row)
+        return row
