@@ -101,7 +101,10 @@ class Decisions:
             for name, each in self.candidates.items()
             if name == BASELINE or each.claims(call.op, kind, call.dtype)
         }
-        decision = self._chooser(call, able)
+        try:
+            decision = self._chooser(call, able)
+        except torch.OutOfMemoryError:  # there is room for the call, not for a second one beside it
+            return self._planned(call, whole(BASELINE, rule="no memory to try it out"))
         if decision.steady:
             remember(self._root, key, call, decision)
         return self._planned(call, decision)
@@ -149,11 +152,14 @@ class Dispatched:
         return (compute or self._decided(seen, args[0]))(*args)
 
     def choices(self) -> Mapping[str, str]:
-        """Every call that was made since this was loaded, in words, with who computes it."""
-        told: dict[str, str] = {}
-        for plan in self._plans.values():
-            told[str(plan.call)] = str(plan.decision)
-        return told
+        """Every call that was made since this was loaded, in words, with who computes it.
+
+        An evaluation makes the same calls as training, without gradients, and others may be fastest at these.
+        """
+        return {
+            str(plan.call) + ("" if plan.call.needs else " without gradients"): str(plan.decision)
+            for plan in self._plans.values()
+        }
 
     def _decided(self, seen: Any, tensor: Tensor) -> Implementation:
         """Who computes a call that was not made before; may be found out now, which takes its time."""
