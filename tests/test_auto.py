@@ -441,6 +441,18 @@ def test_the_compiler_takes_what_is_known_and_times_nothing(tmp_path: Path) -> N
     torch.compiler.reset()
 
 
+def test_transformed_calls_are_the_baselines(tmp_path: Path) -> None:
+    """What somebody else has for autograd need not have what `torch.func` wants."""
+    op = dispatched(named(candidate("torch"), candidate("other", in_parts())), tmp_path, Told(whole("other")))
+    values = arguments(needs=())
+    op(**values)
+    image, weight = values.pop("input"), values.pop("weight")
+    found = torch.func.grad(lambda weight: op(image, weight, **values).square().sum())(weight)
+    right = torch.func.grad(lambda weight: F.conv2d(image, weight, **values).square().sum())(weight)
+    torch.testing.assert_close(found, right)
+    assert torch.func.vmap(lambda weight: op(image, weight, **values))(weight[None]).shape[0] == 1
+
+
 def test_it_tells_what_it_chose(tmp_path: Path) -> None:
     op = dispatched(named(candidate("torch")), tmp_path, Told(whole("torch")))
     backend = Backend("chosen", "", lambda: {"conv2d": op})

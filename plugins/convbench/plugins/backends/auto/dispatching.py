@@ -36,6 +36,9 @@ PLAIN = frozenset({Tensor, torch.nn.Parameter})  # others hold no numbers, or mo
 Implementation = Callable[..., Any]
 Chooser = Callable[[Call, Mapping[str, Candidate]], Decision]
 
+# how many transformations of `torch.func` a call is under, or None; an `autograd.Function` may refuse them
+_level: Callable[[], int | None] = torch._C._functorch.maybe_current_level
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -140,7 +143,7 @@ class Dispatched:
             return self._compiled(*args, **kwargs)
         if kwargs or len(args) < len(self._names):
             args = tuple(self._op.bind(args, kwargs).values())
-        if type(args[0]) not in PLAIN:
+        if type(args[0]) not in PLAIN or _level() is not None:
             return self._baseline(*args)
         seen = _seen(args, self._tensors)
         try:
