@@ -329,6 +329,16 @@ def test_a_first_layer_has_no_gradient_of_its_input() -> None:
     assert str(decision) == "forwards/-/torch"
 
 
+def test_parts_that_fail_by_themselves_leave() -> None:
+    broken = in_parts()
+    broken.__dict__["parts"] = Parts(F.conv2d, raising)
+    decision = choose(
+        call(), named(candidate("torch", in_parts()), candidate("broken", broken)), seconds=0.05
+    )
+    assert OF_INPUT not in decision.winner or decision.winner[OF_INPUT] == "torch"
+    assert {f"broken ({part})" for part in (OF_INPUT, OF_WEIGHT)} <= set(decision.left_out)
+
+
 NATIVE = discover().backend("native")
 
 
@@ -458,6 +468,18 @@ def test_the_compiler_takes_what_is_known_and_times_nothing(tmp_path: Path) -> N
     torch.compiler.reset()
 
 
+def test_transformed_calls_are_the_baselines(tmp_path: Path) -> None:
+    """What somebody else has for autograd need not have what `torch.func` wants."""
+    op = dispatched(named(candidate("torch"), candidate("other", in_parts())), tmp_path, Told(whole("other")))
+    values = arguments(needs=())
+    op(**values)
+    image, weight = values.pop("input"), values.pop("weight")
+    found = torch.func.grad(lambda weight: op(image, weight, **values).square().sum())(weight)
+    right = torch.func.grad(lambda weight: F.conv2d(image, weight, **values).square().sum())(weight)
+    torch.testing.assert_close(found, right)
+    assert torch.func.vmap(lambda weight: op(image, weight, **values))(weight[None]).shape[0] == 1
+
+
 def test_it_tells_what_it_chose(tmp_path: Path) -> None:
     op = dispatched(named(candidate("torch")), tmp_path, Told(whole("torch")))
     backend = Backend("chosen", "", lambda: {"conv2d": op})
@@ -466,6 +488,35 @@ def test_it_tells_what_it_chose(tmp_path: Path) -> None:
     assert choices_of(backend) is None
     op(**arguments())
     assert choices_of(backend) == "conv2d 16x3x12x12 * 8x3x3x3: torch"
+
+
+def test_it_tells_apart_what_training_and_an_evaluation_chose(tmp_path: Path) -> None:
+    def by_gradients(call: Call, candidates: Mapping[str, Candidate]) -> Decision:
+        return whole("other" if call.needs else "torch")
+
+    op = dispatched(named(candidate("torch"), candidate("other")), tmp_path, by_gradients)
+    op(**arguments())
+    with torch.no_grad():
+        op(**arguments())
+    assert op.choices() == {
+        "conv2d 16x3x12x12 * 8x3x3x3": "other",
+        "conv2d 16x3x12x12 * 8x3x3x3 without gradients": "torch",
+    }
+
+
+def test_a_call_that_leaves_no_memory_to_try_it_out_is_the_baselines(tmp_path: Path) -> None:
+    tried: list[Call] = []
+
+    def full(call: Call, candidates: Mapping[str, Candidate]) -> Decision:
+        tried.append(call)
+        raise torch.OutOfMemoryError("full")
+
+    op = dispatched(named(candidate("torch"), candidate("other", raising)), tmp_path, full)
+    for _ in range(2):
+        values = tuple(arguments().values())
+        torch.testing.assert_close(op(*values), F.conv2d(*values))
+    assert len(tried) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_times_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:

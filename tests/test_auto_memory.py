@@ -82,6 +82,9 @@ def test_other_conditions_are_another_decision(tmp_path: Path, change: dict[str,
         "null",
         '{"decision": {}}',
         json.dumps({"call": "", "needs": [], "made_at": "", "key": {}, "decision": {"winner": {"whole": 3}}}),
+        json.dumps(
+            {"call": "", "needs": [], "made_at": "", "key": {}, "decision": DECISION.as_json()}, default=dict
+        ),
     ],
 )
 def test_what_is_damaged_is_decided_anew(tmp_path: Path, damage: str) -> None:

@@ -171,6 +171,28 @@ def test_compiled_models_are_fused_too(make: Callable[[], nn.Module]) -> None:
     assert not torch.equal(eager(IMAGES), model(IMAGES))
 
 
+class OneByOne(nn.Module):
+    """A module that takes the layers of a Sequential by itself, and another one as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
+        self.rest = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Tanh(), nn.MaxPool2d(2), nn.ReLU())
+
+    def forward(self, images: Tensor) -> Tensor:
+        for layer in self.first:
+            images = layer(images)
+        return self.rest[:2](images) * len(self.rest) + self.rest[1](self.rest[0](images))  # type: ignore[no-any-return]
+
+
+def test_layers_that_are_taken_one_by_one_are_compiled_as_they_are() -> None:
+    model = OneByOne()
+    routed = use_backend(model, backend(**REFERENCES), fuse=True)
+    assert torch.equal(routed(IMAGES), model(IMAGES))
+    compiled = torch.compile(routed, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(IMAGES), model(IMAGES))
+
+
 def test_what_is_refused_is_computed_as_two() -> None:
     def refuses(*args: Any, **rest: Any) -> Tensor:
         raise Unsupported("not today")
@@ -196,6 +218,21 @@ def test_what_somebody_watches_is_left_alone() -> None:
     assert len(seen) == 1
     assert routed.served.startswith("conv2d 2/2, ")
     assert torch.equal(model[0][0](IMAGES), nn.Conv2d.forward(model[0][0], IMAGES))
+
+
+def test_what_somebody_watches_everywhere_is_left_alone() -> None:
+    model = network().eval()
+    routed = use_backend(model, backend(**REFERENCES), fuse=True)
+    seen: list[nn.Module] = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module))
+    try:
+        routed(IMAGES)
+    finally:
+        handle.remove()
+    assert model[0][1] in seen
+    routed.reset_counts()
+    routed(IMAGES)
+    assert "conv2d_activation 1/1" in routed.served
 
 
 def test_an_activation_that_writes_into_what_others_see_is_left_alone() -> None:

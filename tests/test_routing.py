@@ -177,6 +177,34 @@ def test_a_copy_counts_for_itself() -> None:
     assert copy.get_parameter("model.weight") is not routed.get_parameter("model.weight")
 
 
+def replica_of(model: nn.Module) -> nn.Module:
+    """What `nn.DataParallel` runs on a further device: shallow copies of all modules, with other tensors."""
+    replica: Any = model._replicate_for_data_parallel()  # type: ignore[operator]
+    for name, child in model.named_children():
+        setattr(replica, name, replica_of(child))
+    for name, parameter in model._parameters.items():
+        if parameter is None:
+            replica._parameters[name] = None
+        else:
+            setattr(replica, name, parameter.detach() * 2)
+    return replica  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+def test_replicas_of_data_parallel_are_routed(fuse: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 3, bias=False), nn.ReLU())
+    fused = {"conv2d_activation": lambda *args: marked(*args[:-1]).relu()} if fuse else {}
+    routed = use_backend(model, backend(conv2d=marked, **fused), fuse=fuse)
+    image = torch.rand(1, 1, 5, 5)
+    replica = replica_of(routed)
+    torch.testing.assert_close(
+        replica(image), (F.conv2d(image, 2 * routed.get_parameter("model.0.weight")) + 1000).relu()
+    )
+    assert routed.served_calls == routed.calls == 1
+    assert "forward" not in vars(model)
+    assert routed(image).min() > 900
+
+
 @pytest.mark.parametrize("padding_mode", ["zeros", "reflect", "replicate", "circular"])
 def test_every_padding_mode_of_a_layer(padding_mode: str) -> None:
     layer = nn.Conv2d(2, 3, 3, padding=(1, 2), padding_mode=padding_mode)

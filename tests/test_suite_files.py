@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -128,8 +129,13 @@ def test_what_is_different_for_a_backend() -> None:
     assert suite.of_backend("acme:fft").batch_sizes == (1, 2)
     assert suite.of_backend("acme:fft").modes == FULL.modes
     assert FULL.override({"per_backend.fft.batch_sizes": [9]}).of_backend("acme:fft").batch_sizes == (9,)
-    with pytest.raises(UsageError, match=r"unknown key 'per_backend\.torch\.mode'"):
-        FULL.override({"per_backend.torch.mode": ["eager"]})
+    for typo, meant in (
+        ("per_backend.torch.mode", "per_backend.torch.modes"),
+        ("per_backnd.torch.modes", "per_backend.GLOB.modes"),
+        ("batch_size", "batch_sizes"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(f"unknown key {typo!r}; did you mean {meant!r}?")):
+            FULL.override({typo: ["eager"]})
 
 
 def test_none_overrides_nothing() -> None:
@@ -180,6 +186,7 @@ def test_none_overrides_nothing() -> None:
         ("dataset = 1979-05-27", ("dataset is", "text")),
         ("per_backend = 3", ("line 3", "must be tables, [per_backend.GLOB] each")),
         ("[per_backend]\nscalar = 3", ("line 3", "must be tables, [per_backend.GLOB] each")),
+        ("[per_backnd.scalar]\nseeds = [1]", ("line 3", "'per_backnd'; did you mean 'per_backend'?")),
         ("[per_backend.scalar]\nseeds = [1]", ("line 4", "unknown key 'per_backend.scalar.seeds'", "modes")),
         ("[per_backend.'s*']\nbatch_sizes = 1", ("line 4", "per_backend.s*.batch_sizes is 1", "list of")),
     ],

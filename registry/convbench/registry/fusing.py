@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from convbench.registry.activations import ACTIVATIONS
 
@@ -41,25 +42,22 @@ def twin(model: nn.Module, routes: Mapping[str, Route]) -> nn.Module:
     """
     children = {name: child and twin(child, routes) for name, child in model._modules.items()}
     steps = None if _watched(model) else steps_of(model, routes, list(children.values()))
-    if steps is not None:
-        return _Fused(steps, model.training)
-    if all(child is model._modules[name] for name, child in children.items()):
+    if steps is None and all(child is model._modules[name] for name, child in children.items()):
         return model
-    copy: nn.Module = object.__new__(type(model))
+    copy: nn.Module = object.__new__(type(model) if steps is None else _Fused)
     copy.__dict__.update(vars(model), _modules=children)
+    if steps is not None:
+        copy.__dict__["_steps"] = tuple(steps)
     return copy
 
 
-class _Fused(nn.Module):
-    """A Sequential in which some neighbours are one step."""
+class _Fused(nn.Sequential):
+    """A Sequential in which some neighbours are one step; whoever takes its layers one by one has them apart."""
 
-    def __init__(self, steps: Sequence[Step], training: bool) -> None:
-        super().__init__()
-        self.training = training
-        self._steps = tuple(steps)
+    _steps: tuple[Step, ...] = ()  # a slice of it has none
 
     def forward(self, input: Tensor) -> Any:
-        for step in self._steps:
+        for step in self._steps or self:
             input = step(input)
         return input
 
@@ -134,8 +132,8 @@ def _plain(module: nn.Module) -> bool:
 
 
 def _watched(module: nn.Module) -> bool:
-    """Whether a hook wants to see what goes in or comes out."""
-    return any(getattr(module, name) for name in HOOKS)
+    """Whether a hook wants to see what goes in or comes out, of this module or of every one."""
+    return any(getattr(module, name) for name in HOOKS) or _has_any_global_hook()
 
 
 def _unless_watched(one: nn.Module, other: nn.Module, fused: Step) -> Step:

@@ -70,10 +70,11 @@ class Routed(nn.Module):
         self._look_at_modules()
 
     def _look_at_modules(self) -> None:
+        self._looked_at = (self.model,)
         fused = fused_forwards(self.model, self._fused(self._mode.counted))
         self._shadows = shadows(self.model, self._mode.counted, fused)
         self._fused_only = Shadows(fused)
-        # in a tuple, which torch does not search for parameters
+        # in a tuple, as above: torch does not search one for parameters
         self._twin = (twin(self.model, self._fused(self._mode.uncounted)),) if fused else ()
 
     def _fused(self, routes: Mapping[str, Route]) -> dict[str, Route]:
@@ -92,11 +93,14 @@ class Routed(nn.Module):
                 model = self._twin[0] if self._twin else self.model
                 return model(*args, **kwargs)
         self._passes.made += 1
+        model = self.model
+        if model is not self._looked_at[0]:  # a replica of `DataParallel` has layers of its own
+            self._look_at_modules()
         if self._shadows is not None:
             with self._shadows:
-                return self.model(*args, **kwargs)
+                return model(*args, **kwargs)
         with self._mode, self._fused_only:
-            return self.model(*args, **kwargs)
+            return model(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

@@ -186,7 +186,7 @@ class Suite:
                 continue
             table, _, name = dotted.rpartition(".")
             if name not in keys_of(table):
-                raise UsageError(f"unknown key {dotted!r}; {choices(dotted, DOTTED_KEYS)}")
+                raise UsageError(f"unknown key {dotted!r}; {choices(dotted, _meant(table))}")
             plain = list(value) if isinstance(value, tuple) else value
             wrong = keys_of(table)[name].wrong(plain)
             if wrong:
@@ -279,6 +279,14 @@ def keys_of(table: str) -> Mapping[str, Key]:
 
 
 DOTTED_KEYS = tuple(f"{table}.{name}" if table else name for table, keys in KEYS.items() for name in keys)
+
+
+def _meant(table: str) -> tuple[str, ...]:
+    """The dotted keys that one of a table may have been meant as."""
+    own = tuple(
+        f"{table if backends_of(table) else f'{PER_BACKEND}.GLOB'}.{name}" for name in PER_BACKEND_KEYS
+    )
+    return own if backends_of(table) else (*DOTTED_KEYS, *own)
 
 
 def _toml_lines(record: Any) -> list[str]:

@@ -69,7 +69,7 @@ def _check(path: Path, text: str, table: str, key: str, value: object) -> None:
     known = keys_of(table)
     label = f"{table}.{key}" if table else key
     if key not in known:
-        names = [*known, *(name for name in KEYS if name and not table)]
+        names = [*known, *(name for name in (*KEYS, PER_BACKEND) if name and not table)]
         raise UsageError(f"{where}: unknown key {label!r}; {choices(key, names)}")
     wrong = known[key].wrong(value)
     if wrong:

@@ -40,9 +40,7 @@ SECONDS = 0.25  # of each race
 EVERY = 2**30
 CORNERS = (4, 8), (16, 8), (64, 8), (EVERY, 8), (EVERY, 32), (EVERY, EVERY)  # channels, pixels each way
 HOPELESS = 3.0  # times the fastest: not raced
-NOTICEABLE = (
-    0.02  # seconds: less than this a candidate may take for a part of the call, whatever the rest would
-)
+NOTICEABLE = 0.02  # seconds: less may be taken for a part of the call, whatever the rest would take
 TRIES, LONG = 6, 0.1  # before a call is called hopeless: so many, or so many seconds altogether
 MARGIN = 0.95  # of the baseline's time: what takes longer is no faster for sure between other layers
 GAIN = 0.97  # of the best whole's time: the same of a mixture
@@ -230,8 +228,14 @@ def _race(
     unsteady: set[str] = set()
 
     def hold(contest: str, runners: dict[str, Callable[[], Any]]) -> list[str]:
-        for run in runners.values():
-            run()
+        for name, run in list(runners.items()):
+            try:
+                run()
+            except Exception as error:  # a plugin's code: its parts are called here first
+                if name == BASELINE:
+                    raise
+                del runners[name]
+                field.left_out[f"{name} ({contest})"] = describe(error)
         times = race(runners, timed, seconds, seed)
         rounds[contest] = max(map(len, times.values()))
         seconds_of[contest] = {name: quartile(each) for name, each in times.items()}

@@ -37,7 +37,7 @@ class Decision:
 
     @property
     def last(self) -> Mapping[str, float]:
-        """The medians of the contest that decided, the fastest first."""
+        """The times of the contest that decided, the fastest first."""
         contest = self.seconds.get(FINAL) or self.seconds.get(WHOLE) or {}
         return dict(sorted(contest.items(), key=lambda each: each[1]))
 
@@ -59,8 +59,8 @@ def from_json(record: Any) -> Decision:
     decision = Decision(
         {str(part): str(name) for part, name in record["winner"].items()},
         {
-            str(contest): {str(name): float(seconds) for name, seconds in medians.items()}
-            for contest, medians in record["seconds"].items()
+            str(contest): {str(name): float(seconds) for name, seconds in times.items()}
+            for contest, times in record["seconds"].items()
         },
         int(record["rounds"]),
         {str(name): str(why) for name, why in record["left_out"].items()},
@@ -68,8 +68,6 @@ def from_json(record: Any) -> Decision:
     )
     if not decision.winner or not set(decision.winner) <= {WHOLE, *PARTS}:
         raise ValueError(f"no winner in {record['winner']!r}")
-    if not all(
-        math.isfinite(s) and s >= 0 for medians in decision.seconds.values() for s in medians.values()
-    ):
+    if not all(math.isfinite(s) and s >= 0 for times in decision.seconds.values() for s in times.values()):
         raise ValueError("a time that is none")
     return decision

@@ -36,6 +36,9 @@ PLAIN = frozenset({Tensor, torch.nn.Parameter})  # others hold no numbers, or mo
 Implementation = Callable[..., Any]
 Chooser = Callable[[Call, Mapping[str, Candidate]], Decision]
 
+# how many transformations of `torch.func` a call is under, or None; an `autograd.Function` may refuse them
+_level: Callable[[], int | None] = torch._C._functorch.maybe_current_level
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -101,7 +104,10 @@ class Decisions:
             for name, each in self.candidates.items()
             if name == BASELINE or each.claims(call.op, kind, call.dtype)
         }
-        decision = self._chooser(call, able)
+        try:
+            decision = self._chooser(call, able)
+        except torch.OutOfMemoryError:  # there is room for the call, not for a second one beside it
+            return self._planned(call, whole(BASELINE, rule="no memory to try it out"))
         if decision.steady:
             remember(self._root, key, call, decision)
         return self._planned(call, decision)
@@ -137,7 +143,7 @@ class Dispatched:
             return self._compiled(*args, **kwargs)
         if kwargs or len(args) < len(self._names):
             args = tuple(self._op.bind(args, kwargs).values())
-        if type(args[0]) not in PLAIN:
+        if type(args[0]) not in PLAIN or _level() is not None:
             return self._baseline(*args)
         seen = _seen(args, self._tensors)
         try:
@@ -149,11 +155,14 @@ class Dispatched:
         return (compute or self._decided(seen, args[0]))(*args)
 
     def choices(self) -> Mapping[str, str]:
-        """Every call that was made since this was loaded, in words, with who computes it."""
-        told: dict[str, str] = {}
-        for plan in self._plans.values():
-            told[str(plan.call)] = str(plan.decision)
-        return told
+        """Every call that was made since this was loaded, in words, with who computes it.
+
+        An evaluation makes the same calls as training, without gradients, and others may be fastest at these.
+        """
+        return {
+            str(plan.call) + ("" if plan.call.needs else " without gradients"): str(plan.decision)
+            for plan in self._plans.values()
+        }
 
     def _decided(self, seen: Any, tensor: Tensor) -> Implementation:
         """Who computes a call that was not made before; may be found out now, which takes its time."""

@@ -109,10 +109,11 @@ def _path(root: Path, key: Mapping[str, Any]) -> Path:
 def _read(path: Path) -> Entry | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        key = {**record["key"], "conditions": dict(record["key"]["conditions"])}
         return Entry(
             str(record["call"]),
             tuple(map(str, record["needs"])),
-            dict(record["key"]),
+            key,
             from_json(record["decision"]),
             str(record["made_at"]),
             path,
