@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from convbench.suites import devices
-from convbench.suites.devices import EventClock, HostClock, available_devices, clock, synchronize
+from convbench.suites.devices import (
+    EventClock,
+    HostClock,
+    available_devices,
+    clock,
+    synchronize,
+    work_on,
+)
 
 ACCELERATORS = [device for device in available_devices() if device != "cpu"]
 
@@ -109,3 +116,31 @@ def test_an_accelerators_clock_waits_for_its_work(name: str) -> None:
         once.append(single)
         often.append(many)
     assert 8 < min(often) / min(once) < 32
+
+
+def test_a_combinations_device_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its events are recorded there, and not in the queue of the first device."""
+    current: list[int] = []
+    monkeypatch.setattr(torch.accelerator, "set_device_index", current.append)
+    for name in ("cpu", "cuda:1", "cuda", "cuda:0"):
+        work_on(torch.device(name))
+    assert current == [1, 0]
+
+
+@pytest.mark.skipif(len(ACCELERATORS) < 2, reason="fewer than two accelerators on this machine")
+def test_the_second_devices_work_is_timed_there() -> None:
+    first, second = (torch.device(name) for name in ACCELERATORS[:2])
+    work_on(second)
+    try:
+        a = torch.randn(4096, 4096, device=second)
+        synchronize(second)
+        ticks, start = clock(second), time.perf_counter()
+        ticks.mark()
+        for _ in range(20):
+            a @ a
+        ticks.mark()
+        (found,) = ticks.milliseconds()
+        taken = (time.perf_counter() - start) * 1000
+    finally:
+        work_on(first)
+    assert found >= 0.5 * taken

@@ -20,7 +20,7 @@ from convbench.registry.models import create_model, initialise
 from convbench.registry.routing import use_backend
 from convbench.registry.tampering import Misconduct
 from convbench.suites.batches import MEMORY_FORMATS, Batches, given, read_images, resident, shifted
-from convbench.suites.devices import check_capability, obstacle_to_graphs
+from convbench.suites.devices import check_capability, obstacle_to_graphs, work_on
 from convbench.suites.graphs import Replays
 from convbench.suites.mixed import Mixed
 from convbench.suites.originals import originals
@@ -52,6 +52,7 @@ class Setup:
         self.fuse: bool = job.get("fuse", False)
         self.seed: int = combination["seed"]
         self.device = torch.device(combination["device"])
+        work_on(self.device)
 
         self.memory_format: str = combination["memory_format"]
         check_capability(self.device, self.arithmetic)

@@ -15,7 +15,7 @@ from convbench.registry.conformance import verify
 from convbench.registry.discovery import describe
 from convbench.results.environment import collect, device_name
 from convbench.suites.batches import check_images, write_images
-from convbench.suites.devices import available_devices
+from convbench.suites.devices import available_devices, work_on
 from convbench.suites.load import allowed_cpus, since, snapshot
 from convbench.suites.preparation import Job, set_process
 from convbench.suites.roofline import Roof, measure_roof
@@ -57,6 +57,7 @@ def peaks(job: Job, send: Send, data: int) -> dict[str, Any]:
     numbers = arithmetic(job["dtype"])
     numbers.set()
     device, dtype = torch.device(job["device"]), numbers.tensors
+    work_on(device)
     best: Roof | None = None
     for _ in range(2):
         before = snapshot()
