@@ -170,11 +170,8 @@ def main() -> int:
         print(f"make gpu-{name}: {PIECES[name].summary}", file=sys.stderr)
         if options.dry_run:
             for command in PIECES[name].commands(plan):
-                print(
-                    shlex.join(
-                        ["convbench" if command[:3] == CONVBENCH else "python -m pytest", *command[3:]]
-                    )
-                )
+                program = ["convbench"] if command[:3] == CONVBENCH else ["python", "-m", "pytest"]
+                print(shlex.join([*program, *command[3:]]))
             continue
         ended = attempt(PIECES[name], plan, 1 if options.pieces else ATTEMPTS)
         if ended:

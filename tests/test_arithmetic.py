@@ -156,6 +156,23 @@ def test_a_case_runs_in_its_arithmetic_and_leaves_the_process_as_it_was(dtype: s
     torch.get_float32_matmul_precision()  # the older question can still be asked
 
 
+@pytest.mark.parametrize("dtype", ["float32", "tf32"])
+def test_torchs_older_settings_say_the_same(dtype: str) -> None:
+    """torch raises where they are read and do not; its compiler reads them."""
+    older = lambda: (  # noqa: E731
+        torch._C._get_cublas_allow_tf32(),
+        torch._C._get_cudnn_allow_tf32(),
+        torch.get_float32_matmul_precision() != "highest",
+    )
+    before = older()
+    with arithmetic(dtype).in_force():
+        assert older() == (dtype == "tf32",) * 3
+        with torch.backends.cudnn.flags(enabled=True):
+            pass
+        assert older() == (dtype == "tf32",) * 3
+    assert older() == before
+
+
 def test_a_dtype_may_be_claimed_on_some_devices_only(install: Install) -> None:
     torchs = discover(installed=()).backend("torch")
     assert "tf32" in torchs.dtypes_on("cuda:1")

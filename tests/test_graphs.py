@@ -84,6 +84,18 @@ def test_capturing_changes_neither_the_model_nor_the_random_numbers() -> None:
     assert float(replays.total_loss) == 0
 
 
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_the_learning_rate_lies_where_the_parameters_do(
+    dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A captured step reads it there; a number of the host would be a constant of the graph."""
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch, "tensor", lambda *_, **options: made.append(options))
+    monkeypatch.setattr(torch.optim, "SGD", lambda *_, **options: options)
+    Mixed(None, dtype).sgd(nn.Linear(1, 1, device="meta"), 0.1, on_device=True)
+    assert [options["device"].type for options in made] == ["meta"]
+
+
 def test_an_epoch_ends_with_its_budget() -> None:
     model, data = network(), split(90)
     replays = Replays(model, data, lr=0.1, batch_size=16)

@@ -3,13 +3,14 @@
 A dtype is named after its arithmetic. All but one are torch's own. `tf32` has float32 tensors, whose products a
 CUDA device's tensor cores form from 10 explicit bits of each factor, and add up in float32. torch leaves it to a
 setting of the process whether float32 means one or the other, and by default lets cuDNN's convolutions use TF32,
-so that both are set here, for float32 as well. Only torch's newer `fp32_precision` settings are used: torch
-refuses to answer where they are mixed with the older `allow_tf32`.
+so that both are set here, for float32 as well. Its newer `fp32_precision` settings decide. The older `allow_tf32`
+are brought into line: torch raises when one of those is read and says something else, and its compiler, its own
+`torch.backends.cudnn.flags` and other people's code do read them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -56,10 +57,7 @@ class Arithmetic:
 
     def set(self) -> None:
         """Have this process multiply so from now on."""
-        import torch
-
-        for backend, op in FLOAT32_PRODUCTS:
-            torch._C._set_fp32_precision_setter(backend, op, self.float32_precision)
+        _multiply((self.float32_precision,) * len(FLOAT32_PRODUCTS))
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
@@ -71,8 +69,18 @@ class Arithmetic:
         try:
             yield
         finally:
-            for where, precision in zip(FLOAT32_PRODUCTS, before, strict=True):
-                torch._C._set_fp32_precision_setter(*where, precision)
+            _multiply(before)
+
+
+def _multiply(precisions: Sequence[str]) -> None:
+    """Set how float32 is multiplied, one word for each of `FLOAT32_PRODUCTS`."""
+    import torch
+
+    matmul, conv, _ = precisions
+    torch._C._set_cublas_allow_tf32(matmul == "tf32")
+    torch._C._set_cudnn_allow_tf32(conv == "tf32")
+    for where, precision in zip(FLOAT32_PRODUCTS, precisions, strict=True):  # the last word
+        torch._C._set_fp32_precision_setter(*where, precision)
 
 
 ARITHMETICS: Mapping[str, Arithmetic] = MappingProxyType(

@@ -43,7 +43,7 @@ class Mixed:
         """Plain SGD; with the learning rate in a tensor of the device where a captured step has to read it."""
         if not on_device and self._scaler is None:
             return torch.optim.SGD(model.parameters(), lr=lr)
-        rate = torch.tensor(lr, device=self._device) if on_device else lr
+        rate = torch.tensor(lr, device=next(model.parameters()).device) if on_device else lr
         return torch.optim.SGD(model.parameters(), lr=rate, fused=True)
 
     def state(self) -> dict[str, Any]:
