@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from convbench.registry import cuda_driver
 from convbench.registry.cuda_driver import no_cuda_device
 
 
@@ -51,6 +53,26 @@ def test_the_driver_is_asked(
     monkeypatch.setattr(ctypes, "CDLL", load)
     assert no_cuda_device() == expected
     assert management is None or management.open == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [(("nvidia0", "nvidiactl"), None), (("nvidiactl",), "no CUDA device"), ((), "no CUDA device")],
+)
+def test_without_the_management_library_the_device_files_tell(
+    files: tuple[str, ...], expected: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(name: str) -> object:
+        if name == "libcuda.so.1":
+            return object()  # there, and not called
+        raise OSError(f"{name}: cannot open shared object file")
+
+    for name in files:
+        (tmp_path / name).touch()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(cuda_driver, "DEVICE_FILES", tmp_path)
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    assert no_cuda_device() == expected
 
 
 @pytest.mark.parametrize("visible", ["", "-1", "-1,0"])
