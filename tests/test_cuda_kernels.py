@@ -13,7 +13,7 @@ from convbench.plugins.backends.cuda import convolution
 from convbench.plugins.backends.cuda.correlation import Divisor, Shape
 from convbench.plugins.backends.cuda.machine import LaunchFailed
 from convbench.plugins.backends.cuda.programs import program
-from convbench.registry import Backend, Unsupported
+from convbench.registry import Backend, Unsupported, discover
 from convbench.registry.cases import Case, conv2d, fused, pool, refused_calls
 from convbench.registry.conformance import check, check_refusal
 from convbench.registry.ops import OPS as CONTRACT
@@ -359,3 +359,10 @@ def test_a_launch_error_is_one_of_ours() -> None:
     from convbench.registry import ConvbenchError
 
     assert issubclass(LaunchFailed, ConvbenchError)
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda_naive"])
+def test_it_is_loaded_as_often_as_records_are_made(name: str) -> None:
+    """torch refuses a second definition of an op."""
+    for _ in range(2):
+        assert "conv2d" in discover(installed=()).backend(name).ops

@@ -9,6 +9,7 @@ draws it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from convbench.plugins.backends.cuda import nvrtc
@@ -22,6 +23,7 @@ def unavailable() -> str | None:
     return no_cuda_device() or nvrtc.unavailable()
 
 
+@cache  # torch takes an op's definition once in a process, and records are made anew by every discovery
 def load() -> Mapping[str, Any]:
     from convbench.plugins.backends.cuda.convolution import Convolution
     from convbench.plugins.backends.cuda.machine import Gpu

@@ -7,6 +7,7 @@ compiling, launching, and pooling, which is one thread for each output there as 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from convbench.plugins.backends.cuda import unavailable
@@ -15,6 +16,7 @@ from convbench.registry import Backend, hookimpl
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
+@cache  # torch takes an op's definition once in a process, and records are made anew by every discovery
 def load() -> Mapping[str, Any]:
     from convbench.plugins.backends.cuda.machine import Gpu
     from convbench.plugins.backends.cuda.operations import operations
