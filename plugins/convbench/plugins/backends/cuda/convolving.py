@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from convbench.plugins.backends.cuda.correlation import Shape
-from convbench.plugins.backends.cuda.registration import Registered, keep
-from convbench.registry.geometry import conv2d_window
+from convbench.registry.op_registration import Library
 
 OPTIONS = "int[] stride, int[] padding, int[] dilation, int groups"  # padding: top, left, bottom, right
 
@@ -43,19 +42,9 @@ class Activating(Protocol):
     ) -> Tensor: ...
 
 
-Options = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
-
-
-@lru_cache(maxsize=1024, typed=True)
-def checked_convolution(
-    size: torch.Size, dtype: torch.dtype, kernels: torch.Size, of: torch.dtype, of_bias: Any, *options: Any
-) -> Options:
-    """The options as numbers, looked at as torch does, once for all calls of the same shapes."""
-    input = torch.empty(size, dtype=dtype, device="meta")
-    weight = torch.empty(kernels, dtype=of, device="meta")
-    bias = None if of_bias is None else torch.empty(of_bias[0], dtype=of_bias[1], device="meta")
-    window = conv2d_window(input, weight, bias, *options)
-    return window.stride, (*window.before, *window.after), window.dilation, options[-1]
+def keep(ctx: Any, tensors: tuple[Tensor, ...], options: tuple[Any, ...]) -> None:
+    ctx.save_for_backward(*tensors)
+    ctx.options = options
 
 
 def _output_size(size: Ints, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints) -> tuple[int, int]:
@@ -88,7 +77,7 @@ def _shape_of(input: Ints, weight: Ints, stride: Ints, padding: Ints, dilation: 
     return _shape(tuple(input), tuple(weight), steps, pads, gaps, groups)
 
 
-def register_convolution(registered: Registered, convolving: Convolving) -> None:
+def register_convolution(registered: Library, convolving: Convolving) -> None:
     def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
         shape = _shape_of(input.shape, weight.shape, *options)
         bias = None if bias is None else bias.contiguous()
@@ -204,7 +193,7 @@ SLOPES: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def register_activated(registered: Registered, activating: Activating) -> None:
+def register_activated(registered: Library, activating: Activating) -> None:
     def kernel(input: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
         shape = _shape_of(input.shape, weight.shape, *options[:-1])
         bias = None if bias is None else bias.contiguous()

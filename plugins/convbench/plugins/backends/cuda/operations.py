@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,15 +13,18 @@ from convbench.plugins.backends.cuda.convolving import (
     Activating,
     Convolving,
     Ints,
-    checked_convolution,
+    keep,
     register_activated,
     register_convolution,
 )
 from convbench.plugins.backends.cuda.pooling import Pooling
-from convbench.plugins.backends.cuda.registration import Registered, keep
 from convbench.registry import Unsupported
 from convbench.registry.activations import activation_of
-from convbench.registry.geometry import IntPair, conv2d_window, pool2d_window
+from convbench.registry.autocasting import autocasting
+from convbench.registry.call_options import being_traced, convolution_options, pooling_options
+from convbench.registry.geometry import IntPair
+from convbench.registry.op_registration import Library
+from convbench.registry.ops import OPS
 
 MOST_PIXELS = 2**16  # of a window, whose places are kept as 16 bits
 WINDOW = "int[] kernel, int[] stride, int[] padding"
@@ -46,7 +48,7 @@ def operations(
         pooling: the kernels of pooling.
         activating: those of a convolution with an activation; with them there is `conv2d_activation` too.
     """
-    registered = Registered(namespace, device_type)
+    registered = Library(namespace, device_type)
     register_convolution(registered, convolving)
     _register_pooling(registered, pooling)
     if activating is not None:
@@ -96,23 +98,14 @@ def operations(
         dilation: IntPair,
         groups: int,
     ) -> Tensor:
-        if torch.is_autocast_enabled(device_type):
-            input, weight, bias = _autocast(device_type, input, weight, bias)
         refuse_others(input)
-        if torch.compiler.is_compiling() or type(input) is not Tensor:
-            window = conv2d_window(input, weight, bias, stride, padding, dilation, groups)
-            pad = (*window.before, *window.after)
-            traced: Tensor = getattr(registered.ops, op)(
-                input, weight, bias, window.stride, pad, window.dilation, groups, *further
-            )
-            return traced
-        for tensor in (weight, bias):
+        traced = being_traced(input)
+        for tensor in () if traced else (weight, bias):
             if tensor is not None and tensor.device != input.device:
                 raise ValueError(f"input is on {input.device}, but weight or bias on {tensor.device}")
-        of_bias = None if bias is None else (bias.shape, bias.dtype)
-        arguments: Any = (input.shape, input.dtype, weight.shape, weight.dtype, of_bias)
-        options = _looked_up(checked_convolution, *arguments, stride, padding, dilation, groups)
-        output: Tensor = getattr(registered.eager, op)(input, weight, bias, *options, *further)
+        options = convolution_options(traced, input, weight, bias, stride, padding, dilation, groups)
+        library = registered.ops if traced else registered.eager
+        output: Tensor = getattr(library, op)(input, weight, bias, *options, *further)
         return output
 
     def max_pool2d(
@@ -125,8 +118,8 @@ def operations(
     ) -> Tensor:
         """The largest value in each window: (N, C, H, W) -> (N, C, H', W')."""
         refuse_others(input)
-        traced = torch.compiler.is_compiling() or type(input) is not Tensor
-        options = _window(traced, input, kernel_size, stride, padding, dilation, ceil_mode)
+        traced = being_traced(input)
+        options = pooling_options(traced, input, kernel_size, stride, padding, dilation, ceil_mode)
         if options[1][0] * options[1][1] > MOST_PIXELS:
             raise Unsupported(f"windows of more than {MOST_PIXELS} pixels")
         largest: Tensor
@@ -146,61 +139,24 @@ def operations(
         if divisor_override == 0:
             raise ValueError("divisor_override must not be zero")
         refuse_others(input)
-        traced = torch.compiler.is_compiling() or type(input) is not Tensor
-        size, kernel, steps, pad, _ = _window(traced, input, kernel_size, stride, padding, 1, ceil_mode)
+        traced = being_traced(input)
+        size, kernel, steps, pad, _ = pooling_options(
+            traced, input, kernel_size, stride, padding, 1, ceil_mode
+        )
         options = size, kernel, steps, pad, int(count_include_pad), divisor_override or 0
         mean: Tensor = (registered.ops if traced else registered.eager).avg_pool2d(input, *options)
         return mean
 
-    found: dict[str, Callable[..., Tensor]] = {
-        "conv2d": conv2d,
-        "max_pool2d": max_pool2d,
-        "avg_pool2d": avg_pool2d,
-    }
-    return found if activating is None else found | {"conv2d_activation": conv2d_activation}
-
-
-def _autocast(
-    device_type: str, input: Tensor, weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The tensors in the dtype that torch's own convolutions take under autocast."""
-    dtype = torch.get_autocast_dtype(device_type)
-    return input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-
-
-def _looked_up(cached: Any, *arguments: Any) -> Any:
-    try:
-        return cached(*arguments)
-    except TypeError:  # a list, which cannot be looked up
-        return cached.__wrapped__(*arguments)
+    found: dict[str, Callable[..., Tensor]] = {"max_pool2d": max_pool2d, "avg_pool2d": avg_pool2d}
+    for op in (conv2d,) if activating is None else (conv2d, conv2d_activation):
+        found[op.__name__] = autocasting(OPS[op.__name__], op)
+    return found
 
 
 # --- pooling ----------------------------------------------------------------------------------------------------
 
-Pair = tuple[int, int]
-Pairs = tuple[Pair, Pair, Pair, Pair, Pair]
 
-
-def _window(traced: bool, input: Tensor, *options: Any) -> Pairs:
-    """Output size, kernel size, stride, padding and dilation."""
-    if traced:
-        return _resolved(input, *options)
-    checked: Pairs = _looked_up(_checked_window, input.shape, *options)
-    return checked
-
-
-@lru_cache(maxsize=1024, typed=True)
-def _checked_window(size: torch.Size, *options: Any) -> Pairs:
-    """The options as torch would take them, looked at once for all calls of the same shapes."""
-    return _resolved(torch.empty(size, device="meta"), *options)
-
-
-def _resolved(input: Tensor, *options: Any) -> Pairs:
-    window = pool2d_window(input, *options)
-    return window.output_size, window.kernel_size, window.stride, window.before, window.dilation
-
-
-def _register_pooling(registered: Registered, pooling: Pooling) -> None:
+def _register_pooling(registered: Library, pooling: Pooling) -> None:
     registered.add(
         f"max_pool2d(Tensor input, SymInt[] size, {WINDOW}, int[] dilation) -> (Tensor, Tensor)",
         lambda input, *options: pooling.largest(input.contiguous(), *options),

@@ -17,11 +17,11 @@ from torch import Tensor
 from convbench.plugins.backends.native.library import function
 from convbench.plugins.backends.native.registration import EAGER, KERNELS, OPS, register
 from convbench.registry import Unsupported
-from convbench.registry.geometry import IntPair, conv2d_window
+from convbench.registry.call_options import ConvolutionOptions, being_traced, convolution_options
+from convbench.registry.geometry import IntPair
 from convbench.registry.parts import Gradients, Needs, Parts
 
 DTYPES = (torch.float32, torch.float64)
-Options = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
 OPTIONS = "int[] stride, int[] padding, int[] dilation, int groups"  # padding: top, left, bottom, right
 
 
@@ -35,42 +35,21 @@ def conv2d(
     groups: int = 1,
 ) -> Tensor:
     """Cross-correlation: (N, C, H, W), (O, C/groups, kh, kw), (O,) -> (N, O, H', W')."""
-    traced = torch.compiler.is_compiling() or type(input) is not Tensor
+    traced = being_traced(input)
     options = checked(traced, input, weight, bias, stride, padding, dilation, groups)
     convolved: Tensor = (OPS if traced else EAGER).conv2d(input, weight, bias, *options)
     return convolved
 
 
-def checked(traced: bool, input: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Options:
+def checked(
+    traced: bool, input: Tensor, weight: Tensor, bias: Tensor | None, *options: Any
+) -> ConvolutionOptions:
     """The options of a call as numbers, once it is seen to be one that torch takes, and that is served here."""
     if not input.is_cpu or input.dtype not in DTYPES:
         raise Unsupported(f"{input.dtype} on {input.device.type}")
-    if traced:
-        return _resolved(input, weight, bias, *options)
-    if not weight.is_cpu or not (bias is None or bias.is_cpu):
+    if not traced and not (weight.is_cpu and (bias is None or bias.is_cpu)):
         raise ValueError(f"input is on the cpu, but weight on {weight.device.type}")
-    call = input.shape, input.dtype, weight.shape, weight.dtype
-    of_bias = None if bias is None else (bias.shape, bias.dtype)
-    try:
-        return _checked(*call, of_bias, *options)
-    except TypeError:  # a list, which cannot be looked up
-        return _checked.__wrapped__(*call, of_bias, *options)
-
-
-def _resolved(input: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Options:
-    window = conv2d_window(input, weight, bias, *options)
-    return window.stride, (*window.before, *window.after), window.dilation, options[-1]
-
-
-@lru_cache(maxsize=1024, typed=True)
-def _checked(
-    size: torch.Size, dtype: torch.dtype, kernels: torch.Size, of: torch.dtype, of_bias: Any, *options: Any
-) -> Options:
-    """The options as numbers, looked at as torch does, once for all calls of the same shapes."""
-    input = torch.empty(size, dtype=dtype, device="meta")
-    weight = torch.empty(kernels, dtype=of, device="meta")
-    bias = None if of_bias is None else torch.empty(of_bias[0], dtype=of_bias[1], device="meta")
-    return _resolved(input, weight, bias, *options)
+    return convolution_options(traced, input, weight, bias, *options)
 
 
 # --- the kernels ------------------------------------------------------------------------------------------------

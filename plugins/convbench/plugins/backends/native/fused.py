@@ -30,6 +30,7 @@ from convbench.plugins.backends.native.pooling import (
 )
 from convbench.plugins.backends.native.registration import EAGER, OPS, register
 from convbench.registry.activations import activation_of
+from convbench.registry.call_options import being_traced
 from convbench.registry.geometry import IntPair
 
 RELU, SIGMOID, TANH = 1, 2, 3  # `Activation` of activation.hpp
@@ -48,7 +49,7 @@ def conv2d_activation(
 ) -> Tensor:
     """activation(conv2d(...)): (N, C, H, W), (O, C/groups, kh, kw), (O,) -> (N, O, H', W')."""
     number = _number(activation)
-    traced = torch.compiler.is_compiling() or type(input) is not Tensor
+    traced = being_traced(input)
     options = checked(traced, input, weight, bias, stride, padding, dilation, groups)
     output: Tensor = (OPS if traced else EAGER).conv2d_activation(input, weight, bias, *options, number)
     return output
@@ -65,7 +66,7 @@ def activation_max_pool2d(
 ) -> Tensor:
     """The largest activation in each window: (N, C, H, W) -> (N, C, H', W')."""
     number = _number(activation)
-    traced = torch.compiler.is_compiling() or type(input) is not Tensor
+    traced = being_traced(input)
     options = window_options(traced, input, kernel_size, stride, padding, dilation, ceil_mode)
     refuse_large(options[1])
     largest: Tensor
@@ -85,7 +86,7 @@ def activation_avg_pool2d(
 ) -> Tensor:
     """The mean activation of each window: (N, C, H, W) -> (N, C, H', W')."""
     number = _number(activation)
-    traced = torch.compiler.is_compiling() or type(input) is not Tensor
+    traced = being_traced(input)
     options = mean_options(
         traced, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
     )

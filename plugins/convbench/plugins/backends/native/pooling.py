@@ -18,7 +18,8 @@ from convbench.plugins.backends.native.convolution import DTYPES
 from convbench.plugins.backends.native.library import function
 from convbench.plugins.backends.native.registration import EAGER, OPS, register
 from convbench.registry import Unsupported
-from convbench.registry.geometry import IntPair, pool2d_window
+from convbench.registry.call_options import Pair, PoolingOptions, being_traced, pooling_options
+from convbench.registry.geometry import IntPair
 
 MOST_PIXELS = 2**16  # of a window, whose places are kept as 16 bits
 
@@ -32,7 +33,7 @@ def max_pool2d(
     ceil_mode: bool = False,
 ) -> Tensor:
     """The largest value in each window: (N, C, H, W) -> (N, C, H', W')."""
-    traced = torch.compiler.is_compiling() or type(input) is not Tensor
+    traced = being_traced(input)
     options = window_options(traced, input, kernel_size, stride, padding, dilation, ceil_mode)
     refuse_large(options[1])
     largest: Tensor
@@ -50,7 +51,7 @@ def avg_pool2d(
     divisor_override: int | None = None,
 ) -> Tensor:
     """The mean of each window: (N, C, H, W) -> (N, C, H', W')."""
-    traced = torch.compiler.is_compiling() or type(input) is not Tensor
+    traced = being_traced(input)
     options = mean_options(
         traced, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
     )
@@ -62,9 +63,6 @@ def refuse_large(kernel: Sequence[int]) -> None:
     """Places in a window are kept as 16 bits."""
     if kernel[0] * kernel[1] > MOST_PIXELS:
         raise Unsupported(f"windows of more than {MOST_PIXELS} pixels")
-
-
-Pair = tuple[int, int]
 
 
 def mean_options(
@@ -84,27 +82,11 @@ def mean_options(
     return size, kernel, steps, pad, int(count_include_pad), divisor_override or 0
 
 
-def window_options(traced: bool, input: Tensor, *options: Any) -> tuple[Pair, Pair, Pair, Pair, Pair]:
+def window_options(traced: bool, input: Tensor, *options: Any) -> PoolingOptions:
     """Output size, kernel size, stride, padding and dilation, as torch would take them."""
     if not input.is_cpu or input.dtype not in DTYPES:
         raise Unsupported(f"{input.dtype} on {input.device.type}")
-    if traced:
-        return _window(input, *options)
-    try:
-        return _checked(input.shape, *options)
-    except TypeError:  # a list, which cannot be looked up
-        return _checked.__wrapped__(input.shape, *options)
-
-
-def _window(input: Tensor, *options: Any) -> tuple[Pair, Pair, Pair, Pair, Pair]:
-    window = pool2d_window(input, *options)
-    return window.output_size, window.kernel_size, window.stride, window.before, window.dilation
-
-
-@lru_cache(maxsize=1024, typed=True)
-def _checked(size: torch.Size, *options: Any) -> tuple[Pair, Pair, Pair, Pair, Pair]:
-    """The options as torch would take them, looked at once for all calls of the same shapes."""
-    return _window(torch.empty(size, device="meta"), *options)
+    return pooling_options(traced, input, *options)
 
 
 # --- the kernels ------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -29,12 +28,12 @@ from convbench.plugins.backends.triton.tiles import (
 )
 from convbench.registry import Unsupported
 from convbench.registry.activations import activation_of
-from convbench.registry.geometry import IntPair, conv2d_window
+from convbench.registry.call_options import being_traced, convolution_options
+from convbench.registry.geometry import IntPair
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PROGRAMS = 528  # of a weight gradient, with which a device is busy: four for each of 132 processors
 CHUNK = 1024  # positions of a split, at least
-Options = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
 
 
 def conv2d(
@@ -71,16 +70,8 @@ def _convolve(input: Tensor, weight: Tensor, bias: Tensor | None, *call: Any) ->
         if tensor is not None and tensor.device != input.device:
             raise ValueError(f"input is on {input.device}, but {name} on {tensor.device}")
     *given, activation = call
-    compiled = torch.compiler.is_compiling() or type(input) is not Tensor
-    if compiled:
-        options = _resolved(input, weight, bias, *given)
-    else:
-        of_bias = None if bias is None else (bias.shape, bias.dtype)
-        arguments = input.shape, input.dtype, weight.shape, weight.dtype, of_bias, *given
-        try:
-            options = _checked(*arguments)
-        except TypeError:  # a list, which cannot be looked up
-            options = _checked.__wrapped__(*arguments)
+    compiled = being_traced(input)
+    options = convolution_options(compiled, input, weight, bias, *given)
     convolved: Tensor = (OPS if compiled else EAGER).conv2d(input, weight, bias, *options, activation)
     return convolved
 
@@ -93,23 +84,6 @@ def refuse_others(input: Tensor) -> None:
     """
     if input.dtype not in DTYPES or not (input.is_cuda or (interpreted() and input.is_cpu)):
         raise Unsupported(f"{input.dtype} on {input.device.type}")
-
-
-@lru_cache(maxsize=1024, typed=True)
-def _checked(
-    size: torch.Size, dtype: torch.dtype, kernels: torch.Size, of: torch.dtype, of_bias: Any, *options: Any
-) -> Options:
-    """The options as numbers, looked at as torch does, once for all calls of the same shapes."""
-    input = torch.empty(size, dtype=dtype, device="meta")
-    weight = torch.empty(kernels, dtype=of, device="meta")
-    bias = None if of_bias is None else torch.empty(of_bias[0], dtype=of_bias[1], device="meta")
-    return _resolved(input, weight, bias, *options)
-
-
-def _resolved(input: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Options:
-    """Stride, padding at top, left, bottom and right, dilation, and groups."""
-    window = conv2d_window(input, weight, bias, *options)
-    return window.stride, (*window.before, *window.after), window.dilation, options[-1]
 
 
 def precision(dtype: torch.dtype) -> str:

@@ -7,7 +7,7 @@ place that was chosen; its derivative gathers from there, which torch does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -27,7 +27,8 @@ from convbench.plugins.backends.triton.registration import EAGER, OPS, launch, r
 from convbench.plugins.backends.triton.tiles import size_class
 from convbench.registry import Unsupported
 from convbench.registry.activations import activation_of
-from convbench.registry.geometry import IntPair, pool2d_window
+from convbench.registry.call_options import being_traced, pooling_options
+from convbench.registry.geometry import IntPair
 
 MOST_PIXELS = 2**15  # of a window, whose places are kept as 16 bits with a sign
 BLOCKS = (1024,) if interpreted() else (256, 512, 1024)
@@ -62,7 +63,8 @@ def activation_max_pool2d(
 
 def _largest_of(input: Tensor, call: tuple[Any, ...], activation: str) -> Tensor:
     refuse_others(input)
-    compiled, options = _options(input, *call)
+    compiled = being_traced(input)
+    options = pooling_options(compiled, input, *call)
     if options[1][0] * options[1][1] > MOST_PIXELS:
         raise Unsupported(f"windows of more than {MOST_PIXELS} pixels")
     found: Tensor
@@ -106,31 +108,11 @@ def _mean_of(
     if divisor == 0:
         raise ValueError("divisor_override must not be zero")
     refuse_others(input)
-    compiled, (size, kernel, steps, pad, _) = _options(input, *call)
+    compiled = being_traced(input)
+    size, kernel, steps, pad, _ = pooling_options(compiled, input, *call)
     options = size, kernel, steps, pad, count_padding, divisor or 0, activation
     found: Tensor = (OPS if compiled else EAGER).avg_pool2d(input, *options)
     return found
-
-
-def _options(input: Tensor, *options: Any) -> tuple[bool, tuple[Pair, Pair, Pair, Pair, Pair]]:
-    """Whether a compiler is looking, and output size, kernel size, stride, padding and dilation."""
-    if torch.compiler.is_compiling() or type(input) is not Tensor:
-        return True, _window(input, *options)
-    try:
-        return False, _checked(input.shape, *options)
-    except TypeError:  # a list, which cannot be looked up
-        return False, _checked.__wrapped__(input.shape, *options)
-
-
-def _window(input: Tensor, *options: Any) -> tuple[Pair, Pair, Pair, Pair, Pair]:
-    window = pool2d_window(input, *options)
-    return window.output_size, window.kernel_size, window.stride, window.before, window.dilation
-
-
-@lru_cache(maxsize=1024, typed=True)
-def _checked(size: torch.Size, *options: Any) -> tuple[Pair, Pair, Pair, Pair, Pair]:
-    """The options as torch would take them, looked at once for all calls of the same shapes."""
-    return _window(torch.empty(size, device="meta"), *options)
 
 
 # --- the launches -----------------------------------------------------------------------------------------------

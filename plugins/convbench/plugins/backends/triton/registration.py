@@ -11,28 +11,16 @@ nothing there. Then each op is opaque, a `torch.library.custom_op`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from convbench.plugins.backends.triton.availability import interpreted
+from convbench.registry.op_registration import Derivative, Keep, Registered
 
-NAMESPACE = "convbench_triton"
-OPS: Any = torch.ops.convbench_triton
-EAGER: Any = SimpleNamespace()  # functions of the same names
-LAUNCHES: Any = SimpleNamespace()  # and without a gradient, where nobody asks for one
-
-
-class Derivative(Protocol):
-    """The gradients of an op's arguments from those of its outputs, by calls of `OPS`, `EAGER` or `LAUNCHES`."""
-
-    def __call__(self, calls: Any, ctx: Any, *upstream: Any) -> tuple[Any, ...]: ...
-
-
-Keep = Callable[[Any, tuple[Any, ...], Any], None]
+REGISTERED = Registered("convbench_triton")
+OPS, EAGER, LAUNCHES = REGISTERED.ops, REGISTERED.eager, REGISTERED.kernels
 
 
 def register(name: str, function: Callable[..., Any], derivative: Derivative, keep: Keep) -> None:
@@ -44,35 +32,11 @@ def register(name: str, function: Callable[..., Any], derivative: Derivative, ke
         derivative: of the op.
         keep: called with the context, inputs and outputs, to keep what the derivative needs.
     """
-    setattr(LAUNCHES, name, function)
-    setattr(EAGER, name, _eager(function, derivative, keep))
-
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # torch passes these by name
-        keep(ctx, inputs, output)
-
-    def backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
-        return derivative(OPS, ctx, *upstream)
-
+    setup_context, backward = REGISTERED.add_eager(name, function, derivative, keep)
     make: Any = torch.library.custom_op if interpreted() else torch.library.triton_op
-    op = make(f"{NAMESPACE}::{name}", function, mutates_args=())
+    op = make(f"{REGISTERED.namespace}::{name}", function, mutates_args=())
     op.register_fake(function)  # allocates what comes out; `launch` does what it has to
     op.register_autograd(backward, setup_context=setup_context)
-
-
-def _eager(function: Callable[..., Any], derivative: Derivative, keep: Keep) -> Callable[..., Any]:
-    class Eager(Function):
-        @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Any:
-            output = function(*inputs)
-            keep(ctx, inputs, output)
-            return output
-
-        @staticmethod
-        def backward(ctx: Any, *upstream: Any) -> Any:
-            return derivative(EAGER if torch.is_grad_enabled() else LAUNCHES, ctx, *upstream)
-
-    apply: Callable[..., Any] = Eager.apply
-    return apply
 
 
 def launch(kernel: Any, grid: Any, target: Tensor, *arguments: Any, **options: Any) -> None:
