@@ -5,7 +5,6 @@ Shapes are small: a step of a kernel costs milliseconds here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ from convbench.registry.cases import Case, conv2d, fused, pool
 from convbench.registry.conformance import check
 from convbench.registry.ops import OPS as CONTRACT
 from convbench.registry.torch_checks import check_torch
+from pooled_as_torch import chooses_as_torch
 
 BACKEND: Backend = discover().backend("triton")
 
@@ -207,15 +207,7 @@ def test_an_activation_that_there_is_not() -> None:
 )
 def test_equals_and_nan_and_infinity_as_torch_has_them(options: dict[str, Any]) -> None:
     images = torch.randn(2, 3, 9, 8).relu()  # ties of zeros
-    images[0, 0, 2, 3] = math.nan
-    images[1, 1] = -math.inf
-    pooled, gradients = [], []
-    for max_pool2d in (BACKEND.ops["max_pool2d"], F.max_pool2d):
-        leaf = images.clone().requires_grad_()
-        pooled.append(max_pool2d(leaf, **options))
-        gradients.append(torch.autograd.grad(pooled[-1].nan_to_num().sum(), leaf)[0])
-    assert torch.equal(pooled[0].nan_to_num(nan=7), pooled[1].nan_to_num(nan=7))
-    assert torch.equal(*gradients)
+    chooses_as_torch(BACKEND, images, options)
 
 
 def test_channels_stay_last() -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from convbench.plugins.backends.native import library
@@ -21,6 +20,7 @@ from convbench.registry import Backend, Unsupported, discover
 from convbench.registry.cases import Case, conv2d, fused, pool
 from convbench.registry.conformance import check
 from convbench.registry.ops import OPS as CONTRACT
+from pooled_as_torch import chooses_as_torch
 
 BACKEND: Backend = discover().backend("native")
 pytestmark = pytest.mark.skipif(
@@ -265,15 +265,7 @@ def test_two_callers_at_once() -> None:
 )
 def test_equals_and_nan_and_infinity_as_torch_has_them(options: dict[str, Any]) -> None:
     images = torch.randn(3, 3, 34, 34).relu()  # ties of zeros
-    images[0, 0, 2, 3] = math.nan
-    images[1, 1] = -math.inf
-    pooled, gradients = [], []
-    for max_pool2d in (BACKEND.ops["max_pool2d"], F.max_pool2d):
-        leaf = images.clone().requires_grad_()
-        pooled.append(max_pool2d(leaf, **options))
-        gradients.append(torch.autograd.grad(pooled[-1].nan_to_num().sum(), leaf)[0])
-    assert torch.equal(pooled[0].nan_to_num(nan=7), pooled[1].nan_to_num(nan=7))
-    assert torch.equal(*gradients)
+    chooses_as_torch(BACKEND, images, options)
 
 
 def test_what_it_does_not_do_it_declines() -> None:
