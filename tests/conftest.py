@@ -1,17 +1,52 @@
-"""What many tests share: a plugin that is installed for one test."""
+"""What many tests share: the environment they run in, and a plugin that is installed for one test."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import secrets
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 
+import psutil
 import pytest
 
 Install = Callable[..., str]
+
+SESSION = "CONVBENCH_TEST_SESSION"  # in the environment of every process that tests start
+if PROCESSES := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    # of the processes that test in parallel, each has its share of the cores, and none is tied to the first one
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // PROCESSES)))
+    os.environ.setdefault("OMP_PROC_BIND", "false")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # a shell's `&` ignores SIGINT, and what we start would inherit that: tests that interrupt would wait for ever
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_process_outlives_the_session() -> Iterator[None]:
+    """Kill what tests have started and left behind, and fail with what it was."""
+    token = secrets.token_hex(16)
+    os.environ[SESSION] = token
+    yield
+    left = processes_with(token)
+    _, alive = psutil.wait_procs(left, timeout=10)  # some are just ending
+    commands = [each.info["cmdline"] for each in alive]
+    for each in alive:
+        each.kill()
+    assert not commands, f"tests left processes behind: {commands}"
+
+
+def processes_with(token: str) -> list[psutil.Process]:
+    """Those whose environment says that this session started them."""
+    return [
+        each
+        for each in psutil.process_iter(["cmdline", "environ", "status"])
+        if (each.info["environ"] or {}).get(SESSION) == token and each.info["status"] != psutil.STATUS_ZOMBIE
+    ]
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -42,7 +42,7 @@ def test_it_conforms_on_the_cpu(name: str) -> None:
     assert result.passed, failures(result)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("name", [name for name in RUNNABLE if "cpu" in REGISTRY.backend(name).devices])
