@@ -10,17 +10,21 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
+if TYPE_CHECKING:
+    from preloaded import Preloaded
+
 Install = Callable[..., str]
 
 SESSION = "CONVBENCH_TEST_SESSION"  # in the environment of every process that tests start
-if PROCESSES := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
-    # of the processes that test in parallel, each has its share of the cores, and none is tied to the first one
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // PROCESSES)))
-    os.environ.setdefault("OMP_PROC_BIND", "false")
+# cases are small, and other tests run beside: a second thread costs more than it brings, and a thread that is tied
+# to a core may share it with that of another test. What is to have several threads asks for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_PROC_BIND", "false")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # a shell's `&` ignores SIGINT, and what we start would inherit that: tests that interrupt would wait for ever
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -56,6 +60,23 @@ def decisions_of_auto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONVBENCH_AUTO", os.fspath(directory))
         yield directory
+
+
+@pytest.fixture(scope="session")
+def preloaded(no_process_outlives_the_session: None, decisions_of_auto: Path) -> Iterator[Preloaded]:
+    """A process to fork the servers of runs from; runs `with preloaded.serving()` start in no time."""
+    from preloaded import Preloaded
+
+    preloaded = Preloaded()
+    yield preloaded
+    preloaded.close()
+
+
+@pytest.fixture(scope="module")
+def preloaded_servers(preloaded: Preloaded) -> Iterator[None]:
+    """Runs of a module start in no time."""
+    with preloaded.serving():
+        yield
 
 
 @pytest.fixture

@@ -346,8 +346,8 @@ NATIVE = discover().backend("native")
     "order",
     [
         ("torch", "native", "native"),
-        ("native", "torch", "native"),
-        ("native", "native", "torch"),
+        pytest.param(("native", "torch", "native"), marks=pytest.mark.exhaustive),
+        pytest.param(("native", "native", "torch"), marks=pytest.mark.exhaustive),
         ("im2col", "native", "torch"),
     ],
 )

@@ -13,6 +13,8 @@ from convbench.registry.cli import main
 from convbench.suites import verification
 from convbench.suites.verification import Verification, summary, verify_backends
 
+pytestmark = pytest.mark.usefixtures("preloaded_servers")
+
 Verify = Callable[..., tuple[int, str, str]]
 
 SMALL = """
@@ -181,7 +183,7 @@ def test_code_3_where_nothing_could_run(command: Verify) -> None:
     ],
 )
 def test_code_2_where_a_name_is_unknown(site: Path, arguments: list[str], words: str) -> None:
-    done = misbehaving.convbench("verify", *arguments, site=site)
+    done = misbehaving.command("verify", *arguments, site=site)
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
