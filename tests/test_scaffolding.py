@@ -51,7 +51,10 @@ def start(workshop: Path, *command: str, cwd: str = ".") -> subprocess.Completed
     )
 
 
-@pytest.mark.parametrize(("kind", "at_least"), [("backend", 100), ("architecture", 7)])
+@pytest.mark.parametrize(
+    ("kind", "at_least"),
+    [pytest.param("backend", 100, marks=pytest.mark.exhaustive), ("architecture", 7)],  # test_authors_guide has one
+)
 def test_a_new_package_passes_its_own_tests(workshop: Path, kind: str, at_least: int) -> None:
     ended = start(workshop, "pytest", "-q", "-p", "no:cacheprovider", cwd=f"convbench-{WRITTEN[kind]}")
     assert ended.returncode == 0, ended.stdout + ended.stderr
