@@ -25,6 +25,8 @@ SESSION = "CONVBENCH_TEST_SESSION"  # in the environment of every process that t
 # to a core may share it with that of another test. What is to have several threads asks for them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_PROC_BIND", "false")
+for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
+    del os.environ[name]  # a pytest that a test starts is not one of ours that test in parallel
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # a shell's `&` ignores SIGINT, and what we start would inherit that: tests that interrupt would wait for ever
     signal.signal(signal.SIGINT, signal.default_int_handler)
