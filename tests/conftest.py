@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -30,6 +30,11 @@ for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # a shell's `&` ignores SIGINT, and what we start would inherit that: tests that interrupt would wait for ever
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def exhaustive(*values: Any) -> Any:
+    """A parameter that only repeats what others show, and is left to `make test-all`."""
+    return pytest.param(*values, marks=pytest.mark.exhaustive)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from conftest import exhaustive
 from convbench.plugins.backends.triton import convolution, pooling
 from convbench.plugins.backends.triton.tiles import Tile
 from convbench.registry import Backend, Unsupported, discover
@@ -24,10 +25,6 @@ from convbench.registry.torch_checks import check_torch
 from pooled_as_torch import chooses_as_torch
 
 BACKEND: Backend = discover().backend("triton")
-
-
-def exhaustive(*values: Any) -> Any:
-    return pytest.param(*values, marks=pytest.mark.exhaustive)
 
 
 @pytest.fixture(autouse=True)

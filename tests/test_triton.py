@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from conftest import exhaustive
 from convbench.plugins.backends.triton import availability
 from convbench.registry import Backend, discover, no_cuda_device
 
@@ -33,7 +34,7 @@ needs_its_compiler = pytest.mark.skipif(
 @needs_triton
 @pytest.mark.parametrize(
     "which",
-    ["not exhaustive", pytest.param("exhaustive", marks=pytest.mark.exhaustive)],
+    ["not exhaustive", exhaustive("exhaustive")],
     ids=["once", "rest"],
 )
 def test_it_is_right_under_the_interpreter(which: str) -> None:
