@@ -235,9 +235,9 @@ class _Judge:
             found += [(None, outcome) for outcome in self._torch(dtypes[0])]
         return found
 
-    def case(self, case: Case, dtype: str) -> Outcome:
+    def case(self, case: Case, dtype: str, label: str = "case") -> Outcome:
         """What comes of a case, with the known fault that explains a failure."""
-        outcome = self._step("", case, dtype, self.backend.ops[self.op.name])
+        outcome = self._step(label, case, dtype, self.backend.ops[self.op.name])
         fault = fault_of_case(case, dtype, self.device)
         if fault is None or outcome.state == "unsupported":
             return outcome
@@ -248,7 +248,7 @@ class _Judge:
         # an excuse only if torch's own answer is wrong too, and the backend's right once the library is out of it
         if can_be_without(fault.library) and self._step("spared", case, dtype, its_own, fault).is_failure:
             return outcome
-        if not torchs_own and not self._step("torch", case, dtype, self.op.reference).is_failure:
+        if not torchs_own and not self._step("torch's", case, dtype, self.op.reference).is_failure:
             return outcome
         return replace(outcome, known_fault=str(fault))
 
@@ -262,7 +262,7 @@ class _Judge:
                 yield outcome
                 continue
             done.append(outcome)
-            yield shrink(outcome, case, partial(self.case, dtype=outcome.dtype))
+            yield shrink(outcome, case, partial(self.case, dtype=outcome.dtype, label="smaller"))
 
     def _step(
         self,
@@ -279,7 +279,9 @@ class _Judge:
                 return [check_with(backend, implementation, op, case, dtype, self.device, self.seed)]
 
         python = python_of(backend.name, case, dtype, self.device, self.seed)
-        ended = self._ended(str(case), dtype, reproduction=python)
+        fault = fault_of_case(case, dtype, self.device)
+        hint = f"it is a call of the {fault}" if fault is not None else ""
+        ended = self._ended(str(case), dtype, message=hint, reproduction=python)
         return self.attempt(f"{label} {dtype} {literal(case)}", ended, step)[0]
 
     def _refusal(self, case: Case, dtype: str) -> Outcome:

@@ -14,7 +14,7 @@ from typing import Any
 from convbench.registry.conformance import Step
 from convbench.registry.outcomes import Outcome
 
-IN_A_ROW = 10  # steps of an op and dtype that end their processes; then the others of these are not tried
+IN_A_ROW = 10  # cases of an op and dtype that end their processes; then its others are not tried
 Send = Callable[[dict[str, Any]], None]
 
 
@@ -24,10 +24,10 @@ class Attempts:
     Args:
         send: tells the parent.
         known: the outcomes of steps that other workers took, as `send` told them, in their order.
-        seconds: after which a step is taken to hang, and its process ended.
+        seconds: after which a step is taken to hang, and its process ended; None where somebody else watches.
     """
 
-    def __init__(self, send: Send, known: Iterable[Mapping[str, Any]], seconds: float) -> None:
+    def __init__(self, send: Send, known: Iterable[Mapping[str, Any]], seconds: float | None) -> None:
         self._send, self._seconds = send, seconds
         self._known: dict[str, list[Outcome]] = {}
         self._ends: dict[tuple[str, str], int] = {}  # by op and dtype, in a row
@@ -37,13 +37,14 @@ class Attempts:
     def __call__(self, key: str, ended: Outcome, step: Step) -> list[Outcome]:
         if key in self._known:
             return self._known[key]
-        if self._ends.get((ended.op, ended.dtype), 0) >= IN_A_ROW:
+        if key.startswith("case ") and self._ends.get((ended.op, ended.dtype), 0) >= IN_A_ROW:
             message = f"not tried: {IN_A_ROW} calls of {ended.op} in a row ended their processes"
             return [
                 Outcome(ended.op, ended.case, ended.dtype, ended.device, "crashed", message, kind=ended.kind)
             ]
         self._send({"event": "trying", "key": key, "ended": vars(ended)})
-        faulthandler.dump_traceback_later(self._seconds, exit=True)  # whoever holds Python's lock
+        if self._seconds is not None:
+            faulthandler.dump_traceback_later(self._seconds, exit=True)  # whoever holds Python's lock
         try:
             outcomes = step()
         except SystemExit as leaving:
@@ -56,6 +57,6 @@ class Attempts:
 
     def _keep(self, key: str, outcomes: list[Outcome]) -> None:
         self._known[key] = outcomes
-        for outcome in outcomes:
-            place = outcome.op, outcome.dtype
-            self._ends[place] = self._ends.get(place, 0) + 1 if outcome.ended_process else 0
+        if key.startswith("case "):
+            place = outcomes[0].op, outcomes[0].dtype
+            self._ends[place] = self._ends.get(place, 0) + 1 if outcomes[0].ended_process else 0

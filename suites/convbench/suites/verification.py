@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -91,16 +91,32 @@ def _verify(host: Host, name: str, job: dict[str, Any], timeout: float) -> Verif
             return _concluded(name, worker)
         time_is_up = ending.code is None
         if worker.trying is not None:
-            message = f"its process {worker.hung or ending.description}"
-            ended = replace(Outcome(**worker.trying["ended"]), message=message)
+            ended = Outcome(**worker.trying["ended"])
+            ended = replace(ended, message=how_it_ended(worker.hung or ending.description, ended))
             known.append({"key": worker.trying["key"], "outcomes": [vars(ended)]})
         if time_is_up or worker.trying is None:
-            outcomes = tuple(Outcome(**outcome) for step in known for outcome in step["outcomes"])
+            outcomes = _of(known)
             status = "timeout" if time_is_up else "crashed"
             line = f"{name}: {status}, {ending.description}"
             if worker.trying is not None:
                 line = f"{name}: {status}, {timeout:g} s were up during {worker.trying['ended']['case']}"
             return Verification(name, status, line, Report(name, outcomes))
+
+
+def how_it_ended(description: str, ended: Outcome) -> str:
+    """What became of the process that took a step, and whether that was to be expected."""
+    return f"its process {description}" + (f"; {ended.message}" if ended.message else "")
+
+
+def _of(known: Iterable[Mapping[str, Any]]) -> tuple[Outcome, ...]:
+    """The outcomes of a verification that came to no end: of its steps those that are no more than a step."""
+    aside = ("smaller ", "spared ", "torch's ")
+    return tuple(
+        Outcome(**outcome)
+        for step in known
+        if not step["key"].startswith(aside)
+        for outcome in step["outcomes"]
+    )
 
 
 class _Worker:
@@ -138,7 +154,7 @@ def _concluded(name: str, worker: _Worker) -> Verification:
     if end.get("usage"):
         raise UsageError(end["error"])
     if "accuracy" not in end:
-        outcomes = tuple(Outcome(**outcome) for step in worker.known for outcome in step["outcomes"])
+        outcomes = _of(worker.known)
         return Verification(
             name, end["status"], f"{name}: {end['status']}, {end['error']}", Report(name, outcomes)
         )
