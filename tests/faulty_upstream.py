@@ -1,7 +1,7 @@
 """A torch that is wrong, or crashes, for some calls as long as oneDNN is on; and the entry that says so.
 
-The tests of known faults need no processor that has one: `torch.nn.functional.conv2d`, which the references and the
-backend `torch` call, is replaced by one with a fault of this kind, before anybody notes torch's own functions.
+The tests of known faults need no processor that has one: `torch.nn.functional.conv2d`, which the references and
+the backend `torch` call, is replaced by one with a fault of this kind, before anybody notes torch's own functions.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _right = F.conv2d
 
 
 def is_affected(input: Any, weight: Any, stride: Any) -> bool:
-    """Whether the planted fault shows: also where the entry's condition does not hold, in one row of the image."""
+    """Whether the planted fault shows."""
     down, across = (stride, stride) if isinstance(stride, int) else stride
     exceeds = down > weight.shape[2] or across > weight.shape[3]
     return exceeds and input.dtype == torch.float32 and torch._C._get_mkldnn_enabled()

@@ -38,7 +38,7 @@ class Attempts:
         if key in self._known:
             return self._known[key]
         if key.startswith("case ") and self._ends.get((ended.op, ended.dtype), 0) >= IN_A_ROW:
-            message = f"not tried: {IN_A_ROW} calls of {ended.op} in a row ended their processes"
+            message = f"not tried: {IN_A_ROW} cases of {ended.op} in a row ended their processes"
             return [
                 Outcome(ended.op, ended.case, ended.dtype, ended.device, "crashed", message, kind=ended.kind)
             ]
@@ -57,6 +57,6 @@ class Attempts:
 
     def _keep(self, key: str, outcomes: list[Outcome]) -> None:
         self._known[key] = outcomes
-        if key.startswith("case "):
+        if key.startswith("case ") and outcomes[0].state != "unsupported":
             place = outcomes[0].op, outcomes[0].dtype
             self._ends[place] = self._ends.get(place, 0) + 1 if outcomes[0].ended_process else 0
