@@ -8,10 +8,10 @@ from functools import cache
 import pytest
 import torch
 
-from convbench.registry import OPS, Backend, discover, no_cuda_device, verify
+from convbench.registry import OPS, Backend, discover, no_cuda_device
 from convbench.registry.arithmetic import DTYPES
 from convbench.registry.conformance import Report
-from convbench.registry.generated_cases import generated_cases
+from convbench.suites.verification import verify_backends
 
 REGISTRY = discover()
 RUNNABLE = [name for name, backend in REGISTRY.backends.items() if backend.unavailable() is None]
@@ -28,11 +28,15 @@ def one_thread() -> Iterator[None]:
 
 @cache
 def report(name: str, device: str) -> Report:
-    return verify(REGISTRY.backend(name), device=device)
+    """Verified in workers: what crashes them is a failed case, and not the end of these tests."""
+    (result,) = verify_backends(REGISTRY, [name], device=device)
+    assert result.status in ("ok", "incorrect", "crashed", "error"), result.line
+    return result.report
 
 
 def failures(report: Report) -> str:
-    return "\n".join(f"{outcome.case}: {outcome.message}" for outcome in report.failures)
+    """Those that no known fault of torch explains."""
+    return "\n".join(f"{outcome.case}: {outcome.message}" for outcome in report.unexplained)
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
@@ -47,10 +51,8 @@ def test_it_conforms_on_the_cpu(name: str) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("name", [name for name in RUNNABLE if "cpu" in REGISTRY.backend(name).devices])
 def test_it_conforms_on_many_generated_cases(name: str, seed: int) -> None:
-    backend = REGISTRY.backend(name)
-    cases = {op: generated_cases(op, 200, seed) for op in backend.ops}
-    result = verify(backend, cases=cases, seed=seed)
-    assert result.passed, failures(result)
+    (result,) = verify_backends(REGISTRY, [name], generated=200, seed=seed)
+    assert result.status == "ok", failures(result.report)
 
 
 @pytest.mark.gpu

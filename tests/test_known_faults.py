@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -170,6 +172,23 @@ def test_versions(versions: str, inside: list[Any], outside: list[Any]) -> None:
 def test_a_condition_on_a_version_that_is_none() -> None:
     with pytest.raises(ValueError, match=r"'3\.13' is no condition on a version"):
         in_versions((3,), "3.13")
+
+
+def test_the_page_of_faults_is_fresh() -> None:
+    from readme import ROOT
+
+    command = [sys.executable, ROOT / "scripts" / "make_found.py", "--check"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("fault", known_faults.known_faults(), ids=lambda fault: fault.name)
+def test_its_example_is_right_where_there_is_no_fault(fault: known_faults.KnownFault) -> None:
+    if fault.is_here:
+        pytest.skip("this machine has the fault")
+    ended = subprocess.run([sys.executable, "-c", fault.example], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "right" in ended.stdout
 
 
 # --- what a known fault explains ---

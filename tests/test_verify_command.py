@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 import misbehaving
+from conftest import Install
 from convbench.registry import Accuracy, GateFailed, NothingRan, Registry, UnknownName, discover
 from convbench.registry.cli import main
 from convbench.registry.outcomes import Kind, Outcome, Report, State
 from convbench.suites import attempts, verification
 from convbench.suites.verification import Verification, status_of, summary, verify_backends
+from faulty_upstream import LABEL
 
 Verify = Callable[..., tuple[int, str, str]]
 
@@ -42,8 +44,12 @@ def _indented(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def verified(site: Path) -> dict[str, Verification]:
-    names = ("right", "raises", "wrong-shape", "quits", "segfaults", "exits", "absent")
-    return {result.backend: result for result in verify_backends(discover(), names, generated=2)}
+    names = ("right", "raises", "wrong-shape", "segfaults", "absent")
+    results = verify_backends(discover(), names, generated=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verification, "SHRINK_SECONDS", 0.0)
+        results += verify_backends(discover(), ["quits", "exits"], generated=9)
+    return {result.backend: result for result in results}
 
 
 @pytest.fixture
@@ -96,7 +102,7 @@ def test_a_hang_is_ended(site: Path) -> None:
 
 def test_a_case_that_hangs_costs_itself_alone(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "STEP_SECONDS", 1.0)
-    monkeypatch.setattr(attempts, "IN_A_ROW", 2)
+    monkeypatch.setattr(verification, "SHRINK_SECONDS", 0.0)
     (result,) = verify_backends(discover(), ["sleeps"], generated=0)
     assert result.status == "crashed"
     messages = {outcome.message for outcome in result.report.failures}
@@ -111,16 +117,19 @@ def test_a_case_that_ends_its_process_is_one_of_many(verified: dict[str, Verific
     assert first.case == "conv2d(input=(1, 1, 1, 1), weight=(1, 1, 1, 1))"
     assert first.shrunk_from
     assert "verify('segfaults', " in first.reproduction
-    assert {outcome.state for outcome in others} == {"crashed"}
+    assert {outcome.state for outcome in others} == {"crashed", "unsupported"}
     refusals = [outcome for outcome in report.outcomes if outcome.kind == "refusal"]
     assert refusals  # the verification went on
     assert verified["quits"].report.failures[0].message == "its process exited with code 0"
     assert verified["exits"].report.failures[0].message == "it called sys.exit(3)"
 
 
-def test_when_every_case_ends_its_process_not_all_are_tried(site: Path) -> None:
-    (result,) = verify_backends(discover(), ["quits"], generated=20)
-    cases = [outcome for outcome in result.outcomes if outcome.kind == "case"]
+def test_when_every_case_ends_its_process_not_all_are_tried(verified: dict[str, Verification]) -> None:
+    cases = [
+        outcome
+        for outcome in verified["quits"].outcomes
+        if outcome.kind == "case" and outcome.state != "unsupported"
+    ]
     tried = [outcome for outcome in cases if outcome.ended_process]
     assert len(tried) == attempts.IN_A_ROW
     assert cases[-1].message == "not tried: 10 cases of conv2d in a row ended their processes"
@@ -150,6 +159,42 @@ def test_a_failure_is_shrunk_and_printed_as_python(
     assert f"    failed: {failure.case}, float32: {failure.message} (the smallest; it was conv2d(" in out
     assert f"\n# failed: {failure.case}\n{failure.reproduction}\n" in out
     exec(failure.reproduction, {})
+
+
+CRASHING_TORCH = """
+import sys
+
+if sys.argv[0] == "-c":  # a worker
+    from pathlib import Path
+    import torch.nn.functional as F
+    import faulty_upstream
+    from convbench.registry import cases, conformance
+    from convbench.registry.tampering import Originals
+
+    F.conv2d = faulty_upstream.crashing
+    faulty_upstream.declare(Path(__file__).parent)
+    conformance.ORIGINALS = Originals()
+    strided = cases.conv2d((2, 2, 4, 5), (2, 2, 1, 1), stride=2)
+    cases._CASES["conv2d"] = lambda: [cases.conv2d((2, 2, 4, 5), (2, 2, 3, 3)), strided]
+    for name in ("max_pool2d", "avg_pool2d"):
+        cases._CASES[name] = lambda make=cases._CASES[name]: list(make())[:1]
+"""
+
+
+def test_torch_that_crashes_is_named_by_its_known_fault(
+    install: Install, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    install("crashing-torch", CRASHING_TORCH)
+    with pytest.raises(SystemExit) as end:
+        main(["verify", "torch", "--dtype", "float32", "--cases", "0"])
+    out = capsys.readouterr().out
+    assert end.value.code == 0, out
+    assert out.startswith("torch: ok, ")
+    assert f"1 by a {LABEL}" in out
+    smallest = "conv2d(input=(1, 1, 1, 1), weight=(1, 1, 1, 1), stride=2)"
+    assert f"\n# crashed ({LABEL}): {smallest}\n" in out
+    assert f"float32: its process was killed by signal 11 (SIGSEGV); it is a call of the {LABEL}" in out
 
 
 def test_of_many_failures_a_few_are_listed_after_the_reproduction(
@@ -193,9 +238,7 @@ def test_the_line_says_what_compiles_and_what_is_derived() -> None:
 
 def test_known_faults_are_counted_apart_and_decide_nothing() -> None:
     passed = Outcome("conv2d", "one", "float32", "cpu", "passed")
-    excused = Outcome(
-        "conv2d", "two", "float32", "cpu", "crashed", ended_process=True, known_fault="known fault of X"
-    )
+    excused = replace(passed, state="crashed", ended_process=True, known_fault="known fault of X")
     own = Outcome("conv2d", "three", "float32", "cpu", "crashed")
     report = Report("mine", (passed, excused, excused))
     assert (status_of(report), summary(report)[:39]) == ("ok", "1 passed, 2 by a known fault of X, larg")

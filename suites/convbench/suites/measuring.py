@@ -32,7 +32,7 @@ def verify_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
     """Hold the backend against the reference on every op call of this model, at this batch and dtype."""
     setup = Setup(job, data)
     model, cases = setup.model, setup.cases()
-    outcome = setup.verify(cases, seed=setup.seed, attempt=Attempts(send, (), None))
+    outcome = setup.verify(cases, seed=setup.seed, attempt=Attempts(send))
     with setup.mixed.autocast():
         census = take_census(model, setup.sample)
     images = len(setup.sample)

@@ -94,7 +94,7 @@ def conform(job: Job, send: Send, data: int) -> dict[str, Any]:
         generated=job["generated"],
         seed=job["seed"],
         shrink=True,
-        attempt=Attempts(send, job["known"], job["step_seconds"]),
+        attempt=Attempts(send, job["known"], job["step_seconds"], job["shrink_seconds"]),
     )
     for outcome in report.outcomes:
         send({"event": "outcome", **vars(outcome)})

@@ -17,6 +17,8 @@ from convbench.suites.host import Host
 
 STEP_SECONDS = 120.0  # a step, such as one case on one backend, that takes longer is taken to hang
 
+SHRINK_SECONDS = 20.0  # for the smaller cases of one op, which may each cost a worker
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -73,6 +75,7 @@ def verify_backends(
             "generated": generated,
             "seed": seed,
             "step_seconds": STEP_SECONDS,
+            "shrink_seconds": SHRINK_SECONDS,
             "threads": usable_cores(),
             "memory_mb": free_memory_mb() if device == "cpu" else None,
         }
@@ -93,7 +96,8 @@ def _verify(host: Host, name: str, job: dict[str, Any], timeout: float) -> Verif
         if worker.trying is not None:
             ended = Outcome(**worker.trying["ended"])
             ended = replace(ended, message=how_it_ended(worker.hung or ending.description, ended))
-            known.append({"key": worker.trying["key"], "outcomes": [vars(ended)]})
+            taken = {"key": worker.trying["key"], "outcomes": [vars(ended)], "seconds": worker.waited}
+            known.append(taken)
         if time_is_up or worker.trying is None:
             outcomes = _of(known)
             status = "timeout" if time_is_up else "crashed"
@@ -130,10 +134,14 @@ class _Worker:
         self._since = 0.0
 
     @property
+    def waited(self) -> float:
+        """Seconds since it began to take its last step."""
+        return monotonic() - self._since
+
+    @property
     def hung(self) -> str:
         """Why it was ended, where the step it was taking took too long."""
-        waited = monotonic() - self._since
-        return f"gave no answer within {STEP_SECONDS:g} s" if waited >= STEP_SECONDS else ""
+        return f"gave no answer within {STEP_SECONDS:g} s" if self.waited >= STEP_SECONDS else ""
 
     def take(self, event: dict[str, Any]) -> None:
         """Take in an event."""
