@@ -22,8 +22,8 @@ lenet: $(VENV)/installed ## set up, fetch FashionMNIST, and run the lenet suite 
 	@$(CONVBENCH) data fetch || test $$? -eq 2  # the embedded sample remains
 	$(CONVBENCH) run --suite lenet $(ARGS)
 
-# A file's tests stay in one process, for what they share; as many processes as cores, and no more than memory is for.
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+# As many processes as cores, and no more than there is memory for.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 
 test: $(VENV)/installed-test ## set up, and run the tests: every contract once on every backend
 	$(PYTEST) -m "not exhaustive" $(ARGS)

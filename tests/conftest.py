@@ -37,6 +37,13 @@ def exhaustive(*values: Any) -> Any:
     return pytest.param(*values, marks=pytest.mark.exhaustive)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests stay in one of the processes that test in parallel, for what they share."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def no_process_outlives_the_session() -> Iterator[None]:
     """Kill what tests have started and left behind, and fail with what it was."""

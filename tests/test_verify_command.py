@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import misbehaving
-from convbench.registry import GateFailed, NothingRan, Registry, UnknownName, discover
+from conftest import Install
+from convbench.registry import Accuracy, GateFailed, NothingRan, Registry, UnknownName, discover
 from convbench.registry.cli import main
-from convbench.suites import verification
-from convbench.suites.verification import Verification, summary, verify_backends
+from convbench.registry.outcomes import Kind, Outcome, Report, State
+from convbench.suites import attempts, verification
+from convbench.suites.verification import Verification, status_of, summary, verify_backends
+from faulty_upstream import LABEL
 
 pytestmark = pytest.mark.usefixtures("preloaded_servers")
 
@@ -41,8 +46,12 @@ def _indented(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def verified(site: Path) -> dict[str, Verification]:
-    names = ("right", "raises", "wrong-shape", "quits", "absent")
-    return {result.backend: result for result in verify_backends(discover(), names, generated=2)}
+    names = ("right", "raises", "wrong-shape", "segfaults", "absent")
+    results = verify_backends(discover(), names, generated=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verification, "SHRINK_SECONDS", 0.0)
+        results += verify_backends(discover(), ["quits", "exits"], generated=9)
+    return {result.backend: result for result in results}
 
 
 @pytest.fixture
@@ -74,7 +83,9 @@ def command(
         ("right", "ok", "right: ok, "),
         ("raises", "error", "crashed"),
         ("wrong-shape", "incorrect", "failed"),
-        ("quits", "crashed", "quits: crashed, exited with code 0"),
+        ("quits", "crashed", "quits: crashed, "),
+        ("segfaults", "crashed", "segfaults: crashed, "),
+        ("exits", "error", "exits: error, "),
         ("absent", "unavailable", "absent: unavailable, no such card"),
     ],
 )
@@ -87,7 +98,43 @@ def test_every_way_to_end_has_its_status(
 
 def test_a_hang_is_ended(site: Path) -> None:
     (result,) = verify_backends(discover(), ["sleeps"], timeout=2.0)
-    assert (result.status, result.line) == ("timeout", "sleeps: timeout, was killed when its time was up")
+    assert result.status == "timeout"
+    assert result.line.startswith("sleeps: timeout, 2 s were up during conv2d(")
+
+
+def test_a_case_that_hangs_costs_itself_alone(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "STEP_SECONDS", 1.0)
+    monkeypatch.setattr(verification, "SHRINK_SECONDS", 0.0)
+    (result,) = verify_backends(discover(), ["sleeps"], generated=0)
+    assert result.status == "crashed"
+    messages = {outcome.message for outcome in result.report.failures}
+    assert "its process gave no answer within 1 s" in messages
+
+
+def test_a_case_that_ends_its_process_is_one_of_many(verified: dict[str, Verification]) -> None:
+    report = verified["segfaults"].report
+    first, *others = [outcome for outcome in report.outcomes if outcome.kind == "case"]
+    assert (first.state, first.ended_process) == ("crashed", True)
+    assert first.message == "its process was killed by signal 11 (SIGSEGV)"
+    assert first.case == "conv2d(input=(1, 1, 1, 1), weight=(1, 1, 1, 1))"
+    assert first.shrunk_from
+    assert "verify('segfaults', " in first.reproduction
+    assert {outcome.state for outcome in others} == {"crashed", "unsupported"}
+    refusals = [outcome for outcome in report.outcomes if outcome.kind == "refusal"]
+    assert refusals  # the verification went on
+    assert verified["quits"].report.failures[0].message == "its process exited with code 0"
+    assert verified["exits"].report.failures[0].message == "it called sys.exit(3)"
+
+
+def test_when_every_case_ends_its_process_not_all_are_tried(verified: dict[str, Verification]) -> None:
+    cases = [
+        outcome
+        for outcome in verified["quits"].outcomes
+        if outcome.kind == "case" and outcome.state != "unsupported"
+    ]
+    tried = [outcome for outcome in cases if outcome.ended_process]
+    assert len(tried) == attempts.IN_A_ROW
+    assert cases[-1].message == "not tried: 10 cases of conv2d in a row ended their processes"
 
 
 def test_code_0_where_all_that_can_run_is_right(command: Verify) -> None:
@@ -109,29 +156,65 @@ def test_a_failure_is_shrunk_and_printed_as_python(
     command: Verify, verified: dict[str, Verification]
 ) -> None:
     _, out, _ = command("wrong-shape")
-    (failure,) = (failure for failure in verified["wrong-shape"].first_failures if failure["kind"] == "case")
-    assert failure["shrunk_from"]
-    assert (
-        f"    failed: {failure['case']}, float32: {failure['message']} (the smallest; it was conv2d(" in out
-    )
-    assert f"\n# failed: {failure['case']}\n{failure['reproduction']}\n" in out
-    exec(failure["reproduction"], {})
+    (failure,) = (failure for failure in verified["wrong-shape"].first_failures if failure.kind == "case")
+    assert failure.shrunk_from
+    assert f"    failed: {failure.case}, float32: {failure.message} (the smallest; it was conv2d(" in out
+    assert f"\n# failed: {failure.case}\n{failure.reproduction}\n" in out
+    exec(failure.reproduction, {})
+
+
+CRASHING_TORCH = """
+import sys
+
+if sys.argv[0] == "-c":  # a worker
+    from pathlib import Path
+    import torch.nn.functional as F
+    import faulty_upstream
+    from convbench.registry import cases, conformance
+    from convbench.registry.tampering import Originals
+
+    F.conv2d = faulty_upstream.crashing
+    faulty_upstream.declare(Path(__file__).parent)
+    conformance.ORIGINALS = Originals()
+    strided = cases.conv2d((2, 2, 4, 5), (2, 2, 1, 1), stride=2)
+    cases._CASES["conv2d"] = lambda: [cases.conv2d((2, 2, 4, 5), (2, 2, 3, 3)), strided]
+    for name in ("max_pool2d", "avg_pool2d"):
+        cases._CASES[name] = lambda make=cases._CASES[name]: list(make())[:1]
+"""
+
+
+def test_torch_that_crashes_is_named_by_its_known_fault(
+    install: Install, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    install("crashing-torch", CRASHING_TORCH)
+    with pytest.raises(SystemExit) as end:
+        main(["verify", "torch", "--dtype", "float32", "--cases", "0"])
+    out = capsys.readouterr().out
+    assert end.value.code == 0, out
+    assert out.startswith("torch: ok, ")
+    assert f"1 by a {LABEL}" in out
+    smallest = "conv2d(input=(1, 1, 1, 1), weight=(1, 1, 1, 1), stride=2)"
+    assert f"\n# crashed ({LABEL}): {smallest}\n" in out
+    assert f"float32: its process was killed by signal 11 (SIGSEGV); it is a call of the {LABEL}" in out
 
 
 def test_of_many_failures_a_few_are_listed_after_the_reproduction(
     command: Verify, verified: dict[str, Verification], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = verified["wrong-shape"]
-    extra = tuple(dict(one.first_failures[0], case=f"case {number}", reproduction="") for number in range(88))
-    many = Verification(one.backend, one.status, one.line, one.outcomes + extra)
+    extra = tuple(
+        replace(one.first_failures[0], case=f"case {number}", reproduction="") for number in range(88)
+    )
+    many = replace(one, report=replace(one.report, outcomes=one.outcomes + extra))
     monkeypatch.setitem(verified, "wrong-shape", many)
-    failures = [outcome for outcome in many.outcomes if outcome["state"] != "unsupported"]
+    failures = many.report.failures
 
     _, out, _ = command("wrong-shape")
     listed = [line for line in out.splitlines() if line.startswith(("    failed: ", "    crashed: "))]
     assert len(listed) == 10
     assert f"    and {len(failures) - 10} more like these (--verbose shows them)\n" in out
-    assert out.index(many.first_failures[0]["reproduction"]) < out.index(listed[0])
+    assert out.index(many.first_failures[0].reproduction) < out.index(listed[0])
 
     _, out, _ = command("wrong-shape", "--verbose")
     assert "case 87, " in out
@@ -139,20 +222,33 @@ def test_of_many_failures_a_few_are_listed_after_the_reproduction(
 
 
 def test_the_line_says_what_compiles_and_what_is_derived() -> None:
-    end = {
-        "counts": {"passed": 3, "failed": 0, "crashed": 0, "unsupported": 2},
-        "max_error": 1.25e-7,
-        "derived": ["conv2d"],
-        "compiles": "passed",
-        "accuracy": {"conv2d": "normwise, growth 5"},
-    }
-    assert summary(end) == (
-        "3 passed, 2 unsupported, largest error 1.2e-07, compiles, derived backward of conv2d, "
+    def outcome(state: State, kind: Kind = "case", **rest: Any) -> Outcome:
+        return Outcome("conv2d", "a case", "float32", "cpu", state, kind=kind, **rest)
+
+    def report(compiles: State) -> Report:
+        outcomes = (outcome("passed", error=1.25e-7), outcome("unsupported"), outcome(compiles, "compile"))
+        return Report("mine", outcomes, {"conv2d": Accuracy("normwise", 5)}, ("conv2d",))
+
+    assert summary(report("passed")) == (
+        "2 passed, 1 unsupported, largest error 1.2e-07, compiles, derived backward of conv2d, "
         "conv2d declared normwise, growth 5"
     )
-    assert "says that it does not compile" in summary(end | {"compiles": "unsupported"})
-    assert ", does not compile" in summary(end | {"compiles": "crashed"})
-    assert "compile" not in summary(end | {"compiles": None})
+    assert "says that it does not compile" in summary(report("unsupported"))
+    assert ", does not compile" in summary(report("crashed"))
+    assert "compile" not in summary(Report("mine", (outcome("passed"),)))
+
+
+def test_known_faults_are_counted_apart_and_decide_nothing() -> None:
+    passed = Outcome("conv2d", "one", "float32", "cpu", "passed")
+    excused = replace(passed, state="crashed", ended_process=True, known_fault="known fault of X")
+    own = Outcome("conv2d", "three", "float32", "cpu", "crashed")
+    report = Report("mine", (passed, excused, excused))
+    assert (status_of(report), summary(report)[:39]) == ("ok", "1 passed, 2 by a known fault of X, larg")
+    report = Report("mine", (passed, excused, own))
+    assert status_of(report) == "error"
+    assert summary(report).startswith("1 passed, 1 crashed, 1 by a known fault of X, ")
+    assert status_of(Report("mine", (excused,))) == "unsupported"
+    assert status_of(Report("mine", (passed, replace(excused, known_fault="")))) == "crashed"
 
 
 def test_cases_and_seed_reach_the_worker(site: Path) -> None:

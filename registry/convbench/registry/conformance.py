@@ -8,8 +8,8 @@ between, inputs are compared with what was handed over. docs/correctness.md expl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,15 +20,16 @@ from convbench.registry.arithmetic import arithmetic
 from convbench.registry.cases import Case, conformance_cases, refused_calls
 from convbench.registry.derived import backward_is_derived
 from convbench.registry.discovery import describe, discover
-from convbench.registry.errors import Unsupported
+from convbench.registry.errors import UnknownName, Unsupported, UsageError
 from convbench.registry.generated_cases import generated_cases
 from convbench.registry.global_state import left_as_found
+from convbench.registry.known_faults import KnownFault, can_be_without, fault_of_case, without
 from convbench.registry.lasting import can_last, check_lasting, same
 from convbench.registry.memory import out_of_memory
 from convbench.registry.ops import OPS, Op
 from convbench.registry.outcomes import GENERATED, Outcome, Report, State
 from convbench.registry.records import Backend
-from convbench.registry.reproduction import python_of
+from convbench.registry.reproduction import literal, python_of
 from convbench.registry.tampering import Misconduct, Originals
 from convbench.registry.tolerances import ELEMENTWISE
 
@@ -37,6 +38,14 @@ __all__ = ["Outcome", "Report", "State", "check", "check_refusal", "verify", "wh
 ORIGINALS = Originals()
 
 Found = list[tuple[Case | None, Outcome]]  # the case of an outcome, where it is of one
+Step = Callable[[], list[Outcome]]
+# takes a step's key, what came of it should it end the process, and the step; see `at_once`
+Attempt = Callable[[str, Outcome, Step], list[Outcome]]
+
+
+def at_once(key: str, ended: Outcome, step: Step) -> list[Outcome]:
+    """Take a step of a verification in this process, which dies where the step crashes it."""
+    return step()
 
 
 def verify(
@@ -48,6 +57,7 @@ def verify(
     generated: int = GENERATED,
     seed: int = 0,
     shrink: bool = False,
+    attempt: Attempt = at_once,
 ) -> Report:
     """Hold a backend against the contract.
 
@@ -59,17 +69,20 @@ def verify(
         generated: how many cases to generate for each op and dtype, beside the curated ones of the contract.
         seed: of the random data, and of the generated cases.
         shrink: look for the smallest case that fails in place of the first failing one of each op.
+        attempt: takes each step, such as one case. `convbench verify` passes one that survives a step which
+            crashes its process; in this process nothing does.
 
     Raises:
-        UnknownName: no backend of that name is registered.
+        UnknownName: no backend of that name is registered, or no such op, dtype or device.
+        UsageError: another argument that cannot be used.
     """
     if isinstance(backend, str):
         backend = discover().backend(backend)
+    wanted = _checked_arguments(backend, device, dtypes, cases, generated)
     outcomes: list[Outcome] = []
     tampering = tampered(backend)
     if tampering is not None:
         return Report(backend.name, (tampering,))
-    wanted = tuple(backend.dtypes_on(device) if dtypes is None else dtypes)
     for name, op in OPS.items():
         if name not in backend.ops:
             if cases is None and op.base is None:  # a fused one is no more than two others
@@ -77,19 +90,44 @@ def verify(
                     Outcome(name, name, dtype, device, "unsupported", "not offered") for dtype in wanted
                 ]
             continue
+        judge = _Judge(backend, op, device, seed, attempt)
         if cases is not None:
             found: Found = [
-                (case, check(backend, op, case, dtype, device, seed))
-                for dtype in wanted
-                for case in cases.get(name, ())
+                (case, judge.case(case, dtype)) for dtype in wanted for case in cases.get(name, ())
             ]
         else:
-            found = _checked(backend, op, wanted, device, generated, seed)
-        outcomes += _shrunk(backend, op, found, seed) if shrink else [outcome for _, outcome in found]
+            found = judge.whole_contract(wanted, generated)
+        outcomes += judge.shrunk(found) if shrink else [outcome for _, outcome in found]
     tampering = tampered(backend)
     outcomes += [tampering] if tampering is not None else []
     derived = tuple(name for name, op in backend.ops.items() if backward_is_derived(op))
     return Report(backend.name, tuple(outcomes), backend.accuracy, derived)
+
+
+def _checked_arguments(
+    backend: Backend, device: str, dtypes: Any, cases: Any, generated: Any
+) -> tuple[str, ...]:
+    """The dtypes to check; raises one sentence for an argument that cannot be used."""
+    try:
+        torch.device(device)
+    except (RuntimeError, TypeError):
+        raise UnknownName("device", str(device), backend.devices) from None
+    if isinstance(dtypes, str):
+        raise UsageError(f"dtypes is {dtypes!r}; it takes a list of names, such as [{dtypes!r}]")
+    if isinstance(generated, bool) or not isinstance(generated, int) or generated < 0:
+        raise UsageError(f"generated is {generated!r}; it takes a number of cases, 0 or more")
+    if cases is not None and not isinstance(cases, Mapping):
+        raise UsageError(
+            f"cases is {cases!r}; it takes calls by op, such as {{'conv2d': [case]}}; how many to generate is the "
+            "argument generated"
+        )
+    for name in cases or ():
+        if name not in OPS:
+            raise UnknownName("op", str(name), OPS)
+    wanted = tuple(backend.dtypes_on(device) if dtypes is None else dtypes)
+    for dtype in wanted:
+        arithmetic(dtype)
+    return wanted
 
 
 def whole_contract(backend: Backend, op: str, generated: int = GENERATED, seed: int = 0) -> list[Case]:
@@ -175,39 +213,92 @@ def check_refusal(backend: Backend, op: Op, case: Case, dtype: str, device: str)
     return Outcome(op.name, label, dtype, device, "failed", message, kind="refusal", reproduction=python)
 
 
-def _checked(
-    backend: Backend, op: Op, dtypes: tuple[str, ...], device: str, generated: int, seed: int
-) -> Found:
-    """The curated cases and generated ones, what torch refuses, and what torch's own tools say of the op."""
-    from convbench.registry.torch_checks import check_torch
+@dataclass(frozen=True)
+class _Judge:
+    """Verifies one op of a backend, step by step."""
 
-    found: Found = []
-    for dtype in dtypes:
-        for case in whole_contract(backend, op.name, generated, seed):
-            found.append((case, check(backend, op, case, dtype, device, seed)))
-        for case in refused_calls(op.name):
-            found.append((None, check_refusal(backend, op, case, dtype, device)))
-    if dtypes and any(outcome.kind == "case" and outcome.state == "passed" for _, outcome in found):
-        found += [(None, outcome) for outcome in check_torch(backend, op.name, dtypes[0], device, seed)]
-    return found
+    backend: Backend
+    op: Op
+    device: str
+    seed: int
+    attempt: Attempt
 
+    def whole_contract(self, dtypes: tuple[str, ...], generated: int) -> Found:
+        """The curated cases and generated ones, what torch refuses, and what torch's own tools say of the op."""
+        found: Found = []
+        for dtype in dtypes:
+            for case in whole_contract(self.backend, self.op.name, generated, self.seed):
+                found.append((case, self.case(case, dtype)))
+            for case in refused_calls(self.op.name):
+                found.append((None, self._refusal(case, dtype)))
+        if dtypes and any(outcome.kind == "case" and outcome.state == "passed" for _, outcome in found):
+            found += [(None, outcome) for outcome in self._torch(dtypes[0])]
+        return found
 
-def _shrunk(backend: Backend, op: Op, found: Found, seed: int) -> Iterator[Outcome]:
-    """The outcomes, the first failing case of each state with the smallest case that fails as it does."""
-    from convbench.registry.shrinking import shrink
+    def case(self, case: Case, dtype: str, label: str = "case") -> Outcome:
+        """What comes of a case, with the known fault that explains a failure."""
+        outcome = self._step(label, case, dtype, self.backend.ops[self.op.name])
+        fault = fault_of_case(case, dtype, self.device)
+        if fault is None or outcome.state == "unsupported":
+            return outcome
+        its_own = self.backend.ops[self.op.name]
+        torchs_own = its_own is self.op.reference or its_own in self.op.functions
+        if outcome.state == "passed":
+            return replace(outcome, known_fault=str(fault)) if torchs_own else outcome
+        # an excuse only if torch's own answer is wrong too, and the backend's right once the library is out of it
+        if can_be_without(fault.library) and self._step("spared", case, dtype, its_own, fault).is_failure:
+            return outcome
+        if not torchs_own and not self._step("torch's", case, dtype, self.op.reference).is_failure:
+            return outcome
+        return replace(outcome, known_fault=str(fault))
 
-    done: set[str] = set()
-    for case, outcome in found:
-        if case is None or outcome.state not in ("failed", "crashed") or outcome.state in done:
-            yield outcome
-            continue
-        done.add(outcome.state)
-        dtype, device = outcome.dtype, outcome.device
-        yield shrink(outcome, case, partial(_again, backend, op, dtype, device, seed))
+    def shrunk(self, found: Found) -> Iterator[Outcome]:
+        """The outcomes, the first that fails in each way with the smallest case that fails so."""
+        from convbench.registry.shrinking import shrink
 
+        done: list[Outcome] = []
+        for case, outcome in found:
+            if case is None or not outcome.is_failure or any(outcome.fails_as(other) for other in done):
+                yield outcome
+                continue
+            done.append(outcome)
+            yield shrink(outcome, case, partial(self.case, dtype=outcome.dtype, label="smaller"))
 
-def _again(backend: Backend, op: Op, dtype: str, device: str, seed: int, case: Case) -> Outcome:
-    return check(backend, op, case, dtype, device, seed)
+    def _step(
+        self,
+        label: str,
+        case: Case,
+        dtype: str,
+        implementation: Callable[..., Any],
+        spared: KnownFault | None = None,
+    ) -> Outcome:
+        backend, op = self.backend, self.op
+
+        def step() -> list[Outcome]:
+            with without(spared.library) if spared is not None else nullcontext():
+                return [check_with(backend, implementation, op, case, dtype, self.device, self.seed)]
+
+        python = python_of(backend.name, case, dtype, self.device, self.seed)
+        fault = fault_of_case(case, dtype, self.device)
+        hint = f"it is a call of the {fault}" if fault is not None else ""
+        ended = self._ended(str(case), dtype, message=hint, reproduction=python)
+        return self.attempt(f"{label} {dtype} {literal(case)}", ended, step)[0]
+
+    def _refusal(self, case: Case, dtype: str) -> Outcome:
+        python = python_of(self.backend.name, case, dtype, self.device, refused=True)
+        ended = self._ended(f"{case}, which torch refuses", dtype, kind="refusal", reproduction=python)
+        step = partial(check_refusal, self.backend, self.op, case, dtype, self.device)
+        return self.attempt(f"refusal {dtype} {literal(case)}", ended, lambda: [step()])[0]
+
+    def _torch(self, dtype: str) -> list[Outcome]:
+        from convbench.registry.torch_checks import check_torch
+
+        ended = self._ended(f"torch.compile or opcheck of {self.op.name}", dtype, kind="compile")
+        step = partial(check_torch, self.backend, self.op.name, dtype, self.device, self.seed)
+        return self.attempt(f"torch {dtype} {self.op.name}", ended, lambda: list(step()))
+
+    def _ended(self, label: str, dtype: str, **rest: Any) -> Outcome:
+        return Outcome(self.op.name, label, dtype, self.device, "crashed", ended_process=True, **rest)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ And how much it tries where it is not told; importing this costs nothing, so tha
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -29,6 +30,9 @@ class Outcome:
         message: what was wrong, or why it is unsupported.
         error: the largest absolute error of outputs and gradients, in units of the reference's largest value.
         memory: it crashed for want of memory.
+        ended_process: the process that ran it died, or hung until it was killed.
+        known_fault: of a failure, the fault of somebody else's code that explains it (`known_faults`); of a pass
+            of torch's own op, one that was to be expected and did not show.
         kind: an answer to a `case`; a `refusal` of what torch refuses; `compile`, the op under `torch.compile`;
             `opcheck`, what it registered with torch.
         reproduction: Python that shows a failure again.
@@ -46,6 +50,21 @@ class Outcome:
     kind: Kind = "case"
     reproduction: str = ""
     shrunk_from: str = ""
+    ended_process: bool = False
+    known_fault: str = ""
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether it failed or crashed."""
+        return self.state in ("failed", "crashed")
+
+    def fails_as(self, other: Outcome) -> bool:
+        """Whether both fail in the same way, for the same reason as far as that is known."""
+        return (self.state, self.ended_process, self.known_fault) == (
+            other.state,
+            other.ended_process,
+            other.known_fault,
+        )
 
 
 @dataclass(frozen=True)
@@ -63,17 +82,33 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Some case was answered rightly, and nothing failed or crashed.
+        """Some case was answered rightly, and known faults of other people's code explain all that was not.
 
         What is declared unsupported counts as neither, and to refuse what torch refuses is no answer.
         """
         answered = any(outcome.kind == "case" and outcome.state == "passed" for outcome in self.outcomes)
-        return answered and not self.failures
+        return answered and not self.unexplained
 
     @property
     def failures(self) -> tuple[Outcome, ...]:
-        """What failed or crashed."""
-        return tuple(outcome for outcome in self.outcomes if outcome.state in ("failed", "crashed"))
+        """What failed or crashed, whoever is to blame."""
+        return tuple(outcome for outcome in self.outcomes if outcome.is_failure)
+
+    @property
+    def unexplained(self) -> tuple[Outcome, ...]:
+        """The failures that no known fault explains."""
+        return tuple(outcome for outcome in self.failures if not outcome.known_fault)
+
+    @property
+    def known_faults(self) -> Mapping[str, int]:
+        """How many failures each known fault explains."""
+        return Counter(outcome.known_fault for outcome in self.failures if outcome.known_fault)
+
+    @property
+    def faults_not_shown(self) -> Mapping[str, int]:
+        """Known faults that no case of torch's own op ran into, and how many should have."""
+        expected = Counter(outcome.known_fault for outcome in self.outcomes if outcome.known_fault)
+        return {fault: number for fault, number in expected.items() if fault not in self.known_faults}
 
     @property
     def compiles(self) -> State | None:

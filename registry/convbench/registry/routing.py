@@ -22,6 +22,7 @@ from convbench.registry.discovery import discover
 from convbench.registry.errors import PluginError, Unsupported, choices
 from convbench.registry.fused_ops import apart
 from convbench.registry.fusing import Route, fused_forwards, twin
+from convbench.registry.known_faults import KnownFault, careful
 from convbench.registry.ops import OPS, Op
 from convbench.registry.records import Backend
 from convbench.registry.shadowing import Shadows, shadows
@@ -36,11 +37,17 @@ class Tally:
     flops: int = 0
     served_flops: int = 0
     refusals: set[str] = field(default_factory=set)
+    detours: set[str] = field(default_factory=set)  # what torch computes in another dtype
+
+    def detour(self, fault: KnownFault) -> None:
+        """Note a call that torch computes in another dtype, for it is known to get it wrong in its own."""
+        self.detours.add(f"{', '.join(fault.ops)} in {fault.compute_in} for the {fault}")
 
     def clear(self) -> None:
         """Back to nothing counted."""
         self.calls = self.served_calls = self.flops = self.served_flops = 0
         self.refusals.clear()
+        self.detours.clear()
 
 
 @dataclass
@@ -152,6 +159,11 @@ class Routed(nn.Module):
         """Why calls fell back to torch, each reason once."""
         return sorted({reason for tally in self.tallies.values() for reason in tally.refusals})
 
+    @property
+    def detours(self) -> list[str]:
+        """What torch computed in another dtype, because of a known fault in that of the call, each once."""
+        return sorted({detour for tally in self.tallies.values() for detour in tally.detours})
+
     def reset_counts(self) -> None:
         """Start counting anew."""
         self._passes.made = 0
@@ -204,11 +216,11 @@ def _route(counted: Route, uncounted: Route) -> Route:
     return call
 
 
-def _left(op: Op, routes: Mapping[str, Route]) -> Route:
+def _left(op: Op, routes: Mapping[str, Route], tally: Tally | None = None) -> Route:
     """What computes a call that the backend does not: torch, and for a fused op what it is fused of."""
     base = op.base
     if base is None:
-        return op.reference
+        return careful(op, None if tally is None else tally.detour)
     return lambda *args, **kwargs: apart(op, routes[base.name], args, kwargs)
 
 
@@ -235,7 +247,7 @@ def _uncounted(op: Op, backend: Backend, routes: Mapping[str, Route]) -> Route:
 
 def _counted(op: Op, backend: Backend, tally: Tally, routes: Mapping[str, Route]) -> Route:
     """The same with the tally kept; two ops in the place of a fused one count as the two that they are."""
-    implementation, left = _offered(op, backend), _left(op, routes)
+    implementation, left = _offered(op, backend), _left(op, routes, tally)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         served = False

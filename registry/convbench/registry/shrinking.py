@@ -50,7 +50,7 @@ def shrink(
                 continue
             tried.add(candidate)
             found = check(candidate)
-            if found.state == outcome.state:
+            if found.fails_as(outcome):
                 case, smallest, progress = candidate, replace(found, shrunk_from=first), True
                 break
     return smallest

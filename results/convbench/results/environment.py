@@ -109,6 +109,13 @@ def torch_build() -> str:
     return str(torch.__config__.show())
 
 
+def known_faults() -> dict[str, str]:
+    """Each known fault of torch or its libraries that concerns this machine, and how to avoid it."""
+    from convbench.registry.known_faults import faults_here
+
+    return {str(fault): f"{fault.summary}; to avoid it, {fault.avoid}" for fault in faults_here()}
+
+
 def packages() -> dict[str, str]:
     """Versions of the installed packages that matter."""
     found = {}
@@ -175,6 +182,9 @@ FACTS: Mapping[str, Fact] = {
     ),
     "torch": Fact("version, CUDA, cuDNN, threads and vector capability of torch", "", torch_facts),
     "torch_build": Fact("how torch was built", "", torch_build),
+    "known_faults": Fact(
+        "known faults of torch and its libraries that concern this machine", "", known_faults
+    ),
     "packages": Fact("versions of the installed packages that matter", "", packages),
     "convbench_commit": Fact(
         "git commit of the checkout that ran, `-dirty` if changed", "", convbench_commit

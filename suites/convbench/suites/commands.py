@@ -301,8 +301,11 @@ def verify(
     for result in results:
         click.echo(result.line)
         for outcome in result.first_failures:
-            click.echo(f"\n# {outcome['state']}: {outcome['case']}\n{outcome['reproduction']}\n")
+            fault = f" ({outcome.known_fault})" if outcome.known_fault else ""
+            click.echo(f"\n# {outcome.state}{fault}: {outcome.case}\n{outcome.reproduction}\n")
         _list_outcomes(result, verbose)
+        for name, number in result.report.faults_not_shown.items():
+            click.echo(f"    {name}: it does not show in any of {number} cases")
     wrong = [
         result.backend for result in results if result.status not in ("ok", "unavailable", "unsupported")
     ]
@@ -315,14 +318,13 @@ def verify(
 def _list_outcomes(result: Verification, verbose: bool) -> None:
     """What did not pass, a line each, first what there is Python for; unless verbose not more than a few."""
     first = result.first_failures
-    outcomes = first + [outcome for outcome in result.outcomes if outcome not in first]
-    listed = [outcome for outcome in outcomes if outcome["state"] != "unsupported" or verbose]
+    rest = [outcome for outcome in result.outcomes if outcome.state != "passed" and outcome not in first]
+    listed = [outcome for outcome in first + rest if outcome.state != "unsupported" or verbose]
     shown = listed if verbose else listed[:LISTED]
     for outcome in shown:
-        smaller = f" (the smallest; it was {outcome['shrunk_from']})" if outcome["shrunk_from"] else ""
-        click.echo(
-            f"    {outcome['state']}: {outcome['case']}, {outcome['dtype']}: {outcome['message']}{smaller}"
-        )
+        smaller = f" (the smallest; it was {outcome.shrunk_from})" if outcome.shrunk_from else ""
+        fault = f" ({outcome.known_fault})" if outcome.known_fault else ""
+        click.echo(f"    {outcome.state}{fault}: {outcome.case}, {outcome.dtype}: {outcome.message}{smaller}")
     if len(shown) < len(listed):
         click.echo(f"    and {len(listed) - len(shown)} more like these (--verbose shows them)")
 

@@ -180,7 +180,9 @@ def _survey(data_dir: Path | None) -> dict[str, list[dict[str, Any]]]:
         except ConvbenchError as error:
             return {"data": [{"name": "fashion-mnist", "state": f"broken: {error}"}]}
     shapes = survey.data["shapes"]
+    faults = survey.environment["known_faults"] or {}
     return {
+        "known_faults": [{"name": name, "summary": summary} for name, summary in faults.items()],
         "devices": [{"name": name, "model": model} for name, model in survey.devices.items()],
         "data": [
             {

@@ -13,6 +13,7 @@ import torch
 from convbench.registry.choices import choices_of
 from convbench.registry.routing import use_backend
 from convbench.results.schema import Combination
+from convbench.suites.attempts import Attempts
 from convbench.suites.attribution import claims, shares
 from convbench.suites.census import take_census
 from convbench.suites.devices import peak_memory_mb
@@ -31,7 +32,7 @@ def verify_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
     """Hold the backend against the reference on every op call of this model, at this batch and dtype."""
     setup = Setup(job, data)
     model, cases = setup.model, setup.cases()
-    outcome = setup.verify(cases, seed=setup.seed)
+    outcome = setup.verify(cases, seed=setup.seed, attempt=Attempts(send))
     with setup.mixed.autocast():
         census = take_census(model, setup.sample)
     images = len(setup.sample)
@@ -53,6 +54,7 @@ def verify_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
     measures["chosen"] = choices_of(setup.backend)
     notes = ["no op of the contract in this network"] if not cases else []
     notes += [f"left to torch: {reason}" for reason in routed.refusals]
+    notes += [f"torch computes {detour}" for detour in routed.detours]
     return {"status": "ok", "measures": measures | setup.conditions(), "notes": notes}
 
 

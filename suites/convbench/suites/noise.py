@@ -7,7 +7,7 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,7 @@ def examine() -> list[Finding]:
         lambda: judge_throttling(observed),
         lambda: judge_governor(attempt(machine.governors), attempt(machine.turbo)),
         lambda: judge_cores(read_text(SMT), attempt(machine.cpu_quota), len(allowed_cpus())),
+        lambda: judge_openmp(os.environ),
         judge_power,
         judge_clock,
         gpu_findings,
@@ -71,6 +72,19 @@ def examine() -> list[Finding]:
         found = check()
         findings += [found] if isinstance(found, Finding) else found
     return findings
+
+
+def judge_openmp(variables: Mapping[str, str]) -> Finding:
+    """Whether OpenMP may give torch fewer threads than it was told to start, which it waits for without end."""
+    limit, dynamic = variables.get("OMP_THREAD_LIMIT", ""), variables.get("OMP_DYNAMIC", "")
+    set_here = [
+        *([f"OMP_THREAD_LIMIT={limit}"] if limit == "1" else []),
+        *([f"OMP_DYNAMIC={dynamic}"] if dynamic.lower() in ("true", "1") else []),
+    ]
+    if set_here:
+        found, advice = " and ".join(set_here), "torch can hang in calls with several threads: unset it"
+        return Finding("OpenMP", "warning", found, advice)
+    return Finding("OpenMP", "ok", "no variable takes threads from torch", "nothing to do")
 
 
 def probe() -> list[float]:

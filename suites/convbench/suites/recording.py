@@ -187,6 +187,7 @@ class Process:
     started_at: str = field(default_factory=lambda: _now())
     measures: dict[str, Any] = field(default_factory=dict)
     ending: dict[str, Any] = field(default_factory=dict)
+    trying: dict[str, Any] | None = None  # a case that is being verified, as an `Outcome`
 
     def epoch(self, event: Mapping[str, Any]) -> Epoch:
         """Keep an epoch at once, so that a killed training still shows its curve."""
@@ -207,6 +208,8 @@ class Process:
         """Take in samples, or how the work ended."""
         if event["event"] == "samples":
             self._samples(event)
+        elif event["event"] in ("trying", "tried"):
+            self.trying = event.get("ended")
         elif event["event"] == "end":
             self.ending = dict(event)
             self.measures |= event.get("measures") or {}
@@ -220,6 +223,9 @@ class Process:
                 status, error = "timeout", f"no end after {timeout:g} s; its process was killed"
             else:
                 status, error = "crashed", f"its process {ending.description} without a result"
+            if self.trying is not None:
+                hint = f"; {self.trying['message']}" if self.trying.get("message") else ""
+                error = f"{self.trying.get('case')}: {error}{hint}"
         notes = "; ".join(self.ending.get("notes") or ()) or None
         return self.recorder.write(
             self.task, status, error, {**self.measures, "notes": notes}, self.started_at

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from convbench.registry.cases import Case, case_of
 from convbench.registry.geometry import conv2d_window
+from convbench.registry.known_faults import KnownFault, fault_of_case, faults_here
 from convbench.registry.ops import OPS, Op
 
 
@@ -118,6 +119,14 @@ class Call:
     def case(self) -> Case:
         """What it is verified as."""
         return replace(case_of(self.op, self._on_meta()), needs=self.needs)
+
+    @cached_property
+    def fault(self) -> KnownFault | None:
+        """What torch is known to get wrong in such a call on this machine."""
+        dtype = self.dtype
+        if self.autocast and "weight" in self.record.tensors and dtype != "float64":
+            dtype = str(torch.get_autocast_dtype(torch.device(self.device).type)).removeprefix("torch.")
+        return fault_of_case(case_of(self.op, self._on_meta()), dtype, self.device) if faults_here() else None
 
     @property
     def pairs(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], int] | None:

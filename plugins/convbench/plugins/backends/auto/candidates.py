@@ -7,11 +7,13 @@ answers differ from run to run: what `auto` answers is as exact and as repeatabl
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from convbench.plugins.backends.auto.sources import digest_of
 from convbench.registry import Backend, Registry
+from convbench.registry.known_faults import KnownFault, around
+from convbench.registry.ops import OPS
 from convbench.registry.parts import Parts, parts_of
 
 OURSELVES = "auto"
@@ -39,6 +41,12 @@ class Candidate:
     def parts(self, name: str) -> Parts | None:
         """The parts of that implementation, where it has any."""
         return parts_of(self.op(name))
+
+    def avoiding(self, fault: KnownFault) -> Candidate:
+        """The baseline, computing in another dtype what torch is known to get wrong in that of the call."""
+        ops = {name: around(OPS[name], fault) for name in fault.ops if name in self.backend.ops}
+        whole = {**self.backend.ops, **ops}
+        return replace(self, backend=replace(self.backend, load=lambda: whole))
 
     def claims(self, op: str, device: str, dtype: str) -> bool:
         """Whether it says that it computes such calls, as exactly as a direct sum."""

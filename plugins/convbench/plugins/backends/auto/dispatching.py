@@ -27,6 +27,7 @@ from convbench.plugins.backends.auto.conditions import lasting, passing
 from convbench.plugins.backends.auto.decisions import Decision, whole
 from convbench.plugins.backends.auto.remembering import directory, key_of, recall, remember
 from convbench.registry import discover
+from convbench.registry.known_faults import careful
 from convbench.registry.ops import OPS, Op
 
 SMALL = 100_000  # FLOPs of a forward pass: below, a call is its overhead, and is the baseline's
@@ -47,6 +48,13 @@ class Plan:
     call: Call
     decision: Decision
     compute: Implementation
+
+    def __str__(self) -> str:
+        """Who computes it, and how where torch is known to get it wrong."""
+        fault = self.call.fault
+        if fault is None or BASELINE not in self.decision.winner.values():
+            return str(self.decision)
+        return f"{self.decision} in {fault.compute_in} for the {fault}"
 
 
 class Decisions:
@@ -73,6 +81,12 @@ class Decisions:
     @cached_property
     def _lasting(self) -> Mapping[str, Any]:
         return lasting(self.candidates)
+
+    def _who_may(self, call: Call) -> Mapping[str, Candidate]:
+        """The candidates for a call; torch goes another way where it is known to get it wrong."""
+        if call.fault is None:
+            return self.candidates
+        return {**self.candidates, BASELINE: self.candidates[BASELINE].avoiding(call.fault)}
 
     def plan(self, call: Call, may_time: bool) -> Plan | None:
         """Who computes a call; None where that is not known and may not be found out now."""
@@ -101,7 +115,7 @@ class Decisions:
         kind = torch.device(call.device).type
         able = {
             name: each
-            for name, each in self.candidates.items()
+            for name, each in self._who_may(call).items()
             if name == BASELINE or each.claims(call.op, kind, call.dtype)
         }
         try:
@@ -113,7 +127,7 @@ class Decisions:
         return self._planned(call, decision)
 
     def _planned(self, call: Call, decision: Decision) -> Plan:
-        plan = Plan(call, decision, implementation(call, decision.winner, self.candidates))
+        plan = Plan(call, decision, implementation(call, decision.winner, self._who_may(call)))
         if not decision.rule:
             images = self._larger.get(call.on(0))
             if images is None or images.call.batch <= call.batch:
@@ -127,7 +141,7 @@ class Dispatched:
     def __init__(self, op: Op, decisions: Decisions) -> None:
         self._op = op
         self._decisions = decisions
-        self._baseline = op.reference
+        self._baseline = careful(op)  # torch, but for what it is known to get wrong
         self._plans: dict[Any, Plan] = {}
         self._computes: dict[Any, Implementation] = {}
         self._constants = (
@@ -160,7 +174,7 @@ class Dispatched:
         An evaluation makes the same calls as training, without gradients, and others may be fastest at these.
         """
         return {
-            str(plan.call) + ("" if plan.call.needs else " without gradients"): str(plan.decision)
+            str(plan.call) + ("" if plan.call.needs else " without gradients"): str(plan)
             for plan in self._plans.values()
         }
 
