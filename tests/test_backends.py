@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("preloaded_servers", "one_thread")
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Small cases: handing them to other threads costs more than it saves."""
-    with mock.patch.object(verification, "usable_cores", lambda: 1):
+    with mock.patch.object(verification, "usable_cores", return_value=1):
         yield
 
 
