@@ -160,7 +160,7 @@ def call(name: str) -> Call:
 
 
 @needs_its_compiler
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [exhaustive(80), 90, exhaustive(100)])
 @pytest.mark.parametrize(
     "name",
     [
