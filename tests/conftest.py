@@ -51,7 +51,7 @@ def no_process_outlives_the_session() -> Iterator[None]:
     os.environ[SESSION] = token
     yield
     left = processes_with(token)
-    _, alive = psutil.wait_procs(left, timeout=10)  # some are just ending
+    _, alive = psutil.wait_procs(left, timeout=5)  # some are just ending
     commands = [each.info["cmdline"] for each in alive]
     for each in alive:
         each.kill()
