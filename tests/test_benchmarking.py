@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas  # noqa: F401 - pytester forgets what is first imported in its tests, and pandas cannot be imported twice
 import pytest
 
 from conftest import Install
