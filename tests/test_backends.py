@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 
 import pytest
@@ -17,19 +16,10 @@ REGISTRY = discover()
 RUNNABLE = [name for name, backend in REGISTRY.backends.items() if backend.unavailable() is None]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small cases: handing them to other threads costs more than it saves."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @cache
 def report(name: str, device: str) -> Report:
     """Verified in workers: what crashes them is a failed case, and not the end of these tests."""
-    (result,) = verify_backends(REGISTRY, [name], device=device)
+    (result,) = verify_backends(REGISTRY, [name], device=device, threads=1)  # small cases: more would wait
     assert result.status in ("ok", "incorrect", "crashed", "error"), result.line
     return result.report
 
@@ -51,7 +41,7 @@ def test_it_conforms_on_the_cpu(name: str) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("name", [name for name in RUNNABLE if "cpu" in REGISTRY.backend(name).devices])
 def test_it_conforms_on_many_generated_cases(name: str, seed: int) -> None:
-    (result,) = verify_backends(REGISTRY, [name], generated=200, seed=seed)
+    (result,) = verify_backends(REGISTRY, [name], generated=200, seed=seed, threads=1)
     assert result.status == "ok", failures(result.report)
 
 
