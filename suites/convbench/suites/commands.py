@@ -113,6 +113,9 @@ def _many(name: str, help: str, numbers: bool = False) -> Callable[[F], F]:
     help="Measure another version too, interleaved: `fast==1.0`, a directory, a wheel, or git+URL@REF.",
 )
 @click.option("--pip-options", default="", metavar="TEXT", help="Of pip, when it installs that version.")
+@click.option(
+    "--open", "open_page", is_flag=True, help="Open the page of the run in a browser when it is done."
+)
 @click.option("--dry-run", is_flag=True, help="Show what would run, and stop.")
 @click.option("--no-train", is_flag=True, help="Only verify and time.")
 @click.option("--no-time", is_flag=True, help="Only verify and train.")
@@ -128,6 +131,7 @@ def run(
     pytest_json: Path | None,
     against: str | None,
     pip_options: str,
+    open_page: bool,
     dry_run: bool,
     no_train: bool,
     no_time: bool,
@@ -177,7 +181,7 @@ def run(
             registry=registry,
             watcher=watcher_for(),
         )
-        _print_comparison(base.path, new.path)
+        _print_comparison(base.path, new.path, open_page)
         return
     result = runner.run(
         resolved,
@@ -193,7 +197,7 @@ def run(
         from convbench.results.pytest_benchmark_export import write_pytest_benchmark
 
         click.echo(f"pytest-benchmark: {write_pytest_benchmark(result.path, pytest_json)}", err=True)
-    _print_table(result.path)
+    _print_table(result.path, open_page)
 
 
 def overridden(suite: Any, options: Options, settings: Iterable[str] = ()) -> Any:
@@ -341,15 +345,14 @@ def _show_plan(planned: list[Any], suite: Any, no_train: bool, no_time: bool) ->
     click.echo(f"{len(planned)} combination{'s' * (len(planned) != 1)}; each: {', '.join(kinds)}", err=True)
 
 
-def _print_table(path: Path) -> None:
-    from rich.console import Console
-
+def _print_table(path: Path, open_page: bool) -> None:
+    from convbench.registry.terminal import console
+    from convbench.results.report import show_page
     from convbench.results.terminal_tables import print_table
 
-    # a pipe has no width of its own to fit into
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    print_table(console, path)
+    print_table(console(), path)
     click.echo(f"table: {path / 'table.md'}", err=True)
+    show_page(path / "report.html", open_page)
 
 
 def _words(text: str) -> list[str]:
@@ -359,11 +362,15 @@ def _words(text: str) -> list[str]:
         raise UsageError(f"--pip-options is {text!r}, which is no command line: {error}") from None
 
 
-def _print_comparison(base: Path, new: Path) -> None:
+def _print_comparison(base: Path, new: Path, open_pages: bool) -> None:
+    from convbench.registry.terminal import console
     from convbench.results.comparing import compare
     from convbench.results.comparison_formats import as_table
+    from convbench.results.report import show_page
 
-    click.echo(as_table(compare(base, new)), nl=False)
+    click.echo(as_table(compare(base, new), console().width), nl=False)
+    for side in (base, new):
+        show_page(side / "report.html", open_pages)
     click.echo(f"to gate on it: convbench compare {base} {new} --fail-if-slower 5%", err=True)
 
 
