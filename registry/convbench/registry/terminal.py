@@ -102,8 +102,7 @@ def print_table(
                     print_text(out, f"{column.title}: {cell}", indent=f"{indent}  ", style=style)
     else:
         table = Table(
-            box=SIMPLE_HEAD if any(column.title for column in shown) else None,
-            show_header=any(column.title for column in shown),
+            box=None if out.options.ascii_only else SIMPLE_HEAD,
             show_edge=False,
             pad_edge=False,
             collapse_padding=True,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import signal
-import sys
 import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -59,7 +58,35 @@ def _many(name: str, help: str, numbers: bool = False) -> Callable[[F], F]:
     return click.option(name, multiple=True, metavar=metavar, callback=callback, help=help)
 
 
-@click.command()
+HELP = {
+    "What to run": "suite architecture backend device dtype batch-size memory-format mode seed fuse dataset set",
+    "How long it may take": "budget budget-total timeout memory dry-run no-train no-time",
+    "Training": "lr epochs data-dir",
+    "Timing": "rounds max-rounds warmup-steps steps max-steps precision threads side-by-side against pip-options",
+    "Where results go": "out resume pytest-json open",
+}
+
+
+class GroupedHelp(click.Command):
+    """A command whose help has its options in the groups of HELP; those of no group come last."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        records = {
+            parameter.opts[0].removeprefix("--"): record
+            for parameter in self.get_params(ctx)
+            if (record := parameter.get_help_record(ctx)) is not None
+        }
+        grouped = {
+            title: [records.pop(name) for name in names.split() if name in records]
+            for title, names in HELP.items()
+        }
+        for title, found in {**grouped, "Other options": list(records.values())}.items():
+            if found:
+                with formatter.section(title):
+                    formatter.write_dl(found)
+
+
+@click.command(cls=GroupedHelp)
 @click.option("--suite", metavar="NAME|FILE", help="A registered suite, or a TOML file.")
 @_many("--architecture", "Networks, as names or globs; repeat, or separate with commas.")
 @_many("--backend", "Op backends, likewise.")
