@@ -14,6 +14,7 @@ from torch import nn
 from conftest import Install
 from convbench.registry import Plugin, PluginError, Registry, UnknownName, create_model, discover, use_backend
 from convbench.registry.discovery import BUILTINS
+from convbench.suites.commands import _warn_of_broken_plugins
 
 GOOD = """
     from convbench.registry import Backend, hookimpl
@@ -162,6 +163,18 @@ def test_a_broken_plugin_is_named_where_its_backend_is_asked_for(install: Instal
     assert (line is None) == (fault in whole_file)
     if line is not None:
         assert re.match(r"@hookimpl|def|import|raise", dedent(source).splitlines()[int(line[1]) - 1])
+
+
+def test_a_broken_plugin_is_warned_of_where_all_backends_are_asked_for(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("broken", "1 / 0")
+    for patterns, warned in ((["*"], True), (["torch", "im2col"], False)):
+        _warn_of_broken_plugins(discover(), patterns)
+        said = capsys.readouterr().err
+        assert (
+            said.startswith("warning: plugin 'broken' of broken 1.0 is broken: ZeroDivisionError") == warned
+        )
 
 
 def test_of_several_broken_plugins_the_one_that_is_asked_for_is_named(install: Install) -> None:

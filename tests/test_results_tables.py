@@ -199,6 +199,18 @@ def test_report_writes_the_table_with_machine_and_intervals(run_dir: Path) -> No
     assert text == table_markdown(run_dir)
 
 
+@pytest.mark.parametrize("found", [True, False])
+def test_report_opens_its_page(run_dir: Path, monkeypatch: pytest.MonkeyPatch, found: bool) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or found)
+    result = CliRunner().invoke(report, [str(run_dir), "--open"])
+    assert opened == [(run_dir / "report.html").as_uri()]
+    assert ("no browser was found" in result.output) == (not found)
+    assert result.exit_code == 0
+    CliRunner().invoke(report, [str(run_dir)])
+    assert len(opened) == 1
+
+
 def test_a_damaged_environment_costs_the_machine_alone(run_dir: Path) -> None:
     (run_dir / "environment.json").write_text("{")
     assert "- machine: A processor\n" in table_markdown(run_dir)

@@ -48,7 +48,7 @@ def test_columns_give_way_in_order() -> None:
     assert left(200)[:4] == full
     assert left(72)[2] == "accuracy 0.738"
     assert len(left(72)) == 5
-    assert [each.partition(" ")[0] for each in left(60)] == ["backend", "images/s", "accuracy", "note"]
+    assert [each.partition(" ")[0] for each in left(56)] == ["backend", "images/s", "accuracy", "note"]
     assert [each.partition(" ")[0] for each in left(40)] == ["backend", "images/s", "accuracy"]
 
 

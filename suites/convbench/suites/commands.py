@@ -182,6 +182,7 @@ def run(
         raise UsageError(f"no run in {resume}: there is no results.csv")
     chosen = suite if suite is not None else (resume or Path()) / "suite.toml"
     resolved = overridden(runner.resolve_suite(chosen, registry), options, settings)
+    _warn_of_broken_plugins(registry, resolved.backends)
     if resume is not None:
         runner.check_resumed(resolved, resume)
     if dry_run:
@@ -320,6 +321,7 @@ def verify(
     """
     from convbench.suites.verification import verify_backends
 
+    _warn_of_broken_plugins(registry, backends or ("*",))
     results = verify_backends(
         registry,
         backends or ("*",),
@@ -341,6 +343,14 @@ def verify(
         raise GateFailed(f"{len(wrong)} of {len(results)} backends failed: {', '.join(wrong)}")
     if not any(result.status == "ok" for result in results):
         raise NothingRan(f"no backend could be verified on {device}")
+
+
+def _warn_of_broken_plugins(registry: Registry, patterns: Iterable[str]) -> None:
+    """A broken plugin is missing from what a pattern such as `*` takes; a name that it misses is an error."""
+    if any(set(pattern) & set("*?[") for pattern in patterns):
+        for plugin in registry.plugins:
+            if plugin.error:
+                click.echo(f"warning: {plugin.fault}", err=True)
 
 
 def _list_outcomes(result: Verification, verbose: bool) -> None:

@@ -52,9 +52,8 @@ def list_(registry: Registry, kind: str | None, verbose: bool, as_json: bool) ->
     for name, entries in listings.items():
         if kind is None:
             click.echo(f"{name}:")
-        if not verbose:
-            entries = _without_built_ins(entries) if name == "plugins" else _together(entries)
-        _show(entries, indent="" if kind else "  ", verbose=verbose)
+        shorten = _without_built_ins if name == "plugins" else _together
+        _show(entries if verbose else shorten(entries), indent="" if kind else "  ", verbose=verbose)
 
 
 @click.command()
