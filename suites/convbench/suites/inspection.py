@@ -44,7 +44,7 @@ def list_(registry: Registry, kind: str | None, verbose: bool, as_json: bool) ->
     if kind is not None and kind not in LISTINGS:
         raise UnknownName("kind", kind, LISTINGS)
     kinds = [kind] if kind else [name for name in LISTINGS if name != "devices"]
-    with working("asking the backends whether they can run here"):
+    with working("asking the backends whether they can run here" if "backends" in kinds else "listing"):
         listings = {name: list(LISTINGS[name](registry)) for name in kinds}
     if as_json:
         click.echo(json.dumps(listings[kind] if kind else listings, indent=2))
