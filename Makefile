@@ -53,7 +53,7 @@ ladder: $(VENV)/installed-dev ## measure the suite ladder, four minutes on a qui
 	@run=$$(mktemp -d) && $(CONVBENCH) run --suite ladder --device cpu --out $$run $(ARGS) \
 	  && $(BIN)/python scripts/make_ladder.py $$run; code=$$?; rm -rf $$run; exit $$code
 
-readme: $(VENV)/installed ## bring the generated parts of README.md and results/README.md up to date
+readme: $(VENV)/installed-dev ## bring generated text up to date: README.md with its picture, docs/commands.md, tables
 	$(BIN)/python scripts/refresh_readme.py
 	$(BIN)/python -m convbench.results.documentation results/README.md
 	$(BIN)/python scripts/calibrate_compare.py table

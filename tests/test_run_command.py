@@ -137,7 +137,7 @@ def test_tables_go_to_stdout_and_progress_to_stderr(site: Path, tmp_path: Path) 
     assert "[" not in done.stdout
     lines = done.stderr.splitlines()
     assert lines[0] == "results go to out"
-    assert lines[-1] == "table: out/table.md"
+    assert lines[-2:] == ["table: out/table.md", "report: out/report.html"]
     progress = [line for line in lines if line.startswith("[")]
     assert [line.split()[0] for line in progress] == [f"[{number}/8]" for number in range(1, 9)]
     assert sum(": error, " in line for line in progress) == 4

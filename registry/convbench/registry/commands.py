@@ -5,10 +5,9 @@ from __future__ import annotations
 import ast
 import inspect
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +15,7 @@ from convbench.registry.discovery import Registry, discover
 from convbench.registry.errors import UsageError, choices
 from convbench.registry.hookspecs import hookimpl
 from convbench.registry.records import Architecture
+from convbench.registry.terminal import Column, console, print_table, print_text, working
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 HEADER = ("name", "layer", "output shape", "parameters", "FLOPs", "receptive field")
 NUMBERS = HEADER[3:]  # set flush right
-WIDEST = 500  # characters
+DROPPED = {"receptive field": 2, "FLOPs": 1}  # on a narrow terminal, the higher first
 
 
 @hookimpl
@@ -64,7 +64,8 @@ def summary(
     """
     record = (registry or discover()).architecture(architecture)
     input_shape = _input_shape(shape) if shape else (1, *record.input_shape)
-    outcome = _summarise(record, input_shape, depth, _options(record, options))
+    with working(f"building {record.name}"):
+        outcome = _summarise(record, input_shape, depth, _options(record, options))
     if as_json:
         click.echo(json.dumps({"architecture": record.name, **asdict(outcome)}, indent=2))
     elif book:
@@ -128,26 +129,16 @@ def _build(record: Architecture, options: dict[str, Any]) -> nn.Module:
 
 
 def _print(outcome: Summary) -> None:
-    """A rich table on a terminal, the same as aligned text elsewhere."""
-    rows = [_cells(row) for row in outcome.rows]
-    if sys.stdout.isatty():
-        from rich.box import SIMPLE_HEAD
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.table import Table
-
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for title in HEADER:
-            justify: Literal["left", "right"] = "right" if title in NUMBERS else "left"
-            table.add_column(title.replace(" ", "\n"), justify=justify)
-        for row in rows:
-            table.add_row(*map(escape, row))
-        Console(width=WIDEST).print(table)  # never cut off: a narrow terminal wraps lines itself
-    else:
-        click.echo(_aligned([HEADER, *rows]))
-    click.echo(
-        f"input {list(outcome.input_shape)}: {outcome.parameters:,} parameters, {outcome.flops:,} FLOPs"
-    )
+    """A table, and the totals below it."""
+    cells = zip(*map(_cells, outcome.rows), strict=True)
+    columns = [
+        Column(title, column, right=title in NUMBERS, drops=DROPPED.get(title, 0))
+        for title, column in zip(HEADER, cells, strict=True)
+    ]
+    out = console()
+    print_table(out, columns)
+    total = f"{outcome.parameters:,} parameters, {outcome.flops:,} FLOPs"
+    print_text(out, f"input {list(outcome.input_shape)}: {total}")
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -159,15 +150,4 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.parameters:,}",
         f"{row.flops:,}",
         field if isinstance(field, str) else f"{field[0]}x{field[1]}",
-    )
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if title in NUMBERS else cell.ljust(width)
-            for title, cell, width in zip(HEADER, line, widths, strict=True)
-        ).rstrip()
-        for line in lines
     )

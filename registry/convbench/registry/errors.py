@@ -30,11 +30,12 @@ class UsageError(ConvbenchError):
 
 
 class UnknownName(UsageError):
-    """No record of that name is registered."""
+    """No record of that name is registered; `reason` is what may explain that, such as a broken plugin."""
 
-    def __init__(self, kind: str, name: str, available: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, available: Iterable[str], reason: str = "") -> None:
         self.kind, self.name, self.available = kind, name, sorted(available)
-        super().__init__(f"unknown {kind} {name!r}; {choices(name, self.available)}")
+        because = f"; {reason}" if reason else ""
+        super().__init__(f"unknown {kind} {name!r}{because}; {choices(name, self.available)}")
 
 
 class AmbiguousName(UsageError):

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from convbench.registry.errors import PluginError
+from convbench.registry.errors import ConvbenchError, PluginError
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -88,9 +88,19 @@ class Backend:
         """The implementations by op name, loaded at first use.
 
         Raises:
-            PluginError: `load` returned something other than a mapping of names to callables.
+            PluginError: `load` raised, or returned something other than a mapping of names to callables.
         """
-        ops = self.load()
+        try:
+            ops = self.load()
+        except ConvbenchError:
+            raise
+        except Exception as error:
+            from convbench.registry.discovery import describe
+            from convbench.registry.plugin_faults import place_of
+
+            place = place_of(error, getattr(self.load, "__module__", None) or "")
+            where = f" ({place})" if place else ""
+            raise PluginError(f"backend {self.name!r} cannot be loaded: {describe(error)}{where}") from error
         if not isinstance(ops, Mapping) or not all(callable(op) for op in ops.values()):
             raise PluginError(f"backend {self.name!r}: load() must return a mapping of op names to callables")
         return dict(ops)

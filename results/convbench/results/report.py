@@ -62,6 +62,25 @@ def write_comparison(comparison: Comparison, target: Path) -> Path:
     return write_text(target, comparison_html(comparison))
 
 
+def show_page(page: Path, open_it: bool = False) -> None:
+    """Say on standard error where a page is, and open it in a browser where that is asked for."""
+    import click
+
+    click.echo(f"report: {page}", err=True)
+    if open_it:
+        open_in_browser(page)
+
+
+def open_in_browser(page: Path) -> None:
+    """Open a page in a browser; where there is none, say so on standard error."""
+    import webbrowser
+
+    import click
+
+    if not webbrowser.open(page.absolute().as_uri()):
+        click.echo(f"no browser was found; open {page} in one", err=True)
+
+
 def directory(run_dir: Path | str) -> Path:
     """A run directory; raises UsageError if it is none."""
     path = Path(run_dir)

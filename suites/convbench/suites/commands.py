@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import signal
-import sys
 import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -59,7 +58,35 @@ def _many(name: str, help: str, numbers: bool = False) -> Callable[[F], F]:
     return click.option(name, multiple=True, metavar=metavar, callback=callback, help=help)
 
 
-@click.command()
+HELP = {
+    "What to run": "suite architecture backend device dtype batch-size memory-format mode seed fuse dataset set",
+    "How long it may take": "budget budget-total timeout memory dry-run no-train no-time",
+    "Training": "lr epochs data-dir",
+    "Timing": "rounds max-rounds warmup-steps steps max-steps precision threads side-by-side against pip-options",
+    "Where results go": "out resume pytest-json open",
+}
+
+
+class GroupedHelp(click.Command):
+    """A command whose help has its options in the groups of HELP; those of no group come last."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        records = {
+            parameter.opts[0].removeprefix("--"): record
+            for parameter in self.get_params(ctx)
+            if (record := parameter.get_help_record(ctx)) is not None
+        }
+        grouped = {
+            title: [records.pop(name) for name in names.split() if name in records]
+            for title, names in HELP.items()
+        }
+        for title, found in {**grouped, "Other options": list(records.values())}.items():
+            if found:
+                with formatter.section(title):
+                    formatter.write_dl(found)
+
+
+@click.command(cls=GroupedHelp)
 @click.option("--suite", metavar="NAME|FILE", help="A registered suite, or a TOML file.")
 @_many("--architecture", "Networks, as names or globs; repeat, or separate with commas.")
 @_many("--backend", "Op backends, likewise.")
@@ -113,6 +140,9 @@ def _many(name: str, help: str, numbers: bool = False) -> Callable[[F], F]:
     help="Measure another version too, interleaved: `fast==1.0`, a directory, a wheel, or git+URL@REF.",
 )
 @click.option("--pip-options", default="", metavar="TEXT", help="Of pip, when it installs that version.")
+@click.option(
+    "--open", "open_page", is_flag=True, help="Open the page of the run in a browser when it is done."
+)
 @click.option("--dry-run", is_flag=True, help="Show what would run, and stop.")
 @click.option("--no-train", is_flag=True, help="Only verify and time.")
 @click.option("--no-time", is_flag=True, help="Only verify and train.")
@@ -128,6 +158,7 @@ def run(
     pytest_json: Path | None,
     against: str | None,
     pip_options: str,
+    open_page: bool,
     dry_run: bool,
     no_train: bool,
     no_time: bool,
@@ -151,6 +182,7 @@ def run(
         raise UsageError(f"no run in {resume}: there is no results.csv")
     chosen = suite if suite is not None else (resume or Path()) / "suite.toml"
     resolved = overridden(runner.resolve_suite(chosen, registry), options, settings)
+    _warn_of_broken_plugins(registry, resolved.backends)
     if resume is not None:
         runner.check_resumed(resolved, resume)
     if dry_run:
@@ -177,7 +209,7 @@ def run(
             registry=registry,
             watcher=watcher_for(),
         )
-        _print_comparison(base.path, new.path)
+        _print_comparison(base.path, new.path, open_page)
         return
     result = runner.run(
         resolved,
@@ -193,7 +225,7 @@ def run(
         from convbench.results.pytest_benchmark_export import write_pytest_benchmark
 
         click.echo(f"pytest-benchmark: {write_pytest_benchmark(result.path, pytest_json)}", err=True)
-    _print_table(result.path)
+    _print_table(result.path, open_page)
 
 
 def overridden(suite: Any, options: Options, settings: Iterable[str] = ()) -> Any:
@@ -289,6 +321,7 @@ def verify(
     """
     from convbench.suites.verification import verify_backends
 
+    _warn_of_broken_plugins(registry, backends or ("*",))
     results = verify_backends(
         registry,
         backends or ("*",),
@@ -313,6 +346,14 @@ def verify(
         raise GateFailed(f"{len(wrong)} of {len(results)} backends failed: {', '.join(wrong)}")
     if not any(result.status == "ok" for result in results):
         raise NothingRan(f"no backend could be verified on {device}")
+
+
+def _warn_of_broken_plugins(registry: Registry, patterns: Iterable[str]) -> None:
+    """A broken plugin is missing from what a pattern such as `*` takes; a name that it misses is an error."""
+    if any(set(pattern) & set("*?[") for pattern in patterns):
+        for plugin in registry.plugins:
+            if plugin.error:
+                click.echo(f"warning: {plugin.fault}", err=True)
 
 
 def _list_outcomes(result: Verification, verbose: bool) -> None:
@@ -343,15 +384,14 @@ def _show_plan(planned: list[Any], suite: Any, no_train: bool, no_time: bool) ->
     click.echo(f"{len(planned)} combination{'s' * (len(planned) != 1)}; each: {', '.join(kinds)}", err=True)
 
 
-def _print_table(path: Path) -> None:
-    from rich.console import Console
-
+def _print_table(path: Path, open_page: bool) -> None:
+    from convbench.registry.terminal import console
+    from convbench.results.report import show_page
     from convbench.results.terminal_tables import print_table
 
-    # a pipe has no width of its own to fit into
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    print_table(console, path)
+    print_table(console(), path)
     click.echo(f"table: {path / 'table.md'}", err=True)
+    show_page(path / "report.html", open_page)
 
 
 def _words(text: str) -> list[str]:
@@ -361,11 +401,15 @@ def _words(text: str) -> list[str]:
         raise UsageError(f"--pip-options is {text!r}, which is no command line: {error}") from None
 
 
-def _print_comparison(base: Path, new: Path) -> None:
+def _print_comparison(base: Path, new: Path, open_pages: bool) -> None:
+    from convbench.registry.terminal import console
     from convbench.results.comparing import compare
     from convbench.results.comparison_formats import as_table
+    from convbench.results.report import show_page
 
-    click.echo(as_table(compare(base, new)), nl=False)
+    click.echo(as_table(compare(base, new), console().width), nl=False)
+    for side in (base, new):
+        show_page(side / "report.html", open_pages)
     click.echo(f"to gate on it: convbench compare {base} {new} --fail-if-slower 5%", err=True)
 
 
