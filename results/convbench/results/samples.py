@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from convbench.registry.errors import UsageError
 from convbench.results.cells import from_cell
 from convbench.results.opening import opened
 from convbench.results.schema import COMBINATION, Combination, Sample, columns
@@ -23,16 +22,18 @@ def step_times(path: Path) -> Mapping[Process, list[float]]:
     if not path.exists():
         return {}
     times: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    first: dict[tuple[str, ...], str] = {}  # where its first step is, to be named in errors
+    known = next(column for column in columns(Sample) if column.name == "step_ms")
     with opened(path, Sample) as file:
         keys = [file.names.index(name) for name in (*COMBINATION, "round")]
         step = file.names.index("step_ms")
         for where, cells in file.rows():
             if cells[step]:
-                try:
-                    times[tuple([cells[key] for key in keys])].append(float(cells[step]))
-                except ValueError:
-                    raise UsageError(f"{where}: column step_ms is {cells[step]!r}, not a number") from None
-    return {process(cells, f"{path}"): values for cells, values in times.items()}
+                who = tuple([cells[key] for key in keys])
+                if who not in times:
+                    first[who] = where
+                times[who].append(float(from_cell(cells[step], known, where) or 0))
+    return {process(cells, first[cells]): values for cells, values in times.items()}
 
 
 def process(cells: tuple[str, ...], where: str) -> Process:
