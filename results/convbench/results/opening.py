@@ -107,7 +107,7 @@ def opened(path: Path, record: type[Combined]) -> Iterator[Opened]:
         csv.field_size_limit(longest)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, kind: str = "") -> str:
     """The text of a file in UTF-8, with or without a byte order mark.
 
     Raises:
@@ -116,7 +116,7 @@ def read_text(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+        raise UsageError(f"cannot read {kind} {path}: {error.strerror}".replace("  ", " ")) from None
     if content:
         check_format(io.BytesIO(content), path)
     try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+from convbench.registry.errors import UsageError
 from convbench.results.cells import from_cell
 from convbench.results.opening import opened
 from convbench.results.schema import COMBINATION, Combination, Sample, columns
@@ -32,7 +34,10 @@ def step_times(path: Path) -> Mapping[Process, list[float]]:
                 who = tuple([cells[key] for key in keys])
                 if who not in times:
                     first[who] = where
-                times[who].append(float(from_cell(cells[step], known, where) or 0))
+                step_ms = float(from_cell(cells[step], known, where) or 0)
+                if not 0 < step_ms < math.inf:
+                    raise UsageError(f"{where}: step_ms is {step_ms:g}; a time is a number above zero")
+                times[who].append(step_ms)
     return {process(cells, first[cells]): values for cells, values in times.items()}
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -144,7 +146,8 @@ def _traced(plugin: Plugin) -> dict[str, Any]:
 def _file(module: str) -> str | None:
     """Where the module of an entry point is, whether it can be imported or not."""
     try:
-        spec = find_spec(module.partition(":")[0])
+        with redirect_stdout(sys.stderr):
+            spec = find_spec(module.partition(":")[0])
     except Exception:  # noqa: BLE001 - it imports the packages around the module, and those can do anything
         return None
     return spec.origin if spec else None

@@ -104,7 +104,7 @@ def task_key(task: Task, suite: Suite, circumstances: Any) -> str:
         **({"beside": task.beside} if task.beside else {}),
         "circumstances": circumstances,
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return "k" + hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _how(kind: Kind, suite: Suite) -> Any:
