@@ -36,7 +36,9 @@ class CommandGroup(click.Group):
         """Run a command; what it returns is no exit code."""
         try:
             super().invoke(ctx)
-        except BrokenPipeError:  # the reader of a pipe, such as `head`, has had enough
+        except (BrokenPipeError, SystemExit) as error:  # the reader of a pipe, such as `head`, has had enough
+            if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+                raise  # not what rich makes of a broken pipe
             discard(sys.stdout)
             ctx.exit(CUT_OFF)
 

@@ -7,7 +7,7 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,7 @@ def examine() -> list[Finding]:
         lambda: judge_throttling(observed),
         lambda: judge_governor(attempt(machine.governors), attempt(machine.turbo)),
         lambda: judge_cores(read_text(SMT), attempt(machine.cpu_quota), len(allowed_cpus())),
+        lambda: judge_openmp(os.environ),
         judge_power,
         judge_clock,
         gpu_findings,
@@ -71,6 +72,21 @@ def examine() -> list[Finding]:
         found = check()
         findings += [found] if isinstance(found, Finding) else found
     return findings
+
+
+def judge_openmp(variables: Mapping[str, str]) -> Finding:
+    """Whether OpenMP may start fewer threads than torch asks for, and then waits for."""
+    limit, dynamic = variables.get("OMP_THREAD_LIMIT"), variables.get("OMP_DYNAMIC", "false")
+    limits = [f"OMP_THREAD_LIMIT={limit}"] * (limit is not None)
+    limits += [f"OMP_DYNAMIC={dynamic}"] * (dynamic.strip().lower() in ("true", "1", "yes", "on"))
+    if not limits:
+        return Finding("openmp", "ok", "no limit on OpenMP's threads", "torch gets the threads it asks for")
+    return Finding(
+        "openmp",
+        "warning",
+        " and ".join(limits),
+        "torch can wait forever for threads that it does not get: unset it; `--threads` sets their number",
+    )
 
 
 def probe() -> list[float]:
