@@ -5,14 +5,16 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from convbench.registry.discovery import Registry, discover
-from convbench.registry.errors import UsageError, choices
+from convbench.registry.errors import UsageError, choices, shown
 from convbench.registry.hookspecs import hookimpl
 from convbench.registry.records import Architecture
 from convbench.registry.terminal import Column, console, print_table, print_text, working
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 HEADER = ("name", "layer", "output shape", "parameters", "FLOPs", "receptive field")
 NUMBERS = HEADER[3:]  # set flush right
 DROPPED = {"receptive field": 2, "FLOPs": 1}  # on a narrow terminal, the higher first
+WIDEST = 500  # characters
+LARGEST = 2**31  # size of a dimension
 
 
 @hookimpl
@@ -64,7 +68,7 @@ def summary(
     """
     record = (registry or discover()).architecture(architecture)
     input_shape = _input_shape(shape) if shape else (1, *record.input_shape)
-    with working(f"building {record.name}"):
+    with working(f"building {record.name}"), redirect_stdout(sys.stderr):  # what a plugin prints as it builds
         outcome = _summarise(record, input_shape, depth, _options(record, options))
     if as_json:
         click.echo(json.dumps({"architecture": record.name, **asdict(outcome)}, indent=2))
@@ -76,9 +80,13 @@ def summary(
 
 def _input_shape(text: str) -> tuple[int, ...]:
     parts = text.split(",")
-    if len(parts) != 4 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise UsageError(f"--input {text!r} is not four positive numbers N,C,H,W such as 1,1,28,28")
-    return tuple(int(part) for part in parts)
+    try:
+        shape = tuple(map(int, parts))
+    except ValueError:  # also of more digits than Python reads
+        shape = ()
+    if len(shape) != 4 or not all(0 < each < LARGEST for each in shape):
+        raise UsageError(f"--input {shown(text)} is not four positive numbers N,C,H,W such as 1,1,28,28")
+    return shape
 
 
 def _options(record: Architecture, options: Sequence[str]) -> dict[str, Any]:
@@ -95,7 +103,7 @@ def _options(record: Architecture, options: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"architecture {record.name!r} has no option {key!r}; {choices(key, known)}")
         try:
             values[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             values[key] = text
     return values
 

@@ -7,7 +7,9 @@ kept in `Registry.plugins` with its error, nothing of it is registered, and ever
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
@@ -133,19 +135,25 @@ class Registry:
                 continue
             for implementation in _implementations(self._manager, "convbench_commands", loaded):
                 try:
-                    implementation(group=group)
+                    with redirect_stdout(sys.stderr):
+                        implementation(group=group)
                 except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's code: anything can come
                     problems.append(f"plugin {plugin.name!r}: {describe(error)}")
         return tuple(problems)
 
 
 def discover(builtins: Iterable[str] = BUILTINS, installed: Iterable[EntryPoint] | None = None) -> Registry:
-    """Load every plugin and collect its records.
+    """Load every plugin and collect its records; what they print meanwhile goes to standard error.
 
     Args:
         builtins: dotted names of modules with hook functions.
         installed: entry points to load; those of group `convbench` in this environment when None.
     """
+    with redirect_stdout(sys.stderr):
+        return _discover(builtins, installed)
+
+
+def _discover(builtins: Iterable[str], installed: Iterable[EntryPoint] | None) -> Registry:
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     own_version = _version("convbench")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convbench.registry.errors import UsageError
+from convbench.results import writing
 from convbench.results.attribution import Rank
 from convbench.results.contents import Contents, read_contents
 from convbench.results.tables import markdown
@@ -102,9 +103,9 @@ def check_writable(target: Path) -> None:
 
 
 def write_text(target: Path, text: str) -> Path:
-    """Write a file, and return its path; what is no text in UTF-8 is written in escapes."""
+    """Write a file whole or not at all, and return its path; raises UsageError."""
     try:
-        target.write_text(text, encoding="utf-8", errors="backslashreplace")
+        writing.write_text(target, text)
     except OSError as error:
         raise UsageError(f"cannot write {target}: {error.strerror}") from None
     return target

@@ -11,6 +11,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
+from convbench.registry.errors import shown
+
 Kind = Literal["verify", "time", "train"]
 Status = Literal[
     "ok",
@@ -352,7 +354,7 @@ class Row(Combined):
     def __post_init__(self) -> None:
         for name, value, allowed in (("kind", self.kind, KINDS), ("status", self.status, STATUSES)):
             if value not in allowed:
-                raise ValueError(f"{name} is {value!r}, not one of {', '.join(allowed)}")
+                raise ValueError(f"{name} is {shown(value)}, not one of {', '.join(allowed)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ process of one side is followed or preceded, at random, by its counterpart of th
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Generator, Sequence
 from contextlib import suppress
@@ -84,7 +85,7 @@ def run_against(
             for side in SIDES
         ]
         # the order within a pair is as random as that of the schedule, which both sides share
-        first, second = in_turn(runs, random.Random(parent.name))
+        first, second = in_turn(runs, random.Random(os.fsencode(parent.name)))
     return first, second
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from convbench.registry import GateFailed, NothingRan, Registry, UsageError, hookimpl
-from convbench.registry.errors import choices
+from convbench.registry.errors import choices, shown
 from convbench.registry.outcomes import GENERATED
 
 if TYPE_CHECKING:
@@ -233,8 +233,8 @@ def overridden(suite: Any, options: Options, settings: Iterable[str] = ()) -> An
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise UsageError(f"--set takes KEY=VALUE, not {setting!r}")
-        suite = suite.override({key.strip(): _toml_value(text)})
+            raise UsageError(f"--set takes KEY=VALUE, not {shown(setting)}")
+        suite = suite.override({key.strip(): _toml_value(key, text)})
     for option, key in OPTION_KEYS.items():
         try:
             suite = suite.override({key: options.get(option.replace("-", "_"))})
@@ -243,12 +243,15 @@ def overridden(suite: Any, options: Options, settings: Iterable[str] = ()) -> An
     return suite
 
 
-def _toml_value(text: str) -> Any:
+def _toml_value(key: str, text: str) -> Any:
     """What the text means in a TOML file; a text without quotes is itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text.strip()
+    except (ValueError, RecursionError) as error:  # more digits than Python reads, more brackets than it nests
+        reason = error if isinstance(error, ValueError) else "its brackets are nested too deeply"
+        raise UsageError(f"--set {key}={text[:40]}... cannot be read: {reason}") from None
 
 
 OPTION_KEYS = {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -214,7 +216,8 @@ def _traced(plugin: Plugin) -> dict[str, Any]:
 def _file(module: str) -> str | None:
     """Where the module of an entry point is, whether it can be imported or not."""
     try:
-        spec = find_spec(module.partition(":")[0])
+        with redirect_stdout(sys.stderr):
+            spec = find_spec(module.partition(":")[0])
     except Exception:  # noqa: BLE001 - it imports the packages around the module, and those can do anything
         return None
     return spec.origin if spec else None

@@ -34,6 +34,7 @@ OF_THE_COMBINATION = (
     "derived_backward",
     "max_error",
 )
+LONGEST = 2000  # characters of an error or of notes
 NOUNS: Mapping[Kind, str] = {"verify": "verification", "time": "timing", "train": "training"}
 
 
@@ -119,6 +120,7 @@ class Recorder:
         self, task: Task, status: Status, error: str | None, measures: Mapping[str, Any], started_at: str
     ) -> Row:
         """Append one row."""
+        error = cut(error)
         combination, recipe, problem = task.combination, task.planned.recipe, task.planned.problem
         plugin = self.facts.registry.backends.plugin(combination.backend)
         verified = self._verified.get(combination)
@@ -139,6 +141,7 @@ class Recorder:
             "recipe": f"lr={recipe.lr:g} epochs={recipe.epochs} resize={resize} init={recipe.init}",
             **shared,
             **measures,
+            "notes": cut(measures.get("notes")),
         }
         if values.get("images_per_second") and values.get("step_flops_per_image"):
             values["gflops_per_second"] = values["images_per_second"] * values["step_flops_per_image"] / 1e9
@@ -260,6 +263,14 @@ class Process:
             "images_per_second": self.task.combination.batch_size / median * 1000,
             **{phase: statistics.median(event[phase]) for phase in PHASES if phase in event},
         }
+
+
+def cut(text: str | None) -> str | None:
+    """A text of a plugin's as a row keeps it: of a long one the beginning and the end."""
+    if text is None or len(text) <= LONGEST:
+        return text
+    kept = LONGEST // 2
+    return f"{text[:kept]} ... [{len(text) - 2 * kept:,} characters were cut here] ... {text[-kept:]}"
 
 
 def _now() -> str:

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from convbench.registry import ConvbenchError, NothingRan, Registry, UsageError, discover
 from convbench.results.schema import MEASURED, Row
 from convbench.results.store import RunStore
+from convbench.results.writing import write_text
 from convbench.suites.capacity import free_memory_mb, usable_cores
 from convbench.suites.host import Host
 from convbench.suites.lanes import accelerators, divide
@@ -161,7 +162,10 @@ def running(
             if empty:
                 _remove(store.path, made)
             else:
-                _write_pages(store)
+                try:
+                    _write_pages(store)
+                except ConvbenchError as second:
+                    watcher.note(str(second))
             if isinstance(error, KeyboardInterrupt):
                 watcher.note(_interrupted(None if empty else store.path))
             raise
@@ -332,7 +336,7 @@ def _remove(path: Path, made: Sequence[Path]) -> None:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
     except OSError as error:
         raise ConvbenchError(f"cannot write {path}: {error.strerror}") from None
 
@@ -342,5 +346,7 @@ def _write_pages(store: RunStore) -> None:
 
     try:
         write_all(store.path)
-    except UsageError:  # the disk is full: the rows are what counts, and `convbench report` makes it later
-        return
+    except UsageError as error:  # the disk is full, say
+        raise ConvbenchError(
+            f"{error}; every row is kept, and `convbench report {shlex.quote(str(store.path))}` writes the pages"
+        ) from None

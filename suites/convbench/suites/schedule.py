@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,7 +69,7 @@ def schedule(
     """
     lanes = lanes or {}
     threads = {device: lane.threads for device, lane in lanes.items()}
-    shuffler = random.Random(seed)
+    shuffler = random.Random(os.fsencode(seed))  # a directory may have a name that is no text
     slots: list[tuple[Planned, Kind, int]] = [(entry, "verify", 0) for entry in planned]
     if time:
         for number in range(max(suite.timing.rounds, suite.timing.max_rounds or 0)):
@@ -104,7 +105,7 @@ def task_key(task: Task, suite: Suite, circumstances: Any) -> str:
         **({"beside": task.beside} if task.beside else {}),
         "circumstances": circumstances,
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return "k" + hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _how(kind: Kind, suite: Suite) -> Any:
