@@ -360,7 +360,8 @@ class Row(Combined):
     @property
     def left_out(self) -> bool:
         """Whether it stands for a process that the total budget of its run had no time for."""
-        return self.status == "budget" and self.steps is None
+        figures = (self.steps, self.step_ms_median, self.train_seconds, self.val_accuracy, self.val_loss)
+        return self.status == "budget" and all(figure is None for figure in figures)
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("kind", self.kind, KINDS), ("status", self.status, STATUSES)):

@@ -212,8 +212,8 @@ class Agenda:
             elif MARGIN * training.seconds <= seconds and training.steps <= self.suite.budget.train_seconds:
                 known.append((not is_baseline(task), training.seconds, task.order, task, training))
         if known:
-            *_, task, training = min(known)
-            return self._training_for(task, seconds - training.other)
+            *_, task, training = min(known, key=lambda each: each[:3])
+            return self._training_for(task, training.share_of(seconds))
         if unknown and seconds > 0:
             return self._training_for(unknown[0], seconds / len(self._trainings()))
         return None
@@ -221,17 +221,16 @@ class Agenda:
     def _training_that_begins(self, seconds: float) -> Task | None:
         """A training that cannot finish, but comes to an accuracy after an epoch at least."""
         found = [
-            (training.first_epoch, task.order, task)
+            (training.first_epoch * MARGIN, task.order, task, training)
             for task in self._trainings()
             if (training := self.forecast.training(task)) is not None
         ]
-        found.sort()
+        found.sort(key=lambda each: each[:2])
         for count in range(len(found), 0, -1):
             part = seconds / count
-            if found[count - 1][0] * MARGIN <= part:
-                first = found[0][2]
-                training = self.forecast.training(first)
-                return self._training_for(first, part - (training.other if training else 0.0))
+            if found[count - 1][0] <= part:
+                _, _, task, training = found[0]
+                return self._training_for(task, training.share_of(part))
         return None
 
     def _training_for(self, task: Task, seconds: float) -> Task:
@@ -242,8 +241,8 @@ class Agenda:
         if training is None:
             return f"training left out: {spent}"
         epochs = f"{training.epochs} epoch{'s' * (training.epochs != 1)} would take {span(training.seconds)}"
-        of = span(self.suite.budget.total_seconds or 0.0)
-        return f"training left out: {epochs}, and {span(max(self.left, 0.0))} of its total budget of {of} were left"
+        rest, total = span(max(self.left, 0.0)), span(self.suite.budget.total_seconds or 0.0)
+        return f"training left out: {epochs}, and {rest} of the total budget of {total} were left"
 
 
 def slot(task: Task) -> Slot:

@@ -22,21 +22,26 @@ EVALUATED = 0.4  # of a training step: what the forward pass of an evaluation ta
 
 @dataclass(frozen=True)
 class Training:
-    """What a training would take: seconds of its steps, and of all else, evaluations and checks."""
+    """What a training would take: seconds of its steps, of its evaluations, and of all else, set-up and checks."""
 
     steps: float
+    evaluations: float
     other: float
     epochs: int
 
     @property
     def seconds(self) -> float:
         """Of the whole process."""
-        return self.steps + self.other
+        return self.steps + self.evaluations + self.other
+
+    def share_of(self, seconds: float) -> float:
+        """How much of so many seconds is for steps, however far they bring it."""
+        return max(0.0, seconds - self.other) / (1 + self.evaluations / self.steps)
 
     @property
     def first_epoch(self) -> float:
         """Seconds until there is an accuracy after every image has been seen once."""
-        return self.steps / self.epochs + self.other
+        return (self.steps + self.evaluations) / self.epochs + self.other
 
 
 @dataclass
@@ -70,7 +75,8 @@ class Forecast:
             training = self.training(task)
             if training is None:
                 return self._most(task) + self._verification(task)
-            return min(training.steps, self._most(task)) + training.other
+            part = min(1.0, self._most(task) / training.steps)
+            return part * (training.steps + training.evaluations) + training.other
         known = self._of(task.kind, task.combination)
         if known is not None:
             return known
@@ -90,7 +96,7 @@ class Forecast:
         steps = recipe.epochs * math.ceil(images / batch) * step
         evaluation = recipe.epochs * math.ceil(tested / batch) * step * EVALUATED
         other = self._of("other", combination)
-        return Training(steps, evaluation + (other or self._verification(task)), recipe.epochs)
+        return Training(steps, evaluation, other or self._verification(task), recipe.epochs)
 
     def _most(self, task: Task) -> float:
         """The longest that its steps may take."""
