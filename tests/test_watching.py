@@ -151,6 +151,28 @@ def test_what_did_not_end_well_stands_above_the_display(bar: Bar) -> None:
     assert above == "verify lenet/torch/cpu/float32/b128/contiguous/eager/s0: crashed, its process was killed"
 
 
+def test_what_cannot_run_here_is_one_line(bar: Bar) -> None:
+    absent = [
+        replace(task, planned=replace(task.planned, obstacle=("unavailable", "no CUDA device")))
+        for name in ("cuda", "triton")
+        for task in (task_of("verify", name), task_of("time", name))
+    ]
+    stream = io.StringIO()
+    for watcher in (bar, Lines(stream)):
+        watcher.begin([*TASKS, *absent], 0)
+        for task in absent:
+            watcher.start(task)
+            watcher.finish(task, row(kind=task.kind, status="unavailable", error="no CUDA device"))
+        watcher.finish(TASKS[0], row(kind="verify", status="error", error="it fell over"))
+        watcher.finish(TASKS[2], row(status="error", error="not measured, for its verification ended error"))
+    above = bar._console.file.getvalue()  # type: ignore[attr-defined]
+    assert above.splitlines()[0] == "not run: cuda, triton (no CUDA device)"
+    assert above.count("unavailable") == 0
+    assert above.count("error") == 1  # what follows from it is not said again
+    assert [line.split()[0] for line in stream.getvalue().splitlines()] == ["not", "[1/6]", "[2/6]"]
+    assert shown(bar)[0].startswith("━━━━━━╌╌╌╌╌╌╌╌╌╌╌╌╌╌ 2/6")
+
+
 def test_without_a_terminal_there_is_a_line_now_and_then(time: Time) -> None:
     stream = io.StringIO()
     lines, task = Lines(stream, now=time), task_of()

@@ -17,7 +17,7 @@ from convbench.suites.watching import Watcher
 LOOK_SECONDS = 0.5
 
 
-def look() -> Observation:
+def look_now() -> Observation:
     """What the machine does now, while nothing of ours runs."""
     before = snapshot()
     time.sleep(LOOK_SECONDS)
@@ -35,11 +35,11 @@ class Quiet:
         limit: float,
         watcher: Watcher,
         *,
-        look: Callable[[], Observation] = look,
+        look: Callable[[], Observation] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limit, self._waited = limit, 0.0
-        self._watcher, self._look, self._now = watcher, look, now
+        self._watcher, self._look, self._now = watcher, look or look_now, now
         self._suspicious = True
 
     def wait(self) -> None:

@@ -10,6 +10,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TextIO
 
 from convbench.results.schema import Epoch, Row
+from convbench.results.summary import CONSEQUENCE
 from convbench.suites.durations import clock, span
 
 if TYPE_CHECKING:
@@ -110,9 +111,11 @@ class Lines(Silent):
         print(text, file=self._stream, flush=True)
 
     def begin(self, tasks: Sequence[Task], kept: int) -> None:
-        self._total, self._done = len(tasks), kept
+        self._total, self._done = len(able(tasks)), kept
         if kept:
-            self.note(f"{kept} of {len(tasks)} processes were measured before and are kept")
+            self.note(f"{kept} of {self._total} processes were measured before and are kept")
+        if absent := not_run(tasks):
+            self.note(absent)
 
     def start(self, task: Task) -> None:
         self._total += task.optional
@@ -125,6 +128,8 @@ class Lines(Silent):
         self.beat(task, Beat(epoch.steps, epoch.epoch, epoch.train_loss))
 
     def finish(self, task: Task, row: Row) -> None:
+        if task.planned.obstacle is not None:
+            return
         self._done += 1
         self.note(f"[{self._done}/{self._total}] {task.label}: {outcome(row)}")
 
@@ -179,7 +184,9 @@ class Bar(Silent):
 
     def begin(self, tasks: Sequence[Task], kept: int) -> None:
         self._stage = None
-        self._total, self._done = len(tasks), kept
+        self._total, self._done = len(able(tasks)), kept
+        if absent := not_run(tasks):
+            self.note(absent)
         self._common = common_parts(task.combination.label for task in tasks)
         self._live.start()
 
@@ -202,8 +209,10 @@ class Bar(Silent):
 
     def finish(self, task: Task, row: Row) -> None:
         self._going.pop(task.label, None)
+        if task.planned.obstacle is not None:
+            return
         self._done += 1
-        if row.status != "ok":
+        if row.status != "ok" and not (row.error or "").startswith(CONSEQUENCE):
             self.note(f"{task.label}: {outcome(row)}")
 
     def outlook(self, outlook: Outlook) -> None:
@@ -259,6 +268,21 @@ def watcher_for(stream: TextIO | None = None) -> Watcher:
     """A display where `stream`, standard error by default, is a terminal; lines elsewhere."""
     stream = stream or sys.stderr
     return Bar() if stream.isatty() else Lines(stream)
+
+
+def able(tasks: Iterable[Task]) -> list[Task]:
+    """The tasks that are not known from the beginning not to run here."""
+    return [task for task in tasks if task.planned.obstacle is None]
+
+
+def not_run(tasks: Iterable[Task]) -> str:
+    """What cannot run here, each reason once: `not run: cuda, triton (no CUDA device)`."""
+    reasons: dict[str, dict[str, None]] = {}
+    for task in tasks:
+        if task.planned.obstacle is not None:
+            reasons.setdefault(task.planned.obstacle[1], {})[task.combination.backend] = None
+    words = [f"{', '.join(names)} ({reason})" for reason, names in reasons.items()]
+    return f"not run: {'; '.join(words)}" if words else ""
 
 
 def reached(task: Task, beat: Beat) -> str:
