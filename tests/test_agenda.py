@@ -201,6 +201,20 @@ def test_without_verification_nothing_is_measured_and_the_reason_is_that() -> No
     assert reasons == {"verification left out: the total budget of 4 s was spent"}
 
 
+def test_where_verifications_take_half_of_the_time_what_is_verified_is_timed_first() -> None:
+    """On a machine so slow that all of them would take it whole."""
+    slow = World(dict.fromkeys(LENET, 2.0))
+    slow.run(suite_of(total=60), planned_of(*LENET))
+    verified = [each.backend for each in slow.rows if each.kind == "verify" and not each.left_out]
+    assert verified[0] == "torch"
+    assert 2 <= len(verified) <= 4
+    for backend in verified:
+        assert slow.of("time", backend)[0].steps
+    for each in slow.rows:
+        assert each.left_out or each.kind == "verify" or each.backend in verified
+    assert slow.now - 1000 <= 60 + 12
+
+
 def test_a_training_that_cannot_finish_gets_what_is_left_where_it_sees_every_image_once() -> None:
     world = World({"torch": 0.010, "im2col": 0.060, "loops": 0.600})
     began = world.now

@@ -2,8 +2,9 @@
 
 Without a total budget the order is made ahead (`schedule`), and optional rounds are run where intervals are wide.
 With one, what comes next depends on what was measured: every verification; one round of everything; the trainings
-that can finish; the rest of the rounds; further rounds where intervals are wide; and, with what is left, the
-beginnings of other trainings. What there is no time for is left out, by name.
+that can finish; the rest of the rounds; verifications that there was no time for at first; further rounds where
+intervals are wide; and, with what is left, the beginnings of other trainings. What there is no time for is left out,
+by name.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ STEPS_SHARE = (
 STEPS_SHARE_ALONE = 0.3  # where nothing is trained
 PAGES_SECONDS = 4.0  # for the tables and the report
 MARGIN = 1.1  # by which a training that is predicted to finish must fit
+VERIFICATIONS_SHARE = (
+    0.5  # of the total: then the verified are timed first, for a table without a time is none
+)
 GRACE_SECONDS = 60.0  # for which a process that is about to end may exceed the total
 
 
@@ -103,7 +107,7 @@ class Agenda:
                 self._numbered(task),
                 f"verification left out: {spent}"
                 if task.combination in unverified
-                else f"round {', '.join(rounds[task.combination])} left out: {spent}"
+                else f"{rounds_of(rounds[task.combination])} left out: {spent}"
                 if task.kind == "time"
                 else self._why_untrained(task, spent),
             )
@@ -165,24 +169,34 @@ class Agenda:
     def _by_budget(self) -> Task | None:
         """What comes next under a total budget; the first kind of task that has one decides."""
         waiting = self._waiting.values()
-        verifications = [task for task in waiting if task.kind == "verify"]
-        if verifications:
-            verify = min(verifications, key=lambda task: not is_baseline(task))
-            return verify if self.left > 0 or self.blocked(verify) else None
         free = next((task for task in waiting if not task.optional and self.blocked(task)), None)
         if free is not None:
             return free
+        verifications = sorted(
+            (task for task in waiting if task.kind == "verify"), key=lambda task: not is_baseline(task)
+        )
+        total = self.suite.budget.total_seconds or 0.0
+        if verifications and self.left > (1 - VERIFICATIONS_SHARE) * total:
+            return verifications[0]
+        unverified = {task.combination for task in verifications}
         share = self._round_share()
-        rounds = [replace(task, share=share) for task in waiting if task.kind == "time"]
+        rounds = [
+            replace(task, share=share)
+            for task in waiting
+            if task.kind == "time" and task.combination not in unverified
+        ]
         least = [task for task in rounds if not task.optional]
         first = next((task for task in least if task.round == 0), None)
         if first is not None and self.left > 0:
             return first
+        trainings = [task for task in waiting if task.kind == "train" and task.combination not in unverified]
         wide = [task for task in rounds if task.optional and self.needed(task)]
         return (
-            self._training_that_finishes(self.left - sum(map(self._predicted, least)))
-            or next((task for task in least + wide if self._predicted(task) <= self.left), None)
-            or self._training_that_begins(self.left)
+            self._training_that_finishes(trainings, self.left - sum(map(self._predicted, least)))
+            or next(
+                (task for task in (*least, *verifications, *wide) if self._predicted(task) <= self.left), None
+            )
+            or self._training_that_begins(trainings, self.left)
         )
 
     def _round_share(self) -> float | None:
@@ -196,16 +210,13 @@ class Agenda:
         part = (self.suite.budget.total_seconds or 0.0) * (STEPS_SHARE if trains else STEPS_SHARE_ALONE)
         return min(self.suite.timing.max_seconds, part / max(able, 1))
 
-    def _trainings(self) -> list[Task]:
-        return [task for task in self._waiting.values() if task.kind == "train" and not self.blocked(task)]
-
-    def _training_that_finishes(self, seconds: float) -> Task | None:
+    def _training_that_finishes(self, trainings: Sequence[Task], seconds: float) -> Task | None:
         """A training that is predicted to finish in so many seconds: the baseline's first, then the shortest.
 
         Where nothing was timed that a prediction could rest on, each has an equal part of them.
         """
         known, unknown = [], []
-        for task in self._trainings():
+        for task in trainings:
             training = self.forecast.training(task)
             if training is None:
                 unknown.append(task)
@@ -215,14 +226,14 @@ class Agenda:
             *_, task, training = min(known, key=lambda each: each[:3])
             return self._training_for(task, training.share_of(seconds))
         if unknown and seconds > 0:
-            return self._training_for(unknown[0], seconds / len(self._trainings()))
+            return self._training_for(unknown[0], seconds / len(trainings))
         return None
 
-    def _training_that_begins(self, seconds: float) -> Task | None:
+    def _training_that_begins(self, trainings: Sequence[Task], seconds: float) -> Task | None:
         """A training that cannot finish, but comes to an accuracy after an epoch at least."""
         found = [
             (training.first_epoch * MARGIN, task.order, task, training)
-            for task in self._trainings()
+            for task in trainings
             if (training := self.forecast.training(task)) is not None
         ]
         found.sort(key=lambda each: each[:2])
@@ -243,6 +254,11 @@ class Agenda:
         epochs = f"{training.epochs} epoch{'s' * (training.epochs != 1)} would take {span(training.seconds)}"
         rest, total = span(max(self.left, 0.0)), span(self.suite.budget.total_seconds or 0.0)
         return f"training left out: {epochs}, and {rest} of the total budget of {total} were left"
+
+
+def rounds_of(numbers: Sequence[str]) -> str:
+    """`round 3`, `rounds 2, 3`."""
+    return f"round{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
 
 
 def slot(task: Task) -> Slot:
