@@ -3,8 +3,8 @@
 Without a total budget the order is made ahead (`schedule`), and optional rounds are run where intervals are wide.
 With one, what comes next depends on what was measured: every verification; one round of everything; the trainings
 that can finish; the rest of the rounds; verifications that there was no time for at first; further rounds where
-intervals are wide; and, with what is left, the beginnings of other trainings. What there is no time for is left out,
-by name.
+intervals are wide; and, with what is left, the beginnings of other trainings. What there is no time for is left
+out, by name.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ STEPS_SHARE = (
 STEPS_SHARE_ALONE = 0.3  # where nothing is trained
 PAGES_SECONDS = 4.0  # for the tables and the report
 MARGIN = 1.1  # by which a training that is predicted to finish must fit
-VERIFICATIONS_SHARE = (
-    0.5  # of the total: then the verified are timed first, for a table without a time is none
-)
+VERIFICATIONS_SHARE = 0.4  # of the total; then what is verified is timed first
 GRACE_SECONDS = 60.0  # for which a process that is about to end may exceed the total
 
 
@@ -176,7 +174,8 @@ class Agenda:
             (task for task in waiting if task.kind == "verify"), key=lambda task: not is_baseline(task)
         )
         total = self.suite.budget.total_seconds or 0.0
-        if verifications and self.left > (1 - VERIFICATIONS_SHARE) * total:
+        none_yet = len(verifications) == sum(task.kind == "verify" for task in self.tasks)
+        if verifications and self.left > (0 if none_yet else (1 - VERIFICATIONS_SHARE) * total):
             return verifications[0]
         unverified = {task.combination for task in verifications}
         share = self._round_share()
