@@ -12,13 +12,16 @@ TREE      := $(CURDIR)/registry:$(CURDIR)/plugins:$(CURDIR)/suites:$(CURDIR)/res
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help lenet test lint bench gpu docs ladder readme clean
+.PHONY: help quick lenet test lint bench gpu docs ladder readme clean
 
 help: ## show this
 	@awk -F ': .*## ' '/^[a-z%-]+: .*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables: PYTHON ($(PYTHON)), VENV ($(VENV)), ARGS (further arguments of the command behind a goal)"
 
-lenet: $(VENV)/installed ## set up, fetch FashionMNIST, and run the lenet suite to its tables
+quick: $(VENV)/installed ## set up, and see a first table from real images, within a minute of measuring
+	$(CONVBENCH) run --suite quick $(ARGS)
+
+lenet: $(VENV)/installed ## set up, fetch FashionMNIST, and run the lenet suite to its tables: five minutes
 	@$(CONVBENCH) data fetch || test $$? -eq 2  # the embedded sample remains
 	$(CONVBENCH) run --suite lenet $(ARGS)
 

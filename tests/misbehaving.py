@@ -62,7 +62,7 @@ def suite(
         batch_sizes=(16,),
         recipe=RecipeOverrides(epochs=2),
         budget=Budget(train_seconds=60.0, timeout_seconds=timeout, memory_mb=3000),
-        timing=Timing(rounds=rounds, warmup_steps=1, steps=4, threads=threads),
+        timing=Timing(rounds=rounds, warmup_steps=1, steps=4, threads=threads, quiet_seconds=0.0),
     )
 
 

@@ -58,6 +58,16 @@ def _many(name: str, help: str, numbers: bool = False) -> Callable[[F], F]:
     return click.option(name, multiple=True, metavar=metavar, callback=callback, help=help)
 
 
+def _seconds(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """`5m` as 300.0."""
+    from convbench.suites.durations import seconds_of
+
+    try:
+        return None if value is None else seconds_of(value)
+    except UsageError as error:
+        raise UsageError(f"{parameter.opts[0]}: {error}") from None
+
+
 HELP = {
     "What to run": "suite architecture backend device dtype batch-size memory-format mode seed fuse dataset set",
     "How long it may take": "budget budget-total timeout memory dry-run no-train no-time",
@@ -107,6 +117,12 @@ class GroupedHelp(click.Command):
 @click.option("--lr", type=float, help="Learning rate.")
 @click.option("--epochs", type=int, help="Epochs to train, unless the budget ends first.")
 @click.option("--budget", type=float, metavar="SECONDS", help="Training time of one combination.")
+@click.option(
+    "--budget-total",
+    metavar="TIME",
+    callback=_seconds,
+    help="Time of the whole run, such as 5m: spent where it tells most, and what is left out is named.",
+)
 @click.option("--timeout", type=float, metavar="SECONDS", help="When a process is ended.")
 @click.option("--memory", type=int, metavar="MB", help="Memory a process may take.")
 @click.option("--rounds", type=int, help="Timing processes per combination; exactly so many.")
@@ -165,30 +181,34 @@ def run(
     **options: Any,
 ) -> None:
     """Verify, time and train every combination of a suite, and write its comparison table."""
-    from convbench.suites import runner
-    from convbench.suites.watching import watcher_for
-
     if out is not None and resume is not None:
         raise UsageError("--out and --resume exclude each other: a resumed run stays in its directory")
     if resume is not None and against is not None:
         raise UsageError("--against and --resume exclude each other: two versions are measured in one go")
     if pytest_json is not None and (no_time or against is not None):
         raise UsageError(f"--pytest-json and {'--no-time' if no_time else '--against'} exclude each other")
+    if against is not None and options.get("budget_total") is not None:
+        raise UsageError(
+            "--against and --budget-total exclude each other: two versions need the same rounds, "
+            "however long they take"
+        )
     if pip_options and against is None:
         raise UsageError("--pip-options are for --against, which is not given")
     if suite is None and resume is None:
         raise UsageError(f"--suite is missing; {choices('', registry.suites)}")
     if resume is not None and not (resume / "results.csv").is_file():
         raise UsageError(f"no run in {resume}: there is no results.csv")
+    from convbench.suites import runner
+    from convbench.suites.watching import watcher_for
+
     chosen = suite if suite is not None else (resume or Path()) / "suite.toml"
     resolved = overridden(runner.resolve_suite(chosen, registry), options, settings)
     _warn_of_broken_plugins(registry, resolved.backends)
     if resume is not None:
         runner.check_resumed(resolved, resume)
     if dry_run:
-        _show_plan(
-            runner.preview(resolved, data_dir=data_dir, registry=registry), resolved, no_train, no_time
-        )
+        planned = runner.preview(resolved, data_dir=data_dir, registry=registry, watcher=watcher_for())
+        _show_plan(planned, resolved, no_train, no_time)
         return
     if pytest_json is not None:
         from convbench.results.report import check_writable
@@ -249,7 +269,10 @@ def _toml_value(key: str, text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text.strip()
-    except (ValueError, RecursionError) as error:  # more digits than Python reads, more brackets than it nests
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # more digits than Python reads, more brackets than it nests
         reason = error if isinstance(error, ValueError) else "its brackets are nested too deeply"
         raise UsageError(f"--set {key}={text[:40]}... cannot be read: {reason}") from None
 
@@ -269,6 +292,7 @@ OPTION_KEYS = {
     "lr": "recipe.lr",
     "epochs": "recipe.epochs",
     "budget": "budget.train_seconds",
+    "budget-total": "budget.total_seconds",
     "timeout": "budget.timeout_seconds",
     "memory": "budget.memory_mb",
     "rounds": "timing.rounds",
@@ -374,17 +398,20 @@ def _list_outcomes(result: Verification, verbose: bool) -> None:
 
 
 def _show_plan(planned: list[Any], suite: Any, no_train: bool, no_time: bool) -> None:
+    from convbench.suites.forecast import before_anything
+
     for entry in planned:
         status = f"{entry.obstacle[0]}: {entry.obstacle[1]}" if entry.obstacle else "to run"
         click.echo(f"{entry.combination.label}  {status}")
     kinds = ["verify"]
     timing = suite.timing
     upto = f" to {timing.max_rounds}" if (timing.max_rounds or 0) > timing.rounds else ""
-    if "time" in suite.kinds and not no_time:
+    if time := "time" in suite.kinds and not no_time:
         kinds.append(f"time in {timing.rounds}{upto} rounds of {timing.steps} steps")
-    if "train" in suite.kinds and not no_train:
+    if train := "train" in suite.kinds and not no_train:
         kinds.append(f"train for at most {suite.budget.train_seconds:g} s")
     click.echo(f"{len(planned)} combination{'s' * (len(planned) != 1)}; each: {', '.join(kinds)}", err=True)
+    click.echo(before_anything(suite, planned, time=time, train=train), err=True)
 
 
 def _print_table(path: Path, open_page: bool) -> None:

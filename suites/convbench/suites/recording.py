@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -99,6 +100,10 @@ class Recorder:
         """Write the row of a process that is not started, and why."""
         return self.write(task, status, reason, {}, _now())
 
+    def leave_out(self, task: Task, reason: str) -> Row:
+        """Write the row of a process that there is no time for; the reason is no error, but a note."""
+        return self.write(task, "budget", None, {"notes": reason}, _now())
+
     def found_wrong(self, combination: Combination) -> tuple[Status, str] | None:
         """The status and reason that keep a combination from being measured: fail closed."""
         row = self._verified.get(combination)
@@ -157,7 +162,7 @@ class Recorder:
             error=error,
             started_at=started_at,
             order=task.order,
-            combination_key=task.key,
+            combination_key=task.cut_key if status == "budget" and task.share is not None else task.key,
             **asdict(combination),
             **values,
         )
@@ -176,7 +181,7 @@ class Recorder:
                 reason = f"not measured, for its later {NOUNS[row.kind]} ended incorrect: {error}"
                 retract(self.store, reason, row)
             self._wrong.setdefault(combination, row)
-        elif status in MEASURED:
+        elif status in MEASURED and not row.left_out:
             self._measured.add(combination)
         return row
 
@@ -188,6 +193,7 @@ class Process:
     recorder: Recorder
     task: Task
     started_at: str = field(default_factory=lambda: _now())
+    began: float = field(default_factory=time.monotonic)
     measures: dict[str, Any] = field(default_factory=dict)
     ending: dict[str, Any] = field(default_factory=dict)
     trying: dict[str, Any] | None = None  # a case that is being verified, as an `Outcome`
@@ -223,16 +229,18 @@ class Process:
         error: str | None = self.ending.get("error")
         if status is None:
             if ending.code is None:
-                status, error = "timeout", f"no end after {timeout:g} s; its process was killed"
+                status, error = "timeout", f"no end after {timeout:.4g} s; its process was killed"
             else:
                 status, error = "crashed", f"its process {ending.description} without a result"
             if self.trying is not None:
                 hint = f"; {self.trying['message']}" if self.trying.get("message") else ""
                 error = f"{self.trying.get('case')}: {error}{hint}"
-        notes = "; ".join(self.ending.get("notes") or ()) or None
-        return self.recorder.write(
-            self.task, status, error, {**self.measures, "notes": notes}, self.started_at
-        )
+        measures = {
+            **self.measures,
+            "notes": "; ".join(self.ending.get("notes") or ()) or None,
+            "process_seconds": time.monotonic() - self.began,
+        }
+        return self.recorder.write(self.task, status, error, measures, self.started_at)
 
     @property
     def _identity(self) -> dict[str, Any]:

@@ -97,10 +97,14 @@ class RecipeOverrides:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much one combination may take. Memory in MB (10^6 bytes); None takes what the machine can give."""
+    """How much one combination may take, and with `total_seconds` the whole run.
+
+    Memory in MB (10^6 bytes); None takes what the machine can give.
+    """
 
     train_seconds: float = 60.0
     timeout_seconds: float = 600.0
+    total_seconds: float | None = None
     memory_mb: int | None = None
 
 
@@ -113,6 +117,7 @@ class Timing:
     A round ends early, and says so, once its steps have taken `max_seconds`. `cold_steps` more are timed with the
     device's caches flushed before each. cuDNN chooses its algorithms by `heuristic`, or by `trial` at first use.
     `threads` is torch's intra-op thread count in every worker; None takes every core this process may use.
+    While other programs keep the CPUs busy no process is started, until the run has waited `quiet_seconds` in all.
     """
 
     rounds: int = 3
@@ -125,6 +130,7 @@ class Timing:
     cold_steps: int = 0
     cudnn: str = "heuristic"
     threads: int | None = None
+    quiet_seconds: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -253,6 +259,7 @@ KEYS: Mapping[str, Mapping[str, Key]] = {
     "budget": {
         "train_seconds": Key(float, above=0),
         "timeout_seconds": Key(float, above=0),
+        "total_seconds": Key(float, above=0),
         "memory_mb": Key(int, least=1, most=10**12),
     },
     "timing": {
@@ -266,6 +273,7 @@ KEYS: Mapping[str, Mapping[str, Key]] = {
         "cold_steps": Key(int, least=0, most=MANY),
         "cudnn": Key(str, allowed=CUDNN),
         "threads": Key(int, least=1, most=MANY),
+        "quiet_seconds": Key(float, least=0),
     },
 }
 
