@@ -12,7 +12,7 @@ TREE      := $(CURDIR)/registry:$(CURDIR)/plugins:$(CURDIR)/suites:$(CURDIR)/res
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quick lenet test lint bench gpu docs ladder readme clean
+.PHONY: help quick lenet test test-all lint bench gpu docs ladder readme clean
 
 help: ## show this
 	@awk -F ': .*## ' '/^[a-z%-]+: .*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,8 +25,14 @@ lenet: $(VENV)/installed ## set up, fetch FashionMNIST, and run the lenet suite 
 	@$(CONVBENCH) data fetch || test $$? -eq 2  # the embedded sample remains
 	$(CONVBENCH) run --suite lenet $(ARGS)
 
-test: $(VENV)/installed-test ## set up, and run the tests
-	$(BIN)/python -m pytest $(ARGS)
+# As many processes as cores, and no more than there is memory for.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+
+test: $(VENV)/installed-test ## set up, and run the tests: every contract once on every backend
+	$(PYTEST) -m "not exhaustive" $(ARGS)
+
+test-all: $(VENV)/installed-test ## all tests, on every case, seed and kernel; ARGS="-m exhaustive" only what `test` leaves out
+	$(PYTEST) $(ARGS)
 
 lint: $(VENV)/installed-lint ## ruff, the formatting, mypy --strict
 	$(BIN)/ruff check .

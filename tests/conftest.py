@@ -1,19 +1,72 @@
-"""What many tests share: a plugin that is installed for one test."""
+"""What many tests share: the environment they run in, and a plugin that is installed for one test."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import secrets
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from convbench.suites.load import Observation
 
+if TYPE_CHECKING:
+    from preloaded import Preloaded
+
 Install = Callable[..., str]
+
+SESSION = "CONVBENCH_TEST_SESSION"  # in the environment of every process that tests start
+# cases are small, and other tests run beside: a second thread costs more than it brings, and a thread that is tied
+# to a core may share it with that of another test. What is to have several threads asks for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_PROC_BIND", "false")
+for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
+    del os.environ[name]  # a pytest that a test starts is not one of ours that test in parallel
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # a shell's `&` ignores SIGINT, and what we start would inherit that: tests that interrupt would wait for ever
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def exhaustive(*values: Any) -> Any:
+    """A parameter that only repeats what others show, and is left to `make test-all`."""
+    return pytest.param(*values, marks=pytest.mark.exhaustive)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests stay in one of the processes that test in parallel, for what they share."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_process_outlives_the_session() -> Iterator[None]:
+    """Kill what tests have started and left behind, and fail with what it was."""
+    token = secrets.token_hex(16)
+    os.environ[SESSION] = token
+    yield
+    left = processes_with(token)
+    _, alive = psutil.wait_procs(left, timeout=5)  # some are just ending
+    commands = [each.info["cmdline"] for each in alive]
+    for each in alive:
+        each.kill()
+    assert not commands, f"tests left processes behind: {commands}"
+
+
+def processes_with(token: str) -> list[psutil.Process]:
+    """Those whose environment says that this session started them."""
+    return [
+        each
+        for each in psutil.process_iter(["cmdline", "environ", "status"])
+        if (each.info["environ"] or {}).get(SESSION) == token and each.info["status"] != psutil.STATUS_ZOMBIE
+    ]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -31,6 +84,23 @@ def quiet_machine() -> Iterator[None]:
     nothing = Observation(0.0, None, None, None, None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("convbench.suites.quiet.look_now", lambda: nothing)
+        yield
+
+
+@pytest.fixture(scope="session")
+def preloaded(no_process_outlives_the_session: None, decisions_of_auto: Path) -> Iterator[Preloaded]:
+    """A process to fork the servers of runs from; runs `with preloaded.serving()` start in no time."""
+    from preloaded import Preloaded
+
+    preloaded = Preloaded()
+    yield preloaded
+    preloaded.close()
+
+
+@pytest.fixture(scope="module")
+def preloaded_servers(preloaded: Preloaded) -> Iterator[None]:
+    """Runs of a module start in no time."""
+    with preloaded.serving():
         yield
 
 

@@ -1,6 +1,7 @@
 """`triton` on the CPU, by Triton's interpreter: `test_triton.py` runs these tests in a process that interprets.
 
-Shapes are small: a step of a kernel costs milliseconds here.
+Shapes are small: a step of a kernel costs milliseconds here. What only repeats on another dtype, activation or
+order of the loops what was shown on one is exhaustive.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from conftest import exhaustive
 from convbench.plugins.backends.triton import convolution, pooling
 from convbench.plugins.backends.triton.tiles import Tile
 from convbench.registry import Backend, Unsupported, discover
@@ -44,7 +46,9 @@ def conforms(case: Case, dtype: str) -> None:
     "case",
     [
         conv2d((2, 3, 7, 6), (4, 3, 3, 3), padding=1),
-        conv2d((2, 4, 9, 8), (6, 2, 3, 2), stride=(3, 2), padding=(2, 1), dilation=(2, 3), groups=2),
+        exhaustive(
+            conv2d((2, 4, 9, 8), (6, 2, 3, 2), stride=(3, 2), padding=(2, 1), dilation=(2, 3), groups=2)
+        ),
     ],
     ids=str,
 )
@@ -62,7 +66,7 @@ def test_every_dtype(case: Case, dtype: str) -> None:
         conv2d((2, 6, 5, 5), (12, 1, 3, 3), padding=1, groups=6, bias=False),  # depthwise
         conv2d((1, 2, 6, 7), (3, 2, 2, 4), padding="same"),  # more padding at the end
         conv2d((2, 4, 7, 7), (8, 4, 1, 1), stride=2),
-        conv2d((1, 33, 3, 4), (35, 33, 2, 2), padding=1),  # a block of channels and one more
+        exhaustive(conv2d((1, 33, 3, 4), (35, 33, 2, 2), padding=1)),  # a block of channels and one more
         conv2d((2, 2, 9, 9), (3, 2, 3, 3), stride=(2, 1), layout="channels_last"),
         conv2d((2, 3, 6, 5), (4, 3, 3, 3), padding=1, layout="strided", upstream_layout="scalar"),
         conv2d((2, 4, 6, 5), (4, 2, 3, 3), groups=2, layout="transposed", weight_layout="channels_last"),
@@ -79,7 +83,7 @@ def test_every_geometry_and_layout(case: Case) -> None:
     conforms(case, "float32")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", exhaustive("bfloat16")])
 @pytest.mark.parametrize("op", ["max_pool2d", "avg_pool2d"])
 @pytest.mark.parametrize(
     "options",
@@ -113,10 +117,10 @@ BY_BLOCKS = Tile(16, 32, 16, 4, 1, folded=False, even=True)
     ("tile", "wide", "memory_format"),
     [
         (FOLDED, False, torch.contiguous_format),
-        (FOLDED, True, torch.channels_last),
-        (BY_CHANNELS, False, torch.channels_last),
+        exhaustive(FOLDED, True, torch.channels_last),
+        exhaustive(BY_CHANNELS, False, torch.channels_last),
         (BY_CHANNELS, True, torch.contiguous_format),
-        (BY_BLOCKS, False, torch.contiguous_format),
+        exhaustive(BY_BLOCKS, False, torch.contiguous_format),
         (BY_BLOCKS, True, torch.channels_last),
     ],
 )
@@ -161,9 +165,9 @@ def test_64_bit_offsets_of_pools(monkeypatch: pytest.MonkeyPatch) -> None:
     ("activation", "dtype"),
     [
         ("relu", "float32"),
-        ("sigmoid", "float32"),
-        ("tanh", "float32"),
-        ("relu", "float16"),
+        exhaustive("sigmoid", "float32"),
+        exhaustive("tanh", "float32"),
+        exhaustive("relu", "float16"),
         ("tanh", "bfloat16"),
     ],
 )
@@ -178,7 +182,7 @@ def test_activations_in_the_same_kernel(activation: str, dtype: str) -> None:
         conforms(fused(f"activation_{like.op}", like, activation), dtype)
 
 
-@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("activation", ["relu", exhaustive("tanh")])
 def test_gradients_of_gradients_of_activations(activation: str) -> None:
     conforms(
         fused("conv2d_activation", conv2d((1, 2, 5, 4), (3, 2, 3, 3), padding=1, order=2), activation),
@@ -220,7 +224,7 @@ def test_channels_stay_last() -> None:
         assert tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("op", ["conv2d", "max_pool2d", "avg_pool2d"])
+@pytest.mark.parametrize("op", ["conv2d", exhaustive("max_pool2d"), exhaustive("avg_pool2d")])
 def test_a_model_compiles_whole(op: str) -> None:
     outcomes = list(check_torch(BACKEND, op, "float32", "cpu"))
     assert [(outcome.kind, outcome.state) for outcome in outcomes] == [("compile", "passed")], outcomes
@@ -249,13 +253,13 @@ def calls() -> dict[str, tuple[Any, ...]]:
     "name",
     [
         "conv2d",
-        "conv2d_input_gradient",
-        "conv2d_weight_gradient",
+        exhaustive("conv2d_input_gradient"),
+        exhaustive("conv2d_weight_gradient"),
         "max_pool2d",
         "max_pool2d_gradient",
         "avg_pool2d",
-        "avg_pool2d_gradient",
-        "activation_avg_pool2d_gradient",
+        exhaustive("avg_pool2d_gradient"),
+        exhaustive("activation_avg_pool2d_gradient"),
     ],
 )
 def test_opcheck_finds_nothing(name: str) -> None:

@@ -5,18 +5,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 
+from convbench.registry.cli import main
 from convbench.suites.suite import Budget, RecipeOverrides, Suite, Timing
 
 SLEEP = f"8641{os.getpid()}.53"  # seconds; marks the processes that plugins of these tests leave behind
@@ -106,6 +110,26 @@ def convbench(*arguments: str | Path, site: Path, **options: Any) -> subprocess.
     finally:
         process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def command(*arguments: str | Path, site: Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The command line in this process, to its end."""
+    out, err = io.StringIO(), io.StringIO()
+    handler = signal.getsignal(signal.SIGTERM)
+    with (
+        on_path(site),
+        chdir(cwd or Path.cwd()),
+        mock.patch.dict(os.environ, COLUMNS="200"),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def wait_until(true: Callable[[], Any], seconds: float = 100.0) -> float:

@@ -21,6 +21,8 @@ from convbench.results.terminal_tables import print_table
 from convbench.suites.attribution import claims, shares
 from result_rows import row, timed
 
+pytestmark = pytest.mark.usefixtures("preloaded_servers")
+
 REGISTRY = discover()
 OWN = [
     name

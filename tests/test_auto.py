@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conftest import exhaustive
 from convbench.plugins.backends.auto import dispatching, racing
 from convbench.plugins.backends.auto.calls import Call, call_of
 from convbench.plugins.backends.auto.candidates import Candidate, candidates_of
@@ -346,8 +347,8 @@ NATIVE = discover().backend("native")
     "order",
     [
         ("torch", "native", "native"),
-        ("native", "torch", "native"),
-        ("native", "native", "torch"),
+        exhaustive(("native", "torch", "native")),
+        exhaustive(("native", "native", "torch")),
         ("im2col", "native", "torch"),
     ],
 )

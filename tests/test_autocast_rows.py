@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from convbench.suites import run
 from convbench.suites.suite import Suite
+
+pytestmark = pytest.mark.usefixtures("preloaded_servers")
 
 
 def test_half_precision_is_trained_by_autocast_and_its_row_says_so(tmp_path: Path) -> None:

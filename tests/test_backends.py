@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 
-from convbench.registry import OPS, Backend, discover, no_cuda_device
+from convbench.registry import OPS, Backend, discover, no_cuda_device, verify
 from convbench.registry.arithmetic import DTYPES
+from convbench.registry.cases import conformance_cases
 from convbench.registry.conformance import Report
 from convbench.suites.verification import verify_backends
 
 REGISTRY = discover()
-RUNNABLE = [name for name, backend in REGISTRY.backends.items() if backend.unavailable() is None]
+BASIC = ["im2col", "loops", "torch"]  # which take every case
+ON_THE_CPU = [
+    pytest.param(name, marks=pytest.mark.xdist_group(f"backend {name}"))
+    for name, backend in REGISTRY.backends.items()
+    if "cpu" in backend.devices and backend.unavailable() is None
+]
+
+
+pytestmark = pytest.mark.usefixtures("preloaded_servers")
+
+
+def verified(name: str, device: str = "cpu", **options: Any) -> Report:
+    """Verified in workers: what crashes them is a failed case, and not the end of these tests."""
+    # one thread: the cases are small, and handing them to others costs more than it saves
+    (result,) = verify_backends(REGISTRY, [name], device=device, threads=1, timeout=800, **options)
+    assert result.status in ("ok", "incorrect", "crashed", "error"), result.line
+    return result.report
 
 
 @cache
 def report(name: str, device: str) -> Report:
-    """Verified in workers: what crashes them is a failed case, and not the end of these tests."""
-    (result,) = verify_backends(REGISTRY, [name], device=device, threads=1)  # small cases: more would wait
-    assert result.status in ("ok", "incorrect", "crashed", "error"), result.line
-    return result.report
+    """Of the whole contract in the backend's first dtype."""
+    return verified(name, device, dtypes=REGISTRY.backend(name).dtypes_on(device)[:1], generated=5)
 
 
 def failures(report: Report) -> str:
@@ -29,20 +45,20 @@ def failures(report: Report) -> str:
     return "\n".join(f"{outcome.case}: {outcome.message}" for outcome in report.unexplained)
 
 
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-@pytest.mark.parametrize("name", [name for name in RUNNABLE if "cpu" in REGISTRY.backend(name).devices])
+@pytest.mark.parametrize("name", ON_THE_CPU)
 def test_it_conforms_on_the_cpu(name: str) -> None:
     result = report(name, "cpu")
     assert result.passed, failures(result)
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.exhaustive
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("name", [name for name in RUNNABLE if "cpu" in REGISTRY.backend(name).devices])
-def test_it_conforms_on_many_generated_cases(name: str, seed: int) -> None:
-    (result,) = verify_backends(REGISTRY, [name], generated=200, seed=seed, threads=1)
-    assert result.status == "ok", failures(result.report)
+@pytest.mark.parametrize("name", ON_THE_CPU)
+def test_it_conforms_in_every_dtype_on_many_generated_cases(name: str, seed: int) -> None:
+    result = verified(name, generated=200, seed=seed)
+    assert result.passed, failures(result)
+    assert name not in BASIC or result.count("unsupported") == 0
 
 
 @pytest.mark.gpu
@@ -51,11 +67,11 @@ def test_it_conforms_on_cuda(name: str) -> None:
     reason = REGISTRY.backend(name).unavailable() or no_cuda_device()
     if reason:
         pytest.skip(f"{name}: {reason}")
-    result = report(name, "cuda")
+    result = verified(name, "cuda")
     assert result.passed, failures(result)
 
 
-@pytest.mark.parametrize("name", ["im2col", "loops", "torch"])
+@pytest.mark.parametrize("name", BASIC)
 def test_the_basic_ones_support_every_case(name: str) -> None:
     """What issue and design ask of them; `verify` itself lets a backend decline."""
     assert set(REGISTRY.backend(name).ops) == {name for name, op in OPS.items() if op.base is None}
@@ -63,7 +79,7 @@ def test_the_basic_ones_support_every_case(name: str) -> None:
     assert {"cpu", "cuda"} <= set(REGISTRY.backend(name).devices)
 
 
-@pytest.mark.parametrize("name", [name for name in RUNNABLE if "cpu" in REGISTRY.backend(name).devices])
+@pytest.mark.parametrize("name", ON_THE_CPU)
 def test_ours_compile_and_are_differentiable_twice(name: str) -> None:
     assert report(name, "cpu").compiles == "passed"
     assert set(REGISTRY.backend(name).second_order) == set(REGISTRY.backend(name).ops)
@@ -72,11 +88,10 @@ def test_ours_compile_and_are_differentiable_twice(name: str) -> None:
 def test_the_baseline_takes_every_dtype() -> None:
     assert set(REGISTRY.backend("torch").dtypes) == set(DTYPES)
     assert set(DTYPES) - set(REGISTRY.backend("torch").dtypes_on("cpu")) == {"tf32"}
-    passed = {
-        outcome.dtype
-        for outcome in report("torch", "cpu").outcomes
-        if outcome.kind == "case" and outcome.state == "passed"
-    }
+    cases = {op: conformance_cases(op)[:2] for op in REGISTRY.backend("torch").ops}
+    result = verify("torch", cases=cases)
+    assert result.passed, failures(result)
+    passed = {outcome.dtype for outcome in result.outcomes if outcome.state == "passed"}
     assert passed == set(REGISTRY.backend("torch").dtypes_on("cpu"))
 
 

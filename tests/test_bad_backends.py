@@ -18,6 +18,8 @@ from convbench.suites import Suite, run, survey
 from convbench.suites.host import Host
 from convbench.suites.watching import Silent
 
+pytestmark = pytest.mark.usefixtures("preloaded_servers")
+
 # what each comes to when it is verified, timed and trained; one status stands for all three
 ENDINGS = {
     "right": "ok ok ok",

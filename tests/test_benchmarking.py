@@ -15,6 +15,8 @@ from convbench.results import compare
 from convbench.suites import Suite, run
 from convbench.suites.suite import Timing
 
+pytestmark = pytest.mark.usefixtures("preloaded_servers")
+
 pytest_plugins = ["pytester"]
 
 PLUGIN = """

@@ -25,7 +25,7 @@ def make_chapter(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("make_chapter")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_guide_is_not_stale() -> None:
     done = subprocess.run([sys.executable, SCRIPT, "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from conftest import exhaustive
 from convbench.plugins.backends.cuda import DTYPES, cache, convolution, nvrtc, pooling
 from convbench.plugins.backends.cuda.correlation import Shape
 from convbench.plugins.backends.cuda.programs import Program, program
@@ -109,7 +110,11 @@ KINDS = [*((dtype, False) for dtype in DTYPES), ("float32", True)]
 
 
 @needs_nvrtc
-@pytest.mark.parametrize(("dtype", "tf32"), KINDS, ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("dtype", "tf32"),
+    [kind if kind == ("bfloat16", False) else exhaustive(*kind) for kind in KINDS],
+    ids=lambda value: str(value),
+)
 def test_every_kernel_of_the_layers_compiles_and_spills_nothing(dtype: str, tf32: bool) -> None:
     wanted = launches(dtype, tf32)
     programs = {made for made, _ in wanted}

@@ -275,7 +275,7 @@ def test_a_machine_without_apt_is_told_so(
         debian_package.obtain(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_real_package_holds_the_real_data(tmp_path: Path) -> None:
     if reason := REAL_UNAVAILABLE():
         pytest.skip(reason)

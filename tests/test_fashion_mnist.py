@@ -265,7 +265,7 @@ class QuietServer(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *arguments: object) -> None: ...
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_torchvision_itself_writes_what_is_found(
     published: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

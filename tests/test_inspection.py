@@ -17,6 +17,8 @@ from convbench.suites import asking
 from convbench.suites.inspection import LISTINGS
 from convbench.suites.noise import Finding
 
+pytestmark = pytest.mark.usefixtures("preloaded_servers")
+
 List = Callable[..., Any]
 
 
@@ -100,7 +102,7 @@ def test_a_suite_that_cannot_be_used_says_why(command: List) -> None:
 
 
 def test_an_unknown_kind_is_refused(site: Path) -> None:
-    done = misbehaving.convbench("list", "backend", site=site)
+    done = misbehaving.command("list", "backend", site=site)
     assert done.returncode == 2
     assert "unknown kind 'backend'; did you mean 'backends'?" in done.stderr
     assert done.stdout == ""

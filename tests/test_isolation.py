@@ -16,6 +16,8 @@ from convbench.suites import run
 from convbench.suites.host import LONGEST_LOG
 from convbench.suites.suite import Budget, RecipeOverrides, Suite, Timing
 
+pytestmark = pytest.mark.usefixtures("preloaded_servers")
+
 PLUGIN = """
     import json, os
     from pathlib import Path

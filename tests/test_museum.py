@@ -18,6 +18,8 @@ from convbench.results.store import RunStore
 from convbench.suites import run
 from convbench.suites.suite import Budget, RecipeOverrides, Suite, Timing
 
+pytestmark = pytest.mark.usefixtures("preloaded_servers")
+
 ROOT = Path(__file__).parent.parent
 MUSEUM = Path(__file__).with_name("museum")
 CHEATS = sorted(path.stem for path in MUSEUM.glob("*.py") if path.stem not in ("__init__", "honest"))

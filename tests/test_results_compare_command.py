@@ -429,7 +429,7 @@ def test_a_line_cut_short_is_a_warning(convbench: Run, base: Path, new: Path) ->
     assert result.stderr.startswith(f"warning: {new}: the last line is cut short")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_million_rows_are_compared_in_seconds(convbench: Run, tmp_path: Path) -> None:
     lines = [
         to_line(each)

@@ -23,6 +23,8 @@ from convbench.results.store import RunStore
 from convbench.suites import run
 from misbehaving import wait_until
 
+pytestmark = pytest.mark.usefixtures("preloaded_servers")
+
 # `dozes` hangs in its steps as long as there is a file `doze`, `fragile` fails while there is a file `break`
 SUITE = misbehaving.suite("right", "fragile", "dozes")
 

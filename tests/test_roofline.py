@@ -20,6 +20,8 @@ from convbench.suites.roofline import Roof, measure_roof
 from convbench.suites.survey import find_peaks
 from convbench.suites.watching import Silent
 
+pytestmark = pytest.mark.usefixtures("preloaded_servers")
+
 CPU = torch.device("cpu")
 
 

@@ -21,6 +21,8 @@ from convbench.suites.commands import OPTION_KEYS, overridden
 from convbench.suites.suite import DOTTED_KEYS, Suite
 from convbench.suites.suite_files import load_suite
 
+pytestmark = pytest.mark.usefixtures("preloaded_servers")  # of the commands that run in this process
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -32,7 +34,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def refused(*arguments: str, site: Path, cwd: Path) -> str:
     """The one sentence a refusal consists of."""
-    done = misbehaving.convbench("run", *arguments, site=site, cwd=cwd)
+    done = misbehaving.command("run", *arguments, site=site, cwd=cwd)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     lines = done.stderr.strip().splitlines()
@@ -158,7 +160,7 @@ def test_tables_go_to_stdout_and_progress_to_stderr(site: Path, tmp_path: Path) 
 def test_nothing_that_can_run_here_is_one_line_and_code_3_and_leaves_nothing(
     site: Path, tmp_path: Path
 ) -> None:
-    done = misbehaving.convbench(
+    done = misbehaving.command(
         "run", "--suite", site / "suite.toml", "--backend", "absent", "--out", "out", site=site, cwd=tmp_path
     )
     assert done.returncode == 3
@@ -175,7 +177,7 @@ def test_nothing_that_could_be_measured_is_code_3(site: Path, tmp_path: Path) ->
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(site: Path, tmp_path: Path) -> None:
-    done = misbehaving.convbench(
+    done = misbehaving.command(
         "run",
         "--suite",
         site / "suite.toml",

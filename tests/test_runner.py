@@ -23,6 +23,8 @@ from convbench.suites.schedule import Task
 from convbench.suites.suite import Budget, RecipeOverrides, Timing
 from convbench.suites.watching import Silent
 
+pytestmark = pytest.mark.usefixtures("preloaded_servers")
+
 SUITE = Suite(
     name="small",
     dataset="fashion-mnist-sample",

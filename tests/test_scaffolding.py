@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import exhaustive
 from convbench.registry import UsageError, cli, discover
 from convbench.registry.contract import CONTRACT
 from convbench.registry.discovery import NAME
@@ -51,7 +52,10 @@ def start(workshop: Path, *command: str, cwd: str = ".") -> subprocess.Completed
     )
 
 
-@pytest.mark.parametrize(("kind", "at_least"), [("backend", 100), ("architecture", 7)])
+@pytest.mark.parametrize(
+    ("kind", "at_least"),
+    [exhaustive("backend", 100), ("architecture", 7)],  # test_authors_guide.py has a backend
+)
 def test_a_new_package_passes_its_own_tests(workshop: Path, kind: str, at_least: int) -> None:
     ended = start(workshop, "pytest", "-q", "-p", "no:cacheprovider", cwd=f"convbench-{WRITTEN[kind]}")
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -37,10 +37,14 @@ from convbench.suites.schedule import Task, schedule
 from convbench.suites.side_by_side import run_side_by_side
 from convbench.suites.survey import look_around
 from convbench.suites.watching import Silent
+from preloaded import Preloaded
 from result_rows import row, samples
 
 PAIR = ("cpu:0", "cpu:1")
-pytestmark = pytest.mark.skipif(usable_cores() < 2, reason="a core for each of two devices is needed")
+pytestmark = [
+    pytest.mark.skipif(usable_cores() < 2, reason="a core for each of two devices is needed"),
+    pytest.mark.usefixtures("preloaded_servers"),
+]
 
 
 def suite_of(*backends: str, devices: Sequence[str] = PAIR, **options: Any) -> Suite:
@@ -132,13 +136,15 @@ def test_what_fails_on_one_device_is_no_other_devices_trouble(site: Path, tmp_pa
     assert PAIR in told.together
 
 
-def test_an_interrupt_ends_all_and_keeps_rows_and_the_run_goes_on(site: Path, tmp_path: Path) -> None:
+def test_an_interrupt_ends_all_and_keeps_rows_and_the_run_goes_on(
+    site: Path, tmp_path: Path, preloaded: Preloaded
+) -> None:
     (site / "doze").touch()
     family: list[psutil.Process] = []
 
     def interrupt() -> None:
         misbehaving.wait_until(lambda: len(list(site.glob("dozing-*"))) == 2)
-        family.extend(psutil.Process().children(recursive=True))
+        family.extend(psutil.Process(preloaded.pid).children(recursive=True))
         os.kill(os.getpid(), signal.SIGINT)
 
     told = Told()

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from conftest import exhaustive
 from convbench.plugins.backends.triton import availability
 from convbench.registry import Backend, discover, no_cuda_device
 
@@ -31,17 +32,15 @@ needs_its_compiler = pytest.mark.skipif(
 
 
 @needs_triton
-def test_it_is_right_under_the_interpreter() -> None:
+@pytest.mark.parametrize(
+    "which",
+    ["not exhaustive", exhaustive("exhaustive")],
+    ids=["once", "rest"],
+)
+def test_it_is_right_under_the_interpreter(which: str) -> None:
     """In a process of its own: Triton reads whether to interpret when it is imported."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        str(HERE / "interpreted_triton.py"),
-    ]
+    tests = str(HERE / "interpreted_triton.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", which, tests]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=environment, cwd=HERE.parent, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -161,7 +160,7 @@ def call(name: str) -> Call:
 
 
 @needs_its_compiler
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [exhaustive(80), 90, exhaustive(100)])
 @pytest.mark.parametrize(
     "name",
     [

@@ -18,6 +18,8 @@ from convbench.suites import attempts, verification
 from convbench.suites.verification import Verification, status_of, summary, verify_backends
 from faulty_upstream import LABEL
 
+pytestmark = pytest.mark.usefixtures("preloaded_servers")
+
 Verify = Callable[..., tuple[int, str, str]]
 
 SMALL = """
@@ -277,7 +279,7 @@ def test_code_3_where_nothing_could_run(command: Verify) -> None:
     ],
 )
 def test_code_2_where_a_name_is_unknown(site: Path, arguments: list[str], words: str) -> None:
-    done = misbehaving.convbench("verify", *arguments, site=site)
+    done = misbehaving.command("verify", *arguments, site=site)
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
