@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
 Implementation = Callable[..., Any]
+# One thread at a time loads ops. Where a plugin defines an op of torch a second time, torch destroys the first one,
+# and a thread that is calling it meanwhile ends the process.
+_loading = threading.RLock()
 
 
 def always_available() -> str | None:
@@ -90,10 +94,16 @@ class Backend:
         Raises:
             PluginError: `load` returned something other than a mapping of names to callables.
         """
-        ops = self.load()
-        if not isinstance(ops, Mapping) or not all(callable(op) for op in ops.values()):
-            raise PluginError(f"backend {self.name!r}: load() must return a mapping of op names to callables")
-        return dict(ops)
+        with _loading:
+            if "ops" not in self.__dict__:  # another thread may have loaded them meanwhile
+                ops = self.load()
+                if not isinstance(ops, Mapping) or not all(callable(op) for op in ops.values()):
+                    raise PluginError(
+                        f"backend {self.name!r}: load() must return a mapping of op names to callables"
+                    )
+                self.__dict__["ops"] = dict(ops)
+            loaded: Mapping[str, Implementation] = self.__dict__["ops"]
+            return loaded
 
 
 @dataclass(frozen=True)
