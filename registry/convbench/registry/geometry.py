@@ -262,7 +262,8 @@ def _window(
 
 
 def _refuse_mostly_padding(input: Tensor, filters: int, window: Window) -> None:
-    batch, channels, height, width = input.shape
+    height, width = input.shape[2:]
+    batch, channels = max(1, input.shape[0]), max(1, input.shape[1])
     left, right, top, bottom = window.pad
     padded = batch * channels * (top + height + bottom) * (left + width + right)
     rows, columns = window.output_size

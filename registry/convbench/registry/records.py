@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
 Implementation = Callable[..., Any]
-# One thread at a time loads ops. Where a plugin defines an op of torch a second time, torch destroys the first one,
-# and a thread that is calling it meanwhile ends the process.
+# One thread at a time loads ops. Where a plugin defines an op of torch a second time, torch destroys the first
+# one, and a thread that is calling it meanwhile ends the process.
 _loading = threading.RLock()
 
 

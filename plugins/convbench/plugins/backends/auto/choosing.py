@@ -1,9 +1,9 @@
 """Decide who computes a call: time who can, and take the fastest one that is right.
 
 Candidates are tried on a corner of the call first, on one image, on an eighth of them, and then on all of it; who
-is slower by far leaves where that shows. The others race, forward and backward together, and a convolution's parts
-each in a race of its own; at last the best mixture of parts races the best that were taken whole. The winner is held
-against the float64 reference on this very call, and where it fails, the next one is.
+is slower by far leaves where that shows. The others race, forward and backward together, and a convolution's
+parts each in a race of its own; at last the best mixture of parts races the best that were taken whole. The winner
+is held against the float64 reference on this very call, and where it fails, the next one is.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def checked(
         raise ValueError(f"input is on the cpu, but weight on {weight.device.type}")
     resolved = convolution_options(traced, input, weight, bias, *options)
     if not _is_served(input.shape, weight.shape, *resolved, input.dtype, torch.get_num_threads()):
-        raise Unsupported(f"a call whose copies take far more memory than its tensors: {resolved}")
+        raise Unsupported(f"sizes whose copies take far more memory than the tensors: {resolved}")
     return resolved
 
 
@@ -132,7 +132,7 @@ def _is_served(
 ) -> bool:
     """Whether the copies that a convolution and its gradients make are of the order of their tensors."""
     geometry, _ = _geometry(input, weight, stride, padding, dilation, groups)
-    return bool(function("conv2d_served", dtype)(geometry, threads) != TOO_MUCH)
+    return not function("conv2d_served", dtype)(geometry, threads)
 
 
 @lru_cache(maxsize=1024)
