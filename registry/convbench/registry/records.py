@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
 Implementation = Callable[..., Any]
+# One thread at a time loads ops. Where a plugin defines an op of torch a second time, torch destroys the first
+# one, and a thread that is calling it meanwhile ends the process.
+_loading = threading.RLock()
 
 
 def always_available() -> str | None:
@@ -90,6 +94,13 @@ class Backend:
         Raises:
             PluginError: `load` raised, or returned something other than a mapping of names to callables.
         """
+        with _loading:
+            if "ops" not in self.__dict__:  # another thread may have loaded them meanwhile
+                self.__dict__["ops"] = self._loaded()
+            loaded: Mapping[str, Implementation] = self.__dict__["ops"]
+            return loaded
+
+    def _loaded(self) -> Mapping[str, Implementation]:
         try:
             ops = self.load()
         except ConvbenchError:

@@ -51,7 +51,9 @@ def discard(stream: TextIO) -> None:
 
 
 def _null(mode: str) -> TextIO:
-    descriptor = os.open(os.devnull, os.O_RDWR)  # it takes the lowest number, which is that of a closed stream
+    descriptor = os.open(
+        os.devnull, os.O_RDWR
+    )  # it takes the lowest number, which is that of a closed stream
     os.set_inheritable(descriptor, descriptor <= 2)
     return cast(TextIO, open(descriptor, mode, encoding="utf-8", errors="backslashreplace", closefd=False))
 
