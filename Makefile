@@ -12,13 +12,16 @@ TREE      := $(CURDIR)/registry:$(CURDIR)/plugins:$(CURDIR)/suites:$(CURDIR)/res
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help lenet test test-all lint bench gpu docs ladder readme clean
+.PHONY: help quick lenet test test-all lint bench gpu docs ladder readme clean
 
 help: ## show this
 	@awk -F ': .*## ' '/^[a-z%-]+: .*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables: PYTHON ($(PYTHON)), VENV ($(VENV)), ARGS (further arguments of the command behind a goal)"
 
-lenet: $(VENV)/installed ## set up, fetch FashionMNIST, and run the lenet suite to its tables
+quick: $(VENV)/installed ## set up, and see a first table from real images, within a minute of measuring
+	$(CONVBENCH) run --suite quick $(ARGS)
+
+lenet: $(VENV)/installed ## set up, fetch FashionMNIST, and run the lenet suite to its tables: five minutes
 	@$(CONVBENCH) data fetch || test $$? -eq 2  # the embedded sample remains
 	$(CONVBENCH) run --suite lenet $(ARGS)
 
@@ -59,7 +62,7 @@ ladder: $(VENV)/installed-dev ## measure the suite ladder, four minutes on a qui
 	@run=$$(mktemp -d) && $(CONVBENCH) run --suite ladder --device cpu --out $$run $(ARGS) \
 	  && $(BIN)/python scripts/make_ladder.py $$run; code=$$?; rm -rf $$run; exit $$code
 
-readme: $(VENV)/installed ## bring the generated parts of README.md and results/README.md up to date
+readme: $(VENV)/installed-dev ## bring generated text up to date: README.md with its picture, docs/commands.md, tables
 	$(BIN)/python scripts/refresh_readme.py
 	$(BIN)/python -m convbench.results.documentation results/README.md
 	$(BIN)/python scripts/calibrate_compare.py table

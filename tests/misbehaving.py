@@ -66,18 +66,23 @@ def suite(
         batch_sizes=(16,),
         recipe=RecipeOverrides(epochs=2),
         budget=Budget(train_seconds=60.0, timeout_seconds=timeout, memory_mb=3000),
-        timing=Timing(rounds=rounds, warmup_steps=1, steps=4, threads=threads),
+        timing=Timing(rounds=rounds, warmup_steps=1, steps=4, threads=threads, quiet_seconds=0.0),
     )
 
 
 COMMAND = (sys.executable, "-c", "from convbench.registry.cli import main; main()")
 
 
+def path(site: Path) -> str:
+    """PYTHONPATH with the fake plugins, and what is on it already."""
+    return os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
+
+
 def start(*arguments: str | Path, site: Path, **options: Any) -> subprocess.Popen[str]:
     """The real command line in a process of its own."""
     return subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(site), "COLUMNS": "200"},
+        env=os.environ | {"PYTHONPATH": path(site), "COLUMNS": "200"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -89,7 +94,7 @@ def start_on(terminal: int, *arguments: str | Path, site: Path, cwd: Path) -> su
     """The same on a terminal."""
     return subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(site), "COLUMNS": "200", "TERM": "xterm"},
+        env=os.environ | {"PYTHONPATH": path(site), "COLUMNS": "200", "TERM": "xterm"},
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -14,7 +12,6 @@ from convbench.registry import OPS, Backend, discover, no_cuda_device, verify
 from convbench.registry.arithmetic import DTYPES
 from convbench.registry.cases import conformance_cases
 from convbench.registry.conformance import Report
-from convbench.suites import verification
 from convbench.suites.verification import verify_backends
 
 REGISTRY = discover()
@@ -26,19 +23,13 @@ ON_THE_CPU = [
 ]
 
 
-pytestmark = pytest.mark.usefixtures("preloaded_servers", "one_thread")
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Small cases: handing them to other threads costs more than it saves."""
-    with mock.patch.object(verification, "usable_cores", return_value=1):
-        yield
+pytestmark = pytest.mark.usefixtures("preloaded_servers")
 
 
 def verified(name: str, device: str = "cpu", **options: Any) -> Report:
     """Verified in workers: what crashes them is a failed case, and not the end of these tests."""
-    (result,) = verify_backends(REGISTRY, [name], device=device, timeout=800, **options)
+    # one thread: the cases are small, and handing them to others costs more than it saves
+    (result,) = verify_backends(REGISTRY, [name], device=device, threads=1, timeout=800, **options)
     assert result.status in ("ok", "incorrect", "crashed", "error"), result.line
     return result.report
 

@@ -57,6 +57,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"convbench, version {discover(installed=()).version}\n"
 
 
+def test_the_namespace_is_the_same_program() -> None:
+    command = [sys.executable, "-m", "convbench", "--version"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, f"convbench, version {discover(installed=()).version}\n")
+
+
 def test_without_a_command_it_shows_help_and_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert call() == 2
     assert "Commands:" in capsys.readouterr().err

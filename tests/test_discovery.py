@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
+from torch import nn
 
 from conftest import Install
-from convbench.registry import Plugin, Registry, discover
+from convbench.registry import Plugin, PluginError, Registry, UnknownName, create_model, discover, use_backend
 from convbench.registry.discovery import BUILTINS
+from convbench.suites.commands import _warn_of_broken_plugins
 
 GOOD = """
     from convbench.registry import Backend, hookimpl
@@ -135,6 +140,68 @@ def test_a_broken_plugin_is_quarantined_and_the_others_work(install: Install, fa
     assert set(registry.backends) == {"good", *discover(installed=()).backends}
 
 
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_plugin_is_named_where_its_backend_is_asked_for(install: Install, fault: str) -> None:
+    source, sentence = BROKEN[fault]
+    module = install("convbench-broken", source, version="2.3")
+    registry = discover()
+    for ask in (
+        lambda: registry.backend("broken"),
+        lambda: registry.backends.matching(["broken"]),
+        lambda: create_model("lenet", backend="broken", registry=registry),
+        lambda: registry.architecture("broken"),
+    ):
+        with pytest.raises(UnknownName) as caught:
+            ask()
+        text = str(caught.value)
+        assert "plugin 'convbench-broken' of convbench-broken 2.3 is broken: " in text
+        assert sentence.replace("by broken", "by convbench-broken") in text
+        assert f"{module}.py" in text
+        assert "\n" not in text
+    line = re.search(rf"{module}\.py, line (\d+)\)", text)
+    whole_file = ("implements nothing", "asks for what the hook has not", "offers a name twice")
+    assert (line is None) == (fault in whole_file)
+    if line is not None:
+        assert re.match(r"@hookimpl|def|import|raise", dedent(source).splitlines()[int(line[1]) - 1])
+
+
+def test_a_broken_plugin_is_warned_of_where_all_backends_are_asked_for(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("broken", "1 / 0")
+    for patterns, warned in ((["*"], True), (["torch", "im2col"], False)):
+        _warn_of_broken_plugins(discover(), patterns)
+        said = capsys.readouterr().err
+        assert (
+            said.startswith("warning: plugin 'broken' of broken 1.0 is broken: ZeroDivisionError") == warned
+        )
+
+
+def test_of_several_broken_plugins_the_one_that_is_asked_for_is_named(install: Install) -> None:
+    install("convbench-fast", "1 / 0")
+    install("slow", "import no_such_library")
+    with pytest.raises(UnknownName, match="ZeroDivisionError") as caught:
+        use_backend(nn.Conv2d(1, 1, 1), "fast")
+    assert "no_such_library" not in str(caught.value)
+    with pytest.raises(UnknownName, match=r"ZeroDivisionError.*no_such_library"):
+        discover().backend("unheard-of")
+    assert "ZeroDivisionError" not in str(discover().backends.get("fast"))
+
+
+def test_a_package_without_an_entry_point_is_named(install: Install) -> None:
+    install("convbench-fast", GOOD)
+    (info,) = Path(sys.path[0]).glob("*.dist-info")
+    (info / "entry_points.txt").write_text("[convbenchs]\nfast = fast\n")
+    with (info / "METADATA").open("a") as metadata:
+        metadata.write("Requires-Dist: convbench>=0.1\n")
+    with pytest.raises(UnknownName) as caught:
+        discover().backend("fast")
+    assert (
+        "package 'convbench-fast' 1.0 is installed, and registers no plugin: it has no entry point in the group "
+        "'convbench', only in convbenchs; available: "
+    ) in str(caught.value)
+
+
 def test_a_plugin_with_one_bad_record_gives_none_at_all(install: Install) -> None:
     install(
         "half",
@@ -216,12 +283,14 @@ def test_nothing_is_loaded_before_it_is_used(install: Install) -> None:
         """
         from convbench.registry import Backend, hookimpl
 
-        def load(): raise ImportError("heavy")
+        def load(): raise OSError("heavy")
 
         @hookimpl
         def convbench_backends(): return [Backend("lazy", "", load)]
         """,
     )
     backend = discover().backend("lazy")
-    with pytest.raises(ImportError, match="heavy"):
+    with pytest.raises(
+        PluginError, match=r"backend 'lazy' cannot be loaded: OSError: heavy \(.*\.py, line 4\)"
+    ):
         _ = backend.ops

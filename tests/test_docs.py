@@ -35,7 +35,7 @@ def execute(source: str, directory: Path) -> str:
     return ended.stdout
 
 
-def test_the_generated_parts_of_the_readme_are_fresh() -> None:
+def test_generated_text_is_fresh() -> None:
     command = [sys.executable, ROOT / "scripts" / "refresh_readme.py", "--check"]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
@@ -66,8 +66,28 @@ def test_every_command_line_of_the_readme_parses(line: str) -> None:
         group.commands[name].make_context(name, arguments, parent=context)
 
 
-def test_the_readme_opens_with_the_two_commands() -> None:
-    assert re.findall(r"^make (\w+)", blocks("bash")[0], flags=re.MULTILINE) == ["lenet", "test"]
+def test_the_readme_opens_with_a_picture_and_the_shortest_commands() -> None:
+    assert re.findall(r"^make (\w+)", blocks("bash")[0], flags=re.MULTILINE) == ["quick", "lenet", "test"]
+    assert README.index("![") < README.index("```bash")
+
+
+def test_the_readme_is_short() -> None:
+    written = re.sub(r"<!-- table: .*?<!-- end of table -->", "", README, flags=re.DOTALL)
+    assert len(written.split()) <= 1150  # and the table some more: how much, its backends decide
+
+
+def test_every_guide_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    assert "(docs/README.md)" in README
+    for guide in ROOT.glob("docs/*.md"):
+        assert guide.name == "README.md" or f"({guide.name})" in index, guide
+
+
+def test_every_option_of_a_run_is_in_a_group_of_its_help() -> None:
+    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    section = text.partition("$ convbench run --help")[2].partition("```")[0]
+    other = section.partition("Other options:")[2]
+    assert re.findall(r"--[\w-]+", other) == ["--help"]
 
 
 def test_every_goal_of_make_that_is_written_about_is_there() -> None:

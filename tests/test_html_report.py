@@ -102,7 +102,7 @@ def test_words_and_table_give_the_same_numbers(run_dir: Path) -> None:
     found = page(run_dir)
     results = found.tables["results"]
     line = next(cells for cells in results if cells[0] == "im2col")
-    ratio = float(line[results[0].index("speed vs torch")].rstrip("×"))
+    ratio = float(line[results[0].index("x torch")].rstrip("×"))
     low, high = map(float, line[results[0].index("its 95 % interval")].split("–"))
     said = re.search(
         r"It is ([\d.]+) times as fast \(95 % interval ([\d.]+) to ([\d.]+)\) as im2col", found.text
@@ -280,8 +280,9 @@ def test_what_did_not_run_is_told_with_its_reason(run_dir: Path) -> None:
         )
     ]
     found = page(synthetic_run(run_dir, more=failed))
-    label = "lenet/winograd/cpu/float32/b128/contiguous/eager/s0"
-    assert found.tables["failures"][1:] == [[label, "verify", "unsupported", "3x3 kernels only, got 5x5"]]
+    assert "failures" not in found.tables
+    assert "What did not run" in found.text
+    assert "not run: winograd (3x3 kernels only, got 5x5)." in found.text
     assert "1 combination could not be measured." in found.text
 
 

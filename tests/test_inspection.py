@@ -12,6 +12,7 @@ import pytest
 import misbehaving
 from convbench.registry import discover
 from convbench.registry.cli import main
+from convbench.registry.discovery import BUILTINS
 from convbench.suites import asking
 from convbench.suites.inspection import LISTINGS
 from convbench.suites.noise import Finding
@@ -54,7 +55,7 @@ def by_name(listed: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def test_every_kind_is_listed_by_name(command: List, site: Path) -> None:
-    text = command("list")
+    text = command("list", "--verbose")
     for kind in LISTINGS:
         assert (f"{kind}:" in text) == (kind != "devices")
     with misbehaving.on_path(site):
@@ -135,9 +136,62 @@ def test_the_doctor_reports_plugins_devices_data_and_noise(command: List, site: 
     assert all(finding["found"] and finding["advice"] for finding in noise.values())
 
 
-def test_the_doctor_speaks_to_a_person(command: List, monkeypatch: pytest.MonkeyPatch) -> None:
-    findings = [Finding("load", "warning", "other programs take 1.50 of 2 CPUs", "close them")]
+def words_of(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_the_doctor_begins_with_problems(command: List, monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = [
+        Finding("load", "warning", "other programs take 1.50 of 2 CPUs", "close them"),
+        Finding("clock", "ok", "a reading costs 80 ns", "nothing to do"),
+        Finding("frequency", "unknown", "no governor can be read", "usual in a virtual machine"),
+    ]
     monkeypatch.setattr("convbench.suites.noise.examine", lambda: findings)
+    monkeypatch.setenv("COLUMNS", "80")
     text = command("doctor")
-    assert "  load: warning: other programs take 1.50 of 2 CPUs\n      close them\n" in text
-    assert "broken = no_such_module" in text
+    problems, _, rest = text.partition("\nfine:\n")
+    assert problems.startswith("problems:\n")
+    assert "plugin 'broken' of broken 2.0 is broken: ModuleNotFoundError" in words_of(problems)
+    assert "  load: other programs take 1.50 of 2 CPUs\n      close them" in problems
+    fine, _, unknown = words_of(rest).partition("cannot be told here: ")
+    assert "backends that cannot run here: " in fine
+    assert "never-answers (its check for availability failed: no answer within 3 s)" in fine
+    assert "data: fashion-mnist" in fine
+    assert "machine: clock" in fine
+    assert "80 ns" not in fine
+    assert unknown == "frequency: no governor can be read; usual in a virtual machine"
+    assert len(text.splitlines()) < 40
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_listings_fit_the_terminal(
+    command: List, site: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = command("list")
+    lines = [line for line in text.splitlines() if "bad.toml" not in line]  # a long path is one word
+    assert max(map(len, lines)) <= width
+    words = set(text.split())
+    with misbehaving.on_path(site):
+        registry = discover()
+    for catalog in (registry.backends, registry.architectures, registry.datasets, registry.suites):
+        for name in catalog:
+            library, slash, _ = name.partition("/")
+            assert name in words or (slash and f"{library}/*" in words), name
+    for backend in registry.backends.values():
+        assert {word for word in backend.summary.split() if len(word) < 30} <= words
+
+
+def test_a_library_of_models_is_one_line(command: List) -> None:
+    text = command("list", "architectures")
+    (line,) = [line for line in text.splitlines() if "torchvision" in line]
+    assert words_of(line).startswith("torchvision/* 80 models")
+    assert command("list", "architectures", "--verbose").count("torchvision/") > 70
+
+
+def test_built_in_plugins_are_counted(command: List) -> None:
+    lines = [words_of(line) for line in command("list", "plugins").splitlines()]
+    assert any(line.startswith(f"built in {len(BUILTINS)} loaded") for line in lines)
+    assert any(line.startswith("broken broken: ModuleNotFoundError") for line in lines)
+    assert not any("im2col" in line for line in lines)

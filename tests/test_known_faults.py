@@ -29,6 +29,7 @@ from convbench.registry.cases import Case, conformance_cases, conv2d, fused, poo
 from convbench.registry.generated_cases import generated_cases
 from convbench.registry.known_faults import careful, fault_of_case, faults_here, in_versions, sizes_of, uses
 from convbench.registry.tampering import Originals
+from convbench.results import environment
 from faulty_upstream import LABEL, declared
 
 FOUR_LINES = conv2d((1, 2, 10, 3), (1, 2, 2, 3), bias=False, stride=2)
@@ -189,6 +190,11 @@ def test_its_example_is_right_where_there_is_no_fault(fault: known_faults.KnownF
     ended = subprocess.run([sys.executable, "-c", fault.example], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert "right" in ended.stdout
+
+
+def test_environment_names_the_faults_of_the_machine(known: None) -> None:
+    (fault,) = faults_here()
+    assert environment.known_faults() == {LABEL: f"{fault.summary}; to avoid it, wait"}
 
 
 # --- what a known fault explains ---

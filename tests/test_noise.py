@@ -24,6 +24,7 @@ from convbench.suites.noise import (
     judge_governor,
     judge_gpu,
     judge_load,
+    judge_openmp,
     judge_power,
     judge_probe,
     judge_steal,
@@ -184,3 +185,17 @@ def test_programs_are_laid_to_the_gpu_they_run_on(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("convbench.results.machine.gpus", lambda: [{"name": "H100"}, {"name": "H100"}])
     monkeypatch.setattr("convbench.results.machine.output", lambda _, which, *query: busy[which])
     assert [finding.state for finding in gpu_findings()] == ["ok", "warning"]
+
+
+@pytest.mark.parametrize("variables", [{"OMP_THREAD_LIMIT": "1"}, {"OMP_DYNAMIC": "TRUE"}])
+def test_openmp_settings_under_which_torch_hangs_are_named(variables: dict[str, str]) -> None:
+    found = judge_openmp(variables)
+    ((name, value),) = variables.items()
+    assert (found.state, found.found) == ("warning", f"{name}={value}")
+    assert "torch can hang" in found.advice
+
+
+def test_other_openmp_settings_are_fine() -> None:
+    assert (
+        judge_openmp({"OMP_NUM_THREADS": "2", "OMP_THREAD_LIMIT": "8", "OMP_DYNAMIC": "false"}).state == "ok"
+    )

@@ -43,8 +43,8 @@ def test_backends_are_ordered_by_speed_and_set_against_torch() -> None:
     assert line["step, ms"] == "40.0"
     assert line["p10–p90, ms"] == "36.0–48.0"
     assert line["processes"] == "3"
-    assert line["speed vs torch"] == "0.250×"
-    assert line["validation accuracy"] == "0.742 after 10 epochs, 71 s"
+    assert line["x torch"] == "0.250×"
+    assert line["accuracy"] == "0.742 after 10 epochs, 71 s"
     assert line["status"] == "ok"
 
 
@@ -55,7 +55,7 @@ def test_a_budgeted_backend_is_plainly_marked() -> None:
     ]
     text = table_markdown(rows)
     assert cells(text, "loops")["status"] == "BUDGET"
-    assert cells(text, "loops")["validation accuracy"] == "0.103 after 0.4 epochs, 90 s (budget)"
+    assert cells(text, "loops")["accuracy"] == "0.103 after 0.4 epochs, 90 s (budget)"
     assert "- `loops`: timed 4 of 30 steps within its budget" in text
 
 
@@ -72,9 +72,7 @@ def test_what_failed_keeps_its_line_and_its_reason() -> None:
 
 def test_seeds_are_one_line_with_their_range() -> None:
     text = table_markdown(trained([0.70, 0.80, 0.75], train_seconds=10.0))
-    assert (
-        cells(text, "im2col")["validation accuracy"] == "0.750 (0.700–0.800, 3 seeds) after 10 epochs, 10 s"
-    )
+    assert cells(text, "im2col")["accuracy"] == "0.750 (0.700–0.800, 3 seeds) after 10 epochs, 10 s"
 
 
 def test_what_was_tried_again_replaces_what_had_failed() -> None:
@@ -84,10 +82,15 @@ def test_what_was_tried_again_replaces_what_had_failed() -> None:
 
 
 def test_the_sample_is_announced_loudly() -> None:
-    assert "**These are results on the small embedded sample" in table_markdown(
+    assert "**This run used the small embedded sample" in table_markdown(
         timed([1.0], dataset="fashion-mnist-sample")
     )
     assert "sample" not in table_markdown(timed([1.0]))
+
+
+def test_the_sample_says_nothing_of_accuracies_where_nothing_was_trained() -> None:
+    assert "accurac" not in table_markdown(timed([1.0], dataset="fashion-mnist-sample"))
+    assert "accuracies are lower" in table_markdown(trained([0.7], dataset="fashion-mnist-sample"))
 
 
 def test_unlike_conditions_have_tables_of_their_own() -> None:
@@ -100,9 +103,9 @@ def test_unlike_conditions_have_tables_of_their_own() -> None:
 def test_shares_and_errors_of_verification_are_shown() -> None:
     mine = [row(kind="verify", max_error=3.2e-6), *timed([1.0], served_flops_fraction=0.9999)]
     text = table_markdown([*mine, *timed([1.0], backend="b")])
-    assert cells(text, "im2col")["served"] == "99.9 %"  # not all of it
+    assert cells(text, "im2col")["coverage"] == "99.9 %"  # not all of it
     assert cells(text, "im2col")["max error"] == "3.2e-06"
-    assert cells(text, "b")["served"] == "–"
+    assert cells(text, "b")["coverage"] == "–"
 
 
 def test_a_ratio_has_an_interval_where_samples_were_kept() -> None:
@@ -192,8 +195,20 @@ def test_report_writes_the_table_with_machine_and_intervals(run_dir: Path) -> No
 
     text = (run_dir / "table.md").read_text()
     assert "- machine: A processor, 8 hardware threads, 32 GB memory, Debian GNU/Linux 12" in text
-    assert cells(text, "im2col")["speed vs torch"].startswith("0.250× (")
+    assert cells(text, "im2col")["x torch"].startswith("0.250× (")
     assert text == table_markdown(run_dir)
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_report_opens_its_page(run_dir: Path, monkeypatch: pytest.MonkeyPatch, found: bool) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or found)
+    result = CliRunner().invoke(report, [str(run_dir), "--open"])
+    assert opened == [(run_dir / "report.html").as_uri()]
+    assert ("no browser was found" in result.output) == (not found)
+    assert result.exit_code == 0
+    CliRunner().invoke(report, [str(run_dir)])
+    assert len(opened) == 1
 
 
 def test_a_damaged_environment_costs_the_machine_alone(run_dir: Path) -> None:
@@ -220,6 +235,74 @@ def test_the_terminal_shows_the_same_lines(run_dir: Path) -> None:
         assert word in text.getvalue()
 
 
+UNLIKE = [
+    *backend(
+        "torch", 10.0, max_error=3e-7, served_flops_fraction=1.0, notes="evaluated on 2,000 test images"
+    ),
+    *backend(
+        "im2col", 40.0, max_error=3e-7, served_flops_fraction=1.0, notes="evaluated on 2,000 test images"
+    ),
+    *backend("acme/direct-conv", 12345.6, served="conv2d 1/2", served_flops_fraction=0.5),
+    row(kind="verify", backend="fft", status="incorrect", error="off by 3 in conv2d, forward and gradients"),
+    row(kind="verify", backend="cuda", status="unavailable", error="no CUDA device"),
+    row(kind="verify", backend="triton", status="unavailable", error="no CUDA device"),
+    row(
+        kind="verify", backend="winograd", status="unsupported", error="conv2d: kernels of 3x3 only, not 5x5"
+    ),
+    row(
+        backend="winograd", status="unsupported", error="not measured, for its verification ended unsupported"
+    ),
+]
+
+
+@pytest.mark.parametrize("width", [160, 100, 80, 60])
+def test_the_terminal_breaks_no_word_and_no_line(width: int) -> None:
+    from rich.console import Console
+
+    text = io.StringIO()
+    print_table(Console(file=text, width=width, color_system=None), UNLIKE)
+    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    assert max(map(len, lines)) <= width
+    words = {word for line in lines for word in line.split()}
+    narrow = {"backend", "images/s", "status", "12,800", "0.742", "INCORRECT"}
+    assert narrow | {"torch", "im2col", "acme/direct-conv", "fft"} <= words
+    assert len([line for line in lines if "12,800" in line]) == 1  # a line for each backend
+    said = " ".join(text.getvalue().split())
+    assert "not run: cuda, triton (no CUDA device); winograd (conv2d: kernels of 3x3 only, not 5x5)" in said
+    assert "torch, im2col: evaluated on 2,000 test images" in said
+    assert ("no room here for" in said) == (width < 160)
+
+
+def test_what_cannot_run_is_one_line_and_no_failure() -> None:
+    table = comparison_table(UNLIKE)
+    assert {line.name for line in table.groups[0].lines}.isdisjoint({"cuda", "triton", "winograd"})
+    assert [failure.status for failure in table.failures] == ["incorrect"]
+    text = table_markdown(UNLIKE)
+    line = "not run: cuda, triton (no CUDA device); winograd (conv2d: kernels of 3x3 only, not 5x5)"
+    assert text.splitlines().count(line) == 1
+    assert "UNAVAILABLE" not in text
+
+
+def test_what_cannot_run_on_some_layers_says_on_how_many() -> None:
+    rows = [*backend("torch", 10.0), *backend("torch", 10.0, architecture="mlp"), *backend("winograd", 9.0)]
+    rows.append(row(backend="winograd", architecture="mlp", status="unsupported", error="3x3 only"))
+    assert "\nnot run: winograd in 1 of 2 tables (3x3 only)\n" in table_markdown(rows)
+
+
+def test_where_nothing_can_run_only_that_is_said() -> None:
+    text = table_markdown([row(backend="cuda", status="unavailable", error="no CUDA device")])
+    assert "Nothing was run.\n\nnot run: cuda (no CUDA device)\n" in text
+    assert "images/s" not in text
+
+
+def test_only_columns_that_are_shown_are_explained() -> None:
+    text = table_markdown(timed([1.0]))
+    assert "**images/s**: " in text
+    for title in ("shifted", "backward", "accuracy", "max error", "parameters"):
+        assert f"**{title}**" not in text
+    assert "**accuracy**: " in table_markdown(backend("torch", 10.0))
+
+
 def test_architectures_on_one_backend_make_one_table() -> None:
     rows = [
         *backend("torch", 10.0, architecture="lenet", parameters=61_706, shifted_val_accuracy=0.61),
@@ -229,7 +312,7 @@ def test_architectures_on_one_backend_make_one_table() -> None:
     assert text.index("| mlp |") < text.index("| lenet |")
     assert cells(text, "lenet")["parameters"] == "61,706"
     assert cells(text, "mlp")["shifted"] == "0.420"
-    assert "speed vs torch" not in text.split("**images/s**")[0]
+    assert "x torch" not in text.split("**images/s**")[0].split("torch on cpu", 1)[-1]
 
 
 def test_a_problem_without_accuracy_shows_its_loss() -> None:
@@ -238,19 +321,19 @@ def test_a_problem_without_accuracy_shows_its_loss() -> None:
 
 
 def test_one_cause_is_told_once() -> None:
-    rows = [row(kind="verify", seed=seed, status="unsupported", error="3x3 only") for seed in range(3)]
+    rows = [row(kind="verify", seed=seed, status="incorrect", error="off by 3") for seed in range(3)]
     rows += [
         row(
             kind="train",
             seed=seed,
-            status="unsupported",
+            status="incorrect",
             error="not measured, for its verification ended ...",
         )
         for seed in range(3)
     ]
-    listed = table_markdown(rows).partition("## What did not run")[2]
+    listed = table_markdown(rows).partition("## What failed")[2]
     assert listed.count("\n- ") == 1
-    assert "and 2 more like it, verify: **unsupported**, 3x3 only" in listed
+    assert "and 2 more like it, verify: **incorrect**, off by 3" in listed
 
 
 def test_flags_are_counted_in_a_sentence() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import subprocess
 import time
@@ -49,6 +50,15 @@ def refused(*arguments: str, site: Path, cwd: Path) -> str:
         (["--suite", "lenett"], "unknown suite 'lenett'; did you mean 'lenet'? available: "),
         (["--suite", "none.toml"], "cannot read suite none.toml: No such file or directory"),
         (["--suite", "SITE/typo.toml"], "line 4: unknown key 'recipe.epoch'; did you mean 'epochs'?"),
+        (
+            ["--suite", "lenet", "--budget-total", "5x"],
+            "--budget-total: '5x' is no span of time; write it like",
+        ),
+        (["--suite", "lenet", "--budget-total", "0s"], "--budget-total is 0.0; it must be more than 0"),
+        (
+            ["--suite", "lenet", "--budget-total", "5m", "--against", "x==1"],
+            "--against and --budget-total exclude each other",
+        ),
         (["--suite", "lenet", "--epochs", "0"], "--epochs is 0; it must be at least 1"),
         (["--suite", "lenet", "--budget", "-1"], "--budget is -1.0; it must be more than 0"),
         (["--suite", "lenet", "--batch-size", "0"], "--batch-size is 0; it must be at least 1"),
@@ -139,7 +149,7 @@ def test_tables_go_to_stdout_and_progress_to_stderr(site: Path, tmp_path: Path) 
     assert "[" not in done.stdout
     lines = done.stderr.splitlines()
     assert lines[0] == "results go to out"
-    assert lines[-1] == "table: out/table.md"
+    assert lines[-2:] == ["table: out/table.md", "report: out/report.html"]
     progress = [line for line in lines if line.startswith("[")]
     assert [line.split()[0] for line in progress] == [f"[{number}/8]" for number in range(1, 9)]
     assert sum(": error, " in line for line in progress) == 4
@@ -147,9 +157,20 @@ def test_tables_go_to_stdout_and_progress_to_stderr(site: Path, tmp_path: Path) 
     assert "\r" not in done.stderr
 
 
-def test_nothing_that_could_be_measured_is_code_3(site: Path, tmp_path: Path) -> None:
+def test_nothing_that_can_run_here_is_one_line_and_code_3_and_leaves_nothing(
+    site: Path, tmp_path: Path
+) -> None:
     done = misbehaving.command(
         "run", "--suite", site / "suite.toml", "--backend", "absent", "--out", "out", site=site, cwd=tmp_path
+    )
+    assert done.returncode == 3
+    assert done.stderr.splitlines() == ["convbench: nothing can run here: absent: no such card"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_that_could_be_measured_is_code_3(site: Path, tmp_path: Path) -> None:
+    done = misbehaving.convbench(
+        "run", "--suite", site / "suite.toml", "--backend", "raises", "--out", "out", site=site, cwd=tmp_path
     )
     assert done.returncode == 3
     assert done.stderr.splitlines()[-1] == "convbench: nothing could be measured; out/results.csv says why"
@@ -172,6 +193,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(site: Path, tmp_path: Path)
         "tiny/right/cpu/float32/b16/contiguous/eager/s0  to run",
     ]
     assert "2 combinations" in done.stderr
+    assert re.search(r"it takes between \d+ s and \d+ min", done.stderr)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -189,7 +211,7 @@ def test_on_a_terminal_there_is_a_bar(site: Path, tmp_path: Path) -> None:
     assert "\x1b[" in seen  # it moves the cursor
     assert "4/4" in seen
     assert "[1/4]" not in seen
-    assert "train tiny/right" in seen  # what runs at present
+    assert "train right" in seen  # what runs at present
     assert "verify tiny/raises/cpu/float32/b16/contiguous/eager/s0: error" in seen.replace("\r\n", "")
 
 
@@ -222,6 +244,7 @@ SAID = {
     "lr": "0.5",
     "epochs": "6",
     "budget": "7",
+    "budget-total": "90",
     "timeout": "8",
     "memory": "9",
     "rounds": "10",

@@ -267,9 +267,20 @@ def test_a_preview_plans_the_same_and_writes_nothing(
 
 def test_nothing_measured_is_an_error_that_keeps_the_rows(site: Path, tmp_path: Path) -> None:
     with pytest.raises(NothingRan, match=r"nothing could be measured; .*results\.csv says why"):
-        run(misbehaving.suite("absent"), out=tmp_path / "run")
+        run(misbehaving.suite("raises", "absent"), out=tmp_path / "run")
     with RunStore.open(tmp_path / "run") as store:
-        assert [row.status for row in store.rows()] == ["unavailable"] * 3
+        assert {row.status for row in store.rows()} == {"error", "unavailable"}
+
+
+def test_nothing_that_can_run_here_is_one_sentence_and_leaves_no_directory(
+    site: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(NothingRan) as refusal:
+        run(misbehaving.suite("absent", "right").override({"dtypes": ("float64",)}), out=tmp_path / "run")
+    assert str(refusal.value) == (
+        "nothing can run here: absent: no such card; right: backend 'right' runs on dtype float32, not float64"
+    )
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -288,6 +299,71 @@ def test_a_refused_run_leaves_no_directory(
         run(suite, out=tmp_path / "run")
     assert words in str(refusal.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_cannot_take_the_images_is_refused_in_one_sentence(site: Path, tmp_path: Path) -> None:
+    suite = misbehaving.suite("right").override({"architectures": ("large",)})
+    with pytest.raises(NothingRan) as refusal:
+        run(suite, out=tmp_path / "run")
+    assert re.fullmatch(
+        r"nothing can run here: right: architecture 'large' is made for images of 3x32x32, and cannot take those "
+        r"of tiny, 1x8x8 \(RuntimeError: mat1 and mat2 shapes cannot be multiplied[^)]*\)\); "
+        r"--set recipe\.resize=\[32,32\] gives it images of its size",
+        str(refusal.value),
+    )
+    assert not (tmp_path / "run").exists()
+
+    obstacles = {
+        entry.combination.architecture: entry.obstacle
+        for entry in preview(suite.override({"architectures": ("tiny", "large", "any-size")}))
+    }
+    assert obstacles["tiny"] is obstacles["any-size"] is None
+    assert obstacles["large"] is not None
+    assert obstacles["large"][0] == "unsupported"
+    resized = suite.override({"recipe.resize": (32, 32)})
+    assert [entry.obstacle for entry in preview(resized)] == [None]
+    wrong = suite.override({"recipe.resize": (16, 20)})
+    ((_, reason),) = [entry.obstacle for entry in preview(wrong) if entry.obstacle]
+    assert "those of tiny, 1x8x8, resized to 16x20 (" in reason
+
+
+def test_a_total_budget_leaves_out_by_name_and_is_resumed(site: Path, tmp_path: Path) -> None:
+    """A training of a billion epochs never finishes; the rest of a tiny network is over at once."""
+    suite = misbehaving.suite("right", "raises", rounds=2).override(
+        {"budget.total_seconds": 600.0, "budget.train_seconds": 1e9, "recipe.epochs": 10**9}
+    )
+    told = Notes()
+    first = run(suite, out=tmp_path / "run", watcher=told)
+    found = {(row.backend, row.kind, row.round): row for row in first.rows}
+    assert len(found) == 8
+    left = found["right", "train", 0]
+    assert left.status == "budget"
+    assert left.left_out
+    assert left.notes is not None
+    assert re.fullmatch(
+        r"training left out: 1000000000 epochs would take .*, and .* of the total budget of 10 min were left",
+        left.notes,
+    )
+    assert f"{left.combination.label}: {left.notes}" in told.notes
+    assert left not in first.measured
+    assert found["raises", "train", 0].status == "error"
+    assert [row.order for row in first.rows] == list(range(8))
+    assert all(row.process_seconds for row in first.measured)
+    assert left.notes in (tmp_path / "run" / "table.md").read_text()
+    assert "Interrupted" not in (tmp_path / "run" / "table.md").read_text()
+
+    again = run(suite.override({"recipe.epochs": 2}), resume=tmp_path / "run")
+    assert {row.status for row in again.rows if row.backend == "right"} == {"ok"}
+
+
+class Notes(Silent):
+    """Keeps the notes of a run."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def test_two_runs_at_once_have_a_directory_each(

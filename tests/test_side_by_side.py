@@ -26,7 +26,9 @@ from convbench.results.schema import Combination, Row
 from convbench.results.store import RunStore
 from convbench.suites import Suite, lanes, run, runner
 from convbench.suites.against import run_against
+from convbench.suites.agenda import Agenda
 from convbench.suites.capacity import core_sets, usable_cores
+from convbench.suites.forecast import Forecast
 from convbench.suites.host import Ending, Host
 from convbench.suites.lanes import Lane, divide
 from convbench.suites.plan import Planned
@@ -190,12 +192,9 @@ def test_an_error_of_the_run_itself_ends_all() -> None:
             self.ended.set()
 
     class Full:
-        timeout, job = 1.0, dict[str, Any]()
+        timeout, job, watcher = 1.0, dict[str, Any](), Silent()
 
-        def needed(self, task: Any) -> bool:
-            return True
-
-        def begin(self, task: Any) -> Full:
+        def begin(self, task: Any, timeout: float) -> Full:
             return self
 
         def finish(self, ending: Ending) -> None:
@@ -203,9 +202,19 @@ def test_an_error_of_the_run_itself_ends_all() -> None:
 
     hosts: Any = {"cpu:0": Quick(), "cpu:1": Slow()}
     turns: Any = Full()
-    tasks = [Task(entry, "time", 0, order=0, key="") for entry in planned_on(*PAIR)]
+    suite = suite_of("right")
+    agendas = {
+        entry.combination.device: Agenda(
+            suite,
+            [Task(entry, "time", 0, order=0, key="")],
+            Forecast(suite, 90, 90),
+            blocked=lambda task: False,
+            timed=lambda combination: [],
+        )
+        for entry in planned_on(*PAIR)
+    }
     with pytest.raises(ConvbenchError, match="the disk is full"):
-        run_side_by_side(tasks, hosts, turns)
+        run_side_by_side(agendas, hosts, turns)
     assert hosts["cpu:1"].ended.is_set()
 
 

@@ -152,6 +152,15 @@ def test_what_is_done_between_steps_is_in_no_step(monkeypatch: pytest.MonkeyPatc
     assert timed(Model(stopwatch), max_seconds=1e9).step_ms == [1000.0] * 5
 
 
+def test_it_says_about_once_a_second_how_many_steps_were_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of a quarter of a second; the last one is the end of it."""
+    beats: list[int] = []
+    stopwatch = Stopwatch(monkeypatch, *[0.25] * 100)
+    steps = timed(Model(stopwatch), steps=15, beat=beats.append)
+    assert beats == [4, 8, 12]
+    assert steps.step_ms == [250.0] * 15
+
+
 def test_compilation_is_what_the_first_step_takes_beyond_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = timed(Model(Stopwatch(monkeypatch, 7.5)))
     assert steps.setup_seconds == 7.5

@@ -28,7 +28,7 @@ FULL = Suite(
     fuse=True,
     side_by_side=True,
     recipe=RecipeOverrides(lr=1e-5, epochs=3, resize=(56, 48), init="default"),
-    budget=Budget(train_seconds=0.5, timeout_seconds=1e16, memory_mb=512),
+    budget=Budget(train_seconds=0.5, timeout_seconds=1e16, total_seconds=90.0, memory_mb=512),
     timing=Timing(
         rounds=2,
         max_rounds=9,
@@ -69,6 +69,7 @@ OTHER = {
     "recipe.init": "xavier_uniform",
     "budget.train_seconds": 2.0,
     "budget.timeout_seconds": 3.0,
+    "budget.total_seconds": 4.0,
     "budget.memory_mb": 1,
     "timing.rounds": 4,
     "timing.max_rounds": 6,
@@ -80,6 +81,7 @@ OTHER = {
     "timing.cold_steps": 7,
     "timing.cudnn": "trial",
     "timing.threads": 8,
+    "timing.quiet_seconds": 9.0,
 }
 
 

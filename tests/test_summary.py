@@ -168,6 +168,7 @@ def test_the_command_prints_an_aligned_table():
     assert result.exception is None
     assert result.output == (
         "name  layer    output shape  parameters    FLOPs  receptive field\n"
+        f"{'─' * 65}\n"
         "0     Flatten  [1, 784]               0        0              1x1\n"
         "1     Linear   [1, 77]           60,445  120,736              all\n"
         "2     ReLU     [1, 77]                0        0              all\n"
@@ -176,19 +177,25 @@ def test_the_command_prints_an_aligned_table():
     )
 
 
-def test_the_command_prints_the_same_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("width", [80, 60, 20])
+def test_the_command_cuts_nothing_off_on_a_terminal(width: int, monkeypatch: pytest.MonkeyPatch):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
     monkeypatch.setattr(sys, "stdout", Terminal())
-    monkeypatch.setenv("COLUMNS", "20")  # nothing is cut off even so
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
     group = click.Group()
     convbench_commands(group)
     group.main(["summary", "vgg11"], standalone_mode=False, obj=REGISTRY)
     printed = sys.stdout.getvalue()
-    for cell in ("Sequential", "[1, 64, 112, 112]", "102,764,544", "150x150", "128,806,154 parameters"):
-        assert cell in printed
+    assert "\x1b" not in printed  # neither colour nor bold
+    if width > 20:
+        assert max(map(len, printed.splitlines())) <= width
+    shown = ("Sequential", "[1, 64, 112, 112]", "102,764,544", *["150x150"] * (width != 60))
+    for cell in (*shown, "128,806,154 parameters"):
+        assert cell in " ".join(printed.split())
 
 
 @pytest.mark.parametrize("name", CHAPTER)

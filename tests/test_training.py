@@ -92,6 +92,26 @@ def test_a_budget_that_lasts_exactly_to_the_end_is_kept() -> None:
     assert progress[-1].within_budget
 
 
+def test_it_says_about_once_a_second_how_far_it_is_and_never_at_every_step() -> None:
+    """A step takes one second of this clock; halve it, and every other step says something."""
+    beats: list[tuple[int, float, float | None]] = []
+    torch.manual_seed(0)
+    model = Stopwatch(classes=90)
+    data, options = split(90), OPTIONS | {"epochs": 1}
+    for progress in train(
+        model,
+        data,
+        split(10),
+        now=lambda: model.time / 2,
+        beat=lambda *so_far: beats.append(so_far),
+        **options,
+    ):
+        last = progress
+    assert [steps for steps, _, _ in beats] == [2, 4, 6]
+    assert [epoch for _, epoch, _ in beats] == [steps * 16 / 90 for steps in (2, 4, 6)]
+    assert beats[-1][2] == pytest.approx(last.train_loss, rel=0.2)  # the mean of the epoch so far
+
+
 def test_a_loss_that_is_no_number_ends_it() -> None:
     _, progress = run(split(90), lr=3e38, epochs=9)
     assert progress[-1].diverged

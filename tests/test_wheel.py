@@ -108,3 +108,8 @@ def test_without_a_compiler_it_is_pure_and_says_what_is_missing(tmp_path: Path) 
         [sys.executable, "-c", script], text=True, env=os.environ | {"PYTHONPATH": str(tmp_path / "site")}
     )
     assert said.startswith("its library was not built")
+    program = [sys.executable, "-m", "convbench", "--version"]
+    said = subprocess.check_output(
+        program, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    )
+    assert said.startswith("convbench, version ")

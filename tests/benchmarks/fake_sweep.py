@@ -207,7 +207,7 @@ def suite_of(combinations: int) -> Suite:
         devices=("cpu",),
         batch_sizes=(16,),
         budget=Budget(memory_mb=4000),
-        timing=Timing(rounds=ROUNDS, warmup_steps=1, steps=STEPS, threads=1),
+        timing=Timing(rounds=ROUNDS, warmup_steps=1, steps=STEPS, threads=1, quiet_seconds=0.0),
     )
 
 

@@ -64,7 +64,7 @@ def test_a_further_combination_costs_less_than_half_a_second(tmp_path: Path, ben
         seeds=tuple(range(COMBINATIONS)),
         recipe=RecipeOverrides(epochs=1),
         budget=Budget(memory_mb=4000),
-        timing=Timing(rounds=1, warmup_steps=1, steps=1, threads=1),
+        timing=Timing(rounds=1, warmup_steps=1, steps=1, threads=1, quiet_seconds=0.0),
     )
     benchmark.pedantic(run, (suite,), {"out": tmp_path / "run", "watcher": clock}, rounds=1, iterations=1)
     medians = {

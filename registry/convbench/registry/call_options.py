@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convbench.registry.geometry import conv2d_window, pool2d_window
+from convbench.registry.geometry import conv2d_window, pool2d_window, whole
 
 Pair = tuple[int, int]
 ConvolutionOptions = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
@@ -80,7 +80,7 @@ def _convolution_of(
 
 def _convolution(input: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> ConvolutionOptions:
     window = conv2d_window(input, weight, bias, *options)
-    return window.stride, (*window.before, *window.after), window.dilation, options[-1]
+    return window.stride, (*window.before, *window.after), window.dilation, whole(options[-1], "groups")
 
 
 @lru_cache(maxsize=1024, typed=True)

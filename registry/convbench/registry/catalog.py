@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -24,6 +24,7 @@ class Catalog(Mapping[str, R], Generic[R]):
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+        self.why_missing: Callable[[str], str] = lambda name: ""  # what may explain that a name is unknown
         self._entries: dict[str, dict[str, tuple[R, Plugin]]] = {}  # name -> distribution -> record, plugin
 
     def check(self, plugin: Plugin, records: Sequence[tuple[str, R]]) -> None:
@@ -98,20 +99,20 @@ class Catalog(Mapping[str, R], Generic[R]):
         short = name.rpartition(":")[2]
         return short if len(self._entries[short]) == 1 else name
 
-    def _find(self, name: str) -> tuple[R, Plugin]:
+    def _find(self, name: str, explain: bool = True) -> tuple[R, Plugin]:
         distribution, colon, short = name.rpartition(":")
         offers = self._entries.get(short if colon else name, {})
         if colon and distribution in offers:
             return offers[distribution]
         if colon or not offers:
-            raise UnknownName(self.kind, name, self)
+            raise UnknownName(self.kind, name, self, self.why_missing(name) if explain else "")
         if len(offers) > 1:
             raise AmbiguousName(self.kind, name, offers)
         return next(iter(offers.values()))
 
     def __getitem__(self, name: str) -> R:
         try:
-            return self.find(name)
+            return self._find(name, explain=False)[0]
         except (UnknownName, AmbiguousName) as error:  # a Mapping's `in` and `get` expect KeyError
             raise KeyError(name) from error
 

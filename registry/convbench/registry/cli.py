@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import click
 
 from convbench.registry.discovery import Registry, discover
-from convbench.registry.errors import ConvbenchError, PluginError, UnknownName
+from convbench.registry.errors import ConvbenchError, PluginError, UnknownName, UsageError
+from convbench.registry.streams import discard, standard_streams
 
 INTERRUPTED = 130
 CUT_OFF = 141  # as a program that SIGPIPE ends; not 0, for a gate may have been still to come
@@ -35,8 +36,10 @@ class CommandGroup(click.Group):
         """Run a command; what it returns is no exit code."""
         try:
             super().invoke(ctx)
-        except BrokenPipeError:  # the reader of a pipe, such as `head`, has had enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
+        except (BrokenPipeError, SystemExit) as error:  # the reader of a pipe, such as `head`, has had enough
+            if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+                raise  # not what rich makes of a broken pipe
+            discard(sys.stdout)
             ctx.exit(CUT_OFF)
 
 
@@ -59,7 +62,14 @@ def build(registry: Registry) -> click.Group:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code; see `convbench.registry.errors` for what each means."""
+    with standard_streams():
+        code = _exit_code(arguments)
+    sys.exit(code)
+
+
+def _exit_code(arguments: Sequence[str] | None) -> int:
     try:
+        check_directory()
         code = build(discover())(arguments, prog_name="convbench", standalone_mode=False)
     except click.ClickException as error:
         error.show()
@@ -70,6 +80,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo(f"convbench: {error}", err=True)
         code = error.exit_code
     except OSError as error:  # standard output on a full disk, for one
-        click.echo(f"convbench: {error.strerror}: {error.filename or 'standard output'}", err=True)
+        where = error.filename or "standard output"
+        click.echo(f"convbench: {error.strerror or error}: {where}", err=True)
         code = ConvbenchError.exit_code
-    sys.exit(code or 0)
+    except MemoryError:
+        click.echo("convbench: out of memory", err=True)
+        code = ConvbenchError.exit_code
+    return code or 0
+
+
+def check_directory() -> None:
+    """Refuse to work in a directory that was deleted; raises UsageError."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise UsageError("the working directory does not exist any more; change to another one") from None

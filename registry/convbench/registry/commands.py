@@ -7,15 +7,17 @@ import inspect
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from convbench.registry.discovery import Registry, discover
-from convbench.registry.errors import UsageError, choices
+from convbench.registry.errors import UsageError, choices, shown
 from convbench.registry.hookspecs import hookimpl
 from convbench.registry.records import Architecture
+from convbench.registry.terminal import Column, console, print_table, print_text, working
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 
 HEADER = ("name", "layer", "output shape", "parameters", "FLOPs", "receptive field")
 NUMBERS = HEADER[3:]  # set flush right
+DROPPED = {"receptive field": 2, "FLOPs": 1}  # on a narrow terminal, the higher first
 WIDEST = 500  # characters
+LARGEST = 2**31  # size of a dimension
 
 
 @hookimpl
@@ -64,7 +68,8 @@ def summary(
     """
     record = (registry or discover()).architecture(architecture)
     input_shape = _input_shape(shape) if shape else (1, *record.input_shape)
-    outcome = _summarise(record, input_shape, depth, _options(record, options))
+    with working(f"building {record.name}"), redirect_stdout(sys.stderr):  # what a plugin prints as it builds
+        outcome = _summarise(record, input_shape, depth, _options(record, options))
     if as_json:
         click.echo(json.dumps({"architecture": record.name, **asdict(outcome)}, indent=2))
     elif book:
@@ -75,9 +80,13 @@ def summary(
 
 def _input_shape(text: str) -> tuple[int, ...]:
     parts = text.split(",")
-    if len(parts) != 4 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise UsageError(f"--input {text!r} is not four positive numbers N,C,H,W such as 1,1,28,28")
-    return tuple(int(part) for part in parts)
+    try:
+        shape = tuple(map(int, parts))
+    except ValueError:  # also of more digits than Python reads
+        shape = ()
+    if len(shape) != 4 or not all(0 < each < LARGEST for each in shape):
+        raise UsageError(f"--input {shown(text)} is not four positive numbers N,C,H,W such as 1,1,28,28")
+    return shape
 
 
 def _options(record: Architecture, options: Sequence[str]) -> dict[str, Any]:
@@ -94,7 +103,7 @@ def _options(record: Architecture, options: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"architecture {record.name!r} has no option {key!r}; {choices(key, known)}")
         try:
             values[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             values[key] = text
     return values
 
@@ -128,26 +137,16 @@ def _build(record: Architecture, options: dict[str, Any]) -> nn.Module:
 
 
 def _print(outcome: Summary) -> None:
-    """A rich table on a terminal, the same as aligned text elsewhere."""
-    rows = [_cells(row) for row in outcome.rows]
-    if sys.stdout.isatty():
-        from rich.box import SIMPLE_HEAD
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.table import Table
-
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for title in HEADER:
-            justify: Literal["left", "right"] = "right" if title in NUMBERS else "left"
-            table.add_column(title.replace(" ", "\n"), justify=justify)
-        for row in rows:
-            table.add_row(*map(escape, row))
-        Console(width=WIDEST).print(table)  # never cut off: a narrow terminal wraps lines itself
-    else:
-        click.echo(_aligned([HEADER, *rows]))
-    click.echo(
-        f"input {list(outcome.input_shape)}: {outcome.parameters:,} parameters, {outcome.flops:,} FLOPs"
-    )
+    """A table, and the totals below it."""
+    cells = zip(*map(_cells, outcome.rows), strict=True)
+    columns = [
+        Column(title, column, right=title in NUMBERS, drops=DROPPED.get(title, 0))
+        for title, column in zip(HEADER, cells, strict=True)
+    ]
+    out = console()
+    print_table(out, columns)
+    total = f"{outcome.parameters:,} parameters, {outcome.flops:,} FLOPs"
+    print_text(out, f"input {list(outcome.input_shape)}: {total}")
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -159,15 +158,4 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.parameters:,}",
         f"{row.flops:,}",
         field if isinstance(field, str) else f"{field[0]}x{field[1]}",
-    )
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if title in NUMBERS else cell.ljust(width)
-            for title, cell, width in zip(HEADER, line, widths, strict=True)
-        ).rstrip()
-        for line in lines
     )

@@ -7,7 +7,9 @@ kept in `Registry.plugins` with its error, nothing of it is registered, and ever
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
@@ -20,6 +22,7 @@ from convbench.registry.catalog import Catalog
 from convbench.registry.contract import check_contract
 from convbench.registry.errors import PluginError, choices
 from convbench.registry.hookspecs import PROJECT
+from convbench.registry.plugin_faults import HookError, place_of, why_missing
 from convbench.registry.records import Architecture, Backend, Dataset
 
 if TYPE_CHECKING:
@@ -70,13 +73,20 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+/-]*")
 
 @dataclass(frozen=True)
 class Plugin:
-    """Where records come from; `error` says why a quarantined plugin is not used."""
+    """Where records come from; `error` says why a quarantined one is not used, `place` where it is."""
 
     name: str
     distribution: str
     version: str
     module: str
     error: str | None = None
+    place: str | None = None
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with a broken plugin, in one line."""
+        where = f" ({self.place})" if self.place else ""
+        return f"plugin {self.name!r} of {self.distribution} {self.version} is broken: {self.error}{where}"
 
 
 @dataclass(frozen=True)
@@ -125,19 +135,25 @@ class Registry:
                 continue
             for implementation in _implementations(self._manager, "convbench_commands", loaded):
                 try:
-                    implementation(group=group)
+                    with redirect_stdout(sys.stderr):
+                        implementation(group=group)
                 except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's code: anything can come
                     problems.append(f"plugin {plugin.name!r}: {describe(error)}")
         return tuple(problems)
 
 
 def discover(builtins: Iterable[str] = BUILTINS, installed: Iterable[EntryPoint] | None = None) -> Registry:
-    """Load every plugin and collect its records.
+    """Load every plugin and collect its records; what they print meanwhile goes to standard error.
 
     Args:
         builtins: dotted names of modules with hook functions.
         installed: entry points to load; those of group `convbench` in this environment when None.
     """
+    with redirect_stdout(sys.stderr):
+        return _discover(builtins, installed)
+
+
+def _discover(builtins: Iterable[str], installed: Iterable[EntryPoint] | None) -> Registry:
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     own_version = _version("convbench")
@@ -163,8 +179,11 @@ def discover(builtins: Iterable[str] = BUILTINS, installed: Iterable[EntryPoint]
                     catalog.add(plugin, of_this_kind)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's code: anything can come out of it
             manager.unregister(name=plugin.name)
-            plugin = replace(plugin, error=describe(error))
+            plugin = replace(plugin, error=describe(error), place=place_of(error, plugin.module))
         plugins.append(plugin)
+    broken = tuple(plugin for plugin in plugins if plugin.error)
+    for each in catalogs:
+        each.why_missing = lambda name: why_missing(name, broken)
     manager.check_pending()
     return Registry(tuple(plugins), backends, architectures, datasets, suites, manager)
 
@@ -184,7 +203,7 @@ _RECORD_HOOKS: dict[str, type[Any]] = {
 
 def describe(error: BaseException) -> str:
     """An exception in one line, with its type where convbench did not raise it."""
-    text = " ".join(str(error).split())
+    text = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
     if isinstance(error, PluginError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -217,19 +236,26 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint, distribution: str, r
     except (Exception, SystemExit) as error:  # noqa: BLE001 - importing a plugin may do anything
         if manager.has_plugin(name):
             manager.unregister(name=name)
-        return replace(plugin, error=describe(error))
+        return replace(plugin, error=describe(error), place=place_of(error, point.value))
     return plugin
 
 
 def _check_hooks(manager: pluggy.PluginManager, loaded: object) -> None:
     """Refuse a plugin with a hook nobody calls: a misspelt hook would otherwise vanish without a word."""
     callers = manager.get_hookcallers(loaded) or []
-    if not callers:
-        raise PluginError("no hook of convbench is implemented; mark the functions with @hookimpl")
     known = [name for name in vars(hookspecs) if name.startswith("convbench_")]
+    if not callers:
+        unmarked = [getattr(loaded, name) for name in known if hasattr(loaded, name)]
+        raise HookError(
+            "no hook of convbench is implemented; mark the functions with @hookimpl",
+            next(iter(unmarked), None),
+        )
     for caller in callers:
         if not caller.has_spec():
-            raise PluginError(f"unknown hook {caller.name!r}; {choices(caller.name, known)}")
+            raise HookError(
+                f"unknown hook {caller.name!r}; {choices(caller.name, known)}",
+                caller.get_hookimpls()[0].function,
+            )
 
 
 def _implementations(
@@ -247,11 +273,15 @@ def _records(
     for implementation in _implementations(manager, hook, manager.get_plugin(plugin.name)):
         offered: Any = implementation()
         if not isinstance(offered, Iterable):
-            raise PluginError(f"{hook} must return an iterable of {kind.__name__} records, not {offered!r}")
+            raise HookError(
+                f"{hook} must return an iterable of {kind.__name__} records, not {offered!r}", implementation
+            )
         for record in offered:
             if not isinstance(record, kind):
-                raise PluginError(f"{hook} must return {kind.__name__} records, not {record!r}")
+                raise HookError(f"{hook} must return {kind.__name__} records, not {record!r}", implementation)
             name = record.stem if isinstance(record, Path) else record.name
             if not isinstance(name, str) or not NAME.fullmatch(name):
-                raise PluginError(f"{hook}: {name!r} cannot be a name; letters, digits and _ . + / - can")
+                raise HookError(
+                    f"{hook}: {name!r} cannot be a name; letters, digits and _ . + / - can", implementation
+                )
             yield name, record

@@ -17,6 +17,7 @@ import difflib
 from collections.abc import Iterable
 
 MANY = 40  # names in one message
+LONG = 200  # characters of one value in a message
 
 
 class ConvbenchError(Exception):
@@ -30,11 +31,12 @@ class UsageError(ConvbenchError):
 
 
 class UnknownName(UsageError):
-    """No record of that name is registered."""
+    """No record of that name is registered; `reason` is what may explain that, such as a broken plugin."""
 
-    def __init__(self, kind: str, name: str, available: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, available: Iterable[str], reason: str = "") -> None:
         self.kind, self.name, self.available = kind, name, sorted(available)
-        super().__init__(f"unknown {kind} {name!r}; {choices(name, self.available)}")
+        because = f"; {reason}" if reason else ""
+        super().__init__(f"unknown {kind} {name!r}{because}; {choices(name, self.available)}")
 
 
 class AmbiguousName(UsageError):
@@ -80,3 +82,12 @@ def choices(name: str, available: Iterable[str]) -> str:
     shown = names if len(names) <= MANY else [each for each in names if "/" not in each][:MANY]
     more = f" and {len(names) - len(shown)} more" if len(shown) < len(names) else ""
     return f"{hint}available: {', '.join(shown) or 'none'}{more}"
+
+
+def shown(value: object) -> str:
+    """A value as a message names it: its `repr`, of a long one the beginning."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python prints no integer of more than 4300 digits
+        return f"of type {type(value).__name__} and too large to be shown"
+    return text if len(text) <= LONG else f"{text[:LONG]}... ({len(text):,} characters)"

@@ -17,13 +17,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IntPair = int | tuple[int, int] | list[int]
+INT, LONG = 2**31 - 1, 2**63 - 1  # the largest numbers of torch's options: pooling's, and all others
+# A padded image may have so many times the numbers of input and output together, and some in any case: backends
+# write it out, and where padding or overhang is nearly all there is, that could take any amount of memory.
+MOSTLY_PADDING, LITTLE = 64, 2**24
 
 
 @dataclass(frozen=True)
 class Window:
     """A window sliding over (H, W), every quantity as a (vertical, horizontal) pair.
 
-    `before` and `after` are the rows and columns of padding at the top and left, and at the bottom and right.
+    `before` and `after` are the rows and columns of padding at the top and left, and at the bottom and right. A
+    stride between no two outputs, or a dilation between no two taps, is 1 here, whatever the call says.
     """
 
     kernel_size: tuple[int, int]
@@ -68,17 +73,34 @@ def pair(value: IntPair, name: str) -> tuple[int, int]:
     """An int or a pair of ints as a (vertical, horizontal) pair.
 
     Raises:
-        ValueError: not one or two numbers.
+        ValueError: not one or two numbers, or too large ones.
         TypeError: not whole numbers.
     """
-    if isinstance(value, int):
-        return value, value
-    numbers = tuple(index(number) for number in value)
-    if len(numbers) == 1:
-        return numbers[0], numbers[0]
-    if len(numbers) != 2:
-        raise ValueError(f"{name} must be an int or a pair, not {value!r}")
-    return numbers[0], numbers[1]
+    if isinstance(value, tuple | list):
+        numbers = tuple(whole(number, name) for number in value)
+        if len(numbers) not in (1, 2):
+            raise ValueError(f"{name} must be an int or a pair, not {value!r}")
+        return numbers[0], numbers[-1]
+    number = whole(value, name)
+    return number, number
+
+
+def whole(value: int, name: str) -> int:
+    """A whole number that torch takes: no truth value, and none that its 64 bits do not hold.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: too large.
+    """
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    try:
+        number = index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, not {value!r}") from None
+    if not -LONG - 1 <= number <= LONG:
+        raise ValueError(f"{name} must be at most {LONG}, not {number}")
+    return number
 
 
 def conv2d_window(
@@ -103,7 +125,11 @@ def conv2d_window(
         )
     if input.dtype != weight.dtype:
         raise ValueError(f"input is {input.dtype} but weight is {weight.dtype}")
-    channels, filters = input.shape[1], weight.shape[0]
+    if 0 in input.shape[2:]:
+        raise ValueError(f"conv2d needs pixels, not an input of {tuple(input.shape)}")
+    channels, filters, groups = input.shape[1], weight.shape[0], whole(groups, "groups")
+    if filters < 1:
+        raise ValueError(f"conv2d needs filters, not a weight of {tuple(weight.shape)}")
     if groups < 1 or channels % groups or filters % groups or weight.shape[1] != channels // groups:
         raise ValueError(
             f"weight {tuple(weight.shape)} with groups={groups} does not fit an input of {channels} channels"
@@ -118,7 +144,7 @@ def conv2d_window(
         before, after = _named_padding(padding, kernel_size, steps, gaps)
     else:
         before = after = pair(padding, "padding")
-    return _window(input, kernel_size, steps, gaps, before, after, ceil_mode=False)
+    return _window(input, filters, kernel_size, steps, gaps, before, after, ceil_mode=False)
 
 
 def pool2d_window(
@@ -145,9 +171,33 @@ def pool2d_window(
     sizes = pair(kernel_size, "kernel_size")
     steps = sizes if stride is None or stride in ([], ()) else pair(stride, "stride")
     pads, gaps = pair(padding, "padding"), pair(dilation, "dilation")
+    if max(*sizes, *steps, *pads, *gaps) > INT:
+        raise ValueError(
+            f"the options of pooling must be at most {INT}, not {max(*sizes, *steps, *pads, *gaps)}"
+        )
     if any(2 * pad > size for pad, size in zip(pads, sizes, strict=True)):
         raise ValueError(f"padding {pads} must be at most half of kernel_size {sizes}")
-    return _window(input, sizes, steps, gaps, pads, pads, ceil_mode)
+    window = _window(input, input.shape[1], sizes, steps, gaps, pads, pads, ceil_mode)
+    if any(pad and gap > size for pad, gap, size in zip(pads, window.dilation, input.shape[2:], strict=True)):
+        raise Unsupported(
+            f"windows of dilation {window.dilation}, between whose taps all of the image may lie"
+        )
+    return window
+
+
+def mean_divisor(divisor_override: int | None) -> int | None:
+    """The divisor of a mean, checked as torch does.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: zero.
+    """
+    if divisor_override is None:
+        return None
+    divisor = whole(divisor_override, "divisor_override")
+    if not divisor:
+        raise ValueError("divisor_override must not be zero")
+    return divisor
 
 
 def _refuse_unbatched(input: Tensor) -> None:
@@ -171,6 +221,7 @@ def _named_padding(
 
 def _window(
     input: Tensor,
+    filters: int,
     kernel_size: tuple[int, int],
     stride: tuple[int, int],
     dilation: tuple[int, int],
@@ -183,7 +234,7 @@ def _window(
             f"kernel_size {kernel_size}, stride {stride} and dilation {dilation} must be positive, "
             f"padding {before} not negative"
         )
-    sizes, ends = [], []
+    sizes, ends, steps = [], [], []
     for axis, extent in enumerate(input.shape[2:]):
         reach = dilation[axis] * (kernel_size[axis] - 1) + 1
         room = extent + before[axis] + after[axis] - reach
@@ -192,7 +243,32 @@ def _window(
             count -= 1  # the last window must start inside the input
         if count < 1:
             raise ValueError(f"a window of {reach} is larger than the padded input of {room + reach}")
-        overhang = max(0, (count - 1) * stride[axis] - room)
+        step = 1 if count == 1 else stride[axis]
+        overhang = max(0, (count - 1) * step - room)
         sizes.append(count)
         ends.append(after[axis] + overhang)
-    return Window(kernel_size, stride, dilation, before, (ends[0], ends[1]), (sizes[0], sizes[1]))
+        steps.append(step)
+    window = Window(
+        kernel_size,
+        (steps[0], steps[1]),
+        (dilation[0] if kernel_size[0] > 1 else 1, dilation[1] if kernel_size[1] > 1 else 1),
+        before,
+        (ends[0], ends[1]),
+        (sizes[0], sizes[1]),
+    )
+    if max(window.pad) > 8:
+        _refuse_mostly_padding(input, filters, window)
+    return window
+
+
+def _refuse_mostly_padding(input: Tensor, filters: int, window: Window) -> None:
+    height, width = input.shape[2:]
+    batch, channels = max(1, input.shape[0]), max(1, input.shape[1])
+    left, right, top, bottom = window.pad
+    padded = batch * channels * (top + height + bottom) * (left + width + right)
+    rows, columns = window.output_size
+    numbers = batch * channels * height * width + batch * filters * rows * columns
+    if padded > MOSTLY_PADDING * numbers + LITTLE:
+        raise Unsupported(
+            f"an image of {height}x{width} with padding {window.pad}, which is nearly all of it"
+        )

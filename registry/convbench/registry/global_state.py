@@ -20,7 +20,7 @@ SEED = 0x5EED_0F_C0B_BE9C  # no plugin's choice
 
 
 def _denormals_are_kept() -> bool:
-    return bool((torch.full((1,), 2e-38) * 0.25).ne(0).item())
+    return bool((torch.full((1,), 2e-38, dtype=torch.float32, device="cpu") * 0.25).ne(0).item())
 
 
 def _modes() -> int:

@@ -213,9 +213,11 @@ def _parameters(test: BackendConformance, config: pytest.Config, calls: Calls) -
 
 
 def _conclude(outcome: Outcome) -> None:
-    """Skip what is unsupported, and fail with the Python that shows a failure again."""
+    """Skip what is unsupported; fail with the Python that shows a failure, unless a known fault explains it."""
     if outcome.state == "unsupported":
         pytest.skip(outcome.message)
+    if outcome.is_failure and outcome.known_fault:
+        pytest.xfail(f"{outcome.known_fault}: {outcome.message}")
     if outcome.state != "passed":
         lines = [f"{outcome.state}: {outcome.message}"]
         if outcome.shrunk_from:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from convbench.registry.errors import PluginError
+from convbench.registry.errors import ConvbenchError, PluginError
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
 Implementation = Callable[..., Any]
+# One thread at a time loads ops. Where a plugin defines an op of torch a second time, torch destroys the first
+# one, and a thread that is calling it meanwhile ends the process.
+_loading = threading.RLock()
 
 
 def always_available() -> str | None:
@@ -88,9 +92,26 @@ class Backend:
         """The implementations by op name, loaded at first use.
 
         Raises:
-            PluginError: `load` returned something other than a mapping of names to callables.
+            PluginError: `load` raised, or returned something other than a mapping of names to callables.
         """
-        ops = self.load()
+        with _loading:
+            if "ops" not in self.__dict__:  # another thread may have loaded them meanwhile
+                self.__dict__["ops"] = self._loaded()
+            loaded: Mapping[str, Implementation] = self.__dict__["ops"]
+            return loaded
+
+    def _loaded(self) -> Mapping[str, Implementation]:
+        try:
+            ops = self.load()
+        except ConvbenchError:
+            raise
+        except Exception as error:
+            from convbench.registry.discovery import describe
+            from convbench.registry.plugin_faults import place_of
+
+            place = place_of(error, getattr(self.load, "__module__", None) or "")
+            where = f" ({place})" if place else ""
+            raise PluginError(f"backend {self.name!r} cannot be loaded: {describe(error)}{where}") from error
         if not isinstance(ops, Mapping) or not all(callable(op) for op in ops.values()):
             raise PluginError(f"backend {self.name!r}: load() must return a mapping of op names to callables")
         return dict(ops)

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from convbench.registry.errors import UsageError
+from convbench.registry.errors import UsageError, shown
 from convbench.results.escaping import UNSEEN
 from convbench.results.opening import opened
 from convbench.results.schema import Column, Combined, columns
@@ -32,6 +32,7 @@ GUARDED = re.compile(r"(^|;)'(?=['\"\s]*[=+\-@＝＋－＠])")
 SPECIAL = re.compile(rf"[{UNSEEN}]|\\(?=[\\nrtxu{UNSEEN}])")
 ESCAPED = re.compile(r"\\(?:([\\nrt])|x([0-9a-f]{2})|u([0-9a-f]{4}))")
 SURROGATE = re.compile(r"[\ud800-\udfff]")
+LARGEST = 2**63 - 1  # of the whole numbers in a table
 SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 LONG = {short[1]: character for character, short in SHORT.items()}
 
@@ -115,11 +116,18 @@ def from_cell(cell: str, column: Column, where: str) -> str | int | float | None
         return None
     if column.type is str:
         return unguard(cell)
+    wanted = "a whole number" if column.type is int else "a number"
     try:
-        return int(cell) if column.type is int else float(cell)
-    except ValueError:
-        wanted = "a whole number" if column.type is int else "a number"
-        raise UsageError(f"{where}: column {column.name} is {cell!r}, not {wanted}") from None
+        if "_" in cell or not cell.isascii():  # Python's numbers, and no table's
+            raise ValueError
+        if column.type is float:
+            return float(cell)
+        if abs(whole := int(cell)) <= LARGEST:
+            return whole
+        wanted += " that 64 bits can hold"
+    except ValueError:  # also of more digits than Python reads
+        pass
+    raise UsageError(f"{where}: column {column.name} is {shown(cell)}, not {wanted}")
 
 
 def read_records(path: Path, record: type[Record]) -> list[Record]:

@@ -57,13 +57,15 @@ class Percent(click.ParamType):  # type: ignore[type-arg]  # generic from click 
     type=click.Choice(["served", "all"]),
     default="served",
     show_default=True,
-    help="Who may come out first: backends that left no convolution to torch, or all.",
+    help="Which backends are ranked: those that left no convolution to torch, or all.",
 )
-def report(run_dir: Path, plots: bool, rank: Literal["served", "all"]) -> None:
+@click.option("--open", "open_page", is_flag=True, help="Open report.html in a browser.")
+def report(run_dir: Path, plots: bool, rank: Literal["served", "all"], open_page: bool) -> None:
     """Write table.md and report.html of a run again, from its results."""
-    from convbench.results.report import write_all
+    from convbench.registry.terminal import working
+    from convbench.results.report import open_in_browser, write_all
 
-    with warnings_to_stderr():
+    with warnings_to_stderr(), working(f"reading {run_dir}"):
         paths = [*write_all(run_dir, rank=rank)]
     if plots:
         from convbench.results.plots import write_plots
@@ -71,6 +73,8 @@ def report(run_dir: Path, plots: bool, rank: Literal["served", "all"]) -> None:
         paths += write_plots(run_dir, rank=rank)
     for path in paths:
         click.echo(path)
+    if open_page:
+        open_in_browser(run_dir / "report.html")
 
 
 @click.command()
@@ -124,8 +128,9 @@ def compare(
     per process. With more than two, the history of each combination is shown, and where it changed. Exits with
     3 if nothing could be compared.
     """
+    from convbench.registry.terminal import console, working
     from convbench.results.comparing import compare as compare_results
-    from convbench.results.comparison_formats import FORMATS
+    from convbench.results.comparison_formats import FORMATS, as_table
     from convbench.results.gating import FINEST
 
     if allow_unclear and fail_if_slower is None:
@@ -134,14 +139,15 @@ def compare(
         raise UsageError(f"--min-effect is a percentage between 0% and 100%, not {100 * min_effect:g}%")
     if fail_if_slower is not None:
         min_effect = min(min_effect, max(fail_if_slower, FINEST))  # a gate of 1 % is not to overlook 2 %
-    with warnings_to_stderr():
+    with warnings_to_stderr(), working("reading the results"):
         comparison = compare_results(base, new, *more, force=force, min_effect=min_effect)
     if html is not None:
         from convbench.results.report import write_comparison
 
         click.echo(f"report: {write_comparison(comparison, html)}", err=True)
     try:
-        click.echo(FORMATS[style](comparison), nl=False)
+        text = as_table(comparison, console().width) if style == "table" else FORMATS[style](comparison)
+        click.echo(text, nl=False)
     finally:  # the gate decides also when the reader of a pipe has had enough
         if fail_if_slower is not None:
             click.echo(comparison.gate(fail_if_slower, allow_unclear=allow_unclear), err=True)

@@ -6,17 +6,20 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
+from textwrap import wrap
 from typing import NamedTuple
 
+from convbench.registry.terminal import PIPED, Column, table_text
 from convbench.results.cells import guard, line
 from convbench.results.comparing import AccuracyPair, Comparison, TimePair
 from convbench.results.escaping import escape, flatten
-from convbench.results.pairing import name
+from convbench.results.pairing import name, without_shared
 from convbench.results.schema import COMBINATION
 from convbench.results.trends import Trend
 from convbench.results.verdicts import ALPHA, MIN_POINTS, effect
 
 JSON_FORMAT = 1  # raised where a reader of the one before would go wrong
+WRAPS = {"note": 24, "reason": 24, "trend": 8, "level changed": 24, "change (95 % interval)": 16}
 SHOWN = 50  # of what was left out; CSV and JSON hold it all
 
 
@@ -143,20 +146,41 @@ def as_markdown(comparison: Comparison) -> str:
     return "\n".join([*parts, legend(comparison)]) + "\n"
 
 
-def as_table(comparison: Comparison) -> str:
-    """Plain tables for a terminal, as wide as they need to be."""
+def as_table(comparison: Comparison, width: int = PIPED) -> str:
+    """Plain tables for a terminal of that many columns."""
     parts = []
     for title, headings, rows in sections(comparison):
-        first, *others = [[flatten(cell) for cell in row] for row in (headings, *rows)]
-        widths = [max(map(len, column)) for column in zip(first, *others, strict=True)]
-        parts.append(flatten(title))
-        for row in (first, ["-" * width for width in widths], *others):
-            parts.append(
-                "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            )
-        parts.append("")
-    parts += [f"{flatten(remark)}." for remark in comparison.remarks]
-    return "\n".join([*parts, legend(comparison)]) + "\n"
+        at = headings.index("combination")
+        names, shared = without_shared([row[at] for row in rows])
+        texts = [[*row[:at], name, *row[at + 1 :]] for row, name in zip(rows, names, strict=True)]
+        parts += wrapped(title, width)
+        columns = [
+            column(heading, [row[at] for row in texts], headings) for at, heading in enumerate(headings)
+        ]
+        parts.append(table_text(columns, width))
+        if shared:
+            parts[-1] += "".join(f"{each}\n" for each in wrapped(f"all of these: {shared}", width))
+    for remark in comparison.remarks:
+        parts += wrapped(f"{remark}.", width)
+    return "\n".join([*parts, *wrapped(legend(comparison), width)]) + "\n"
+
+
+def column(heading: str, cells: list[str], headings: list[str]) -> Column:
+    """A column of a table for a terminal: on a narrow one, of a pair only ratio and verdict are shown."""
+    files = headings[headings.index("combination") + 1 :][:2] if "verdict" in headings else []
+    return Column(
+        flatten(heading),
+        [flatten(cell) for cell in cells],
+        wraps=WRAPS.get(heading, 0),
+        short=[cell.partition(" (")[0] for cell in cells],
+        shortens={"verdict": 9, "ratio (95 % interval)": 7}.get(heading, 0),
+        drops=8 if heading in files else 0,
+    )
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """A text in lines of that width, broken between words."""
+    return wrap(flatten(text), width, break_long_words=False, break_on_hyphens=False)
 
 
 PAIR_COLUMNS = [field.name for pair in (TimePair, AccuracyPair) for field in fields(pair)]

@@ -81,7 +81,9 @@ def blind(pairs: Sequence[TimePair]) -> list[str]:
     if not unclear:
         return []
     sizes = sorted(pair.detectable for pair in unclear)
-    span = effect(sizes[0]) if len(sizes) == 1 else f"{effect(sizes[0])} to {effect(sizes[-1])}"
-    return [
-        f"Where it is unclear, only a difference of {span} or more would have shown: more processes tell more."
-    ]
+    least, most = effect(sizes[0]), effect(sizes[-1])
+    if least == most:
+        said = f"Where it is unclear, only a difference of {least} or more would have shown"
+    else:
+        said = f"Where it is unclear, the smallest difference that would have shown is {least} to {most}"
+    return [f"{said}: more processes show smaller ones."]

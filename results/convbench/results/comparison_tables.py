@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import takewhile
 
 from convbench.results.comparing import Comparison
 from convbench.results.comparison_formats import Section, sections
 from convbench.results.html_tables import HtmlTable, table
+from convbench.results.pairing import without_shared
 
 NOTE = "note"
 PARTS = "; "  # between the remarks of one note
-CONDITIONS = 5  # that a combination's name ends with, before its seed
-SEED = re.compile(r"s\d+")
 
 
 def comparison_tables(comparison: Comparison) -> list[HtmlTable]:
@@ -71,16 +69,3 @@ def section_table(number_of: int, section: Section, shared: int) -> HtmlTable | 
         return found
     note = f"All of these are of {shared_name}. {found.note}"
     return HtmlTable(found.name, found.caption, found.columns, found.rows, found.states, note.strip())
-
-
-def without_shared(names: Sequence[str]) -> tuple[Sequence[str], str]:
-    """Names of combinations without the conditions that all of them share, and those conditions."""
-    parts = [name.split("/") for name in names]
-    if len(names) < 2 or len({len(each) for each in parts}) > 1:
-        return names, ""
-    first = len(parts[0]) - (CONDITIONS + bool(SEED.fullmatch(parts[0][-1])))  # before it: what was measured
-    alike = [
-        at >= max(first, 1) and len(set(column)) == 1 for at, column in enumerate(zip(*parts, strict=True))
-    ]
-    kept = ["/".join(part for part, same in zip(own, alike, strict=True) if not same) for own in parts]
-    return kept, ", ".join(part for part, same in zip(parts[0], alike, strict=True) if same)

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from convbench.registry.errors import UsageError, shown
 from convbench.results.attribution import Rank
 from convbench.results.cells import read_records
+from convbench.results.opening import read_json, read_text
 from convbench.results.reading import results_file
 from convbench.results.samples import Process, step_times
 from convbench.results.schema import Epoch, Row
 from convbench.results.summary import Group, Race, Table, comparison_table, race
+
+SHOWN: Mapping[str, Any] = {  # what a report reads of environment.json
+    "cpu_model": str,
+    "logical_cores": int,
+    "memory_gb": int | float,
+    "operating_system": str,
+    "peaks": dict,
+    "planned_processes": dict,
+    "python": str,
+    "torch_build": str,
+}
 
 
 @dataclass(frozen=True)
@@ -70,20 +82,37 @@ def read_contents(run_dir: Path | str, *, rank: Rank = "served") -> Contents:
         epochs=tuple(read_records(curves, Epoch)) if curves.exists() else (),
         samples=samples,
         environment=read_environment(directory / "environment.json"),
-        suite=read_text(directory / "suite.toml"),
+        suite=read_suite(directory / "suite.toml"),
     )
 
 
 def read_environment(path: Path) -> Mapping[str, Any]:
-    """What environment.json tells; nothing where it is missing or broken, for the rows name the device."""
-    with suppress(ValueError):
-        found = json.loads(read_text(path) or "{}")
-        return found if isinstance(found, dict) else {}
-    return {}
+    """What environment.json tells; nothing where it is missing, for the rows name the device.
+
+    What cannot be used of it is left out with a warning.
+    """
+    if not path.exists():
+        return {}
+    try:
+        found = read_json(path)
+    except UsageError as error:
+        warnings.warn(f"{error}; the report does without it", stacklevel=3)
+        return {}
+    if not isinstance(found, dict):
+        warnings.warn(f"{path} is no JSON object; the report does without it", stacklevel=3)
+        return {}
+    wrong = [name for name, kind in SHOWN.items() if not isinstance(found.get(name), kind | None)]
+    for name in wrong:
+        warnings.warn(f"{path}: {name} is {shown(found.pop(name))}; the report does without it", stacklevel=3)
+    return found
 
 
-def read_text(path: Path) -> str:
-    """A text file that may be missing."""
-    with suppress(OSError):
-        return path.read_text(encoding="utf-8", errors="replace")
-    return ""
+def read_suite(path: Path) -> str:
+    """The text of suite.toml; none where it is missing, and with a warning where it is no text."""
+    if not path.exists():
+        return ""
+    try:
+        return read_text(path)
+    except UsageError as error:
+        warnings.warn(f"{error}; the report does without it", stacklevel=3)
+        return ""

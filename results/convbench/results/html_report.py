@@ -45,7 +45,7 @@ from convbench.results.run_tables import (
 )
 from convbench.results.served_tables import served_table
 from convbench.results.svg import mark
-from convbench.results.tables import warnings
+from convbench.results.tables import not_run, warnings
 
 DRAWN = 30  # races with charts: a page of more is slow to open, and its tables hold them all
 OPEN = 4  # races whose charts are unfolded at first
@@ -97,6 +97,7 @@ def report_html(contents: Contents) -> str:
         peaks=peaks_table(contents),
         served=served_table(contents),
         failures=failures_table(contents),
+        not_run=f"{not_run(contents.table)}." if contents.table.not_run else "",
         curves=curves_table(contents),
         rows=rows_table(contents),
         processes=count(len(contents.rows), "process", "processes"),

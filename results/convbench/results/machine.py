@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -40,7 +41,7 @@ GPU_KEYS = (
 
 
 def machine_id() -> str:
-    """Twelve hex digits that differ between machines: a hash of processor, cores, memory, GPUs and identity.
+    """An `m` and twelve hex digits that differ between machines: a hash of processor, cores, memory, GPUs and identity.
 
     The identity is /etc/machine-id, where there is one; containers of one image share it, or have none, and
     then only the hardware tells machines apart. The GPUs are those of the driver, whatever
@@ -51,10 +52,11 @@ def machine_id() -> str:
         platform.machine(),
         cpu_model(),
         logical_cores(),
-        round(memory_gb()),  # a kernel update moves the last megabytes
+        round(memory_gb() or 0),  # a kernel update moves the last megabytes
         gpu_models(),
     ]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+    # the letter keeps what reads tables from taking 91681823e703 for a number
+    return "m" + hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
 def device_name(device: str) -> str:
@@ -111,18 +113,35 @@ def affinity() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
-def memory_gb() -> float:
-    """Memory of the machine."""
+def memory() -> tuple[float, float]:
+    """Bytes of memory that the machine has, and that are free; infinite where it does not tell."""
     import psutil
 
-    return round(psutil.virtual_memory().total / 1e9, 1)
+    try:
+        found = psutil.virtual_memory()
+        return found.total, found.available
+    except (OSError, LookupError, ValueError, psutil.Error):  # no /proc/meminfo, or not as Linux writes it
+        pass
+    try:
+        pages = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_AVPHYS_PAGES")
+    except (OSError, ValueError):
+        return math.inf, math.inf
+    total, free = (count * os.sysconf("SC_PAGE_SIZE") if count > 0 else math.inf for count in pages)
+    return total, free
+
+
+def memory_gb() -> float | None:
+    """Memory of the machine, None where it does not tell."""
+    total, _ = memory()
+    return round(total / 1e9, 1) if math.isfinite(total) else None
 
 
 def available_memory_gb() -> float:
-    """Memory that a process can still take, of the machine's or of its control group's, caches of files apart."""
-    import psutil
+    """Memory that a process can still take, of the machine's or of its control group's, caches of files apart.
 
-    free: float = psutil.virtual_memory().available
+    Infinite where nothing tells.
+    """
+    _, free = memory()
     limit, used, stat = (read_text(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current", "stat"))
     if limit is not None and used is not None and limit != "max":
         counts = dict(line.split() for line in (stat or "").splitlines())

@@ -1,27 +1,31 @@
-"""Opens the CSV files of a run, also those that somebody saved, joined, cut or mistook, or says what is wrong."""
+"""Opens the files of a run, also those that somebody saved, joined, cut or mistook, or says what is wrong."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
+import sys
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from convbench.registry.errors import UsageError
 from convbench.results.schema import FILES, Column, Combined, columns
 
-UTF_16 = "is UTF-16 text: save it as CSV in UTF-8"
+UTF_16, UTF_32 = (f"is UTF-{bits} text: save it in UTF-8" for bits in (16, 32))
 FORMATS = (
     (b"\x1f\x8b", "is compressed by gzip: unpack it first"),
     (b"BZh", "is compressed by bzip2: unpack it first"),
     (b"\xfd7zXZ", "is compressed by xz: unpack it first"),
     (b"\x28\xb5\x2f\xfd", "is compressed by zstd: unpack it first"),
     (b"PK\x03\x04", "is a zip archive or a workbook: unpack it, or save its sheet as CSV in UTF-8"),
+    (b"\xff\xfe\0\0", UTF_32),
+    (b"\0\0\xfe\xff", UTF_32),
     (b"\xff\xfe", UTF_16),
     (b"\xfe\xff", UTF_16),
 )
@@ -89,6 +93,7 @@ def opened(path: Path, record: type[Combined]) -> Iterator[Opened]:
     Raises:
         UsageError: it cannot be read, or is no CSV file of these columns in UTF-8.
     """
+    longest = csv.field_size_limit(sys.maxsize)  # an error message may be of any length
     try:
         with path.open("rb") as file:
             check_format(file, path)
@@ -98,6 +103,44 @@ def opened(path: Path, record: type[Combined]) -> Iterator[Opened]:
             yield Opened(path, file, tuple(names), max(size, file.tell()))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    finally:
+        csv.field_size_limit(longest)
+
+
+def read_text(path: Path, kind: str = "") -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        UsageError: it cannot be read, or is no text in UTF-8.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {kind} {path}: {error.strerror}".replace("  ", " ")) from None
+    if content:
+        check_format(io.BytesIO(content), path)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{path}, line {line}: {not_utf_8(error)}") from None
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        UsageError: it cannot be read, or is no JSON.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise UsageError(f"{path} is not JSON that can be read: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{path} is not JSON that can be read: its brackets are nested too deeply") from None
 
 
 def check_format(file: BinaryIO, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from convbench.results.schema import Combination
 from convbench.results.sides import CONDITIONS, LATER, Measured, Side
 
 UNKNOWN = frozenset({""})
+SHARED = 5  # conditions that a combination's name ends with, before its seed
+SEED = re.compile(r"s\d+")
 
 
 def name(combination: Combination) -> str:
@@ -111,3 +114,16 @@ def reasons(left: Sequence[Left]) -> str:
     text = "; ".join(f"{times} {'is' if times == 1 else 'are'} {reason}" for reason, times in counted)
     unlike = any(each.reason.startswith("unlike") for each in left)
     return f"of {count(len(left), 'combination')} {text}" + " (--force compares unlike conditions)" * unlike
+
+
+def without_shared(names: Sequence[str]) -> tuple[Sequence[str], str]:
+    """Names of combinations without the conditions that all of them share, and those conditions."""
+    parts = [name.split("/") for name in names]
+    if len(names) < 2 or len({len(each) for each in parts}) > 1:
+        return names, ""
+    first = len(parts[0]) - (SHARED + bool(SEED.fullmatch(parts[0][-1])))  # before it: what was measured
+    alike = [
+        at >= max(first, 1) and len(set(column)) == 1 for at, column in enumerate(zip(*parts, strict=True))
+    ]
+    kept = ["/".join(part for part, same in zip(own, alike, strict=True) if not same) for own in parts]
+    return kept, ", ".join(part for part, same in zip(parts[0], alike, strict=True) if same)

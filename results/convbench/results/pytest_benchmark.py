@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convbench.registry.errors import UsageError
+from convbench.registry.errors import UsageError, shown
+from convbench.results.cells import from_cell
+from convbench.results.opening import read_json
 from convbench.results.schema import COMBINATION, Combination, Row, columns
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+MOST = sys.float_info.max / 1e6
 PROCESSES = "step_ms_of_processes"  # of extra_info: a median for each process, where there were several
 
 
@@ -31,7 +34,8 @@ def read_pytest_benchmark(paths: Sequence[Path]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    return pd.DataFrame([row for path in paths for row in read_file(path)])
+    rows = [row for path in paths for row in read_file(path)]
+    return pd.DataFrame(rows, columns=[column.name for column in columns(Row)])
 
 
 def looks_like_json(path: Path) -> bool:
@@ -45,12 +49,7 @@ def looks_like_json(path: Path) -> bool:
 
 def read_file(path: Path) -> list[dict[str, Any]]:
     """The rows of one file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise UsageError(f"{path} is not JSON: {error}") from None
+    content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("benchmarks"), list):
         raise UsageError(f"{path} is not a file of pytest-benchmark: it has no list 'benchmarks'")
     machine = content.get("machine_info")
@@ -85,11 +84,11 @@ def read_benchmark(
     seconds = stats.get("median") if isinstance(stats, dict) else None
     if not isinstance(name, str):
         raise UsageError(f"{where} has no name")
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
+    if not is_time(seconds):
         raise UsageError(f"{where} ({name}) has no median time above zero")
     row: dict[str, Any] = {column.name: None for column in columns(Row)}
     row.update(vars(Combination(name, "", "", "", 0, "", "", 0)), **shared)
-    known = typed(extra) if isinstance(extra, dict) else {}
+    known = typed(extra, where) if isinstance(extra, dict) else {}
     named = "architecture" in known
     row.update({key: value for key, value in known.items() if named or key not in COMBINATION})
     # a file is a run: another file's processes did not take turns with these
@@ -105,16 +104,26 @@ def processes(extra: Any, where: str) -> list[float]:
         UsageError: they are no list of numbers above zero.
     """
     found = extra.get(PROCESSES, []) if isinstance(extra, dict) else []
-    good = isinstance(found, list) and all(
-        isinstance(each, (int, float)) and not isinstance(each, bool) and 0 < each < math.inf
-        for each in found
-    )
-    if not good:
-        raise UsageError(f"{where}: {PROCESSES} is {found!r}, not a list of times above zero")
-    return list(found)
+    if not isinstance(found, list) or not all(map(is_time, found)):
+        raise UsageError(f"{where}: {PROCESSES} is {shown(found)}, not a list of times above zero")
+    return list(map(float, found))
 
 
-def typed(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """What is said under the name of a column, in the type of that column."""
-    types = {column.name: (int, float) if column.type is float else column.type for column in columns(Row)}
-    return {key: value for key, value in extra.items() if key in types and isinstance(value, types[key])}
+def is_time(value: Any) -> bool:
+    """Whether it is a number above zero that is finite in seconds and in milliseconds."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < MOST
+
+
+def typed(extra: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What is said under the name of a column, in the type of that column.
+
+    Raises:
+        UsageError: a number that is too large for a table.
+    """
+    found: dict[str, Any] = {}
+    for column in columns(Row):
+        value = extra.get(column.name)
+        fits = isinstance(value, (int, float) if column.type is float else column.type)
+        if fits and not isinstance(value, bool):
+            found[column.name] = value if column.type is str else from_cell(str(value), column, where)
+    return found

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from convbench.registry.errors import UsageError
+from convbench.registry.errors import UsageError, shown
 from convbench.results.cells import from_cell, unguard
 from convbench.results.machine import available_memory_gb
 from convbench.results.opening import NUL, Opened, not_utf_8, opened
@@ -20,6 +20,7 @@ WHOLE, NUMBER, REPEATED, TEXT, TIME = "Int64", "float64", "category", "string", 
 ALLOWED: dict[str, Sequence[str]] = {"kind": KINDS, "status": STATUSES}
 SENTENCES = ("error", "notes")  # texts that hardly repeat
 TIMES = ("started_at",)
+YEARS = 1678, 2261  # whole ones that nanoseconds in 64 bits can count
 BYTES_PER_CELL = 12  # numbers take 8 or 9, texts a code of 1 to 4; and some are there twice for a while
 SMALL = 1 << 28  # bytes of a file that fits into any memory
 END = ",."  # put behind each line, as a last cell: in a line that is too short, pandas takes it for another
@@ -83,7 +84,7 @@ def read_table(path: Path, wanted: Collection[str] | None = None) -> pd.DataFram
                 names=[*names, END],
                 index_col=False,
                 usecols=[*chosen, END],
-                dtype={**{name: parsed(name, documented.get(name)) for name in chosen}, END: REPEATED},
+                dtype={**{name: parsed(name, documented.get(name)) for name in chosen}, END: "object"},
                 keep_default_na=False,
                 na_values=[""],
                 encoding="utf-8",
@@ -91,7 +92,7 @@ def read_table(path: Path, wanted: Collection[str] | None = None) -> pd.DataFram
         except UnicodeDecodeError as error:
             explain(path)
             raise UsageError(f"{path}: {not_utf_8(error)}") from None
-        except (ValueError, TypeError, pd.errors.ParserError) as error:
+        except (ValueError, TypeError, OverflowError, pd.errors.ParserError) as error:
             if lines.damaged:
                 raise UsageError(f"{path}: {NUL}") from None
             explain(path)
@@ -104,7 +105,8 @@ def read_table(path: Path, wanted: Collection[str] | None = None) -> pd.DataFram
         explain(path)
     for column in documented.values():
         if column.later and column.name not in frame and (wanted is None or column.name in wanted):
-            frame[column.name] = pd.Series(pd.NA, index=frame.index, dtype=parsed(column.name, column))
+            # None is missing in every type; pandas 3 makes no float of NA
+            frame[column.name] = pd.Series(None, index=frame.index, dtype=parsed(column.name, column))
     return finished(frame, path)
 
 
@@ -118,8 +120,8 @@ def dtype(name: str, column: Column | None) -> str:
 
 
 def parsed(name: str, column: Column | None) -> str:
-    """The type that a column is first read as: texts as categories, to be made of them what they are once each."""
-    return found if (found := dtype(name, column)) in (WHOLE, NUMBER) else REPEATED
+    """The type that a column is first read as: texts as objects, for pandas 3 reads categories as numbers."""
+    return found if (found := dtype(name, column)) in (WHOLE, NUMBER) else "object"
 
 
 def finished(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -129,23 +131,21 @@ def finished(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
 
     documented = {column.name: column for column in columns(Row)}
     for name in frame.columns:
-        if frame[name].dtype != REPEATED:
+        if frame[name].dtype != "object":
             continue
-        values = frame[name].array
-        texts = [unguard(text.replace(f"{END}\n", "\n")) for text in map(str, values.categories)]
+        codes, found = pd.factorize(frame[name])  # -1 where a value is missing
+        texts = [unguard(text.replace(f"{END}\n", "\n")) for text in found]
         wanted = dtype(name, documented.get(name))
         if wanted == REPEATED:
             order = list(ALLOWED.get(name) or sorted(set(texts)))
             if not set(texts) <= set(order):
                 explain(path)
             places = {text: place for place, text in enumerate(order)}
-            moved = np.asarray(
-                [*(places[text] for text in texts), -1], dtype=np.int32
-            )  # -1 is the last's place
-            frame[name] = pd.Categorical.from_codes(moved[values.codes], dtype=pd.CategoricalDtype(order))
+            moved = np.asarray([*(places[text] for text in texts), -1], dtype=np.int32)
+            frame[name] = pd.Categorical.from_codes(moved[codes], dtype=pd.CategoricalDtype(order))
         else:
             made = times(texts, path) if wanted == TIME else pd.array(texts, dtype=pd.StringDtype())
-            frame[name] = made.take(values.codes, allow_fill=True)
+            frame[name] = made.take(codes, allow_fill=True)
     return frame
 
 
@@ -157,11 +157,14 @@ def times(texts: Sequence[str], path: Path) -> Any:
     """
     import pandas as pd
 
-    found = pd.to_datetime(pd.Series(texts, dtype=object), utc=True, format="ISO8601", errors="coerce")
+    found = pd.to_datetime(pd.Series(texts, dtype="object"), utc=True, format="ISO8601", errors="coerce")
+    found = found.where(found.dt.year.between(*YEARS)).dt.as_unit("ns")
     for text, time in zip(texts, found, strict=True):
         if pd.isna(time):
-            raise UsageError(f"{path}: column started_at is {text!r}, not a time in ISO 8601")
-    return found.dt.as_unit("ns").array
+            raise UsageError(
+                f"{path}: column started_at is {shown(text)}, not a time in ISO 8601 in the years {YEARS[0]} to {YEARS[1]}"
+            )
+    return found.array
 
 
 def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -258,4 +261,4 @@ def check_cell(cell: str, column: Column, where: str) -> None:
     value = from_cell(cell, column, where)
     allowed = ALLOWED.get(column.name)
     if allowed and value not in allowed:
-        raise UsageError(f"{where}: {column.name} is {cell!r}, not one of {', '.join(allowed)}")
+        raise UsageError(f"{where}: {column.name} is {shown(cell)}, not one of {', '.join(allowed)}")

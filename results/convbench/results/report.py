@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convbench.registry.errors import UsageError
+from convbench.results import writing
 from convbench.results.attribution import Rank
 from convbench.results.contents import Contents, read_contents
 from convbench.results.tables import markdown
@@ -62,6 +63,25 @@ def write_comparison(comparison: Comparison, target: Path) -> Path:
     return write_text(target, comparison_html(comparison))
 
 
+def show_page(page: Path, open_it: bool = False) -> None:
+    """Say on standard error where a page is, and open it in a browser where that is asked for."""
+    import click
+
+    click.echo(f"report: {page}", err=True)
+    if open_it:
+        open_in_browser(page)
+
+
+def open_in_browser(page: Path) -> None:
+    """Open a page in a browser; where there is none, say so on standard error."""
+    import webbrowser
+
+    import click
+
+    if not webbrowser.open(page.absolute().as_uri()):
+        click.echo(f"no browser was found; open {page} in one", err=True)
+
+
 def directory(run_dir: Path | str) -> Path:
     """A run directory; raises UsageError if it is none."""
     path = Path(run_dir)
@@ -83,9 +103,9 @@ def check_writable(target: Path) -> None:
 
 
 def write_text(target: Path, text: str) -> Path:
-    """Write a file, and return its path; what is no text in UTF-8 is written in escapes."""
+    """Write a file whole or not at all, and return its path; raises UsageError."""
     try:
-        target.write_text(text, encoding="utf-8", errors="backslashreplace")
+        writing.write_text(target, text)
     except OSError as error:
         raise UsageError(f"cannot write {target}: {error.strerror}") from None
     return target

@@ -12,7 +12,7 @@ from convbench.results.roofline_figure import Reached, peaks_of, percent, reache
 from convbench.results.schema import Epoch, Row
 from convbench.results.statistics import Interval
 from convbench.results.summary import BASELINE, Accuracy, Group, Line, center, flagged, measured, middle
-from convbench.results.tables import EMPTY, number, served
+from convbench.results.tables import EMPTY, MEANINGS, number, served
 
 CONDITIONS = ("device", "dtype", "batch_size", "memory_format", "mode")
 
@@ -152,36 +152,36 @@ RESULTS = (
     Measure(
         "flags", "what makes times doubtful, and in how many processes", lambda entry: flag_counts(entry.rows)
     ),
-    Measure("parameters", "trainable parameters of the network", parameters),
+    Measure("parameters", MEANINGS["parameters"], parameters),
     Measure(
         "images/s",
-        "training throughput, from the time of a step; higher is better",
+        MEANINGS["images/s"],
         lambda entry: number(entry.line.images_per_second),
     ),
     Measure(
         "step, ms",
-        "median time of a whole training step, the geometric mean over processes",
+        MEANINGS["step, ms"],
         lambda entry: number(entry.line.step_ms),
     ),
-    Measure("p10–p90, ms", "what eight of ten steps lie between", spread),
+    Measure("p10–p90, ms", MEANINGS["p10–p90, ms"], spread),
     Measure(
         "processes",
-        "fresh processes timed, in random order across combinations",
+        MEANINGS["processes"],
         lambda entry: str(entry.line.processes or EMPTY),
     ),
     Measure(
-        f"speed vs {BASELINE}",
-        f"above 1 is faster than {BASELINE}",
+        f"x {BASELINE}",
+        f"speed relative to {BASELINE}: above 1 is faster",
         lambda entry: EMPTY if entry.line.ratio is None else f"{number(entry.line.ratio)}×",
     ),
     Measure(
         "its 95 % interval",
-        "what holds the true ratio, from the spread over processes and steps",
+        f"the 95 % confidence interval of x {BASELINE}, from the spread over processes and steps",
         lambda entry: between(entry.line.ratio_interval),
     ),
     Measure(
-        "validation accuracy",
-        "at the end of the epochs or of the budget; of several seeds the mean, with their range",
+        "accuracy",
+        f"{MEANINGS['accuracy']}, with their range",
         accuracy(is_loss=False),
     ),
     Measure("final loss", "validation loss, where there is no accuracy", accuracy(is_loss=True)),
@@ -189,7 +189,7 @@ RESULTS = (
     Measure("training, s", "seconds of training, evaluation apart", took(lambda reached: reached.seconds)),
     Measure(
         "shifted",
-        "validation accuracy on images moved by a few pixels",
+        MEANINGS["shifted"],
         lambda entry: EMPTY if entry.line.shifted_accuracy is None else f"{entry.line.shifted_accuracy:.3f}",
     ),
     Measure(
@@ -208,7 +208,7 @@ RESULTS = (
         roofline,
     ),
     Measure(
-        "served",
+        "coverage",
         "share of the FLOPs of all ops that the backend computed itself; PARTLY: less than it implements",
         lambda entry: served(entry.line),
     ),
@@ -260,7 +260,7 @@ def failures_table(contents: Contents) -> HtmlTable | None:
     failures = contents.table.failures
     return table(
         "failures",
-        "What did not run, and why; each cause once",
+        "What failed, and why; each cause once",
         ["combination", "process", "status", "reason", "more like it"],
         [
             [each.label, each.kind, each.status, each.error, f"{each.alike}" if each.alike else ""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,16 +24,21 @@ def step_times(path: Path) -> Mapping[Process, list[float]]:
     if not path.exists():
         return {}
     times: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    first: dict[tuple[str, ...], str] = {}  # where its first step is, to be named in errors
+    known = next(column for column in columns(Sample) if column.name == "step_ms")
     with opened(path, Sample) as file:
         keys = [file.names.index(name) for name in (*COMBINATION, "round")]
         step = file.names.index("step_ms")
         for where, cells in file.rows():
             if cells[step]:
-                try:
-                    times[tuple([cells[key] for key in keys])].append(float(cells[step]))
-                except ValueError:
-                    raise UsageError(f"{where}: column step_ms is {cells[step]!r}, not a number") from None
-    return {process(cells, f"{path}"): values for cells, values in times.items()}
+                who = tuple([cells[key] for key in keys])
+                if who not in times:
+                    first[who] = where
+                step_ms = float(from_cell(cells[step], known, where) or 0)
+                if not 0 < step_ms < math.inf:
+                    raise UsageError(f"{where}: step_ms is {step_ms:g}; a time is a number above zero")
+                times[who].append(step_ms)
+    return {process(cells, first[cells]): values for cells, values in times.items()}
 
 
 def process(cells: tuple[str, ...], where: str) -> Process:

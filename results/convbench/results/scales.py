@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+LARGEST = 1e300  # room around it is still a number
 STEPS = (1, 2, 2.5, 5, 10)
 
 
@@ -38,7 +39,7 @@ class Scale:
 
 def fitted(values: Iterable[float], start: float, end: float, *, log: bool, zero: bool = False) -> Scale:
     """A scale on which all values fit, with a little room; from zero on if `zero`."""
-    finite = [value for value in values if math.isfinite(value) and (value > 0 or not log)]
+    finite = [value for value in values if abs(value) < LARGEST and (value > 1 / LARGEST or not log)]
     low, high = (min(finite), max(finite)) if finite else (1.0, 2.0)
     if log:
         room = max((high / low) ** 0.06, 1.05)
@@ -87,4 +88,4 @@ def short(value: float) -> str:
 
 def positive(value: float | None) -> bool:
     """Whether it is a number that every axis, a logarithmic one too, has a place for."""
-    return value is not None and math.isfinite(value) and value > 0
+    return value is not None and 1 / LARGEST < value < LARGEST

@@ -11,6 +11,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
+from convbench.registry.errors import shown
+
 Kind = Literal["verify", "time", "train"]
 Status = Literal[
     "ok",
@@ -348,11 +350,25 @@ class Row(Combined):
             later=True,
         ),
     )
+    process_seconds: float | None = field(
+        default=None,
+        metadata=about(
+            "how long the worker process took from its start to its end, checks and evaluation included",
+            "s",
+            later=True,
+        ),
+    )
+
+    @property
+    def left_out(self) -> bool:
+        """Whether it stands for a process that the total budget of its run had no time for."""
+        figures = (self.steps, self.step_ms_median, self.train_seconds, self.val_accuracy, self.val_loss)
+        return self.status == "budget" and all(figure is None for figure in figures)
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("kind", self.kind, KINDS), ("status", self.status, STATUSES)):
             if value not in allowed:
-                raise ValueError(f"{name} is {value!r}, not one of {', '.join(allowed)}")
+                raise ValueError(f"{name} is {shown(value)}, not one of {', '.join(allowed)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     Samples = Sequence[float] | NDArray[np.float64]
 
+LARGEST = 700.0  # the exponential of more is no float
 SHORT = 100  # values that are sorted sooner than handed to numpy
 
 
@@ -50,7 +51,7 @@ def median_interval(processes: Sequence[Samples], confidence: float = 0.95) -> I
         return None
     error = widened(bootstrap_error(processes), len(processes))
     center = geometric_mean([median(steps) for steps in processes])
-    margin = error * t_quantile((1 + confidence) / 2, len(processes) - 1)
+    margin = min(error * t_quantile((1 + confidence) / 2, len(processes) - 1), LARGEST)
     return Interval(center, center * math.exp(-margin), center * math.exp(margin))
 
 
@@ -70,7 +71,7 @@ def ratio_interval(
     variances = [(len(side), widened(bootstrap_error(side), len(side)) ** 2) for side in (base, new)]
     total = sum(variance for _, variance in variances)
     freedom = welch_freedom(variances)
-    margin = math.sqrt(total) * t_quantile((1 + confidence) / 2, freedom)
+    margin = min(math.sqrt(total) * t_quantile((1 + confidence) / 2, freedom), LARGEST)
     centers = [geometric_mean([median(steps) for steps in side]) for side in (base, new)]
     ratio = centers[1] / centers[0]
     return Interval(ratio, ratio * math.exp(-margin), ratio * math.exp(margin))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import fcntl
 import os
@@ -13,8 +12,10 @@ from pathlib import Path
 from types import TracebackType
 
 from convbench.registry.errors import ConvbenchError, UsageError
-from convbench.results.cells import difference, header, read_records, to_cell, to_line
-from convbench.results.schema import FILES, Combined, Epoch, Row, Sample, Trace, columns
+from convbench.results.cells import Record, difference, header, read_records, to_line
+from convbench.results.opening import check_format, read_header
+from convbench.results.schema import FILES, Combination, Combined, Epoch, Row, Sample, Trace, columns
+from convbench.results.writing import write_text
 
 LOCK = ".lock"
 
@@ -139,7 +140,7 @@ class RunStore:
             ConvbenchError: the disk is full or a file cannot be written; that file is as it was.
         """
         try:
-            replace(self.path / "results.csv", header(Row) + "".join(map(to_line, rows)))
+            write_text(self.path / "results.csv", header(Row) + "".join(map(to_line, rows)))
             self._drop_orphans()
         except OSError as error:
             raise ConvbenchError(f"cannot rewrite {self.path}: {error.strerror}") from error
@@ -153,9 +154,9 @@ class RunStore:
         # other processes may be going whose epochs and samples have no row yet
         gone = begin(wrong)
         try:
-            replace(self.path / "results.csv", header(Row) + "".join(map(to_line, rows)))
-            for name in ("curves.csv", "samples.csv"):
-                keep_only(self.path / name, lambda cells: cells[: len(gone)] != gone)
+            write_text(self.path / "results.csv", header(Row) + "".join(map(to_line, rows)))
+            keep_only(self.path / "curves.csv", Epoch, lambda epoch: begin(epoch) != gone)
+            keep_only(self.path / "samples.csv", Sample, lambda sample: begin(sample) != gone)
         except OSError as error:
             raise ConvbenchError(f"cannot rewrite {self.path}: {error.strerror}") from error
 
@@ -184,16 +185,15 @@ class RunStore:
     def _drop_orphans(self) -> None:
         rows = self.rows()
         right = [row for row in rows if row.status != "incorrect"]
-        timed = {(*begin(row), str(row.round)) for row in right if row.kind == "time"}
+        timed = {(begin(row), row.round) for row in right if row.kind == "time"}
         trained = {begin(row) for row in right if row.kind == "train"}
-        rounds, curves = len(columns(Trace)) + 1, len(columns(Trace))
-        keep_only(self.path / "samples.csv", lambda cells: cells[:rounds] in timed)
-        keep_only(self.path / "curves.csv", lambda cells: cells[:curves] in trained)
+        keep_only(self.path / "samples.csv", Sample, lambda each: (begin(each), each.round) in timed)
+        keep_only(self.path / "curves.csv", Epoch, lambda each: begin(each) in trained)
 
 
-def begin(row: Row) -> tuple[str, ...]:
-    """The cells that the epochs and samples of a row's process begin with."""
-    return tuple(to_cell(getattr(row, column.name), column) for column in columns(Trace))
+def begin(record: Row | Trace) -> tuple[str, Combination]:
+    """What the epochs and samples of a row's process have in common with it."""
+    return record.run_id, record.combination
 
 
 def candidates(wanted: Path) -> Iterator[Path]:
@@ -240,14 +240,16 @@ def repair(path: Path, record: type[Combined]) -> None:
     """Cut a file back to its last whole line, and give it its header if it has none yet.
 
     Raises:
-        UsageError: the file's columns are not ours.
+        UsageError: the file's columns are not ours, or it is no CSV file.
     """
     first = header(record).encode()
     content = path.read_bytes() if path.exists() else b""
     if first.startswith(content):  # killed before the header was whole
         path.write_bytes(first)
         return
-    names = content.partition(b"\n")[0].decode(errors="replace").rstrip("\r").split(",")
+    with path.open("rb") as file:
+        check_format(file, path)
+        names = read_header(file, path, record)
     if names != [column.name for column in columns(record)]:
         raise UsageError(
             f"cannot resume {path.parent}: {path.name} has not the columns of this version of convbench"
@@ -258,19 +260,13 @@ def repair(path: Path, record: type[Combined]) -> None:
         os.truncate(path, whole)
 
 
-def keep_only(path: Path, wanted: Callable[[tuple[str, ...]], bool]) -> None:
-    """Drop the lines whose cells are not wanted; the file is replaced at once."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = lines[:1]
-    for line, cells in zip(lines[1:], csv.reader(lines[1:]), strict=True):
-        if wanted(tuple(cells)):
-            kept.append(line)
-    if len(kept) < len(lines):
-        replace(path, "".join(kept))
+def keep_only(path: Path, record: type[Record], wanted: Callable[[Record], bool]) -> None:
+    """Drop the records that are not wanted; the file is replaced at once.
 
-
-def replace(path: Path, text: str) -> None:
-    """Put a new text in a file's place, whole or not at all."""
-    new = path.with_suffix(".tmp")
-    new.write_text(text, encoding="utf-8", errors="backslashreplace")
-    new.replace(path)
+    Raises:
+        UsageError: a line of the file cannot be read.
+    """
+    every = read_records(path, record)
+    kept = [each for each in every if wanted(each)]
+    if len(kept) < len(every):
+        write_text(path, header(record) + "".join(map(to_line, kept)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,12 +13,14 @@ from convbench.results.schema import MEASURED, Row, Status
 from convbench.results.statistics import Interval, geometric_mean, median, ratio_interval
 
 BASELINE = "torch"
+UNKNOWN = "no reason was recorded"
 CONSEQUENCE = "not measured, for its "  # so begins the error of a row that another row already explains
 FLAGS = {
     "busy": "while other programs were running",
     "throttled": "while the device or the process was slowed down",
     "drifting": "with steps that became slower or faster",
 }
+CANNOT = ("unavailable", "unsupported")  # nothing is wrong: the backend cannot run this, or cannot run here
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,20 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class NotRun:
+    """Backends, or architectures, that cannot run in `races` of the run's `of` groups, for one reason."""
+
+    names: tuple[str, ...]
+    reason: str
+    races: int
+    of: int
+
+    def __str__(self) -> str:
+        where = f" in {self.races} of {self.of} tables" if self.races < self.of else ""
+        return f"{', '.join(self.names)}{where} ({self.reason})"
+
+
+@dataclass(frozen=True)
 class Group:
     """One race: its conditions, what its lines are, and those.
 
@@ -113,11 +129,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Table:
-    """All that a run measured, ready to be shown."""
+    """All that a run measured, ready to be shown; what cannot run has no line in any group."""
 
     groups: tuple[Group, ...]
     failures: tuple[Failure, ...]
     rows: tuple[Row, ...]
+    not_run: tuple[NotRun, ...] = ()
 
 
 def comparison_table(
@@ -133,8 +150,11 @@ def comparison_table(
     races: dict[Race, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in latest:
         races[race(row, getattr(row, shared_by))][getattr(row, subject)].append(row)
-    groups = []
+    groups, failed, idle = [], [], []
     for conditions, competitors in races.items():
+        idle += [(name, own) for name, own in competitors.items() if cannot_run(own)]
+        competitors = {name: own for name, own in competitors.items() if not cannot_run(own)}
+        failed += [row for own in competitors.values() for row in own]
         baseline = [] if alone else competitors.get(BASELINE, [])
         lines = [line(name, own, baseline, samples or {}, rank) for name, own in competitors.items()]
         lines.sort(
@@ -145,8 +165,31 @@ def comparison_table(
                 each.name,
             )
         )
-        groups.append(Group(conditions, subject, tuple(lines)))
-    return Table(tuple(groups), tuple(failures(latest)), tuple(latest))
+        if lines:
+            groups.append(Group(conditions, subject, tuple(lines)))
+    return Table(tuple(groups), tuple(failures(failed)), tuple(latest), tuple(not_run(idle, len(races))))
+
+
+def cannot_run(rows: Sequence[Row]) -> bool:
+    """Whether a competitor measured nothing in a race because it cannot run there."""
+    unmeasured = [row for row in rows if row.status not in MEASURED]
+    return (
+        bool(unmeasured)
+        and all(row.status in CANNOT for row in unmeasured)
+        and all(row.kind == "verify" for row in rows if row.status in MEASURED)
+    )
+
+
+def not_run(idle: Iterable[tuple[str, Sequence[Row]]], races: int) -> list[NotRun]:
+    """Each reason once, with everything that it keeps from running."""
+    reasons: dict[tuple[str, str], int] = Counter()
+    for name, rows in idle:
+        errors = [row.error for row in rows if row.error and not row.error.startswith(CONSEQUENCE)]
+        reasons[errors[0] if errors else UNKNOWN, name] += 1
+    together: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for (reason, name), count in reasons.items():
+        together[reason, count].append(name)
+    return [NotRun(tuple(sorted(names)), reason, count, races) for (reason, count), names in together.items()]
 
 
 def latest_rows(rows: Iterable[Row]) -> list[Row]:
@@ -223,7 +266,7 @@ def flagged(timed: Sequence[Row]) -> list[str]:
 
 def measured(rows: Iterable[Row], kind: str) -> list[Row]:
     """The rows of a kind that measured something."""
-    return [row for row in rows if row.kind == kind and row.status in MEASURED]
+    return [row for row in rows if row.kind == kind and row.status in MEASURED and not row.left_out]
 
 
 def middle(values: Iterable[float | None]) -> float | None:
@@ -275,7 +318,7 @@ def failures(rows: Iterable[Row]) -> list[Failure]:
     """Each thing that went wrong, once, however many rounds and seeds it struck; not what followed from it."""
     alike: dict[tuple[str, str, str, Status, str], list[str]] = defaultdict(list)
     for row in rows:
-        error = row.error or "no reason was recorded"
+        error = row.error or UNKNOWN
         if row.status not in MEASURED and not error.startswith(CONSEQUENCE):
             alike[row.architecture, row.backend, row.kind, row.status, error].append(row.combination.label)
     return [

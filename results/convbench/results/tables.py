@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +15,6 @@ from convbench.results.summary import BASELINE, Accuracy, Failure, Group, Line, 
 
 __all__ = ["comparison_table", "table_markdown"]
 
-LEGEND = (
-    "**images/s**: training throughput, higher is better; "
-    "**step**: median time of a whole training step, of processes the geometric mean, which images/s and speed "
-    "follow from; **p10–p90**: what eight of ten steps lie between; "
-    "**processes**: fresh processes timed, in random order across combinations; "
-    f"**speed vs {BASELINE}**: above 1 is faster than {BASELINE}, with its 95 % interval over processes; "
-    "**validation accuracy**: mean over seeds at the end of the epochs or of the budget; "
-    "**shifted**: the same on images moved by a few pixels; "
-    "**served**: share of the FLOPs of convolutions and poolings that the backend computed itself, torch did "
-    "the rest; `PARTLY` marks a backend that left calls of an op it implements to torch, and who left "
-    "convolutions to torch comes below the others and is not ranked; "
-    "**backward**: `derived` where gradients are computed by the forward, at its cost; "
-    "**max error**: largest error against the float64 reference in verification; "
-    "**status**: `budget` marks a combination that was cut by its budget, so its accuracy is not final."
-)
 EMPTY = "–"
 
 
@@ -53,18 +38,42 @@ def markdown(table: Table, environment: Mapping[str, Any]) -> str:
         if len(table.groups) > 1:
             parts.append(f"## {escape(group.race.title)}\n")
         parts.append(group_markdown(group))
-        parts += [f"- {code(line.name)}: {escape(note)}" for line in group.lines for note in line.notes]
-        if any(line.notes for line in group.lines):
+        notes = notes_of(group)
+        parts += [f"- {', '.join(map(code, names))}: {escape(note)}" for note, names in notes.items()]
+        if notes:
             parts.append("")
+    if table.not_run:
+        parts.append(f"{escape(not_run(table))}\n")
     if table.failures:
-        parts.append("## What did not run\n")
+        parts.append("## What failed\n")
         parts += [
             f"- {code(f.label)}{others(f)}, {f.kind}: **{f.status}**, {escape(f.error)}"
             for f in table.failures
         ]
         parts.append("")
-    parts.append(LEGEND + "\n")
+    if table.groups:
+        parts.append(legend(table) + "\n")
     return "\n".join(parts)
+
+
+def not_run(table: Table) -> str:
+    """What cannot run, each reason once, in one line."""
+    return f"not run: {'; '.join(map(str, table.not_run))}"
+
+
+def notes_of(group: Group) -> dict[str, list[str]]:
+    """What is to be said of the lines of a group, each note with the names of the lines that it is about."""
+    notes: dict[str, list[str]] = defaultdict(list)
+    for line in group.lines:
+        for note in line.notes:
+            notes[note].append(line.name)
+    return notes
+
+
+def legend(table: Table) -> str:
+    """What the columns mean that are shown."""
+    shown = {column.title for group in table.groups for column in columns_of(group)}
+    return "; ".join(f"**{c.title}**: {c.meaning}" for c in COLUMNS if c.title in shown and c.meaning) + "."
 
 
 def load(directory: Path, rank: Rank) -> tuple[Table, Mapping[str, Any]]:
@@ -124,9 +133,11 @@ def warnings(table: Table, environment: Mapping[str, Any]) -> list[str]:
     """What a reader must not miss."""
     notes = interruption(table.rows, environment)
     if any((row.dataset or "").endswith("-sample") for row in table.rows):
+        trained = any(row.kind == "train" for row in table.rows)
+        lower = ": accuracies are lower, and cannot be compared with those of the whole" * trained
         notes.append(
-            "> **These are results on the small embedded sample, not on the whole data set: accuracies are "
-            "lower, and are not to be compared with anybody's.** `convbench data fetch` gets the whole."
+            f"> **This run used the small embedded sample, not the whole data set{lower}.** "
+            "`convbench data fetch` downloads the whole."
         )
     if any(row.flush_denormal == 0 for row in table.rows):
         notes.append(
@@ -165,12 +176,20 @@ def group_markdown(group: Group) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: its heading, the text of a line's cell, and whether it is shown when empty."""
+    """A column of the table: its heading, the text of a line's cell, and what the heading means.
+
+    It is shown where a line has something in it, or `always`. On a narrow terminal the column with the highest
+    number gives way first: from `shortens` it shows its `short` cells, from `drops` it is left out.
+    """
 
     title: str
     cell: Callable[[Line], str]
+    meaning: str = ""
     numeric: bool = True
     always: bool = False
+    short: Callable[[Line], str] | None = None
+    shortens: int = 0
+    drops: int = 0
 
     def heading(self, group: Group) -> str:
         """The title; the first column is named after what the lines are, an accuracy may be a loss."""
@@ -250,25 +269,96 @@ def share(fraction: float) -> str:
     return f"{percent:.0f} %" if percent in (0, 100) else f"{min(percent, 99.9):.1f} %"
 
 
+def speed(line: Line) -> str:
+    """The speed relative to the baseline's."""
+    return EMPTY if line.ratio is None else f"{number(line.ratio)}×"
+
+
+def value(line: Line) -> str:
+    """What training reached, and nothing else."""
+    return EMPTY if line.accuracy is None else f"{line.accuracy.mean:.3f}"
+
+
 COLUMNS = (
     Column("", lambda line: line.name, numeric=False, always=True),
-    Column("parameters", lambda line: EMPTY if line.parameters is None else f"{line.parameters:,}"),
-    Column("images/s", lambda line: number(line.images_per_second), always=True),
-    Column("step, ms", lambda line: number(line.step_ms)),
-    Column("p10–p90, ms", _spread),
-    Column("processes", lambda line: str(line.processes) if line.processes else EMPTY),
-    Column(f"speed vs {BASELINE}", ratio),
-    Column("validation accuracy", _reached, numeric=False),
     Column(
-        "shifted", lambda line: EMPTY if line.shifted_accuracy is None else f"{line.shifted_accuracy:.3f}"
+        "parameters",
+        lambda line: EMPTY if line.parameters is None else f"{line.parameters:,}",
+        "trainable parameters of the network",
+        drops=25,
     ),
-    Column("served", served),
-    Column("backward", lambda line: "derived" if line.attribution.derived else EMPTY, numeric=False),
-    Column("max error", lambda line: EMPTY if line.max_error is None else f"{line.max_error:.1e}"),
+    Column(
+        "images/s",
+        lambda line: number(line.images_per_second),
+        "training throughput, higher is better",
+        always=True,
+    ),
+    Column(
+        "step, ms",
+        lambda line: number(line.step_ms),
+        "time of a training step: the geometric mean over processes of their median steps; images/s and "
+        f"x {BASELINE} are derived from it",
+        drops=50,
+    ),
+    Column("p10–p90, ms", _spread, "the range that holds eight of ten steps", drops=70),
+    Column(
+        "processes",
+        lambda line: str(line.processes) if line.processes else EMPTY,
+        "number of fresh processes timed, in random order across combinations",
+        drops=80,
+    ),
+    Column(
+        f"x {BASELINE}",
+        ratio,
+        f"speed relative to {BASELINE}: above 1 is faster; in brackets its 95 % interval over processes",
+        short=speed,
+        shortens=40,
+        drops=5,
+    ),
+    Column(
+        "accuracy",
+        _reached,
+        "validation accuracy at the end of the epochs or of the budget; the mean over seeds",
+        numeric=False,
+        short=value,
+        shortens=90,
+        drops=10,
+    ),
+    Column(
+        "shifted",
+        lambda line: EMPTY if line.shifted_accuracy is None else f"{line.shifted_accuracy:.3f}",
+        "validation accuracy on images moved by a few pixels",
+        drops=20,
+    ),
+    Column(
+        "coverage",
+        served,
+        "share of the FLOPs of convolutions and poolings that the backend computed itself; torch computed the "
+        "rest. `PARTLY` marks a backend that left calls of an op that it implements to torch; backends that "
+        "left convolutions to torch are listed last, without a rank",
+        short=lambda line: "PARTLY" if line.attribution.partial else served(line),
+        shortens=85,
+        drops=30,
+    ),
+    Column(
+        "backward",
+        lambda line: "derived" if line.attribution.derived else EMPTY,
+        "`derived` where gradients are computed by the forward ops, which takes longer",
+        numeric=False,
+        drops=55,
+    ),
+    Column(
+        "max error",
+        lambda line: EMPTY if line.max_error is None else f"{line.max_error:.1e}",
+        "largest error against the float64 reference in verification",
+        drops=60,
+    ),
     Column(
         "status",
         lambda line: line.status if line.status == "ok" else line.status.upper(),
+        "`BUDGET` marks a combination that its budget ended early",
         numeric=False,
         always=True,
     ),
 )
+MEANINGS = {column.title: column.meaning for column in COLUMNS}

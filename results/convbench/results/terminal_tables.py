@@ -6,56 +6,69 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from convbench.registry import terminal
+from convbench.registry.terminal import Column
 from convbench.results.attribution import Rank
 from convbench.results.escaping import flatten
 from convbench.results.schema import MEASURED, Row
-from convbench.results.summary import Group, comparison_table
-from convbench.results.tables import columns_of, load, others, warnings
+from convbench.results.summary import Group, Line, comparison_table
+from convbench.results.tables import columns_of, load, not_run, notes_of, others, warnings
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table as RichTable
 
 
-def print_table(console: Console, run: Path | str | Iterable[Row], *, rank: Rank = "served") -> None:
+def print_table(out: Console, run: Path | str | Iterable[Row], *, rank: Rank = "served") -> None:
     """Show the comparison table of a run directory, or of rows, on a terminal."""
     if isinstance(run, (str, Path)):
         table, environment = load(Path(run), rank)
     else:
         table, environment = comparison_table(run, rank=rank), {}
+    left_out: dict[str, None] = {}
     for note in warnings(table, environment):
-        console.print(plain(note.lstrip("> ").replace("**", "").replace("`", "")), style="bold red")
+        say(out, note.lstrip("> ").replace("**", "").replace("`", ""), "bold red")
     for group in table.groups:
-        console.print(rich_table(group))
-        for line in group.lines:
-            for note in line.notes:
-                console.print(plain(f"{line.name}: {note}"), style="dim")
+        say(out, group.race.title, "bold")
+        left_out |= dict.fromkeys(
+            terminal.print_table(out, terminal_columns(group), styles=[style(line) for line in group.lines])
+        )
+        for note, names in notes_of(group).items():
+            say(out, f"{', '.join(names)}: {note}", "dim")
+        out.print()
+    if table.not_run:
+        say(out, not_run(table))
     for failure in table.failures:
-        console.print(
-            plain(f"{failure.label}{others(failure)}, {failure.kind}: {failure.status}, {failure.error}"),
-            style="red",
+        what = f"{failure.label}{others(failure)}, {failure.kind}: {failure.status}, {failure.error}"
+        say(out, what, "red")
+    if left_out:
+        titles = ", ".join(title.partition(",")[0] for title in left_out)
+        say(out, f"no room here for {titles}: see table.md", "dim")
+
+
+def terminal_columns(group: Group) -> list[Column]:
+    """The columns of a group, with how each gives way where the terminal is narrow."""
+    return [
+        Column(
+            flatten(column.heading(group)),
+            [flatten(column.cell(line)) for line in group.lines],
+            right=column.numeric,
+            short=[flatten(column.short(line)) for line in group.lines] if column.short else (),
+            shortens=column.shortens,
+            drops=column.drops,
         )
+        for column in columns_of(group)
+    ]
 
 
-def rich_table(group: Group) -> RichTable:
-    """One group as a table for a terminal."""
-    from rich.table import Table as RichTable
-
-    table = RichTable(title=plain(group.race.title), title_justify="left")
-    shown = columns_of(group)
-    for column in shown:
-        table.add_column(
-            plain(column.heading(group)), justify="right" if column.numeric else "left", overflow="fold"
-        )
-    for line in group.lines:
-        style = "red" if line.status not in MEASURED else "yellow" if line.status == "budget" else None
-        style = style or ("magenta" if line.attribution.partial or not line.attribution.whole else None)
-        table.add_row(*(plain(column.cell(line)) for column in shown), style=style)
-    return table
+def style(line: Line) -> str | None:
+    """How a line looks: what failed, what its budget cut short, and what torch computed in part stand out."""
+    if line.status not in MEASURED:
+        return "red"
+    if line.status == "budget":
+        return "yellow"
+    return "magenta" if line.attribution.partial or not line.attribution.whole else None
 
 
-def plain(text: str) -> str:
-    """A text that a terminal shows as it is."""
-    from rich.markup import escape as literal
-
-    return literal(flatten(text))
+def say(out: Console, text: str, style: str | None = None) -> None:
+    """Print a sentence as it is."""
+    terminal.print_text(out, flatten(text), style=style)

@@ -7,6 +7,7 @@ process of one side is followed or preceded, at random, by its counterpart of th
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Generator, Sequence
 from contextlib import suppress
@@ -18,11 +19,12 @@ from typing import Any
 
 from convbench.registry import Registry, UsageError, discover
 from convbench.results.schema import Epoch, Row
+from convbench.suites.agenda import Outlook
 from convbench.suites.runner import RunResult, resolve_suite, running
 from convbench.suites.schedule import Task
 from convbench.suites.suite import Suite
 from convbench.suites.versions import install
-from convbench.suites.watching import Silent, Watcher
+from convbench.suites.watching import Beat, Silent, Watcher
 
 SIDES = ("base", "new")
 
@@ -60,8 +62,10 @@ def run_against(
     suite = resolve_suite(suite, registry)
     if suite.side_by_side:
         raise UsageError("two versions take turns, process by process: they cannot be measured side by side")
-    # both sides need the same rounds, or processes would lose their counterparts: as many as there may be
+    # both sides need the same rounds, or processes would lose their counterparts: as many as there may be, and
+    # none left out for a total budget
     suite = suite.override({"timing.rounds": suite.timing.max_rounds})
+    suite = replace(suite, budget=replace(suite.budget, total_seconds=None))
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     parent = Path(out) if out is not None else Path("results") / f"{suite.name}-{stamp}"
     if taken := [side for side in SIDES if (parent / side).exists()]:
@@ -84,7 +88,10 @@ def run_against(
             for side in SIDES
         ]
         # the order within a pair is as random as that of the schedule, which both sides share
-        first, second = in_turn(runs, random.Random(parent.name))
+        try:
+            first, second = in_turn(runs, random.Random(os.fsencode(parent.name)))
+        finally:
+            both.inner.end()
     return first, second
 
 
@@ -112,7 +119,7 @@ class Both:
 
     inner: Watcher
     begun: list[tuple[Sequence[Task], int]] = field(default_factory=list)
-    ended: int = 0
+    left: dict[str, Outlook] = field(default_factory=dict)
 
 
 class OneSide:
@@ -123,6 +130,9 @@ class OneSide:
 
     def note(self, text: str) -> None:
         self._both.inner.note(f"{self._side}: {text}")
+
+    def stage(self, text: str) -> None:
+        self._both.inner.stage(f"{self._side}: {text}" if text else "")
 
     def begin(self, tasks: Sequence[Task], kept: int) -> None:
         self._both.begun.append((tasks, kept))
@@ -139,10 +149,18 @@ class OneSide:
     def finish(self, task: Task, row: Row) -> None:
         self._both.inner.finish(self._named(task), row)
 
+    def beat(self, task: Task, beat: Beat) -> None:
+        self._both.inner.beat(self._named(task), beat)
+
+    def outlook(self, outlook: Outlook) -> None:
+        left = self._both.left
+        left[self._side] = outlook
+        if len(left) == len(SIDES):
+            words = f"on either side: {outlook.words}" if outlook.words else ""
+            self._both.inner.outlook(Outlook(0.0, sum(each.seconds() for each in left.values()), words))
+
     def end(self) -> None:
-        self._both.ended += 1
-        if self._both.ended == len(self._both.begun):
-            self._both.inner.end()
+        """The other side may go on: whoever runs both says when."""
 
     def _named(self, task: Task) -> Task:
         return replace(task, side=self._side)

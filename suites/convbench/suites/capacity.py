@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
-from convbench.results.machine import cpu_quota, read_text
+from convbench.results.machine import cpu_quota, memory, read_text
 
 MEMORY_SHARE = 0.8  # of what is free when the run begins
 CONTROL_GROUP = Path("/sys/fs/cgroup")
@@ -48,12 +49,10 @@ def _allowed() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def free_memory_mb() -> int:
-    """The memory a worker may take: a share of what is free, in MB (10^6 bytes)."""
-    import psutil
-
-    free = psutil.virtual_memory().available
+def free_memory_mb() -> int | None:
+    """The memory a worker may take: a share of what is free, in MB (10^6 bytes); None where nothing tells."""
+    _, free = memory()
     limit, used = (read_text(CONTROL_GROUP / name) for name in ("memory.max", "memory.current"))
     if limit is not None and used is not None and limit != "max":
         free = min(free, max(0, int(limit) - int(used)))
-    return max(1, int(free * MEMORY_SHARE / 1e6))
+    return max(1, int(free * MEMORY_SHARE / 1e6)) if math.isfinite(free) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import signal
-import sys
 import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from convbench.registry import GateFailed, NothingRan, Registry, UsageError, hookimpl
-from convbench.registry.errors import choices
+from convbench.registry.errors import choices, shown
 from convbench.registry.outcomes import GENERATED
 
 if TYPE_CHECKING:
@@ -59,7 +58,45 @@ def _many(name: str, help: str, numbers: bool = False) -> Callable[[F], F]:
     return click.option(name, multiple=True, metavar=metavar, callback=callback, help=help)
 
 
-@click.command()
+def _seconds(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """`5m` as 300.0."""
+    from convbench.suites.durations import seconds_of
+
+    try:
+        return None if value is None else seconds_of(value)
+    except UsageError as error:
+        raise UsageError(f"{parameter.opts[0]}: {error}") from None
+
+
+HELP = {
+    "What to run": "suite architecture backend device dtype batch-size memory-format mode seed fuse dataset set",
+    "How long it may take": "budget budget-total timeout memory dry-run no-train no-time",
+    "Training": "lr epochs data-dir",
+    "Timing": "rounds max-rounds warmup-steps steps max-steps precision threads side-by-side against pip-options",
+    "Where results go": "out resume pytest-json open",
+}
+
+
+class GroupedHelp(click.Command):
+    """A command whose help has its options in the groups of HELP; those of no group come last."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        records = {
+            parameter.opts[0].removeprefix("--"): record
+            for parameter in self.get_params(ctx)
+            if (record := parameter.get_help_record(ctx)) is not None
+        }
+        grouped = {
+            title: [records.pop(name) for name in names.split() if name in records]
+            for title, names in HELP.items()
+        }
+        for title, found in {**grouped, "Other options": list(records.values())}.items():
+            if found:
+                with formatter.section(title):
+                    formatter.write_dl(found)
+
+
+@click.command(cls=GroupedHelp)
 @click.option("--suite", metavar="NAME|FILE", help="A registered suite, or a TOML file.")
 @_many("--architecture", "Networks, as names or globs; repeat, or separate with commas.")
 @_many("--backend", "Op backends, likewise.")
@@ -80,6 +117,12 @@ def _many(name: str, help: str, numbers: bool = False) -> Callable[[F], F]:
 @click.option("--lr", type=float, help="Learning rate.")
 @click.option("--epochs", type=int, help="Epochs to train, unless the budget ends first.")
 @click.option("--budget", type=float, metavar="SECONDS", help="Training time of one combination.")
+@click.option(
+    "--budget-total",
+    metavar="TIME",
+    callback=_seconds,
+    help="Time of the whole run, such as 5m: spent where it tells most, and what is left out is named.",
+)
 @click.option("--timeout", type=float, metavar="SECONDS", help="When a process is ended.")
 @click.option("--memory", type=int, metavar="MB", help="Memory a process may take.")
 @click.option("--rounds", type=int, help="Timing processes per combination; exactly so many.")
@@ -113,6 +156,9 @@ def _many(name: str, help: str, numbers: bool = False) -> Callable[[F], F]:
     help="Measure another version too, interleaved: `fast==1.0`, a directory, a wheel, or git+URL@REF.",
 )
 @click.option("--pip-options", default="", metavar="TEXT", help="Of pip, when it installs that version.")
+@click.option(
+    "--open", "open_page", is_flag=True, help="Open the page of the run in a browser when it is done."
+)
 @click.option("--dry-run", is_flag=True, help="Show what would run, and stop.")
 @click.option("--no-train", is_flag=True, help="Only verify and time.")
 @click.option("--no-time", is_flag=True, help="Only verify and train.")
@@ -128,35 +174,41 @@ def run(
     pytest_json: Path | None,
     against: str | None,
     pip_options: str,
+    open_page: bool,
     dry_run: bool,
     no_train: bool,
     no_time: bool,
     **options: Any,
 ) -> None:
     """Verify, time and train every combination of a suite, and write its comparison table."""
-    from convbench.suites import runner
-    from convbench.suites.watching import watcher_for
-
     if out is not None and resume is not None:
         raise UsageError("--out and --resume exclude each other: a resumed run stays in its directory")
     if resume is not None and against is not None:
         raise UsageError("--against and --resume exclude each other: two versions are measured in one go")
     if pytest_json is not None and (no_time or against is not None):
         raise UsageError(f"--pytest-json and {'--no-time' if no_time else '--against'} exclude each other")
+    if against is not None and options.get("budget_total") is not None:
+        raise UsageError(
+            "--against and --budget-total exclude each other: two versions need the same rounds, "
+            "however long they take"
+        )
     if pip_options and against is None:
         raise UsageError("--pip-options are for --against, which is not given")
     if suite is None and resume is None:
         raise UsageError(f"--suite is missing; {choices('', registry.suites)}")
     if resume is not None and not (resume / "results.csv").is_file():
         raise UsageError(f"no run in {resume}: there is no results.csv")
+    from convbench.suites import runner
+    from convbench.suites.watching import watcher_for
+
     chosen = suite if suite is not None else (resume or Path()) / "suite.toml"
     resolved = overridden(runner.resolve_suite(chosen, registry), options, settings)
+    _warn_of_broken_plugins(registry, resolved.backends)
     if resume is not None:
         runner.check_resumed(resolved, resume)
     if dry_run:
-        _show_plan(
-            runner.preview(resolved, data_dir=data_dir, registry=registry), resolved, no_train, no_time
-        )
+        planned = runner.preview(resolved, data_dir=data_dir, registry=registry, watcher=watcher_for())
+        _show_plan(planned, resolved, no_train, no_time)
         return
     if pytest_json is not None:
         from convbench.results.report import check_writable
@@ -177,7 +229,7 @@ def run(
             registry=registry,
             watcher=watcher_for(),
         )
-        _print_comparison(base.path, new.path)
+        _print_comparison(base.path, new.path, open_page)
         return
     result = runner.run(
         resolved,
@@ -193,7 +245,7 @@ def run(
         from convbench.results.pytest_benchmark_export import write_pytest_benchmark
 
         click.echo(f"pytest-benchmark: {write_pytest_benchmark(result.path, pytest_json)}", err=True)
-    _print_table(result.path)
+    _print_table(result.path, open_page)
 
 
 def overridden(suite: Any, options: Options, settings: Iterable[str] = ()) -> Any:
@@ -201,8 +253,8 @@ def overridden(suite: Any, options: Options, settings: Iterable[str] = ()) -> An
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise UsageError(f"--set takes KEY=VALUE, not {setting!r}")
-        suite = suite.override({key.strip(): _toml_value(text)})
+            raise UsageError(f"--set takes KEY=VALUE, not {shown(setting)}")
+        suite = suite.override({key.strip(): _toml_value(key, text)})
     for option, key in OPTION_KEYS.items():
         try:
             suite = suite.override({key: options.get(option.replace("-", "_"))})
@@ -211,12 +263,18 @@ def overridden(suite: Any, options: Options, settings: Iterable[str] = ()) -> An
     return suite
 
 
-def _toml_value(text: str) -> Any:
+def _toml_value(key: str, text: str) -> Any:
     """What the text means in a TOML file; a text without quotes is itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text.strip()
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # more digits than Python reads, more brackets than it nests
+        reason = error if isinstance(error, ValueError) else "its brackets are nested too deeply"
+        raise UsageError(f"--set {key}={text[:40]}... cannot be read: {reason}") from None
 
 
 OPTION_KEYS = {
@@ -234,6 +292,7 @@ OPTION_KEYS = {
     "lr": "recipe.lr",
     "epochs": "recipe.epochs",
     "budget": "budget.train_seconds",
+    "budget-total": "budget.total_seconds",
     "timeout": "budget.timeout_seconds",
     "memory": "budget.memory_mb",
     "rounds": "timing.rounds",
@@ -289,6 +348,7 @@ def verify(
     """
     from convbench.suites.verification import verify_backends
 
+    _warn_of_broken_plugins(registry, backends or ("*",))
     results = verify_backends(
         registry,
         backends or ("*",),
@@ -315,6 +375,14 @@ def verify(
         raise NothingRan(f"no backend could be verified on {device}")
 
 
+def _warn_of_broken_plugins(registry: Registry, patterns: Iterable[str]) -> None:
+    """A broken plugin is missing from what a pattern such as `*` takes; a name that it misses is an error."""
+    if any(set(pattern) & set("*?[") for pattern in patterns):
+        for plugin in registry.plugins:
+            if plugin.error:
+                click.echo(f"warning: {plugin.fault}", err=True)
+
+
 def _list_outcomes(result: Verification, verbose: bool) -> None:
     """What did not pass, a line each, first what there is Python for; unless verbose not more than a few."""
     first = result.first_failures
@@ -330,28 +398,30 @@ def _list_outcomes(result: Verification, verbose: bool) -> None:
 
 
 def _show_plan(planned: list[Any], suite: Any, no_train: bool, no_time: bool) -> None:
+    from convbench.suites.forecast import before_anything
+
     for entry in planned:
         status = f"{entry.obstacle[0]}: {entry.obstacle[1]}" if entry.obstacle else "to run"
         click.echo(f"{entry.combination.label}  {status}")
     kinds = ["verify"]
     timing = suite.timing
     upto = f" to {timing.max_rounds}" if (timing.max_rounds or 0) > timing.rounds else ""
-    if "time" in suite.kinds and not no_time:
+    if time := "time" in suite.kinds and not no_time:
         kinds.append(f"time in {timing.rounds}{upto} rounds of {timing.steps} steps")
-    if "train" in suite.kinds and not no_train:
+    if train := "train" in suite.kinds and not no_train:
         kinds.append(f"train for at most {suite.budget.train_seconds:g} s")
     click.echo(f"{len(planned)} combination{'s' * (len(planned) != 1)}; each: {', '.join(kinds)}", err=True)
+    click.echo(before_anything(suite, planned, time=time, train=train), err=True)
 
 
-def _print_table(path: Path) -> None:
-    from rich.console import Console
-
+def _print_table(path: Path, open_page: bool) -> None:
+    from convbench.registry.terminal import console
+    from convbench.results.report import show_page
     from convbench.results.terminal_tables import print_table
 
-    # a pipe has no width of its own to fit into
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    print_table(console, path)
+    print_table(console(), path)
     click.echo(f"table: {path / 'table.md'}", err=True)
+    show_page(path / "report.html", open_page)
 
 
 def _words(text: str) -> list[str]:
@@ -361,11 +431,15 @@ def _words(text: str) -> list[str]:
         raise UsageError(f"--pip-options is {text!r}, which is no command line: {error}") from None
 
 
-def _print_comparison(base: Path, new: Path) -> None:
+def _print_comparison(base: Path, new: Path, open_pages: bool) -> None:
+    from convbench.registry.terminal import console
     from convbench.results.comparing import compare
     from convbench.results.comparison_formats import as_table
+    from convbench.results.report import show_page
 
-    click.echo(as_table(compare(base, new)), nl=False)
+    click.echo(as_table(compare(base, new), console().width), nl=False)
+    for side in (base, new):
+        show_page(side / "report.html", open_pages)
     click.echo(f"to gate on it: convbench compare {base} {new} --fail-if-slower 5%", err=True)
 
 

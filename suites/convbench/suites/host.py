@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
+from textwrap import shorten
 from types import TracebackType
 from typing import IO, Any
 
@@ -22,7 +23,9 @@ from convbench.registry import ConvbenchError
 from convbench.suites.json_lines import Event, Lines
 from convbench.suites.versions import python_environment
 
+LONGEST_WAIT = 86_400.0  # seconds at a time: the system takes no more than 24 days
 LONGEST_LOG = 1024 * 1024  # bytes of what one worker printed that are kept
+LONGEST_REASON = 300  # characters
 # what OpenMP, numpy's BLAS and numba read when they are loaded
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -81,7 +84,7 @@ class Host:
         Raises:
             ConvbenchError: it does not start; the log has the reason.
         """
-        self._log = log.open("ab", buffering=0)
+        self._log = log.open("a+b", buffering=0)
         self._threads, self._first, self._cpus = threads, first, tuple(cpus)
         # unlinked: it goes with its last user, even after kill -9
         self.data: IO[bytes] = (
@@ -178,6 +181,7 @@ class Host:
 
     def _start(self) -> None:
         self._control, other = socket.socketpair()
+        began = os.fstat(self._log.fileno()).st_size
         environment = python_environment(self._first)
         if self._threads is not None:
             environment |= dict.fromkeys(THREAD_VARIABLES, str(self._threads))
@@ -202,10 +206,14 @@ class Host:
             raise
         if not ready:
             self._control.close()
-            raise ConvbenchError(
-                f"the process that starts workers {Ending(self._server.wait()).description}; "
-                f"see {self._log.name}"
-            )
+            ended = Ending(self._server.wait()).description
+            raise ConvbenchError(f"the process that starts workers {ended}: {self._last_line(began)}")
+
+    def _last_line(self, start: int) -> str:
+        """The last line of what was printed from there on, which says of most failures why."""
+        printed = os.pread(self._log.fileno(), LONGEST_LOG, start).decode(errors="replace")
+        lines = [line.strip() for line in printed.splitlines() if line.strip()]
+        return shorten(lines[-1], LONGEST_REASON) if lines else "it does not say why"
 
     def _stop(self) -> None:
         self._control.close()  # the server kills its workers and exits when it sees this
@@ -228,7 +236,7 @@ class Host:
         selector.register(self._control, selectors.EVENT_READ)
         try:
             while True:
-                ready = selector.select(max(0.0, deadline - time.monotonic()))
+                ready = selector.select(min(max(0.0, deadline - time.monotonic()), LONGEST_WAIT))
                 if time.monotonic() >= deadline:
                     if timed_out:  # the kill was asked for and never reported
                         self._server.kill()
@@ -258,7 +266,7 @@ class Host:
         dropped = end - start - LONGEST_LOG
         if dropped <= 0:
             return
-        with open(self._log.name, "r+b") as file:
+        with suppress(OSError), open(self._log.name, "r+b") as file:  # somebody may have deleted it
             file.seek(end - LONGEST_LOG // 2)
             last = file.read()
             file.seek(start + LONGEST_LOG // 2)

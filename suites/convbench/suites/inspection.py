@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from convbench.registry import ConvbenchError, Registry, UnknownName, hookimpl
 from convbench.registry.discovery import Plugin
+from convbench.registry.plugin_faults import without_entry_point
+from convbench.registry.terminal import Column, console, print_table, print_text, working
+from convbench.results.escaping import flatten
 from convbench.suites.asking import ask_availability
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+OURS = "convbench "  # so begin name and version of the package that the built-in plugins are in
+MANY = 5  # names of one library that are listed each on its own
 
 
 @hookimpl
@@ -25,47 +38,106 @@ def convbench_commands(group: click.Group) -> None:
 
 @click.command("list")
 @click.argument("kind", required=False, metavar="[KIND]")
+@click.option("--verbose", is_flag=True, help="List every name, with all that is known of it.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for a script.")
 @click.pass_obj
-def list_(registry: Registry, kind: str | None, as_json: bool) -> None:
+def list_(registry: Registry, kind: str | None, verbose: bool, as_json: bool) -> None:
     """List backends, architectures, datasets, suites, devices or plugins; all but devices by default."""
     if kind is not None and kind not in LISTINGS:
         raise UnknownName("kind", kind, LISTINGS)
     kinds = [kind] if kind else [name for name in LISTINGS if name != "devices"]
-    listings = {name: list(LISTINGS[name](registry)) for name in kinds}
+    with working("asking the backends whether they can run here" if "backends" in kinds else "listing"):
+        listings = {name: list(LISTINGS[name](registry)) for name in kinds}
     if as_json:
         click.echo(json.dumps(listings[kind] if kind else listings, indent=2))
         return
     for name, entries in listings.items():
         if kind is None:
             click.echo(f"{name}:")
-        _show(entries, indent="" if kind else "  ")
+        shorten = _without_built_ins if name == "plugins" else _together
+        _show(entries if verbose else shorten(entries), indent="" if kind else "  ", verbose=verbose)
 
 
 @click.command()
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the dataset is.")
+@click.option("--verbose", is_flag=True, help="Also list every plugin, and what is fine.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for a script.")
 @click.pass_obj
-def doctor(registry: Registry, data_dir: Path | None, as_json: bool) -> None:
+def doctor(registry: Registry, data_dir: Path | None, verbose: bool, as_json: bool) -> None:
     """Check plugins, devices, data, and how steady this machine is."""
     from convbench.suites.noise import examine
 
-    report = {
-        "plugins": [_traced(plugin) for plugin in registry.plugins],
-        **_survey(data_dir),
-        "noise": [vars(finding) for finding in examine()],
-    }
+    with working("looking at plugins, backends, devices and data"):
+        report: dict[str, list[dict[str, Any]]] = {
+            "plugins": [_traced(plugin) for plugin in registry.plugins],
+            "backends": list(_backends(registry)),
+            **_survey(data_dir),
+        }
+    with working("measuring how steady this machine is"):
+        report["noise"] = [vars(finding) for finding in examine()]
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return
-    for name, entries in report.items():
-        click.echo(f"{name}:")
-        if name == "noise":
-            for entry in entries:
-                click.echo(f"  {entry['check']}: {entry['state']}: {entry['found']}")
-                click.echo(f"      {entry['advice']}")
-        else:
-            _show(entries, indent="  ")
+    out = console()
+    _diagnose(out, registry, report)
+    if verbose:
+        for name in ("plugins", "backends", "noise"):
+            out.print(f"\n{name}:", style="bold")
+            _show(report[name], indent="  ", verbose=True)
+
+
+def _diagnose(out: Console, registry: Registry, report: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """What is wrong, each with what to do about it; then what is fine, in short."""
+    problems = [(plugin.fault, "") for plugin in registry.plugins if plugin.error]
+    problems += [(each, "") for each in without_entry_point()]
+    for data in report["data"]:
+        if "state" in data:
+            problems.append((f"data: {data['name']}: {data['state']}", ""))
+        elif data["name"].endswith("-sample"):
+            problems.append(
+                (
+                    "data: only the embedded sample is here",
+                    "`convbench data fetch` downloads the whole data set",
+                )
+            )
+    found: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for finding in report["noise"]:
+        found[finding["state"]].append(finding)
+    problems += [(f"{each['check']}: {each['found']}", each["advice"]) for each in found["warning"]]
+    out.print("problems:" if problems else "no problems", style="bold")
+    for problem, advice in problems:
+        print_text(out, problem, indent="  ", style="red")
+        if advice:
+            print_text(out, advice, indent="      ")
+    out.print("fine:", style="bold")
+    for line in _fine(report, [each["check"] for each in found["ok"]]):
+        print_text(out, line, indent="  ")
+    if found["unknown"]:
+        out.print("cannot be told here:", style="bold")
+        for each in found["unknown"]:
+            print_text(out, f"{each['check']}: {each['found']}; {each['advice']}", indent="  ")
+
+
+def _fine(report: Mapping[str, Sequence[Mapping[str, Any]]], checks: Sequence[str]) -> Iterator[str]:
+    """What works, in a few lines."""
+    loaded = [each for each in report["plugins"] if each["state"] == "loaded"]
+    yield f"plugins: {len(loaded)} loaded"
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for backend in report["backends"]:
+        reasons[backend["state"].removeprefix("unavailable: ")].append(backend["name"])
+    yield f"backends: {', '.join(reasons.pop('available', ['none']))}"
+    if reasons:
+        rest = (f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
+        yield f"backends that cannot run here: {'; '.join(rest)}"
+    devices = report.get("devices", ())
+    if devices:
+        yield f"devices: {', '.join(' '.join(filter(None, each.values())) for each in devices)}"
+    for data in report["data"]:
+        if "train_images" in data:
+            sizes = f"{data['train_images']:,} training and {data['test_images']:,} test images"
+            yield f"data: {data['name']}, {sizes}"
+    if checks:
+        yield f"machine: {', '.join(checks)}"
 
 
 def _backends(registry: Registry) -> Iterable[dict[str, Any]]:
@@ -144,14 +216,16 @@ def _traced(plugin: Plugin) -> dict[str, Any]:
 def _file(module: str) -> str | None:
     """Where the module of an entry point is, whether it can be imported or not."""
     try:
-        spec = find_spec(module.partition(":")[0])
+        with redirect_stdout(sys.stderr):
+            spec = find_spec(module.partition(":")[0])
     except Exception:  # noqa: BLE001 - it imports the packages around the module, and those can do anything
         return None
     return spec.origin if spec else None
 
 
 def _state(plugin: Plugin) -> str:
-    return f"broken: {plugin.error}" if plugin.error else "loaded"
+    where = f" ({plugin.place})" if plugin.place else ""
+    return f"broken: {plugin.error}{where}" if plugin.error else "loaded"
 
 
 LISTINGS = {
@@ -194,12 +268,57 @@ def _survey(data_dir: Path | None) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _show(entries: Iterable[Mapping[str, Any]], indent: str) -> None:
-    rows = [{key: str(value) for key, value in entry.items()} for entry in entries]
-    if not rows:
+def _together(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Names of one library, such as torchvision/*, as one entry where they are many."""
+    counts = Counter(entry["name"].partition("/")[0] for entry in entries if "/" in entry["name"])
+    shown: dict[str, Mapping[str, Any]] = {}
+    for entry in entries:
+        library, slash, _ = entry["name"].partition("/")
+        if slash and counts[library] > MANY:
+            summary = f"{counts[library]} models (--verbose lists them)"
+            entry = {"name": f"{library}/*", "summary": summary, "plugin": entry["plugin"]}
+        shown[entry["name"]] = entry
+    return list(shown.values())
+
+
+def _without_built_ins(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Plugins of others, and those that are broken; the built-in ones are counted."""
+    ours = [entry for entry in entries if entry["name"] == entry["module"] and entry["state"] == "loaded"]
+    counted = (
+        {"name": "built in", "plugin": ours[0]["plugin"], "state": f"{len(ours)} loaded"} if ours else None
+    )
+    return [*([counted] if counted else []), *(entry for entry in entries if entry not in ours)]
+
+
+# The columns of listings, from the left: how wide they stay, and in which order they are left out.
+COLUMNS = {
+    "name": Column("name", ()),
+    "state": Column("state", (), wraps=14),
+    "found": Column("found", (), wraps=24),
+    "advice": Column("advice", (), wraps=24, drops=6),
+    "check": Column("check", ()),
+    "model": Column("model", (), wraps=16),
+    "summary": Column("summary", (), wraps=26),
+    "description": Column("description", (), wraps=28),
+    "input": Column("input", (), drops=3),
+    "devices": Column("devices", (), drops=4),
+    "dtypes": Column("dtypes", (), wraps=24, drops=5),
+    "source": Column("source", (), wraps=20, drops=6),
+    "plugin": Column("plugin", (), drops=7),
+}
+
+
+def _show(entries: Sequence[Mapping[str, Any]], indent: str, verbose: bool) -> None:
+    """Entries as a table without headings; where `verbose`, with all that is known of each."""
+    if not entries:
         click.echo(f"{indent}none")
         return
-    widths = {key: max(len(row.get(key, "")) for row in rows) for key in rows[0]}
-    for row in rows:
-        cells = [value.ljust(widths.get(key, 0)) for key, value in row.items()]
-        click.echo((indent + "  ".join(cells)).rstrip())
+    keys = [key for key in COLUMNS if any(key in entry for entry in entries)]
+    keys += [key for entry in entries[:1] for key in entry if key not in COLUMNS] if verbose else []
+    columns = []
+    for key in keys:
+        cells = [flatten(str(entry.get(key, ""))) for entry in entries]
+        alone = key == "plugin" and all(cell.startswith(OURS) for cell in cells)
+        if any(cells) and (verbose or not alone):
+            columns.append(replace(COLUMNS.get(key, Column(key, (), wraps=16, drops=8)), cells=cells))
+    print_table(console(), columns, indent=indent)

@@ -80,6 +80,7 @@ def time_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         cold_steps=timing["cold_steps"],
         mixed=setup.mixed,
         replays=replays,
+        beat=lambda taken: send({"event": "beat", "steps": taken, "epoch": None, "loss": None}),
     )
     peak = peak_memory_mb(setup.device)
     served = shares(model) | {"chosen": choices_of(setup.backend)}  # in these very steps
@@ -133,6 +134,9 @@ def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
         budget_seconds=budget,
         evaluating=lambda: send(
             {"event": "note", "text": f"train {label}: evaluating, for at most {budget:g} s"}
+        ),
+        beat=lambda steps, epoch, loss: send(
+            {"event": "beat", "steps": steps, "epoch": epoch, "loss": _finite(loss)}
         ),
         mixed=setup.mixed,
         replays=replays,
@@ -191,6 +195,10 @@ def train_combination(job: Job, send: Send, data: int) -> dict[str, Any]:
 def _left_out(what: str, images: int, of: int) -> list[str]:
     """A note, where an evaluation was not of all images."""
     return [f"{what} {images:,} of {of:,} images"] if images < of else []
+
+
+def _finite(loss: float | None) -> float | None:
+    return loss if loss is not None and math.isfinite(loss) else None
 
 
 def _accuracy(value: float) -> float | None:

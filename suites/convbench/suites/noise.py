@@ -75,16 +75,18 @@ def examine() -> list[Finding]:
 
 
 def judge_openmp(variables: Mapping[str, str]) -> Finding:
-    """Whether OpenMP may give torch fewer threads than it was told to start, which it waits for without end."""
-    limit, dynamic = variables.get("OMP_THREAD_LIMIT", ""), variables.get("OMP_DYNAMIC", "")
-    set_here = [
-        *([f"OMP_THREAD_LIMIT={limit}"] if limit == "1" else []),
-        *([f"OMP_DYNAMIC={dynamic}"] if dynamic.lower() in ("true", "1") else []),
-    ]
-    if set_here:
-        found, advice = " and ".join(set_here), "torch can hang in calls with several threads: unset it"
-        return Finding("OpenMP", "warning", found, advice)
-    return Finding("OpenMP", "ok", "no variable takes threads from torch", "nothing to do")
+    """Whether OpenMP may start fewer threads than torch asks for, and then waits for."""
+    limit, dynamic = variables.get("OMP_THREAD_LIMIT"), variables.get("OMP_DYNAMIC", "false")
+    limits = [f"OMP_THREAD_LIMIT={limit}"] * (limit is not None)
+    limits += [f"OMP_DYNAMIC={dynamic}"] * (dynamic.strip().lower() in ("true", "1", "yes", "on"))
+    if not limits:
+        return Finding("openmp", "ok", "no limit on OpenMP's threads", "torch gets the threads it asks for")
+    return Finding(
+        "openmp",
+        "warning",
+        " and ".join(limits),
+        "torch can wait forever for threads that it does not get: unset it; `--threads` sets their number",
+    )
 
 
 def probe() -> list[float]:

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from itertools import product
 from typing import Any
 
-from convbench.registry import Problem, Recipe, Registry, UnknownName, UsageError
+from convbench.registry import NothingRan, Problem, Recipe, Registry, UnknownName, UsageError
 from convbench.results.schema import Combination, Status
 from convbench.suites.suite import Suite
 
@@ -104,6 +104,85 @@ def check_shift(shift: int | None, size: tuple[int, int], dataset: str) -> None:
         raise UsageError(
             f"shift is {shift}; it must be less than the images of {dataset} have pixels, {size[0]}x{size[1]}"
         )
+
+
+def unlike_images(
+    planned: Sequence[Planned], registry: Registry, image: tuple[int, int, int]
+) -> dict[str, tuple[int, int, int]]:
+    """The shape (C, H, W) that networks would be given which were made for another one, by name.
+
+    Args:
+        planned: the combinations.
+        registry: where networks are looked up.
+        image: the shape of the dataset's images, in front of the recipe's resize.
+    """
+    found = {}
+    for entry in planned:
+        name = entry.combination.architecture
+        given = (image[0], *(entry.recipe.resize or image[1:]))
+        if (
+            entry.obstacle is None
+            and entry.problem is None
+            and given != registry.architecture(name).input_shape
+        ):
+            found[name] = given
+    return found
+
+
+def with_misfits(
+    planned: Sequence[Planned],
+    registry: Registry,
+    misfits: Mapping[str, str],
+    dataset: str,
+    image: tuple[int, int, int],
+) -> list[Planned]:
+    """The combinations, those of networks that cannot take the dataset's images with that for an obstacle."""
+    fitted = []
+    for entry in planned:
+        name = entry.combination.architecture
+        if name in misfits and entry.obstacle is None:
+            entry = replace(
+                entry, obstacle=("unsupported", _misfit(entry, registry, misfits[name], dataset, image))
+            )
+        fitted.append(entry)
+    return fitted
+
+
+def _misfit(entry: Planned, registry: Registry, error: str, dataset: str, image: tuple[int, int, int]) -> str:
+    architecture = registry.architecture(entry.combination.architecture)
+    resize = entry.recipe.resize
+    resized = f", resized to {resize[0]}x{resize[1]}" if resize else ""
+    height, width = architecture.input_shape[-2:]
+    hint = (
+        f"; --set recipe.resize=[{height},{width}] gives it images of its size"
+        if (height, width) != (resize or image[1:])
+        else ""
+    )
+    return (
+        f"architecture {architecture.name!r} is made for images of {by(architecture.input_shape)}, and cannot "
+        f"take those of {dataset}, {by(image)}{resized} ({error}){hint}"
+    )
+
+
+def by(shape: Sequence[int]) -> str:
+    """A shape as `1x28x28`."""
+    return "x".join(map(str, shape))
+
+
+def check_possible(planned: Sequence[Planned]) -> None:
+    """Refuse a run of which not one combination can run here.
+
+    Raises:
+        NothingRan: with the reasons in one sentence, each once.
+    """
+    if any(entry.obstacle is None for entry in planned):
+        return
+    reasons: dict[str, dict[str, None]] = {}
+    for entry in planned:
+        if entry.obstacle is not None:
+            reasons.setdefault(entry.obstacle[1], {})[entry.combination.backend] = None
+    words = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    raise NothingRan(f"nothing can run here: {'; '.join(words)}")
 
 
 def _matching_devices(patterns: Sequence[str], devices: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -34,6 +35,7 @@ OF_THE_COMBINATION = (
     "derived_backward",
     "max_error",
 )
+LONGEST = 2000  # characters of an error or of notes
 NOUNS: Mapping[Kind, str] = {"verify": "verification", "time": "timing", "train": "training"}
 
 
@@ -98,6 +100,10 @@ class Recorder:
         """Write the row of a process that is not started, and why."""
         return self.write(task, status, reason, {}, _now())
 
+    def leave_out(self, task: Task, reason: str) -> Row:
+        """Write the row of a process that there is no time for; the reason is no error, but a note."""
+        return self.write(task, "budget", None, {"notes": reason}, _now())
+
     def found_wrong(self, combination: Combination) -> tuple[Status, str] | None:
         """The status and reason that keep a combination from being measured: fail closed."""
         row = self._verified.get(combination)
@@ -119,6 +125,7 @@ class Recorder:
         self, task: Task, status: Status, error: str | None, measures: Mapping[str, Any], started_at: str
     ) -> Row:
         """Append one row."""
+        error = cut(error)
         combination, recipe, problem = task.combination, task.planned.recipe, task.planned.problem
         plugin = self.facts.registry.backends.plugin(combination.backend)
         verified = self._verified.get(combination)
@@ -139,6 +146,7 @@ class Recorder:
             "recipe": f"lr={recipe.lr:g} epochs={recipe.epochs} resize={resize} init={recipe.init}",
             **shared,
             **measures,
+            "notes": cut(measures.get("notes")),
         }
         if values.get("images_per_second") and values.get("step_flops_per_image"):
             values["gflops_per_second"] = values["images_per_second"] * values["step_flops_per_image"] / 1e9
@@ -154,7 +162,7 @@ class Recorder:
             error=error,
             started_at=started_at,
             order=task.order,
-            combination_key=task.key,
+            combination_key=task.cut_key if status == "budget" and task.share is not None else task.key,
             **asdict(combination),
             **values,
         )
@@ -173,7 +181,7 @@ class Recorder:
                 reason = f"not measured, for its later {NOUNS[row.kind]} ended incorrect: {error}"
                 retract(self.store, reason, row)
             self._wrong.setdefault(combination, row)
-        elif status in MEASURED:
+        elif status in MEASURED and not row.left_out:
             self._measured.add(combination)
         return row
 
@@ -185,6 +193,7 @@ class Process:
     recorder: Recorder
     task: Task
     started_at: str = field(default_factory=lambda: _now())
+    began: float = field(default_factory=time.monotonic)
     measures: dict[str, Any] = field(default_factory=dict)
     ending: dict[str, Any] = field(default_factory=dict)
     trying: dict[str, Any] | None = None  # a case that is being verified, as an `Outcome`
@@ -220,16 +229,18 @@ class Process:
         error: str | None = self.ending.get("error")
         if status is None:
             if ending.code is None:
-                status, error = "timeout", f"no end after {timeout:g} s; its process was killed"
+                status, error = "timeout", f"no end after {timeout:.4g} s; its process was killed"
             else:
                 status, error = "crashed", f"its process {ending.description} without a result"
             if self.trying is not None:
                 hint = f"; {self.trying['message']}" if self.trying.get("message") else ""
                 error = f"{self.trying.get('case')}: {error}{hint}"
-        notes = "; ".join(self.ending.get("notes") or ()) or None
-        return self.recorder.write(
-            self.task, status, error, {**self.measures, "notes": notes}, self.started_at
-        )
+        measures = {
+            **self.measures,
+            "notes": "; ".join(self.ending.get("notes") or ()) or None,
+            "process_seconds": time.monotonic() - self.began,
+        }
+        return self.recorder.write(self.task, status, error, measures, self.started_at)
 
     @property
     def _identity(self) -> dict[str, Any]:
@@ -260,6 +271,14 @@ class Process:
             "images_per_second": self.task.combination.batch_size / median * 1000,
             **{phase: statistics.median(event[phase]) for phase in PHASES if phase in event},
         }
+
+
+def cut(text: str | None) -> str | None:
+    """A text of a plugin's as a row keeps it: of a long one the beginning and the end."""
+    if text is None or len(text) <= LONGEST:
+        return text
+    kept = LONGEST // 2
+    return f"{text[:kept]} ... [{len(text) - 2 * kept:,} characters were cut here] ... {text[-kept:]}"
 
 
 def _now() -> str:

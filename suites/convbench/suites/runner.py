@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
+import time as clock
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -15,21 +17,36 @@ from tempfile import TemporaryDirectory
 from convbench.registry import ConvbenchError, NothingRan, Registry, UsageError, discover
 from convbench.results.schema import MEASURED, Row
 from convbench.results.store import RunStore
+from convbench.results.writing import write_text
+from convbench.suites.agenda import Agenda, slot
 from convbench.suites.capacity import free_memory_mb, usable_cores
+from convbench.suites.forecast import Forecast
 from convbench.suites.host import Host
 from convbench.suites.lanes import accelerators, divide
-from convbench.suites.plan import Planned, check_batch_sizes, check_shift, plan
+from convbench.suites.plan import (
+    Planned,
+    check_batch_sizes,
+    check_possible,
+    check_shift,
+    plan,
+    unlike_images,
+    with_misfits,
+)
+from convbench.suites.quiet import Quiet
 from convbench.suites.recording import Circumstances, Recorder
-from convbench.suites.schedule import left_alone, planned_processes, schedule, still_valid
+from convbench.suites.schedule import Task, left_alone, planned_processes, schedule, still_valid
 from convbench.suites.side_by_side import hosts_of, run_side_by_side
 from convbench.suites.suite import Suite
 from convbench.suites.suite_files import load_suite
-from convbench.suites.survey import Survey, find_peaks, find_unavailable, look_around
+from convbench.suites.survey import Survey, find_misfits, find_peaks, find_unavailable, look_around
 from convbench.suites.turns import Turns
 from convbench.suites.versions import OtherVersion
 from convbench.suites.watching import Silent, Watcher
 
 THREADS_PER_CORE = 8  # at most; more is a slip of the hand
+WAITED_SHARE = 0.1  # of a total budget: at most for other programs to end
+OUTLOOK_SECONDS = 1.0  # between two looks ahead, at least
+OUTLOOK_SHARE = 0.02  # of the run's time: what looking ahead may take
 
 
 @dataclass(frozen=True)
@@ -42,7 +59,7 @@ class RunResult:
     @property
     def measured(self) -> tuple[Row, ...]:
         """The rows that carry a measurement."""
-        return tuple(row for row in self.rows if row.status in MEASURED)
+        return tuple(row for row in self.rows if row.status in MEASURED and not row.left_out)
 
 
 def run(
@@ -118,6 +135,7 @@ def running(
         run_id: under which its rows are known; the name of its directory when None.
         other: the version of a package that its workers find in place of the installed one.
     """
+    began = clock.monotonic()
     registry = registry or discover()
     watcher = watcher or Silent()
     if suite is None:
@@ -143,6 +161,7 @@ def running(
         store = RunStore.open(resume)
     with store:
         try:
+            watcher.stage("starting the process that measures")
             with Host(store.path / "run.log", suite.timing.threads, other.path if other else None) as host:
                 yield from _measure(
                     suite,
@@ -155,17 +174,26 @@ def running(
                     train=train,
                     run_id=run_id,
                     other=other,
+                    began=began,
                 )
+            watcher.stage("writing the tables and the report")
+            _write_pages(store)
         except (ConvbenchError, KeyboardInterrupt) as error:
             empty = resume is None and not store.rows()
             if empty:
                 _remove(store.path, made)
             else:
-                _write_pages(store)
+                watcher.stage("writing the tables and the report of what was measured")
+                try:
+                    _write_pages(store)
+                except ConvbenchError as second:
+                    watcher.note(str(second))
+            watcher.end()
             if isinstance(error, KeyboardInterrupt):
                 watcher.note(_interrupted(None if empty else store.path))
             raise
-        _write_pages(store)
+        finally:
+            watcher.end()
         result = RunResult(store.path, tuple(store.rows()))
     if not result.measured:
         raise NothingRan(f"nothing could be measured; {result.path}/results.csv says why")
@@ -173,16 +201,25 @@ def running(
 
 
 def preview(
-    suite: Suite | Path | str, *, data_dir: Path | str | None = None, registry: Registry | None = None
+    suite: Suite | Path | str,
+    *,
+    data_dir: Path | str | None = None,
+    registry: Registry | None = None,
+    watcher: Watcher | None = None,
 ) -> list[Planned]:
     """What `run` would measure, without measuring; raises as it does."""
     registry = registry or discover()
+    watcher = watcher or Silent()
     suite = resolve_suite(suite, registry)
     suite.check()
     check_names(suite, registry)
     check_threads(suite)
-    with TemporaryDirectory() as scratch, Host(Path(scratch) / "run.log") as host:
-        return _plan(suite, registry, host, look_around(host, Silent(), suite.dataset, data_dir))
+    watcher.stage("looking at the machine, the data and the backends")
+    try:
+        with TemporaryDirectory() as scratch, Host(Path(scratch) / "run.log") as host:
+            return _plan(suite, registry, host, look_around(host, Silent(), suite.dataset, data_dir))
+    finally:
+        watcher.end()
 
 
 def resolve_suite(suite: Suite | Path | str, registry: Registry) -> Suite:
@@ -236,10 +273,15 @@ def _measure(
     train: bool,
     run_id: str | None,
     other: OtherVersion | None,
+    began: float,
 ) -> Generator[None, None, None]:
-    watcher.note(f"results go to {store.path}")
+    watcher.stage("looking at the machine and the data")
     survey = look_around(host, watcher, suite.dataset, data_dir)
+    watcher.stage("asking the backends whether they can run here")
     planned = _plan(suite, registry, host, survey)
+    if not store.rows():  # of a run that is resumed there is something to show
+        check_possible(planned)
+    watcher.note(f"results go to {store.path}")
     lanes = divide(suite, planned)
     if suite.side_by_side and not lanes:
         watcher.note(
@@ -249,6 +291,7 @@ def _measure(
     suite = suite.override({"budget.memory_mb": suite.budget.memory_mb or free_memory_mb()})
     time, train = time and "time" in suite.kinds, train and "train" in suite.kinds
     to_run = [entry.combination for entry in planned if entry.obstacle is None and (time or train)]
+    watcher.stage("measuring what the machine could do at most")
     peaks = find_peaks(
         host,
         watcher,
@@ -284,29 +327,77 @@ def _measure(
     _write(store.path / "suite.toml", suite.to_toml())
     store.keep(others + kept)
     turns = Turns(suite, survey, peaks, Recorder(suite, store, facts, run_id), watcher)
-    done = {(row.kind, row.round, row.combination) for row in kept}
-    waiting = [task for task in tasks if (task.kind, task.round, task.combination) not in done]
+    forecast = Forecast(suite, survey.train_images, survey.test_images)
+    forecast.learn(kept)
+    done = [(row.kind, row.round, row.combination) for row in kept]
+    deadline = _deadline(suite, began, kept)
     certain = [task for task in tasks if not task.optional]
-    watcher.begin(certain, len(certain) - sum(not task.optional for task in waiting))
-    try:
+    watcher.begin(certain, len(certain) - len({slot(task) for task in certain}.difference(done)))
+
+    def agenda_of(some: Sequence[Task], until: float) -> Agenda:
+        return Agenda(
+            suite,
+            some,
+            forecast,
+            blocked=lambda task: turns.obstacle(task) is not None,
+            timed=turns.recorder.timed,
+            done=done,
+            deadline=until,
+            order=1 + max((row.order or 0 for row in kept), default=-1),
+        )
+
+    yield
+    beside = [task for task in tasks if task.combination.device in lanes]
+    alone = [task for task in tasks if task.combination.device not in lanes]
+    if beside:
+        until = deadline if not alone else began + (deadline - began) / 2
+        agendas = {
+            device: agenda_of([task for task in beside if task.combination.device == device], until)
+            for device in lanes
+        }
+        with hosts_of(lanes, store.path, host) as hosts:
+            run_side_by_side(agendas, hosts, turns)
+    yield from _run_alone(agenda_of(alone, deadline), host, turns, suite, watcher)
+
+
+def _run_alone(
+    agenda: Agenda, host: Host, turns: Turns, suite: Suite, watcher: Watcher
+) -> Generator[None, None, None]:
+    """Run what an agenda hands out, one process at a time, and none while other programs are busy."""
+    limit = suite.timing.quiet_seconds
+    if suite.budget.total_seconds is not None:
+        limit = min(limit, WAITED_SHARE * suite.budget.total_seconds)
+    quiet = Quiet(limit, watcher)
+    look_at = 0.0
+    while (task := agenda.next()) is not None:
+        if (now := clock.monotonic()) >= look_at:
+            watcher.outlook(agenda.outlook())
+            took = clock.monotonic() - now
+            look_at = now + max(OUTLOOK_SECONDS, took / OUTLOOK_SHARE)
+        if task.kind != "verify" and turns.obstacle(task) is None:
+            quiet.wait()
+        turn = turns.begin(task, agenda.timeout())
+        if turn is not None:
+            row = turn.finish(host.run(turn.job, turn.timeout, turn.take))
+            agenda.forecast.learn([row])
+            quiet.learn(row)
         yield
-        if beside := [task for task in waiting if task.combination.device in lanes]:
-            with hosts_of(lanes, store.path, host) as hosts:
-                run_side_by_side(beside, hosts, turns)
-        for task in waiting:
-            if task.combination.device in lanes or not turns.needed(task):
-                continue
-            turn = turns.begin(task)
-            if turn is not None:
-                turn.finish(host.run(turn.job, turns.timeout, turn.take))
-            yield
-    finally:
-        watcher.end()
+    turns.leave_out(agenda.left_out())
+
+
+def _deadline(suite: Suite, began: float, kept: Sequence[Row]) -> float:
+    """When the total budget ends; what a resumed run took before is spent."""
+    if suite.budget.total_seconds is None:
+        return math.inf
+    return began + suite.budget.total_seconds - sum(row.process_seconds or 0.0 for row in kept)
 
 
 def _plan(suite: Suite, registry: Registry, host: Host, survey: Survey) -> list[Planned]:
     unavailable = find_unavailable(host, registry.backends.matching(suite.backends))
     planned = plan(suite, registry, list(survey.devices), unavailable)
+    if unlike := unlike_images(planned, registry, survey.image_shape):
+        misfits = find_misfits(host, unlike, registry.dataset(suite.dataset).num_classes)
+        planned = with_misfits(planned, registry, misfits, survey.data["name"], survey.image_shape)
     check_batch_sizes(planned, survey.train_images, survey.data["name"])
     check_shift(suite.shift, survey.image_size, survey.data["name"])
     return planned
@@ -332,7 +423,7 @@ def _remove(path: Path, made: Sequence[Path]) -> None:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
     except OSError as error:
         raise ConvbenchError(f"cannot write {path}: {error.strerror}") from None
 
@@ -342,5 +433,7 @@ def _write_pages(store: RunStore) -> None:
 
     try:
         write_all(store.path)
-    except UsageError:  # the disk is full: the rows are what counts, and `convbench report` makes it later
-        return
+    except UsageError as error:  # the disk is full, say
+        raise ConvbenchError(
+            f"{error}; every row is kept, and `convbench report {shlex.quote(str(store.path))}` writes the pages"
+        ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,11 @@ from convbench.suites.suite import Suite
 
 @dataclass(frozen=True)
 class Task:
-    """One worker process to be: `beside` is how many other devices work at the same time, at most."""
+    """One worker process to be: `beside` is how many other devices work at the same time, at most.
+
+    `share` is how many seconds of steps the run's total budget gives it, None without one; a training that such a
+    share cut short has the key `cut_key`, which another total budget does not have.
+    """
 
     planned: Planned
     kind: Kind
@@ -30,6 +35,8 @@ class Task:
     side: str = ""  # of a run against another version
     threads: int | None = None
     beside: int = 0
+    share: float | None = None
+    cut_key: str = ""
 
     @property
     def combination(self) -> Combination:
@@ -68,7 +75,7 @@ def schedule(
     """
     lanes = lanes or {}
     threads = {device: lane.threads for device, lane in lanes.items()}
-    shuffler = random.Random(seed)
+    shuffler = random.Random(os.fsencode(seed))  # a directory may have a name that is no text
     slots: list[tuple[Planned, Kind, int]] = [(entry, "verify", 0) for entry in planned]
     if time:
         for number in range(max(suite.timing.rounds, suite.timing.max_rounds or 0)):
@@ -88,7 +95,12 @@ def schedule(
         )
         for order, (entry, kind, number) in enumerate(slots)
     ]
-    return [replace(task, key=task_key(task, suite, circumstances(task.combination))) for task in tasks]
+    keyed = []
+    for task in tasks:
+        about = circumstances(task.combination)
+        cut_key = task_key(task, suite, [about, suite.budget.total_seconds])
+        keyed.append(replace(task, key=task_key(task, suite, about), cut_key=cut_key))
+    return keyed
 
 
 def task_key(task: Task, suite: Suite, circumstances: Any) -> str:
@@ -104,7 +116,7 @@ def task_key(task: Task, suite: Suite, circumstances: Any) -> str:
         **({"beside": task.beside} if task.beside else {}),
         "circumstances": circumstances,
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return "k" + hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _how(kind: Kind, suite: Suite) -> Any:
@@ -132,10 +144,15 @@ def planned_processes(tasks: Iterable[Task], others: Iterable[Row]) -> dict[str,
 
 
 def still_valid(rows: Iterable[Row], tasks: Iterable[Task]) -> list[Row]:
-    """The rows that answer one of the tasks: measured, under the same circumstances. A failure is tried anew."""
-    wanted = {(task.kind, task.round, task.combination, task.key) for task in tasks}
+    """The rows that answer one of the tasks: measured, under the same circumstances. A failure is tried anew, and
+    so is what a total budget left out, or cut shorter than this one would."""
+    wanted = {
+        (task.kind, task.round, task.combination, key) for task in tasks for key in (task.key, task.cut_key)
+    }
     return [
         row
         for row in rows
-        if row.status in MEASURED and (row.kind, row.round, row.combination, row.combination_key) in wanted
+        if row.status in MEASURED
+        and not row.left_out
+        and (row.kind, row.round, row.combination, row.combination_key) in wanted
     ]

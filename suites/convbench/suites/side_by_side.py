@@ -7,17 +7,17 @@ queue, and it alone writes rows, tells a person and decides what comes next.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeAlias
 
+from convbench.suites.agenda import Agenda, Outlook
 from convbench.suites.host import Ending, Host
 from convbench.suites.json_lines import Event
 from convbench.suites.lanes import Lane
-from convbench.suites.schedule import Task
 from convbench.suites.turns import Turn, Turns
 
 # of a device: an event, how its worker ended, or why there is none
@@ -38,29 +38,32 @@ def hosts_of(lanes: Mapping[str, Lane], directory: Path, data: Host) -> Iterator
         }
 
 
-def run_side_by_side(tasks: Iterable[Task], hosts: Mapping[str, Host], turns: Turns) -> None:
-    """Run the tasks of each device in their order, on its host; whatever ends one device's work ends all.
+def run_side_by_side(agendas: Mapping[str, Agenda], hosts: Mapping[str, Host], turns: Turns) -> None:
+    """Run what the agenda of each device hands out, on its host; whatever ends one device's work ends all.
 
     Raises:
         ConvbenchError: a worker cannot be started, or a row not be written.
         KeyboardInterrupt: interrupted; no worker is left.
     """
-    lanes = {device: iter([task for task in tasks if task.combination.device == device]) for device in hosts}
     told: Told = SimpleQueue()
     going: dict[str, Turn] = {}
     threads: dict[str, Thread] = {}
 
     def go_on(device: str) -> None:
-        for task in lanes[device]:
-            turn = turns.begin(task) if turns.needed(task) else None
+        agenda = agendas[device]
+        while (task := agenda.next()) is not None:
+            turn = turns.begin(task, agenda.timeout())
             if turn is not None:
                 going[device] = turn
                 # a second interrupt must not wait for it
                 threads[device] = Thread(
-                    target=_follow, args=(device, hosts[device], turn.job, turns.timeout, told), daemon=True
+                    target=_follow, args=(device, hosts[device], turn.job, turn.timeout, told), daemon=True
                 )
                 threads[device].start()
-                return
+                break
+        else:
+            turns.leave_out(agenda.left_out())
+        turns.watcher.outlook(longest(agendas))
 
     try:
         for device in hosts:
@@ -70,7 +73,7 @@ def run_side_by_side(tasks: Iterable[Task], hosts: Mapping[str, Host], turns: Tu
             if isinstance(word, BaseException):
                 raise word
             if isinstance(word, Ending):
-                going.pop(device).finish(word)
+                agendas[device].forecast.learn([going.pop(device).finish(word)])
                 go_on(device)
             else:
                 going[device].take(word)
@@ -79,6 +82,13 @@ def run_side_by_side(tasks: Iterable[Task], hosts: Mapping[str, Host], turns: Tu
             hosts[device].end()
         for thread in threads.values():
             thread.join()
+
+
+def longest(agendas: Mapping[str, Agenda]) -> Outlook:
+    """What is left on all devices: they end with the one that takes longest."""
+    each = {device: agenda.outlook() for device, agenda in agendas.items()}
+    words = "; ".join(f"{device}: {outlook.words}" for device, outlook in each.items() if outlook.words)
+    return Outlook(0.0, max(outlook.seconds() for outlook in each.values()), words)
 
 
 def _follow(device: str, host: Host, job: Mapping[str, Any], timeout: float, told: Told) -> None:

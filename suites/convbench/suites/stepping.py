@@ -22,6 +22,7 @@ from convbench.suites.precision import steps_suffice
 Step = Callable[[Tensor, Callable[[], None]], None]  # takes a batch, and marks its beginning, phases and end
 
 _now = time.perf_counter  # the clock itself, whatever a plugin puts in its place
+BEAT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,15 @@ def time_steps(
     cold_steps: int = 0,
     mixed: Mixed | None = None,
     replays: Replays | None = None,
+    beat: Callable[[int], None] = lambda steps: None,
 ) -> Steps:
     """Train `warmup_steps` and then `steps` steps on real batches, the latter timed.
 
     The first step (imports, compilation, autotuning, page faults) is reported apart. More steps follow, `steps`
     at a time and up to `max_steps`, until their median is known to `precision`. Fewer are taken, at least one,
     where they would take longer than `max_seconds`. `cold_steps` follow, each on flushed caches. With `replays`,
-    which bring their own learning rate and batch size, captured steps are replayed.
+    which bring their own learning rate and batch size, captured steps are replayed. Between two steps, about once
+    a second, `beat` is told how many were timed.
     """
     device = data.device
     mixed = mixed or Mixed()
@@ -115,15 +118,20 @@ def time_steps(
     most = max(steps, max_steps or 0)
     parts: dict[str, list[float]] = {name: [] for name in names}
     taken, in_time, host_seconds = 0, True, 0.0
+    next_beat = _now() + BEAT_SECONDS
     while in_time and taken < most:
         ticks = clock(device)
         start = _now()
         for number in range(taken, min(taken + steps, most)):
             step(batches[(warmup_steps + number) % len(batches)], ticks.mark)
             taken += 1
-            in_time = _now() < deadline
+            moment = _now()
+            in_time = moment < deadline
             if not in_time:
                 break
+            if moment >= next_beat:
+                next_beat = moment + BEAT_SECONDS
+                beat(taken)
         host_seconds += _now() - start
         _add(parts, ticks.milliseconds())
         if steps_suffice(_whole(parts), precision):

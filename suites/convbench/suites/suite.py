@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
@@ -11,7 +12,7 @@ from typing import Any
 
 from convbench.registry import UsageError
 from convbench.registry.arithmetic import DTYPES
-from convbench.registry.errors import choices
+from convbench.registry.errors import choices, shown
 from convbench.registry.models import INITS
 from convbench.results.schema import KINDS
 
@@ -19,6 +20,7 @@ MODES = ("eager", "compile", "graph")
 MEMORY_FORMATS = ("contiguous", "channels_last")
 CUDNN = ("heuristic", "trial")
 
+MOST_ROUNDS, MANY = 10_000, 10**9  # what is larger is a slip of the hand
 CEILINGS = {"rounds": "max_rounds", "steps": "max_steps"}  # of [timing]
 
 
@@ -33,6 +35,7 @@ class Key:
     kind: type
     many: bool = False
     least: float | None = None
+    most: float | None = None
     above: float | None = None
     below: float | None = None
     allowed: tuple[str, ...] = ()
@@ -44,15 +47,15 @@ class Key:
         if not self.many:
             return self._wrong_item(value)
         if not isinstance(value, list) or not value:
-            return f"is {value!r}; it must be a list of {self._noun}s, at least one"
+            return f"is {shown(value)}; it must be a list of {self._noun}s, at least one"
         if self.length is not None and len(value) != self.length:
-            return f"is {value!r}; it must have {self.length} items"
+            return f"is {shown(value)}; it must have {self.length} items"
         for item in value:
             wrong = self._wrong_item(item)
             if wrong:
                 return wrong
         if self.length is None and len(set(value)) < len(value):
-            return f"is {value!r}; every item must be different"
+            return f"is {shown(value)}; every item must be different"
         return None
 
     @property
@@ -62,20 +65,23 @@ class Key:
     def _wrong_item(self, value: object) -> str | None:
         fits = isinstance(value, (int, float) if self.kind is float else self.kind)
         if not fits or (isinstance(value, bool) and self.kind is not bool):
-            return f"is {value!r}; it must be {'' if self.kind is bool else 'a '}{self._noun}"
+            return f"is {shown(value)}; it must be {'' if self.kind is bool else 'a '}{self._noun}"
         if isinstance(value, (int, float)) and self.kind is not bool:
-            if not abs(value) < float("inf"):
-                return f"is {value!r}; it must be finite"
+            # a whole number is compared as it is: many have no float
+            if not -sys.float_info.max <= value <= sys.float_info.max:
+                return f"is {shown(value)}; it must be finite"
             if self.least is not None and value < self.least:
-                return f"is {value!r}; it must be at least {self.least:g}"
+                return f"is {shown(value)}; it must be at least {self.least:g}"
+            if self.most is not None and value > self.most:
+                return f"is {shown(value)}; it must be at most {self.most:,}"
             if self.above is not None and value <= self.above:
-                return f"is {value!r}; it must be more than {self.above:g}"
+                return f"is {shown(value)}; it must be more than {self.above:g}"
             if self.below is not None and value >= self.below:
-                return f"is {value!r}; it must be less than {self.below:g}"
+                return f"is {shown(value)}; it must be less than {self.below:g}"
         if self.allowed and value not in self.allowed:
-            return f"is {value!r}; {choices(str(value), self.allowed)}"
+            return f"is {shown(value)}; {choices(str(value), self.allowed)}"
         if self.pattern and not re.fullmatch(self.pattern, str(value)):
-            return f"is {value!r}; letters, digits and _ . + - can be in it"
+            return f"is {shown(value)}; letters, digits and _ . + - can be in it"
         return None
 
 
@@ -91,10 +97,14 @@ class RecipeOverrides:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much one combination may take. Memory in MB (10^6 bytes); None takes what the machine can give."""
+    """How much one combination may take, and with `total_seconds` the whole run.
+
+    Memory in MB (10^6 bytes); None takes what the machine can give.
+    """
 
     train_seconds: float = 60.0
     timeout_seconds: float = 600.0
+    total_seconds: float | None = None
     memory_mb: int | None = None
 
 
@@ -107,6 +117,7 @@ class Timing:
     A round ends early, and says so, once its steps have taken `max_seconds`. `cold_steps` more are timed with the
     device's caches flushed before each. cuDNN chooses its algorithms by `heuristic`, or by `trial` at first use.
     `threads` is torch's intra-op thread count in every worker; None takes every core this process may use.
+    While other programs keep the CPUs busy no process is started, until the run has waited `quiet_seconds` in all.
     """
 
     rounds: int = 3
@@ -119,6 +130,7 @@ class Timing:
     cold_steps: int = 0
     cudnn: str = "heuristic"
     threads: int | None = None
+    quiet_seconds: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -229,37 +241,39 @@ KEYS: Mapping[str, Mapping[str, Key]] = {
         "backends": Key(str, many=True),
         "devices": Key(str, many=True),
         "dtypes": Key(str, many=True, allowed=DTYPES),
-        "batch_sizes": Key(int, many=True, least=1),
+        "batch_sizes": Key(int, many=True, least=1, most=MANY),
         "memory_formats": Key(str, many=True, allowed=MEMORY_FORMATS),
         "modes": Key(str, many=True, allowed=MODES),
-        "seeds": Key(int, many=True, least=0),
+        "seeds": Key(int, many=True, least=0, most=2**63 - 1),
         "kinds": Key(str, many=True, allowed=KINDS),
-        "shift": Key(int, least=1),
+        "shift": Key(int, least=1, most=MANY),
         "fuse": Key(bool),
         "side_by_side": Key(bool),
     },
     "recipe": {
         "lr": Key(float, above=0),
-        "epochs": Key(int, least=1),
-        "resize": Key(int, many=True, least=1, length=2),
+        "epochs": Key(int, least=1, most=MANY),
+        "resize": Key(int, many=True, least=1, most=MANY, length=2),
         "init": Key(str, allowed=INITS),
     },
     "budget": {
         "train_seconds": Key(float, above=0),
         "timeout_seconds": Key(float, above=0),
-        "memory_mb": Key(int, least=1),
+        "total_seconds": Key(float, above=0),
+        "memory_mb": Key(int, least=1, most=10**12),
     },
     "timing": {
-        "rounds": Key(int, least=1),
-        "max_rounds": Key(int, least=1),
-        "warmup_steps": Key(int, least=0),
-        "steps": Key(int, least=1),
-        "max_steps": Key(int, least=1),
+        "rounds": Key(int, least=1, most=MOST_ROUNDS),
+        "max_rounds": Key(int, least=1, most=MOST_ROUNDS),
+        "warmup_steps": Key(int, least=0, most=MANY),
+        "steps": Key(int, least=1, most=MANY),
+        "max_steps": Key(int, least=1, most=MANY),
         "precision": Key(float, above=0, below=1),
         "max_seconds": Key(float, above=0),
-        "cold_steps": Key(int, least=0),
+        "cold_steps": Key(int, least=0, most=MANY),
         "cudnn": Key(str, allowed=CUDNN),
-        "threads": Key(int, least=1),
+        "threads": Key(int, least=1, most=MANY),
+        "quiet_seconds": Key(float, least=0),
     },
 }
 

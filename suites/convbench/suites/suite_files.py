@@ -9,6 +9,7 @@ from typing import Any
 
 from convbench.registry import UsageError
 from convbench.registry.errors import choices
+from convbench.results.opening import read_text
 from convbench.suites.suite import KEYS, PER_BACKEND, Suite, keys_of
 
 
@@ -18,15 +19,13 @@ def load_suite(path: Path) -> Suite:
     Raises:
         UsageError: no such file, or one that cannot be used; with the line, the key and what is allowed.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(f"cannot read suite {path}: {reason}") from None
+    text = read_text(path, "suite")
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also a number of more digits than Python reads
         raise UsageError(f"{path}: not a TOML file: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: not a TOML file: its brackets are nested too deeply") from None
 
     values: dict[str, Any] = {}
     for name, value in content.items():

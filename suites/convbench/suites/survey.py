@@ -18,6 +18,7 @@ from convbench.suites.watching import Watcher
 
 SURVEY_SECONDS = 600.0  # a first use may download the dataset
 PEAKS_SECONDS = 60.0  # it takes one or two; a dtype that the device has to emulate, more
+FIT_SECONDS = 60.0
 AVAILABILITY_SECONDS = 60.0  # a backend may import a compiler, and a compiler start a GPU
 
 
@@ -34,6 +35,17 @@ class Survey:
     def train_images(self) -> int:
         """The size of the training set."""
         return int(self.data["shapes"]["train_images"][0])
+
+    @property
+    def test_images(self) -> int:
+        """The size of the test set."""
+        return int(self.data["shapes"]["test_images"][0])
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        channels, height, width = self.data["shapes"]["train_images"][-3:]
+        return int(channels), int(height), int(width)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -83,6 +95,18 @@ def find_unavailable(host: Host, backends: Sequence[str]) -> dict[str, str]:
             reason = ending.get("error", f"its process {end.description}")
             answers[silent] = f"its check for availability failed: {reason}"
     return {name: reason for name, reason in answers.items() if reason is not None}
+
+
+def find_misfits(host: Host, networks: Mapping[str, tuple[int, int, int]], classes: int) -> dict[str, str]:
+    """Why networks cannot take images of these shapes (C, H, W), by name; those that can are left out."""
+    misfits: dict[str, str] = {}
+
+    def on_event(event: Event) -> None:
+        if event.get("event") == "misfit":
+            misfits[event["architecture"]] = event["error"]
+
+    host.run({"kind": "fit", "networks": networks, "classes": classes}, FIT_SECONDS, on_event)
+    return misfits
 
 
 Peaks = dict[str, dict[str, dict[str, float]]]

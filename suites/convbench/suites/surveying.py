@@ -52,6 +52,19 @@ def availability(job: Job, send: Send, data: int) -> dict[str, Any]:
     return {"status": "ok"}
 
 
+def fit(job: Job, send: Send, data: int) -> dict[str, Any]:
+    """Have networks look at an image of the shape they would be given; an event for each that cannot."""
+    registry = discover()
+    for name, shape in job["networks"].items():
+        try:
+            model = registry.architecture(name).build(num_classes=job["classes"], in_channels=shape[0])
+            with torch.no_grad():
+                model.eval()(torch.zeros(2, *shape))
+        except Exception as error:  # noqa: BLE001 - a plugin's code: anything can come out of it
+            send({"event": "misfit", "architecture": name, "error": describe(error)})
+    return {"status": "ok"}
+
+
 def peaks(job: Job, send: Send, data: int) -> dict[str, Any]:
     """Measure the peaks of a device for one dtype; once more if other programs were in the way."""
     set_process(job)

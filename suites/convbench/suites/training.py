@@ -15,6 +15,8 @@ from convbench.suites.devices import synchronize
 from convbench.suites.graphs import Replays
 from convbench.suites.mixed import Mixed
 
+BEAT_SECONDS = 1.0
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -61,6 +63,7 @@ def train(
     budget_seconds: float = math.inf,
     now: Callable[[], float] = time.perf_counter,
     evaluating: Callable[[], None] = lambda: None,
+    beat: Callable[[int, float, float | None], None] = lambda steps, epoch, loss: None,
     mixed: Mixed | None = None,
     replays: Replays | None = None,
 ) -> Iterator[Progress]:
@@ -68,14 +71,16 @@ def train(
 
     Every epoch visits all images once in an order drawn from `seed`; the last batch may be smaller. Where an
     evaluation at the speed of training would take longer than the budget, `evaluating` is called before it, and
-    it ends with the budget too. In place of steps, `replays` of captured ones are taken, where they are given;
-    they bring their learning rate and batch size.
+    it ends with the budget too. About once a second `beat` is told the steps, the epochs, and the mean loss of
+    this one so far, where reading it does not hold up the device. In place of steps, `replays` of captured ones
+    are taken, where they are given; they bring their learning rate and batch size.
     """
     device = data.device
     mixed = mixed or Mixed()
     optimizer = mixed.sgd(model, lr)
     generator = torch.Generator().manual_seed(seed)
     steps, images, spent = 0, 0, 0.0
+    next_beat = now() + BEAT_SECONDS
     for epoch in range(epochs):
         order = torch.randperm(len(data), generator=generator).to(device)
         total_loss = torch.zeros((), device=device)
@@ -96,8 +101,13 @@ def train(
             mixed.update(optimizer)
             total_loss += loss.detach()
             done += 1
-            if now() >= deadline:
+            moment = now()
+            if moment >= deadline:
                 break
+            if moment >= next_beat:
+                next_beat = moment + BEAT_SECONDS
+                mean = float(total_loss) / done if device.type == "cpu" else None
+                beat(steps + done, epoch + done * batch_size / len(data), mean)
         synchronize(device)
         spent += now() - start
         seen = min(done * batch_size, len(data))

@@ -1,19 +1,20 @@
-"""A task's turn: whether it needs a process, what its worker is told, what that tells, and the row it ends as."""
+"""A task's turn: what its worker is told, what that tells, and the row it ends as."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from convbench.registry.discovery import describe
-from convbench.results.schema import Row
+from convbench.results.schema import Row, Status
 from convbench.suites.host import Ending
 from convbench.suites.json_lines import Event
 from convbench.suites.recording import Process, Recorder
-from convbench.suites.schedule import Task, enough
+from convbench.suites.schedule import Task
 from convbench.suites.suite import Suite
 from convbench.suites.survey import Peaks, Survey
-from convbench.suites.watching import Watcher
+from convbench.suites.watching import Beat, Watcher
 
 
 @dataclass(frozen=True)
@@ -26,24 +27,34 @@ class Turns:
     recorder: Recorder
     watcher: Watcher
 
-    @property
-    def timeout(self) -> float:
-        """Seconds until a worker is killed."""
-        return self.suite.budget.timeout_seconds
+    def obstacle(self, task: Task) -> tuple[Status, str] | None:
+        """The status and reason of a task that is known not to run."""
+        return task.planned.obstacle or self.recorder.found_wrong(task.combination)
 
-    def needed(self, task: Task) -> bool:
-        """Whether it has a turn at all: an optional round has none once there were enough."""
-        precision = self.suite.timing.precision
-        return not (task.optional and enough(self.recorder.timed(task.combination), precision))
+    def begin(self, task: Task, timeout: float) -> Turn | None:
+        """Begin a task's turn; None where that is its end too, for it is known that it cannot run.
 
-    def begin(self, task: Task) -> Turn | None:
-        """Begin a task's turn; None where that is its end too, for it is known that it cannot run."""
+        After `timeout` seconds its worker will be killed.
+        """
         self.watcher.start(task)
-        obstacle = task.planned.obstacle or self.recorder.found_wrong(task.combination)
+        obstacle = self.obstacle(task)
         if obstacle is None:
-            return Turn(self, task, self.recorder.begin(task))
+            return Turn(self, task, self.recorder.begin(task), timeout)
         self.watcher.finish(task, self.recorder.skip(task, *obstacle))
         return None
+
+    def leave_out(self, left: Sequence[tuple[Task, str]]) -> None:
+        """Write the rows of tasks that the total budget has no time for, and say it by name."""
+        said: dict[str, dict[str, None]] = {}
+        for task, reason in left:
+            obstacle = self.obstacle(task)
+            if obstacle is not None:
+                self.recorder.skip(task, *obstacle)
+                continue
+            self.recorder.leave_out(task, reason)
+            said.setdefault(reason, {})[task.combination.label] = None
+        for reason, labels in said.items():
+            self.watcher.note(f"{', '.join(labels)}: {reason}")
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,7 @@ class Turn:
     turns: Turns
     task: Task
     process: Process
+    timeout: float
     noise: set[str] = field(default_factory=set)
 
     @property
@@ -60,13 +72,16 @@ class Turn:
         """What the worker is told."""
         suite, combination = self.turns.suite, self.task.combination
         on_accelerator = combination.device != "cpu"
+        timing, budget = asdict(suite.timing), asdict(suite.budget)
+        if self.task.share is not None:
+            timing["max_seconds"] = budget["train_seconds"] = self.task.share
         return {
             "kind": self.task.kind,
             "round": self.task.round,
             "combination": asdict(combination),
             "recipe": asdict(self.task.planned.recipe),
-            "timing": asdict(suite.timing),
-            "budget": asdict(suite.budget),
+            "timing": timing,
+            "budget": budget,
             "shift": suite.shift,
             "fuse": suite.fuse,
             "threads": self.task.threads,
@@ -85,6 +100,8 @@ class Turn:
                 raise ValueError("it does not carry the mark of ours")
             if event["event"] == "note":
                 watcher.note(event["text"])
+            elif event["event"] == "beat":
+                watcher.beat(self.task, Beat(event["steps"], event["epoch"], event["loss"]))
             elif event["event"] == "epoch":
                 watcher.progress(self.task, self.process.epoch(event))
             else:
@@ -96,6 +113,6 @@ class Turn:
 
     def finish(self, ending: Ending) -> Row:
         """The worker has ended: write its row."""
-        row = self.process.finish(ending, self.turns.timeout)
+        row = self.process.finish(ending, self.timeout)
         self.turns.watcher.finish(self.task, row)
         return row

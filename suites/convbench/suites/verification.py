@@ -57,8 +57,11 @@ def verify_backends(
     timeout: float = 600.0,
     generated: int = GENERATED,
     seed: int = 0,
+    threads: int | None = None,
 ) -> list[Verification]:
     """Verify every registered backend that matches, on the curated cases and so many generated ones of each op.
+
+    A backend has `timeout` seconds; torch starts as many threads as there are cores, unless it is told.
 
     Raises:
         UnknownName: a pattern that matches nothing, or no such device or dtype.
@@ -67,7 +70,8 @@ def verify_backends(
     for dtype in dtypes or ():
         if dtype not in DTYPES:
             raise UnknownName("dtype", dtype, DTYPES)
-    with TemporaryDirectory() as scratch, Host(Path(scratch) / "log", usable_cores()) as host:
+    threads = threads or usable_cores()
+    with TemporaryDirectory() as scratch, Host(Path(scratch) / "log", threads) as host:
         job = {
             "kind": "conform",
             "device": device,
@@ -76,7 +80,7 @@ def verify_backends(
             "seed": seed,
             "step_seconds": STEP_SECONDS,
             "shrink_seconds": SHRINK_SECONDS,
-            "threads": usable_cores(),
+            "threads": threads,
             "memory_mb": free_memory_mb() if device == "cpu" else None,
         }
         return [_verify(host, name, {**job, "backend": name}, timeout) for name in names]

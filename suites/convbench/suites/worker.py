@@ -21,7 +21,7 @@ from convbench.registry.memory import out_of_memory
 from convbench.suites.measuring import Send, time_combination, train_combination, verify_combination
 from convbench.suites.originals import originals
 from convbench.suites.preparation import Job
-from convbench.suites.surveying import availability, conform, peaks, survey
+from convbench.suites.surveying import availability, conform, fit, peaks, survey
 
 
 def work(job: Job, results: int, data: int) -> int:
@@ -65,6 +65,7 @@ def work(job: Job, results: int, data: int) -> int:
 JOBS: Mapping[str, Callable[[Job, Send, int], dict[str, Any]]] = {
     "survey": survey,
     "availability": availability,
+    "fit": fit,
     "peaks": peaks,
     "verify": verify_combination,
     "time": time_combination,

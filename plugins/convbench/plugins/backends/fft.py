@@ -82,11 +82,14 @@ def spread(weight: Tensor, dilation: tuple[int, int]) -> Tensor:
 
 def fast_length(length: int) -> int:
     """The next length that is a product of 2, 3 and 5 only, which transforms are fastest at."""
-    remainder = length
-    for prime in (2, 3, 5):
-        while remainder % prime == 0:
-            remainder //= prime
-    return length if remainder == 1 else fast_length(length + 1)
+    while True:
+        remainder = length
+        for prime in (2, 3, 5):
+            while remainder % prime == 0:
+                remainder //= prime
+        if remainder == 1:
+            return length
+        length += 1
 
 
 def load() -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from convbench.registry import Backend, hookimpl
-from convbench.registry.geometry import IntPair, Window, conv2d_window, pool2d_window
+from convbench.registry.geometry import IntPair, Window, conv2d_window, mean_divisor, pool2d_window
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,8 +85,7 @@ def avg_pool2d(
     """
     import torch.nn.functional as F
 
-    if divisor_override == 0:
-        raise ValueError("divisor_override must not be zero")
+    divisor_override = mean_divisor(divisor_override)
     window = pool2d_window(input, kernel_size, stride, padding, 1, ceil_mode)
     images = F.pad(input, window.pad)
     high, wide = window.counts((input.shape[-2], input.shape[-1]), count_include_pad)

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from convbench.registry import Backend, hookimpl
-from convbench.registry.geometry import IntPair, conv2d_window, pool2d_window
+from convbench.registry.geometry import IntPair, conv2d_window, mean_divisor, pool2d_window
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,8 +97,7 @@ def avg_pool2d(
     """
     import torch.nn.functional as F
 
-    if divisor_override == 0:
-        raise ValueError("divisor_override must not be zero")
+    divisor_override = mean_divisor(divisor_override)
     window = pool2d_window(input, kernel_size, stride, padding, 1, ceil_mode)
     channels = input.shape[1]
     ones = input.new_ones(channels, 1, *window.kernel_size)
@@ -131,9 +130,12 @@ def largest(
                             if pixel > most or pixel != pixel or u == v == 0:
                                 most, place = pixel, row * pixels_in_a_row + column
                     places.append(place)
-    return torch.tensor(places, dtype=torch.int64).view(*images.shape[:2], height, width)
+    return torch.tensor(places, dtype=torch.int64, device=images.device).view(
+        *images.shape[:2], height, width
+    )
 
 
+@cache  # an op that is registered anew is taken from whoever has it
 def load() -> Mapping[str, Any]:
     import torch
 

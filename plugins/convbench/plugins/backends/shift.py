@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from convbench.registry import Backend, hookimpl
-from convbench.registry.geometry import IntPair, Window, conv2d_window, pool2d_window
+from convbench.registry.geometry import IntPair, Window, conv2d_window, mean_divisor, pool2d_window
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,8 +76,7 @@ def avg_pool2d(
     The mean is over the window's part inside the image, or inside the padded image with `count_include_pad`;
     `divisor_override` replaces the count.
     """
-    if divisor_override == 0:
-        raise ValueError("divisor_override must not be zero")
+    divisor_override = mean_divisor(divisor_override)
     window = pool2d_window(input, kernel_size, stride, padding, 1, ceil_mode)
     total: Tensor = sum(shifts(input, window, fill=0.0))  # type: ignore[assignment]
     if divisor_override is not None:

@@ -92,9 +92,9 @@ def _there(directory: Path, scratch: Path) -> Path:
 def failed_lately() -> str | None:
     """How a download failed within the last hour, as a clause of a sentence; None if none did."""
     try:
-        memory = json.loads(_memory().read_text())
+        memory = json.loads(_memory().read_text(encoding="utf-8-sig"))
         age, why = time.time() - float(memory["failed_at"]), str(memory["why"])
-    except (OSError, ValueError, KeyError, TypeError):  # none, or not one of ours
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or not one of ours
         return None
     if not 0 <= age < REMEMBERED_SECONDS:
         return None
@@ -117,7 +117,7 @@ def _remember(why: str) -> None:
     path = _memory()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"failed_at": time.time(), "why": why}))
+        path.write_text(json.dumps({"failed_at": time.time(), "why": why}), encoding="utf-8")
     except OSError:
         return  # a cache that cannot be written to costs another attempt, no more
 

@@ -16,9 +16,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
 from convbench.plugins.datasets import copies
+from convbench.registry.caching import cache_directory
 from convbench.registry.errors import DataError
 
 VARIABLE = "CONVBENCH_DATA"
@@ -45,15 +44,24 @@ def sources(root: Path | None) -> tuple[Source, ...]:
     variable = os.environ.get(VARIABLE)
     return (
         Source("--data-dir", root, required=True),
-        Source(VARIABLE, Path(variable).expanduser() if variable else None, required=True),
+        Source(VARIABLE, _expanded(variable) if variable else None, required=True),
         Source("cache", cache_root()),
         Source("system", SYSTEM_ROOT),
     )
 
 
+def _expanded(variable: str) -> Path:
+    try:
+        return Path(variable).expanduser()
+    except RuntimeError:
+        raise DataError(
+            f"{VARIABLE} is {variable!r}, and there is no home directory to put in place of its ~"
+        ) from None
+
+
 def cache_root() -> Path:
     """The user's cache directory, `~/.cache/convbench` or what XDG_CACHE_HOME says."""
-    return Path(platformdirs.user_cache_dir("convbench"))
+    return cache_directory()
 
 
 def chosen(root: Path | None) -> tuple[Source, Path] | None:

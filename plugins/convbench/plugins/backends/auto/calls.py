@@ -28,7 +28,8 @@ class Memory:
         """A tensor of random normal numbers that lies so."""
         reach = zip(self.shape, self.stride, strict=True)
         extent = 1 + sum((size - 1) * step for size, step in reach) if math.prod(self.shape) else 0
-        numbers = torch.randn(extent, generator=generator).to(device, getattr(torch, self.dtype))
+        numbers = torch.randn(extent, generator=generator, dtype=torch.float32, device="cpu")
+        numbers = numbers.to(device, getattr(torch, self.dtype))
         return numbers.as_strided(self.shape, self.stride)
 
 
@@ -93,7 +94,7 @@ class Call:
 
     def arguments(self, seed: int) -> dict[str, Any]:
         """Random tensors, those with gradients wanted as leaves, and the other arguments, in the op's order."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         device = torch.device(self.device)
         values: dict[str, Any] = {
             name: None if memory is None else memory.random(device, generator)

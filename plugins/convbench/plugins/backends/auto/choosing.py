@@ -1,16 +1,16 @@
 """Decide who computes a call: time who can, and take the fastest one that is right.
 
-Candidates are tried on a corner of the call first, on one image, and then on all of it; who is slower by far
-leaves where that shows. The others race, forward and backward together, and a convolution's parts each in a race
-of its own; at last the best mixture of parts races the best that were taken whole. The winner is held against the
-float64 reference on this very call, and where it fails, the next one is.
+Candidates are tried on a corner of the call first, on one image, on an eighth of them, and then on all of it; who
+is slower by far leaves where that shows. The others race, forward and backward together, and a convolution's
+parts each in a race of its own; at last the best mixture of parts races the best that were taken whole. The winner
+is held against the float64 reference on this very call, and where it fails, the next one is.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,7 +44,9 @@ NOTICEABLE = 0.02  # seconds: less may be taken for a part of the call, whatever
 TRIES, LONG = 6, 0.1  # before a call is called hopeless: so many, or so many seconds altogether
 MARGIN = 0.95  # of the baseline's time: what takes longer is no faster for sure between other layers
 GAIN = 0.97  # of the best whole's time: the same of a mixture
+FEW = 8  # times fewer images, on which who is hopeless is found out before the whole batch is tried
 Implementation = Callable[..., Any]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -103,19 +105,29 @@ class Trial:
         return gradients
 
 
+def _unsaid(_: str) -> None:
+    """Nobody is told what goes on."""
+
+
 def choose(
-    call: Call, candidates: Mapping[str, Candidate], seed: int = 0, seconds: float = SECONDS
+    call: Call,
+    candidates: Mapping[str, Candidate],
+    seed: int = 0,
+    seconds: float = SECONDS,
+    say: Say = _unsaid,
 ) -> Decision:
     """The decision for one call, among candidates that claim to compute it; the baseline is always one.
 
-    It takes `seconds` for each of at most five races, and the time of its verification.
+    It takes `seconds` for each of at most five races, and the time of its verification; `say` is called with each
+    step of it.
     """
-    with _as_in_training():
+    with _as_in_training(call.device):
         trial, timed = Trial(call, seed), clock(_waiting(call))
-        field = _try_out(trial, candidates, timed, seed)
-        decision, ranked = _race(trial, field, timed, seconds, seed)
+        field = _try_out(trial, candidates, timed, seed, say)
+        decision, ranked = _race(trial, field, timed, seconds, seed, say)
         del trial
         for winner in ranked:
+            say(f"verifying {Decision(winner)}")
             wrong = None if winner == {WHOLE: BASELINE} else _verdict(call, winner, candidates, seed)
             if wrong is None:
                 return replace(decision, winner=winner, left_out=field.left_out)
@@ -150,12 +162,13 @@ def _parts(candidates: Mapping[str, Candidate], op: str, name: str) -> Parts:
 # --- trying out -------------------------------------------------------------------------------------------------
 
 
-def _try_out(trial: Trial, candidates: Mapping[str, Candidate], timed: Clock, seed: int) -> Field:
+def _try_out(trial: Trial, candidates: Mapping[str, Candidate], timed: Clock, seed: int, say: Say) -> Field:
     """Run everybody, the baseline first, on more and more of the call."""
     field = Field({}, {})
     call, best = trial.call, math.inf
     stages = [*_corners(call, seed), (trial, 1.0)]
     for name, candidate in candidates.items():
+        say(f"trying {name}")
         try:
             with left_as_found():
                 for part, share in stages if field.left else stages[-1:]:
@@ -180,11 +193,13 @@ class _TooSlow(Exception):
 
 
 def _corners(call: Call, seed: int) -> list[tuple[Trial, float]]:
-    """Small parts of the call, the smallest first, each with its share of the work."""
+    """Small parts of the call, the smallest first, each with its share of the work: one image, then some."""
     all_of_it, _ = call.work
     corners: list[tuple[Trial, float]] = []
-    for corner in CORNERS:
-        part = call.cropped(*corner)
+    parts = [call.cropped(*corner) for corner in CORNERS]
+    if call.batch >= 2 * FEW:
+        parts.append(call.on(call.batch // FEW))
+    for part in parts:
         try:
             share = part.work[0] / all_of_it
         except Exception:  # noqa: BLE001 - the kernel is larger than the corner; torch has no type for that
@@ -219,7 +234,7 @@ Contest = Callable[[str, dict[str, Callable[[], Any]]], list[str]]
 
 
 def _race(
-    trial: Trial, field: Field, timed: Clock, seconds: float, seed: int
+    trial: Trial, field: Field, timed: Clock, seconds: float, seed: int, say: Say
 ) -> tuple[Decision, list[dict[str, str]]]:
     """All races of a call: their times, and who may compute it, the best first."""
     call = trial.call
@@ -228,6 +243,7 @@ def _race(
     unsteady: set[str] = set()
 
     def hold(contest: str, runners: dict[str, Callable[[], Any]]) -> list[str]:
+        say(f"timing {len(runners)} backends, {contest}")
         for name, run in list(runners.items()):
             try:
                 run()
@@ -300,13 +316,21 @@ def _verdict(
 
 
 @contextmanager
-def _as_in_training() -> Iterator[None]:
-    """Whatever mode the call came under: gradients are recorded, and new memory is not filled."""
+def _as_in_training(device: str) -> Iterator[None]:
+    """Whatever mode the call came under: gradients are recorded, new memory is not filled, and made on the device.
+
+    A default device costs every call of torch some time, so that there is none where the program has none either.
+    """
     memory: Any = torch.utils.deterministic  # a module that is a class, which type checkers do not see
     filled = memory.fill_uninitialized_memory
     try:
         memory.fill_uninitialized_memory = False
-        with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        with (
+            nullcontext() if torch.get_default_device().type == "cpu" else torch.device(device),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.random.fork_rng(devices=[]),
+        ):
             yield
     finally:
         memory.fill_uninitialized_memory = filled

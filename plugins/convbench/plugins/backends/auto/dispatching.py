@@ -4,13 +4,18 @@ What is seen is cheap to look at, a microsecond or two; only a call that was nev
 (`calls.py`) and decided. Nothing is timed where time would say nothing or must not pass: in a call that is traced
 or captured, or whose tensors hold no numbers, and in one so small that all are alike. There a decision is looked
 up that is known already, and where none is, torch computes the call.
+
+One thread at a time decides, and the others wait for it: two that time calls at once would time each other, and
+what they try out changes settings of the process for a moment.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from operator import index
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +30,7 @@ from convbench.plugins.backends.auto.candidates import BASELINE, Candidate, cand
 from convbench.plugins.backends.auto.choosing import choose, implementation
 from convbench.plugins.backends.auto.conditions import lasting, passing
 from convbench.plugins.backends.auto.decisions import Decision, whole
+from convbench.plugins.backends.auto.progress import Progress
 from convbench.plugins.backends.auto.remembering import directory, key_of, recall, remember
 from convbench.registry import discover
 from convbench.registry.known_faults import careful
@@ -35,6 +41,11 @@ MOST = 10_000  # calls that are kept: more are not a network's
 OPS_TO_CHOOSE = ("conv2d", "max_pool2d", "avg_pool2d")
 PLAIN = frozenset({Tensor, torch.nn.Parameter})  # others hold no numbers, or more than numbers
 Implementation = Callable[..., Any]
+_deciding = threading.RLock()
+if hasattr(
+    os, "register_at_fork"
+):  # the thread that decides is not there in the child: nobody would end the wait
+    os.register_at_fork(after_in_child=lambda: globals().update(_deciding=threading.RLock()))
 Chooser = Callable[[Call, Mapping[str, Candidate]], Decision]
 
 # how many transformations of `torch.func` a call is under, or None; an `autograd.Function` may refuse them
@@ -63,15 +74,16 @@ class Decisions:
     Args:
         candidates: who may win, the baseline first.
         root: the directory of the decisions on disk.
-        chooser: decides what nobody knows yet.
+        chooser: decides what nobody knows yet; `choose` if not given, which says what it times.
     """
 
     def __init__(
-        self, candidates: Callable[[], Mapping[str, Candidate]], root: Path, chooser: Chooser = choose
+        self, candidates: Callable[[], Mapping[str, Candidate]], root: Path, chooser: Chooser | None = None
     ) -> None:
         self._load = candidates
         self._root = root
-        self._chooser = chooser
+        self._progress = Progress(root)
+        self._chooser = chooser or partial(choose, say=self._progress)
         self._larger: dict[Call, Plan] = {}  # by the same call on no images: the one on the most
 
     @cached_property
@@ -119,7 +131,8 @@ class Decisions:
             if name == BASELINE or each.claims(call.op, kind, call.dtype)
         }
         try:
-            decision = self._chooser(call, able)
+            with self._progress.of(call):
+                decision = self._chooser(call, able)
         except torch.OutOfMemoryError:  # there is room for the call, not for a second one beside it
             return self._planned(call, whole(BASELINE, rule="no memory to try it out"))
         if decision.steady:
@@ -175,20 +188,23 @@ class Dispatched:
         """
         return {
             str(plan.call) + ("" if plan.call.needs else " without gradients"): str(plan)
-            for plan in self._plans.values()
+            for plan in list(self._plans.values())
         }
 
     def _decided(self, seen: Any, tensor: Tensor) -> Implementation:
         """Who computes a call that was not made before; may be found out now, which takes its time."""
-        plan = self._decisions.plan(call_of(self._op, seen), _may_time(tensor))
-        if plan is None:
-            return self._baseline
-        if len(self._computes) >= MOST:
-            self._computes.clear()
-            self._plans.clear()
-        self._plans[seen] = plan
-        self._computes[seen] = plan.compute
-        return plan.compute
+        with _deciding:
+            if seen in self._computes:  # decided by another thread meanwhile
+                return self._computes[seen]
+            plan = self._decisions.plan(call_of(self._op, seen), _may_time(tensor))
+            if plan is None:
+                return self._baseline
+            if len(self._computes) >= MOST:
+                self._computes.clear()
+                self._plans.clear()
+            self._plans[seen] = plan
+            self._computes[seen] = plan.compute
+            return plan.compute
 
     def _compiled(self, *args: Any, **kwargs: Any) -> Any:
         """The same in a call that is traced: who computes it is a constant of what is compiled."""
@@ -214,13 +230,14 @@ class Dispatched:
         It runs as it is while the compiler traces.
         """
         seen = (torch.get_num_threads(), torch._C._is_any_autocast_enabled(), recording, *values)
-        plan = self._plans.get(seen) or self._decisions.plan(call_of(self._op, seen), may_time=False)
-        if plan is None:
-            return ""
-        self._plans[seen] = plan
-        name = f"call_{list(self._plans).index(seen)}"
-        setattr(self._constants, name, plan.compute)
-        return name
+        with _deciding:
+            plan = self._plans.get(seen) or self._decisions.plan(call_of(self._op, seen), may_time=False)
+            if plan is None:
+                return ""
+            self._plans[seen] = plan
+            name = f"call_{len(vars(self._constants))}"  # the compiled code keeps it, whatever comes after
+            setattr(self._constants, name, plan.compute)
+            return name
 
 
 def _constant(op: Dispatched, recording: bool, values: tuple[Any, ...]) -> str:

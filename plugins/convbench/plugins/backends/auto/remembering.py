@@ -18,9 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from convbench.plugins.backends.auto.decisions import Decision, from_json
+from convbench.registry.caching import cache_directory
 
 VARIABLE = "CONVBENCH_AUTO"
 SUFFIX = ".json"
@@ -29,7 +28,7 @@ SUFFIX = ".json"
 def directory() -> Path:
     """Where decisions are kept: the directory named by CONVBENCH_AUTO, or one in the user's cache."""
     named = os.environ.get(VARIABLE)
-    return Path(named) if named else Path(platformdirs.user_cache_dir("convbench")) / "auto"
+    return Path(named) if named else cache_directory() / "auto"
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def _path(root: Path, key: Mapping[str, Any]) -> Path:
 
 def _read(path: Path) -> Entry | None:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8-sig"))
         key = {**record["key"], "conditions": dict(record["key"]["conditions"])}
         return Entry(
             str(record["call"]),
@@ -118,5 +117,5 @@ def _read(path: Path) -> Entry | None:
             str(record["made_at"]),
             path,
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None

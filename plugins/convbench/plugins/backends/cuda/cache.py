@@ -14,17 +14,16 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-import platformdirs
-
 from convbench.plugins.backends.cuda import nvrtc
 from convbench.plugins.backends.cuda.programs import Program
+from convbench.registry.caching import cache_directory
 
 CHECKSUM = 32  # bytes
 
 
 def folder() -> Path:
     """`cubins` in the user's cache directory, which is `~/.cache/convbench` or what XDG_CACHE_HOME says."""
-    return Path(platformdirs.user_cache_dir("convbench")) / "cubins"
+    return cache_directory() / "cubins"
 
 
 def cubin(program: Program, architecture: str, driver: str, place: Path | None = None) -> bytes:

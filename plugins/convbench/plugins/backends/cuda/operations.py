@@ -22,7 +22,7 @@ from convbench.registry import Unsupported
 from convbench.registry.activations import activation_of
 from convbench.registry.autocasting import autocasting
 from convbench.registry.call_options import being_traced, convolution_options, pooling_options
-from convbench.registry.geometry import IntPair
+from convbench.registry.geometry import IntPair, mean_divisor
 from convbench.registry.op_registration import Library
 from convbench.registry.ops import OPS
 
@@ -136,8 +136,7 @@ def operations(
         divisor_override: int | None = None,
     ) -> Tensor:
         """The mean of each window: (N, C, H, W) -> (N, C, H', W')."""
-        if divisor_override == 0:
-            raise ValueError("divisor_override must not be zero")
+        divisor_override = mean_divisor(divisor_override)
         refuse_others(input)
         traced = being_traced(input)
         size, kernel, steps, pad, _ = pooling_options(

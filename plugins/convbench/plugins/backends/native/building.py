@@ -26,6 +26,9 @@ FLAGS = (
     "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti",
     "-fno-math-errno", "-fno-trapping-math",  # comparisons become vectors; no result changes
 )  # fmt: skip
+# What every processor of a kind has, whatever CXX or the compiler's defaults say: an instruction that is not there
+# ends the process.
+X86_64 = ("-march=x86-64", "-mtune=generic")
 X86 = {
     "baseline": (),
     "avx2": ("-mavx2", "-mfma"),
@@ -57,18 +60,20 @@ def build() -> Path:
         return LIBRARY
     LIBRARY.unlink(missing_ok=True)
     compiler = _compiler()
-    sets: dict[str, tuple[str, ...]] = X86 if platform.machine() in ("x86_64", "AMD64") else {"baseline": ()}
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    sets: dict[str, tuple[str, ...]] = X86 if x86 else {"baseline": ()}
+    flags = (*FLAGS, *(X86_64 if x86 else ()))
     with TemporaryDirectory() as folder:
         objects = [Path(folder) / f"{name}.o" for name in (*sets, "native")]
         commands = [
-            [*flags, f"-DISA=of_{name}", f"-DISA_NAME={name}", SOURCES / "kernels.cpp"]
-            for name, flags in sets.items()
+            [*of_set, f"-DISA=of_{name}", f"-DISA_NAME={name}", SOURCES / "kernels.cpp"]
+            for name, of_set in sets.items()
         ]
         dispatch = [f'-DSOURCE_DIGEST="{digest()}"', *(["-DWITH_AVX"] if "avx2" in sets else [])]
         commands.append([*dispatch, SOURCES / "native.cpp"])
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             jobs = zip(commands, objects, strict=True)
-            list(pool.map(lambda job: _run([*compiler, *FLAGS, *job[0], "-c", "-o", job[1]]), jobs))
+            list(pool.map(lambda job: _run([*compiler, *flags, *job[0], "-c", "-o", job[1]]), jobs))
         finished = LIBRARY.with_suffix(f".{os.getpid()}")
         needed = ["-static-libgcc", "-Wl,--as-needed"] if sys.platform == "linux" else []
         try:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convbench.plugins.backends.native.library import function
+from convbench.plugins.backends.native.library import NO_MEMORY, TOO_MUCH, function
 from convbench.plugins.backends.native.registration import EAGER, KERNELS, OPS, register
 from convbench.registry import Unsupported
 from convbench.registry.call_options import ConvolutionOptions, being_traced, convolution_options
@@ -45,11 +45,23 @@ def checked(
     traced: bool, input: Tensor, weight: Tensor, bias: Tensor | None, *options: Any
 ) -> ConvolutionOptions:
     """The options of a call as numbers, once it is seen to be one that torch takes, and that is served here."""
+    refuse_others(input)
+    if traced:
+        return convolution_options(traced, input, weight, bias, *options)
+    if not (weight.is_cpu and (bias is None or bias.is_cpu)):
+        raise ValueError(f"input is on the cpu, but weight on {weight.device.type}")
+    resolved = convolution_options(traced, input, weight, bias, *options)
+    if not _is_served(input.shape, weight.shape, *resolved, input.dtype, torch.get_num_threads()):
+        raise Unsupported(f"sizes whose copies take far more memory than the tensors: {resolved}")
+    return resolved
+
+
+def refuse_others(input: Tensor) -> None:
+    """Raise Unsupported for a tensor that the kernels cannot read."""
     if not input.is_cpu or input.dtype not in DTYPES:
         raise Unsupported(f"{input.dtype} on {input.device.type}")
-    if not traced and not (weight.is_cpu and (bias is None or bias.is_cpu)):
-        raise ValueError(f"input is on the cpu, but weight on {weight.device.type}")
-    return convolution_options(traced, input, weight, bias, *options)
+    if input.layout is not torch.strided:
+        raise Unsupported(f"a tensor whose layout is {input.layout}")
 
 
 # --- the kernels ------------------------------------------------------------------------------------------------
@@ -69,7 +81,7 @@ def convolution(
     options = tuple(stride), tuple(padding), tuple(dilation), groups, activation
     geometry, size = _geometry(input.shape, weight.shape, *options)
     output = input.new_empty(size)
-    _call("conv2d", geometry, input, weight, bias, output)
+    call("conv2d", geometry, input, weight, bias, output)
     return output
 
 
@@ -86,7 +98,7 @@ def input_gradient(
     shape = torch.Size((len(upstream), weight.shape[1] * groups, *size))
     geometry, _ = _geometry(shape, weight.shape, *map(tuple, (stride, padding, dilation)), groups)
     gradient = upstream.new_empty(shape)
-    _call("conv2d_input_gradient", geometry, upstream, weight, gradient)
+    call("conv2d_input_gradient", geometry, upstream, weight, gradient)
     return gradient
 
 
@@ -103,8 +115,24 @@ def weight_gradient(
     shape = torch.Size((upstream.shape[1], input.shape[1] // groups, *kernel_size))
     geometry, _ = _geometry(input.shape, shape, *map(tuple, (stride, padding, dilation)), groups)
     gradient, of_bias = upstream.new_empty(shape), upstream.new_empty(shape[:1])
-    _call("conv2d_weight_gradient", geometry, upstream, input, gradient, of_bias)
+    call("conv2d_weight_gradient", geometry, upstream, input, gradient, of_bias)
     return gradient, of_bias
+
+
+@lru_cache(maxsize=1024)
+def _is_served(
+    input: torch.Size,
+    weight: torch.Size,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+    dtype: torch.dtype,
+    threads: int,
+) -> bool:
+    """Whether the copies that a convolution and its gradients make are of the order of their tensors."""
+    geometry, _ = _geometry(input, weight, stride, padding, dilation, groups)
+    return not function("conv2d_served", dtype)(geometry, threads)
 
 
 @lru_cache(maxsize=1024)
@@ -117,11 +145,30 @@ def _geometry(
     groups: int,
     activation: int = 0,
 ) -> tuple[Any, tuple[int, ...]]:
-    """`Geometry` of core.hpp, and the output's shape."""
+    """`Geometry` of core.hpp, and the output's shape.
+
+    Raises:
+        ValueError: a weight of other channels, or numbers that 64 bits do not hold.
+    """
+    if groups < 1 or weight[1] * groups != input[1]:
+        raise ValueError(
+            f"weight {tuple(weight)} with groups={groups} does not fit an input of {tuple(input)}"
+        )
     size = _output_size(input[2:], weight[2:], stride, padding, dilation)
     filters, _, kh, kw = weight
     numbers = (*input, filters, kh, kw, *stride, *padding[:2], *dilation, groups, *size, activation)
-    return (ctypes.c_int64 * len(numbers))(*numbers), (input[0], filters, *size)
+    return int64s(numbers), (input[0], filters, *size)
+
+
+def int64s(numbers: Sequence[int]) -> Any:
+    """Numbers as C takes them; ctypes would cut off what does not fit.
+
+    Raises:
+        ValueError: one of them does not fit.
+    """
+    if not all(-(2**63) <= number < 2**63 for number in numbers):
+        raise ValueError(f"native: {max(numbers, key=abs)} does not fit into 64 bits")
+    return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
 def _output_size(
@@ -136,14 +183,29 @@ def _output_size(
     return [(extent + pad - gap * (taps - 1) - 1) // step + 1 for extent, pad, gap, taps, step in axes]
 
 
-def _call(name: str, geometry: Any, *tensors: Tensor | None) -> None:
-    """Call a kernel with the addresses of contiguous tensors; those it writes are new, and so contiguous."""
+def call(name: str, sizes: Any, *tensors: Tensor | None) -> None:
+    """Call a function with the addresses of contiguous tensors; those it writes are new, and so contiguous.
+
+    Args:
+        name: of the function; its dtype is that of the first tensor.
+        sizes: `Geometry`, `Pooling` or `Elements` of core.hpp.
+        tensors: those that it reads, which are copied where they are not contiguous, and those that it writes.
+
+    Raises:
+        MemoryError: there is none for the copies that the kernel makes.
+        ValueError: sizes that are none, or a tensor that has lost its memory.
+    """
     kept = [None if tensor is None else tensor.contiguous() for tensor in tensors]
     addresses = [None if tensor is None else tensor.data_ptr() for tensor in kept]
     first = tensors[0]
     assert first is not None
-    if function(name, first.dtype)(geometry, *addresses, torch.get_num_threads()):
+    status = function(name, first.dtype)(sizes, *addresses, torch.get_num_threads())
+    if status in (NO_MEMORY, TOO_MUCH):
         raise MemoryError(f"native: no memory for the copies that {name} makes")
+    if status:
+        raise ValueError(
+            f"native: {name} of {list(sizes)}: not sizes of such a call, or a tensor without memory"
+        )
 
 
 # --- their derivatives ------------------------------------------------------------------------------------------

@@ -15,8 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convbench.plugins.backends.native.convolution import OPTIONS, checked, convolution, fake_convolution
-from convbench.plugins.backends.native.library import function
+from convbench.plugins.backends.native.convolution import (
+    OPTIONS,
+    call,
+    checked,
+    convolution,
+    fake_convolution,
+)
 from convbench.plugins.backends.native.pooling import (
     WINDOW,
     fake_largest,
@@ -105,10 +110,7 @@ def _number(activation: str) -> int:
 def _slope_gradient(upstream: Tensor, output: Tensor, activation: int) -> Tensor:
     """upstream · f'(x) of the same shape, from f(x)."""
     gradient = torch.empty_like(upstream, memory_format=torch.contiguous_format)
-    kept = upstream.contiguous(), output.contiguous(), gradient
-    addresses = [tensor.data_ptr() for tensor in kept]
-    elements = _elements(upstream.numel(), activation)
-    function("activation_gradient", upstream.dtype)(elements, *addresses, torch.get_num_threads())
+    call("activation_gradient", _elements(upstream.numel(), activation), upstream, output, gradient)
     return gradient
 
 

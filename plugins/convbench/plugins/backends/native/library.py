@@ -6,13 +6,16 @@ ctypes and a plain C interface, so that one library serves every version of Pyth
 from __future__ import annotations
 
 import ctypes
+import os
 from functools import cache
 from typing import Any
 
 from convbench.plugins.backends.native.building import LIBRARY, digest
 
 HINT = "install convbench from source with GCC or Clang at hand"
+NO_MEMORY, TOO_MUCH = 1, 3  # of `Status` in core.hpp
 POINTERS = {  # how many tensors each function takes, after the geometry and before the threads
+    "conv2d_served": 0,
     "conv2d": 4,
     "conv2d_input_gradient": 3,
     "conv2d_weight_gradient": 4,
@@ -58,12 +61,13 @@ def _on_torch_threads() -> ctypes.CDLL:
     gomp_parallel = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
     if gomp_parallel is not None:
         library.use_openmp(ctypes.cast(gomp_parallel, ctypes.c_void_p))
+        os.register_at_fork(after_in_child=library.forked)
     return library
 
 
 @cache
 def function(name: str, dtype: Any) -> Any:
-    """The function of tensors of a torch dtype: (geometry, addresses..., threads) -> 0, or 1 without memory."""
+    """The function of tensors of a torch dtype: (geometry, addresses..., threads) -> `Status` of core.hpp."""
     return getattr(_on_torch_threads(), f"{name}_{str(dtype).removeprefix('torch.')}")
 
 

@@ -6,7 +6,6 @@ place that was chosen; its derivative gathers from there, which torch does.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -14,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convbench.plugins.backends.native.convolution import DTYPES
-from convbench.plugins.backends.native.library import function
+from convbench.plugins.backends.native.convolution import call, int64s, refuse_others
 from convbench.plugins.backends.native.registration import EAGER, OPS, register
 from convbench.registry import Unsupported
 from convbench.registry.call_options import Pair, PoolingOptions, being_traced, pooling_options
-from convbench.registry.geometry import IntPair
+from convbench.registry.geometry import IntPair, mean_divisor
 
 MOST_PIXELS = 2**16  # of a window, whose places are kept as 16 bits
 
@@ -76,16 +74,14 @@ def mean_options(
     divisor_override: int | None,
 ) -> tuple[Pair, Pair, Pair, Pair, int, int]:
     """Output size, kernel size, stride, padding, whether padding counts, and the divisor or 0."""
-    if divisor_override == 0:
-        raise ValueError("divisor_override must not be zero")
+    divisor = mean_divisor(divisor_override)
     size, kernel, steps, pad, _ = window_options(traced, input, kernel_size, stride, padding, 1, ceil_mode)
-    return size, kernel, steps, pad, int(count_include_pad), divisor_override or 0
+    return size, kernel, steps, pad, int(count_include_pad), divisor or 0
 
 
 def window_options(traced: bool, input: Tensor, *options: Any) -> PoolingOptions:
     """Output size, kernel size, stride, padding and dilation, as torch would take them."""
-    if not input.is_cpu or input.dtype not in DTYPES:
-        raise Unsupported(f"{input.dtype} on {input.device.type}")
+    refuse_others(input)
     return pooling_options(traced, input, *options)
 
 
@@ -105,9 +101,9 @@ def largest_of(
 ) -> tuple[Tensor, Tensor]:
     """(N, C, H, W) -> the largest values (N, C, H', W'), and their places in their windows."""
     output = input.new_empty((*input.shape[:2], *size))
-    choices = torch.empty(output.shape, dtype=torch.int16)
+    choices = output.new_empty(output.shape, dtype=torch.int16)
     options = kernel, stride, padding, dilation, size, (0, 0), (activation,)
-    _call("max_pool2d", input.shape, options, input, output, choices)
+    call("max_pool2d", _pooling(input.shape, *map(tuple, options)), input, output, choices)
     return output, choices
 
 
@@ -123,7 +119,7 @@ def _largest_gradient(
     """(N, C, H', W') -> (N, C, H, W): every value added to the place that was chosen."""
     gradient = upstream.new_empty((*upstream.shape[:2], *image))
     options = kernel, stride, padding, dilation, upstream.shape[2:]
-    _call("max_pool2d_gradient", gradient.shape, options, upstream, choices, gradient)
+    call("max_pool2d_gradient", _pooling(gradient.shape, *map(tuple, options)), upstream, choices, gradient)
     return gradient
 
 
@@ -141,7 +137,7 @@ def mean_of(
     """(N, C, H, W) -> (N, C, H', W'); activations of the input are written to `activated` where it is there."""
     output = input.new_empty((*input.shape[:2], *size))
     options = kernel, stride, padding, (1, 1), size, (count_padding, divisor, activation)
-    _call("avg_pool2d", input.shape, options, input, output, activated)
+    call("avg_pool2d", _pooling(input.shape, *map(tuple, options)), input, output, activated)
     return output
 
 
@@ -159,24 +155,15 @@ def mean_gradient(
     """(N, C, H', W') -> (N, C, H, W): every value shared out among its window, times an activation's slope."""
     gradient = upstream.new_empty((*upstream.shape[:2], *image))
     options = kernel, stride, padding, (1, 1), upstream.shape[2:], (count_padding, divisor, activation)
-    _call("avg_pool2d_gradient", gradient.shape, options, upstream, activated, gradient)
+    call("avg_pool2d_gradient", _pooling(gradient.shape, *map(tuple, options)), upstream, activated, gradient)
     return gradient
-
-
-def _call(name: str, shape: torch.Size, options: tuple[Ints, ...], *tensors: Tensor | None) -> None:
-    kept = [None if tensor is None else tensor.contiguous() for tensor in tensors]
-    pooling = _pooling(shape, *map(tuple, options))
-    addresses = [None if tensor is None else tensor.data_ptr() for tensor in kept]
-    assert tensors[0] is not None
-    if function(name, tensors[0].dtype)(pooling, *addresses, torch.get_num_threads()):
-        raise MemoryError(f"native: no memory for {name}")
 
 
 @lru_cache(maxsize=1024)
 def _pooling(shape: torch.Size, *options: tuple[int, ...]) -> Any:
     """`Pooling` of core.hpp."""
     numbers = [shape[0] * shape[1], *shape[2:], *(number for pair in options for number in pair)]
-    return (ctypes.c_int64 * 16)(*numbers)  # what is not told is zero
+    return int64s([*numbers, *[0] * (16 - len(numbers))])  # what is not told is zero
 
 
 # --- their derivatives -------------------------------------------------------------------------------------------
@@ -192,8 +179,16 @@ def _of_largest_gradient(calls: Any, ctx: Any, change: Tensor) -> tuple[Any, ...
     (choices,) = ctx.saved_tensors
     kernel, stride, padding, dilation = ctx.options
     place = choices.long() & 0xFFFF
-    rows = torch.arange(choices.shape[2])[:, None] * stride[0] + place // kernel[1] * dilation[0] - padding[0]
-    columns = torch.arange(choices.shape[3]) * stride[1] + place % kernel[1] * dilation[1] - padding[1]
+    rows = (
+        torch.arange(choices.shape[2], device=change.device)[:, None] * stride[0]
+        + place // kernel[1] * dilation[0]
+        - padding[0]
+    )
+    columns = (
+        torch.arange(choices.shape[3], device=change.device) * stride[1]
+        + place % kernel[1] * dilation[1]
+        - padding[1]
+    )
     flat = (rows * change.shape[3] + columns).flatten(2)
     chosen = change.flatten(2).gather(2, flat).reshape(choices.shape)
     return chosen, None, None, None, None, None, None

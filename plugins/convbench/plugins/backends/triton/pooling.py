@@ -28,7 +28,7 @@ from convbench.plugins.backends.triton.tiles import size_class
 from convbench.registry import Unsupported
 from convbench.registry.activations import activation_of
 from convbench.registry.call_options import being_traced, pooling_options
-from convbench.registry.geometry import IntPair
+from convbench.registry.geometry import IntPair, mean_divisor
 
 MOST_PIXELS = 2**15  # of a window, whose places are kept as 16 bits with a sign
 BLOCKS = (1024,) if interpreted() else (256, 512, 1024)
@@ -105,8 +105,7 @@ def activation_avg_pool2d(
 def _mean_of(
     input: Tensor, call: tuple[Any, ...], count_padding: bool, divisor: int | None, activation: str
 ) -> Tensor:
-    if divisor == 0:
-        raise ValueError("divisor_override must not be zero")
+    divisor = mean_divisor(divisor)
     refuse_others(input)
     compiled = being_traced(input)
     size, kernel, steps, pad, _ = pooling_options(compiled, input, *call)

@@ -28,7 +28,11 @@ struct Room {
     template <class T>
     T *take(Index count) {
         T *place = begin ? reinterpret_cast<T *>(begin + used) : nullptr;
-        used += (count * sizeof(T) + 63) / 64 * 64;
+        size_t bytes;
+        if (__builtin_mul_overflow(count, sizeof(T), &bytes) || __builtin_add_overflow(used, bytes, &used) ||
+            __builtin_add_overflow(used, size_t(63), &used))
+            used = SIZE_MAX;  // more than there is: a negative count, too
+        used = used / 64 * 64;
         return place;
     }
 };
@@ -198,7 +202,8 @@ bool input_gradient_with(const Geometry &g, const T *upstream, const T *weight, 
     const Axis down{g.stride_y, g.pad_y, g.dilation_y, g.kernel_y};
     const Axis across{g.stride_x, g.pad_x, g.dilation_x, g.kernel_x};
     const Index channels = g.channels / g.groups, filters = g.filters / g.groups, padded = Way::padded(channels);
-    const Index kernel = g.kernel_y * g.kernel_x, classes = g.stride_y * g.stride_x;
+    const Index kernel = g.kernel_y * g.kernel_x;
+    const Index wide = smaller(g.stride_x, g.width), classes = smaller(g.stride_y, g.height) * wide;  // that have pixels
     const Index rows = divided_up(g.height, g.stride_y), columns = divided_up(g.width, g.stride_x);
     const Index halo = down.highest() - down.lowest(), pitch = columns + across.highest() - across.lowest();
     const Bands bands(rows, g.batch, team.threads, g.filters * pitch * sizeof(T), halo, 1);
@@ -223,7 +228,7 @@ bool input_gradient_with(const Geometry &g, const T *upstream, const T *weight, 
     std::memset(biases, 0, g.groups * padded * sizeof(T));
     Index first = 0;
     for (Index class_ = 0; class_ < classes; class_++) {
-        const Index b = class_ % g.stride_x, a = class_ / g.stride_x;
+        const Index b = class_ % wide, a = class_ / wide;
         Index taps = 0, kernel_rows = 0, *of_class = reaches + class_ * g.kernel_y;
         for (Index y = 0; y < g.kernel_y; y++) {
             if (!down.sees(a, y)) continue;
@@ -259,8 +264,7 @@ bool input_gradient_with(const Geometry &g, const T *upstream, const T *weight, 
         source.fill(mine, upstream + image * g.filters * plane, g.rows, g.columns, begin + down.lowest());
         for (Index class_ = 0; class_ < classes; class_++) {
             const Correlation<T> &c = correlations[class_];
-            T *to = gradient + image * g.channels * g.height * g.width + class_ / g.stride_x * g.width +
-                    class_ % g.stride_x;
+            T *to = gradient + image * g.channels * g.height * g.width + class_ / wide * g.width + class_ % wide;
             const Index end = smaller(c.rows, begin + bands.high);
             if (begin < end && c.columns > 0) Way::run(c, mine, to, begin, end, tiles + worker * tile);
         }

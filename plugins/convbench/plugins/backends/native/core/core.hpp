@@ -30,17 +30,32 @@ struct Elements {
 // A task is a number below `tasks`; which worker takes it is left to chance, what it computes is not.
 typedef void (*Task)(void *context, std::ptrdiff_t task, int worker);
 
+// What a function returns. Nothing is written but in a call that is DONE.
+enum Status : int {
+    DONE,
+    NO_MEMORY,  // for the copies that it makes
+    WRONG,      // sizes that no call of its kind has, or a tensor without memory
+    TOO_MUCH,   // the copies would take far more memory than the tensors
+};
+
 struct Team {
     int threads;
+    size_t most = SIZE_MAX / 2;  // bytes that may be reserved
+    bool only_counts = false;    // nothing is to be computed: whether the bytes may be reserved is asked
+    Status status = DONE;
     bool keeps = false;
     void *own = nullptr;
 
     void run(std::ptrdiff_t tasks, Task task, void *context) const;
-    void *reserve(size_t bytes);  // once; aligned to a cache line, gone with the team; null where there is no memory
+    // Once; aligned to a cache line, gone with the team. Null, and the status says why, where there is no memory.
+    void *reserve(size_t bytes);
     ~Team();
+
+  private:
+    void *block(size_t bytes);
 };
 
-// False where there is no memory.
+// False where the team has no memory for them. Sizes were checked before (native.cpp): none is zero, no product overflows.
 template <class T>
 struct Kernels {
     bool (*forward)(const Geometry &, const T *input, const T *weight, const T *bias, T *output, Team &);

@@ -36,6 +36,16 @@ struct Span {
     }
 };
 
+// The taps [begin, end) of an axis that lie inside of the image for some output in [first, last].
+struct Seen {
+    Index begin, end;
+
+    Seen(Index kernel, Index dilation, Index pad, Index step, Index size, Index first, Index last) {
+        begin = larger(0, divided_up(pad - last * step, dilation));
+        end = smaller(kernel, divided_down(size - 1 + pad - first * step, dilation) + 1);
+    }
+};
+
 INLINE bool is_2x2(const Pooling &p) {
     return p.kernel_y == 2 && p.kernel_x == 2 && p.stride_y == 2 && p.stride_x == 2 && !p.pad_y && !p.pad_x &&
            p.dilation_y == 1 && p.dilation_x == 1 && p.rows * 2 <= p.height && p.columns * 2 <= p.width;
@@ -110,6 +120,7 @@ bool max_pool(const Pooling &p, const T *input, T *output, uint16_t *choices, Te
     const bool simple = is_2x2(p);
     Place<T> *lines;
     if (!lay_out(team, [&](Room &room) { lines = room.take<Place<T>>(team.threads * p.columns); })) return false;
+    const Seen taps(p.kernel_x, p.dilation_x, p.pad_x, p.stride_x, p.width, 0, p.columns - 1);
     each_plane(p, team, [&](Index plane, int worker) {
         const T *image = input + plane * p.height * p.width;
         Place<T> *chosen = lines + worker * p.columns;
@@ -126,10 +137,10 @@ bool max_pool(const Pooling &p, const T *input, T *output, uint16_t *choices, Te
                 to[j] = -__builtin_huge_val();
                 chosen[j] = top * p.kernel_x + larger(0, divided_up(p.pad_x - j * p.stride_x, p.dilation_x));
             }
-            for (Index u = 0; u < p.kernel_y; u++) {
+            const Seen rows(p.kernel_y, p.dilation_y, p.pad_y, p.stride_y, p.height, i, i);
+            for (Index u = rows.begin; u < rows.end; u++) {
                 const Index y = i * p.stride_y + u * p.dilation_y - p.pad_y;
-                if (y < 0 || y >= p.height) continue;
-                for (Index v = 0; v < p.kernel_x; v++) {
+                for (Index v = taps.begin; v < taps.end; v++) {
                     const Span s(v, p.dilation_x, p.pad_x, p.stride_x, p.width, p.columns);
                     const auto row = p.stride_x == 1 ? max_row<T, 1> : p.stride_x == 2 ? max_row<T, 2> : max_row<T, 0>;
                     row(image + y * p.width + s.shift, p.stride_x, to, chosen, s.begin, s.end, u * p.kernel_x + v);
@@ -247,6 +258,7 @@ bool avg_pool(const Pooling &p, const T *input, T *output, T *activated, Team &t
     T *planes;
     const T *table = divisors<T>(p, team, planes);
     if (!table) return false;
+    const Seen taps(p.kernel_x, 1, p.pad_x, p.stride_x, p.width, 0, p.columns - 1);
     each_plane(p, team, [&](Index plane, int worker) {
         const Index size = p.height * p.width;
         const T *image = input + plane * size;
@@ -263,10 +275,10 @@ bool avg_pool(const Pooling &p, const T *input, T *output, T *activated, Team &t
                 continue;
             }
             std::memset(to, 0, p.columns * sizeof(T));
-            for (Index u = 0; u < p.kernel_y; u++) {
+            const Seen rows(p.kernel_y, 1, p.pad_y, p.stride_y, p.height, i, i);
+            for (Index u = rows.begin; u < rows.end; u++) {
                 const Index y = i * p.stride_y + u - p.pad_y;
-                if (y < 0 || y >= p.height) continue;
-                for (Index v = 0; v < p.kernel_x; v++) {
+                for (Index v = taps.begin; v < taps.end; v++) {
                     const Span s(v, 1, p.pad_x, p.stride_x, p.width, p.columns);
                     with_step(p.stride_x, [&](auto step) {
                         add_row(image + y * p.width + s.shift, step, to, s.begin, s.end);
@@ -300,6 +312,7 @@ bool avg_pool_gradient(const Pooling &p, const T *upstream, const T *activated, 
     T *planes;
     const T *table = divisors<T>(p, team, planes);
     if (!table) return false;
+    const Seen taps(p.kernel_x, 1, p.pad_x, p.stride_x, p.width, 0, p.columns - 1);
     each_plane(p, team, [&](Index plane, int) {
         T *image = gradient + plane * p.height * p.width;
         if (simple) clear_rest_2x2(p, image);
@@ -311,10 +324,10 @@ bool avg_pool_gradient(const Pooling &p, const T *upstream, const T *activated, 
                 spread_mean_2x2(from, above, above + p.width, table[0], p.columns);
                 continue;
             }
-            for (Index u = 0; u < p.kernel_y; u++) {
+            const Seen rows(p.kernel_y, 1, p.pad_y, p.stride_y, p.height, i, i);
+            for (Index u = rows.begin; u < rows.end; u++) {
                 const Index y = i * p.stride_y + u - p.pad_y;
-                if (y < 0 || y >= p.height) continue;
-                for (Index v = 0; v < p.kernel_x; v++) {
+                for (Index v = taps.begin; v < taps.end; v++) {
                     const Span s(v, 1, p.pad_x, p.stride_x, p.width, p.columns);
                     with_step(p.stride_x, [&](auto step) {
                         spread_row(from, table + i * p.columns, image + y * p.width + s.shift, step, s.begin, s.end);

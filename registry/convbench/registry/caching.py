@@ -1,0 +1,17 @@
+"""Where convbench keeps what can be made again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_directory() -> Path:
+    """`~/.cache/convbench`, or what XDG_CACHE_HOME says.
+
+    A user without a home directory has a path at which nothing is, and nothing can be made.
+    """
+    import platformdirs
+
+    path = Path(platformdirs.user_cache_dir("convbench"))
+    return path if path.is_absolute() else Path(os.devnull) / "convbench"
