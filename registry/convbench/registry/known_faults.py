@@ -22,7 +22,7 @@ from torch import Tensor
 
 from convbench.registry.cases import Case
 from convbench.registry.errors import Unsupported
-from convbench.registry.geometry import conv2d_window, pool2d_window
+from convbench.registry.geometry import conv2d_window, pair, pool2d_window
 from convbench.registry.op_record import Op
 from convbench.registry.ops import OPS
 
@@ -182,11 +182,13 @@ def sizes_of(op: str, arguments: Mapping[str, Any]) -> dict[str, int] | None:
         "width": width,
     }
     extent = tuple(d * (k - 1) + 1 for d, k in zip(window.dilation, window.kernel_size, strict=True))
+    # as the call has them: a window's are 1 where they make no difference, and to a kernel of others they do
+    stride = arguments.get("stride") or (1 if op == "conv2d" else arguments["kernel_size"])
     pairs = {
         "kernel": window.kernel_size,
         "extent": extent,
-        "stride": window.stride,
-        "dilation": window.dilation,
+        "stride": pair(stride, "stride"),
+        "dilation": pair(arguments.get("dilation", 1), "dilation"),
         "padding": tuple(map(max, window.before, window.after)),
         "output": window.output_size,
     }
