@@ -49,6 +49,10 @@ def list_(registry: Registry, kind: str | None, verbose: bool, as_json: bool) ->
     if as_json:
         click.echo(json.dumps(listings[kind] if kind else listings, indent=2))
         return
+    if "plugins" not in kinds:
+        for plugin in registry.plugins:
+            if plugin.error:
+                click.echo(f"warning: {plugin.fault}", err=True)
     for name, entries in listings.items():
         if kind is None:
             click.echo(f"{name}:")
