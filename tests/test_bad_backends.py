@@ -47,9 +47,9 @@ ENDINGS = {
 }
 WORDS = {
     "raises": "RuntimeError: it fell over",
-    "exits": "SystemExit: 3",
-    "quits": "exited with code 0 without a result",
-    "segfaults": "killed by signal 11 (SIGSEGV)",
+    "exits": "it called sys.exit(3)",
+    "quits": "groups=1): its process exited with code 0 without a result",
+    "segfaults": "groups=1): its process was killed by signal 11 (SIGSEGV)",
     "grows": "can't allocate memory",
     "wrong-shape": "the output has shape (16, 2, 6, 5), not (16, 2, 6, 6)",
     "wrong-dtype": "the output is torch.float64, not torch.float32",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,12 +25,13 @@ from convbench.registry import (
     use_backend,
     verify,
 )
-from convbench.registry.arithmetic import DTYPES
+from convbench.registry.arithmetic import DTYPES, arithmetic
 from convbench.registry.cases import Case, conformance_cases, conv2d, fused, pool
 from convbench.registry.generated_cases import generated_cases
 from convbench.registry.known_faults import careful, fault_of_case, faults_here, in_versions, sizes_of, uses
 from convbench.registry.tampering import Originals
 from convbench.results import environment
+from convbench.suites.preparation import Setup
 from faulty_upstream import LABEL, declared
 
 FOUR_LINES = conv2d((1, 2, 10, 3), (1, 2, 2, 3), bias=False, stride=2)
@@ -254,6 +256,19 @@ def test_a_fault_that_does_not_show_any_more_is_said(known: None) -> None:
     assert report.passed
     assert report.faults_not_shown == {LABEL: 1}
     assert verified(by_torch, STRIDED).faults_not_shown == {}  # not torch's own op: it may have gone around
+
+
+def test_a_run_measures_nothing_that_is_wrong_and_names_the_fault(faulty: None) -> None:
+    backend = Backend("planted", "for these tests", lambda: {"conv2d": by_torch})
+    setup: Any = SimpleNamespace(
+        check_process=lambda: None,
+        backend=backend,
+        device=torch.device("cpu"),
+        arithmetic=arithmetic("float32"),
+    )
+    found = Setup.verify(setup, {"conv2d": [PLAIN, STRIDED]}, seed=0)
+    assert found["status"] == "incorrect"
+    assert found["error"].startswith(f"{LABEL}: conv2d(input=(2, 3, 9, 9), weight=(4, 3, 1, 1), ")
 
 
 # --- another way ---

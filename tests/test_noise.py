@@ -168,13 +168,14 @@ def test_the_busiest_program_is_found() -> None:
 
 def test_a_real_machine_is_examined() -> None:
     found = examine()
-    assert [finding.check for finding in found][:8] == [
+    assert [finding.check for finding in found][:9] == [
         "probe",
         "load",
         "hypervisor",
         "throttling",
         "frequency",
         "cores",
+        "OpenMP",
         "power",
         "clock",
     ]
