@@ -51,7 +51,7 @@ Call = tuple[
 def conv(equal: Callable[..., Tensor] | None = None, n: int = 2, c: int = 3, **options: Any) -> Call:
     shapes = options.pop("input", (n, c, 9, 9)), options.pop("weight", (4, 3, 3, 3))
     tensors = {"input": shapes[0], "weight": shapes[1]}
-    if shapes[1][1]:  # without channels, torch answers by the bias's absence
+    if shapes[1][1]:
         tensors["bias"] = shapes[1][:1]
     return "conv2d", tensors | options, f"conv2d {shapes} {options}", equal
 
