@@ -24,6 +24,7 @@ from convbench.suites.noise import (
     judge_governor,
     judge_gpu,
     judge_load,
+    judge_openmp,
     judge_power,
     judge_probe,
     judge_steal,
@@ -167,13 +168,14 @@ def test_the_busiest_program_is_found() -> None:
 
 def test_a_real_machine_is_examined() -> None:
     found = examine()
-    assert [finding.check for finding in found][:8] == [
+    assert [finding.check for finding in found][:9] == [
         "probe",
         "load",
         "hypervisor",
         "throttling",
         "frequency",
         "cores",
+        "openmp",
         "power",
         "clock",
     ]
@@ -184,3 +186,20 @@ def test_programs_are_laid_to_the_gpu_they_run_on(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("convbench.results.machine.gpus", lambda: [{"name": "H100"}, {"name": "H100"}])
     monkeypatch.setattr("convbench.results.machine.output", lambda _, which, *query: busy[which])
     assert [finding.state for finding in gpu_findings()] == ["ok", "warning"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, None),
+        ({"OMP_DYNAMIC": "false", "OMP_NUM_THREADS": "1"}, None),
+        ({"OMP_THREAD_LIMIT": "1"}, "OMP_THREAD_LIMIT=1"),
+        ({"OMP_DYNAMIC": "TRUE"}, "OMP_DYNAMIC=TRUE"),
+        ({"OMP_THREAD_LIMIT": "4", "OMP_DYNAMIC": "1"}, "OMP_THREAD_LIMIT=4 and OMP_DYNAMIC=1"),
+    ],
+)
+def test_limits_under_which_torch_hangs_are_told(variables: dict[str, str], found: str | None) -> None:
+    finding = judge_openmp(variables)
+    assert (finding.state, finding.found) == (
+        ("warning", found) if found else ("ok", "no limit on OpenMP's threads")
+    )

@@ -217,7 +217,10 @@ def _toml_value(key: str, text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text.strip()
-    except (ValueError, RecursionError) as error:  # more digits than Python reads, more brackets than it nests
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # more digits than Python reads, more brackets than it nests
         reason = error if isinstance(error, ValueError) else "its brackets are nested too deeply"
         raise UsageError(f"--set {key}={text[:40]}... cannot be read: {reason}") from None
 
