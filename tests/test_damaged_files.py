@@ -1,4 +1,4 @@
-"""Files of a run that are old, damaged, or saved by other programs: read all the same, or refused in a sentence."""
+"""Files of a run that are old, damaged, or saved by other programs: read, or refused in a sentence."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,28 +95,22 @@ LOOKS = [
     "2026-01-01",
     "1_000",
     "-0",
-    " 7 ",
 ]
-TEXTS = [
-    column.name
-    for column in columns(Row)
-    if column.type is str and column.name not in ("kind", "status", "started_at")
-]
+TEXTS = [column.name for column in columns(Row) if column.type is str]
+TEXTS = [name for name in TEXTS if name not in ("kind", "status", "started_at")]
 
 
 @pytest.mark.parametrize("text", LOOKS)
 def test_a_text_is_a_text_whatever_it_looks_like(text: str, tmp_path: Path) -> None:
     written = row(step_ms_median=1.0, **dict.fromkeys(TEXTS, text))
-    path = write(
-        tmp_path / "run" / "results.csv", [written, row(step_ms_median=2.0, **dict.fromkeys(TEXTS, text))]
-    )
+    path = write(tmp_path / "run" / "results.csv", [written, replace(written, round=1)])
     frame = read_results(path)
     for name in TEXTS:
         assert frame[name].tolist() == [text, text], name
     assert read_records(path, Row)[0] == written
     (pair,) = compare(path, path).times
     assert pair.combination.backend == text
-    steps = [each for each in samples([1.0], backend=text, device=text)]
+    steps = samples([1.0], backend=text, device=text)
     (tmp_path / "samples.csv").write_text(header(Sample) + "".join(map(to_line, steps)))
     ((combination, _),) = step_times(tmp_path / "samples.csv")
     assert (combination.backend, combination.device) == (text, text)
@@ -172,12 +169,21 @@ def test_a_number_of_any_size_is_read_or_refused_in_a_sentence(cell: str, run_di
         with path.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([names, *changed])
         for read in (read_results, lambda path: read_records(path, Row), lambda path: compare(path, path)):
-            try:
-                read(path)  # a float may be infinite
+            said = refusal(partial(read, path))
+            if said is None:  # a float may be infinite
                 assert column in ("step_ms_median", "val_accuracy")
-            except UsageError as error:
-                assert f"line 2: column {column} is " in str(error) or f"line 2: {column} is " in str(error)
-                assert len(str(error)) < 600
+            else:
+                assert re.search(rf", line \d: (column )?{column} is ", said)
+                assert len(said) < 600
+
+
+def refusal(read: Callable[[], Any]) -> str | None:
+    """What is said of a file that is refused; None of one that is read."""
+    try:
+        read()
+    except ConvbenchError as error:
+        return str(error)
+    return None
 
 
 @pytest.mark.parametrize(
@@ -195,9 +201,7 @@ def test_a_time_that_no_table_holds_is_refused(time: str, tmp_path: Path) -> Non
 
 Damage = Callable[[bytes], bytes]
 DAMAGES: dict[str, Damage] = {
-    "half a line": lambda data: (
-        data[: data.rindex(b",", 0, len(data) // 2)] + b"\n" + data[data.index(b"\n", len(data) // 2) :]
-    ),
+    "half a line": lambda data: half_a_line(data),
     "a NUL byte": lambda data: data[:-20] + b"\0" + data[-20:],
     "an open quote": lambda data: data.replace(b",lenet,", b',"lenet,', 1),
     "a quoted line break in a number": lambda data: data[: data.rindex(b",") + 1] + b'"1\n2"\n',
@@ -205,6 +209,12 @@ DAMAGES: dict[str, Damage] = {
     "two rows in one": lambda data: b"\n".join(data.split(b"\n")[:2]) + data.split(b"\n")[2] + b"\n",
     "UTF-16": lambda data: data.decode().encode("utf-16"),
 }
+
+
+def half_a_line(data: bytes) -> bytes:
+    """Cut one in the middle short by its last cell."""
+    middle = data.index(b"\n", len(data) // 2)
+    return data[: data.rindex(b",", 0, middle)] + data[middle:]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -295,10 +305,7 @@ def test_what_a_benchmark_names_is_read_or_refused(number: float, tmp_path: Path
     for column in columns(Row):
         extra = {"architecture": "lenet", column.name: number}
         path = benchmark_json(tmp_path / "a.json", extra)
-        try:
-            compare(path, path)
-        except ConvbenchError as error:
-            assert column.name in str(error)
+        assert column.name in (refusal(partial(compare, path, path)) or column.name)
 
 
 @pytest.mark.parametrize(
