@@ -8,13 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas  # noqa: F401 - see below
 import pytest
+import torch  # noqa: F401 - see below
 
 from conftest import Install
 from convbench.results import compare
 from convbench.suites import Suite, run
 from convbench.suites.suite import Timing
 
+# It makes the process forget what a test was the first to import: numpy and pandas bear no second import, so they are
+# imported above.
 pytest_plugins = ["pytester"]
 
 PLUGIN = """
