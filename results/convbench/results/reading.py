@@ -99,6 +99,8 @@ def read_table(path: Path, wanted: Collection[str] | None = None) -> pd.DataFram
     for name in chosen:
         column = documented.get(name)
         suspicious |= column is not None and column.required and bool(frame[name].isna().any())
+        if column is not None and column.type is int:  # pandas 2 makes a negative number of one above 2^63
+            suspicious |= bool((frame[name] < 0).any())
     if suspicious:
         explain(path)
     for column in documented.values():
