@@ -17,8 +17,8 @@ from convbench.results import compare
 from convbench.suites import Suite, run
 from convbench.suites.suite import Timing
 
-# It makes the process forget what a test was the first to import: numpy and pandas bear no second import, so they are
-# imported above.
+# It makes the process forget what a test was the first to import. numpy and pandas bear no second import, and are
+# therefore imported above.
 pytest_plugins = ["pytester"]
 
 PLUGIN = """
