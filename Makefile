@@ -26,7 +26,7 @@ lenet: $(VENV)/installed ## set up, fetch FashionMNIST, and run the lenet suite 
 	$(CONVBENCH) run --suite lenet $(ARGS)
 
 # As many processes as cores, and no more than there is memory for.
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --no-loadscope-reorder
 
 test: $(VENV)/installed-test ## set up, and run the tests: every contract once on every backend
 	$(PYTEST) -m "not exhaustive" $(ARGS)

@@ -17,7 +17,7 @@ from convbench.suites.verification import verify_backends
 REGISTRY = discover()
 BASIC = ["im2col", "loops", "torch"]  # which take every case
 ON_THE_CPU = [
-    pytest.param(name, marks=pytest.mark.xdist_group(f"backend {name}"))
+    name
     for name, backend in REGISTRY.backends.items()
     if "cpu" in backend.devices and backend.unavailable() is None
 ]

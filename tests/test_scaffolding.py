@@ -66,8 +66,9 @@ def test_a_new_package_passes_its_own_tests(workshop: Path, kind: str, at_least:
 
 def test_new_packages_are_listed_with_their_version(workshop: Path) -> None:
     for kind, name in WRITTEN.items():
-        listed = start(workshop, "convbench.registry", "list", f"{kind}s").stdout
-        (line,) = (line for line in listed.splitlines() if line.startswith(f"{name} "))
+        listed = start(workshop, "convbench.registry", "list", f"{kind}s")
+        assert listed.returncode == 0, listed.stderr
+        (line,) = (line for line in listed.stdout.splitlines() if line.startswith(f"{name} "))
         assert f"convbench-{name} 0.1.0" in line
 
 
