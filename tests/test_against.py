@@ -101,8 +101,9 @@ def ended(work: Path, convbench: Convbench) -> subprocess.CompletedProcess[str]:
         "--batch-size",
         "4",
     )
-    # a pair has as many rounds as there may be
+    # a pair has as many rounds as there may be, and a suite's total budget leaves none out
     length = ("--rounds", "2", "--max-rounds", "6", "--warmup-steps", "1", "--steps", "3", "--threads", "1")
+    length += ("--set", "budget.total_seconds=0.1", "--set", "timing.quiet_seconds=0")
     return convbench(
         "run", *suite, *length, "--out", "both", "--against", "./old", "--pip-options", " ".join(OFFLINE)
     )

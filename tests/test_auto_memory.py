@@ -210,6 +210,11 @@ def test_show_and_clear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "quick" in shown
     assert "torch" in shown
     assert "no longer" in shown
+    for width in (80, 60):
+        monkeypatch.setenv("COLUMNS", str(width))
+        narrow = invoke("show").stdout
+        assert max(map(len, narrow.splitlines())) <= width
+        assert {"conv2d", "16x3x12x12", "8x3x3x3", "quick", "longer:"} <= set(narrow.split())
     answer = json.loads(invoke("show", "--json").stdout)
     assert {entry["chosen"] for entry in answer["entries"]} == {"quick", "torch"}
     quick = next(entry for entry in answer["entries"] if entry["chosen"] == "quick")

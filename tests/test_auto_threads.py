@@ -110,7 +110,7 @@ if pid == 0:
         with dispatching._deciding: entered.append(True)
     other = threading.Thread(target=enter)
     other.start(); other.join(10)
-    os._exit(0 if entered and torch.equal(conv(images, kernels), wanted) else 3)
+    os._exit(0 if entered and (conv(images, kernels).numpy() == wanted.numpy()).all() else 3)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 

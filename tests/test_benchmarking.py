@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pandas  # noqa: F401 - pytester forgets what is first imported in its tests, and pandas cannot be imported twice
+import pandas  # noqa: F401 - see below
 import pytest
+import torch  # noqa: F401 - see below
 
 from conftest import Install
 from convbench.results import compare
@@ -18,6 +19,8 @@ from convbench.suites.suite import Timing
 
 pytestmark = pytest.mark.usefixtures("preloaded_servers")
 
+# It makes the process forget what a test was the first to import. numpy and pandas bear no second import, and are
+# therefore imported above.
 pytest_plugins = ["pytester"]
 
 PLUGIN = """

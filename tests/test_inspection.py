@@ -95,6 +95,16 @@ def test_a_broken_plugin_is_shown_and_harms_nobody(command: List) -> None:
     assert plugins["misbehaving"]["state"] == "loaded"
 
 
+def test_a_listing_without_what_a_broken_plugin_offers_says_so(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with misbehaving.on_path(site), pytest.raises(SystemExit):
+        main(["list", "datasets"])
+    assert capsys.readouterr().err.startswith(
+        "warning: plugin 'broken' of broken 2.0 is broken: ModuleNotFound"
+    )
+
+
 def test_a_suite_that_cannot_be_used_says_why(command: List) -> None:
     suites = by_name(json.loads(command("list", "suites", "--json")))
     assert "line 1: name is 3; it must be a text" in suites["bad"]["description"]

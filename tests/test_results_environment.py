@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 
 from convbench.results import environment, machine
 from convbench.results.environment import FACTS, attempt, collect, device_name, machine_id, speed_variables
+from convbench.suites.capacity import free_memory_mb
 
 
 def test_every_fact_is_documented_and_all_of_it_is_json() -> None:
@@ -26,10 +30,30 @@ def test_the_machine_is_the_same_each_time_and_another_one_is_another(
 ) -> None:
     here = machine_id()
     assert here == machine_id()
-    assert len(here) == 12
-    int(here, 16)
+    assert re.fullmatch("m[0-9a-f]{12}", here)  # a letter first: 91681823e703 looks like a number
     monkeypatch.setattr(machine, "cpu_model", lambda: "Another processor")
     assert machine_id() != here
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("/proc/meminfo"), KeyError("MemTotal:")])
+def test_a_machine_without_meminfo_is_a_machine_all_the_same(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psutil
+
+    def refuse() -> None:
+        raise error
+
+    here, total = machine_id(), machine.memory_gb()
+    monkeypatch.setattr(psutil, "virtual_memory", refuse)
+    assert machine_id() == here
+    assert machine.memory_gb() == pytest.approx(total, rel=0.01)
+    assert 0 < (free_memory_mb() or 0) < 1e9
+    monkeypatch.setattr(os, "sysconf", lambda name: -1)  # nor does the C library tell
+    assert machine.memory_gb() is None
+    monkeypatch.setattr(machine, "read_text", lambda path: None)
+    assert machine.available_memory_gb() == math.inf
+    assert machine_id()
 
 
 def test_hiding_the_gpus_does_not_make_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:

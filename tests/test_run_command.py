@@ -15,11 +15,13 @@ from click.testing import CliRunner, Result
 
 import misbehaving
 from convbench.registry import UsageError, discover
-from convbench.registry.cli import build
+from convbench.registry.cli import build, main
 from convbench.results.report import check_writable
 from convbench.suites.commands import OPTION_KEYS, overridden
+from convbench.suites.runner import RunResult
 from convbench.suites.suite import DOTTED_KEYS, Suite
 from convbench.suites.suite_files import load_suite
+from synthetic_run import synthetic_run
 
 pytestmark = pytest.mark.usefixtures("preloaded_servers")  # of the commands that run in this process
 
@@ -131,7 +133,7 @@ def test_looking_whether_a_file_can_be_written_leaves_it_as_it_is(tmp_path: Path
 
 
 def test_tables_go_to_stdout_and_progress_to_stderr(site: Path, tmp_path: Path) -> None:
-    done = misbehaving.convbench(
+    done = misbehaving.command(
         "run",
         "--suite",
         site / "suite.toml",
@@ -168,8 +170,23 @@ def test_nothing_that_can_run_here_is_one_line_and_code_3_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_names_its_page_and_opens_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = synthetic_run(tmp_path / "run") / "report.html"
+    opened: list[str] = []
+    monkeypatch.setattr("convbench.suites.runner.run", lambda *_, **__: RunResult(page.parent, ()))
+    monkeypatch.setattr("webbrowser.open", lambda url: not opened.append(url))
+    for options, pages in (([], []), (["--open"], [page.as_uri()])):
+        with pytest.raises(SystemExit) as ended:
+            main(["run", "--suite", "lenet", *options])
+        assert ended.value.code == 0
+        assert capsys.readouterr().err.splitlines()[-1] == f"report: {page}"
+        assert opened == pages
+
+
 def test_nothing_that_could_be_measured_is_code_3(site: Path, tmp_path: Path) -> None:
-    done = misbehaving.convbench(
+    done = misbehaving.command(
         "run", "--suite", site / "suite.toml", "--backend", "raises", "--out", "out", site=site, cwd=tmp_path
     )
     assert done.returncode == 3

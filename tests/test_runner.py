@@ -8,19 +8,23 @@ import json
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import misbehaving
-from convbench.registry import NothingRan, UnknownName, UsageError
-from convbench.results.schema import FILES, columns
+from convbench.registry import NothingRan, Recipe, UnknownName, UsageError
+from convbench.results.schema import FILES, Combination, columns
 from convbench.results.store import RunStore
 from convbench.suites import Suite, load_suite, run, schedule
+from convbench.suites.plan import Planned
 from convbench.suites.runner import RunResult, preview
 from convbench.suites.schedule import Task
 from convbench.suites.suite import Budget, RecipeOverrides, Timing
+from convbench.suites.turns import Turn, Turns
 from convbench.suites.watching import Silent
 
 pytestmark = pytest.mark.usefixtures("preloaded_servers")
@@ -327,33 +331,47 @@ def test_a_network_that_cannot_take_the_images_is_refused_in_one_sentence(site: 
     assert "those of tiny, 1x8x8, resized to 16x20 (" in reason
 
 
-def test_a_total_budget_leaves_out_by_name_and_is_resumed(site: Path, tmp_path: Path) -> None:
-    """A training of a billion epochs never finishes; the rest of a tiny network is over at once."""
-    suite = misbehaving.suite("right", "raises", rounds=2).override(
-        {"budget.total_seconds": 600.0, "budget.train_seconds": 1e9, "recipe.epochs": 10**9}
-    )
+def test_a_total_budget_leaves_out_by_name_and_a_larger_one_goes_on(site: Path, tmp_path: Path) -> None:
+    """The first is spent before anything can begin; with the second there is time for all of it."""
+    suite = misbehaving.suite("right", "raises", rounds=2).override({"budget.total_seconds": 0.001})
     told = Notes()
-    first = run(suite, out=tmp_path / "run", watcher=told)
-    found = {(row.backend, row.kind, row.round): row for row in first.rows}
-    assert len(found) == 8
-    left = found["right", "train", 0]
-    assert left.status == "budget"
-    assert left.left_out
-    assert left.notes is not None
-    assert re.fullmatch(
-        r"training left out: 1000000000 epochs would take .*, and .* of the total budget of 10 min were left",
-        left.notes,
-    )
-    assert f"{left.combination.label}: {left.notes}" in told.notes
-    assert left not in first.measured
-    assert found["raises", "train", 0].status == "error"
-    assert [row.order for row in first.rows] == list(range(8))
-    assert all(row.process_seconds for row in first.measured)
-    assert left.notes in (tmp_path / "run" / "table.md").read_text()
-    assert "Interrupted" not in (tmp_path / "run" / "table.md").read_text()
+    with pytest.raises(NothingRan, match="nothing could be measured"):
+        run(suite, out=tmp_path / "run", watcher=told)
+    reason = "verification left out: the total budget of 0 s was spent"
+    with RunStore.open(tmp_path / "run") as store:
+        rows = store.rows()
+    assert len(rows) == 8
+    assert all(row.left_out and row.notes == reason for row in rows)
+    assert [row.order for row in rows] == list(range(8))
+    labels = list(dict.fromkeys(row.combination.label for row in rows))
+    assert told.notes[-1] == f"{', '.join(labels)}: {reason}"
+    table = (tmp_path / "run" / "table.md").read_text()
+    assert table.count(reason) == 2  # once for each backend
+    assert "Interrupted" not in table
 
-    again = run(suite.override({"recipe.epochs": 2}), resume=tmp_path / "run")
+    again = run(suite.override({"budget.total_seconds": 600.0}), resume=tmp_path / "run")
+    assert len(again.rows) == 8
     assert {row.status for row in again.rows if row.backend == "right"} == {"ok"}
+    assert {row.status for row in again.rows if row.backend == "raises"} == {"error"}
+    assert all(row.process_seconds for row in again.measured)
+
+
+def test_a_share_of_a_total_budget_is_what_a_worker_is_told() -> None:
+    suite = misbehaving.suite("right")
+    task = Task(
+        Planned(Combination("tiny", "right", "cpu", "float32", 16, "", "eager", 0), Recipe()),
+        "train",
+        0,
+        0,
+        "",
+    )
+    unused: Any = SimpleNamespace(data={}, num_classes=lambda dataset: 10)
+    for share, seconds in ((None, (20.0, 60.0)), (7.5, (7.5, 7.5))):
+        turn = Turn(
+            Turns(suite, unused, {}, unused, Silent()), replace(task, share=share), unused, timeout=1.0
+        )
+        told = turn.job
+        assert (told["timing"]["max_seconds"], told["budget"]["train_seconds"]) == seconds
 
 
 class Notes(Silent):

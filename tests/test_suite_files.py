@@ -101,6 +101,58 @@ def test_written_and_read_back_it_is_the_same(tmp_path: Path, suite: Suite) -> N
     assert read(tmp_path, suite.to_toml()) == suite
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"\xef\xbb\xbf" + FULL.to_toml().encode(), None),
+        (FULL.to_toml().replace("\n", "\r\n").encode("utf-8-sig"), None),
+        (FULL.to_toml().encode("utf-16"), "is UTF-16 text: save it in UTF-8"),
+        ('name = "größe"'.encode("latin-1"), "line 1: byte 0xf6 is not UTF-8 text"),
+        (b'name = "a"\ndescription = "x\0"\n', "is not text"),
+        (b'name = "a"\nseeds = ' + b"[" * 10_000, "not a TOML file: its brackets are nested too deeply"),
+        (b'name = "a"\nseeds = [' + b"9" * 5000 + b"]\n", "not a TOML file: Exceeds the limit"),
+        (b'name = "a"\nseeds = [' + b"9" * 400 + b"]\n", r"line 2: seeds is 9{200}\.\.\. \(400 characters\)"),
+        (b'name = "a"\n[budget]\nmemory_mb = ' + b"9" * 30, "line 3: .* it must be at most"),
+        (b'name = "a"\n[recipe]\nlr = 1e400\n', "line 3: recipe.lr is inf; it must be finite"),
+        (b"", "the key 'name' is missing"),
+    ],
+    ids=range(11),
+)
+def test_a_file_that_others_saved_is_read_or_refused_in_a_sentence(
+    tmp_path: Path, content: bytes, sentence: str | None
+) -> None:
+    path = tmp_path / "some.toml"
+    path.write_bytes(content)
+    if sentence is None:
+        assert load_suite(path) == FULL
+        return
+    with pytest.raises(UsageError, match=sentence) as caught:
+        load_suite(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+NUMBERS = {
+    key: each
+    for key in DOTTED_KEYS
+    if (each := KEYS[key.rpartition(".")[0]][key.rpartition(".")[2]]).kind in (int, float)
+}
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize(
+    "number", [10**400, -(10**400), 10**5000, float("inf"), float("nan"), 2**63], ids=range(6)
+)
+def test_no_number_is_too_large_to_be_refused(key: str, number: float) -> None:
+    given = [number] * (NUMBERS[key].length or 1) if NUMBERS[key].many else number
+    if number == 2**63 and NUMBERS[key].kind is float and NUMBERS[key].below is None:
+        assert value(FULL.override({key: number}), key) == number
+        return
+    with pytest.raises(UsageError, match=f"^{key} is ") as caught:
+        FULL.override({key: given})
+    assert len(str(caught.value)) < 400
+
+
 def test_every_key_is_in_the_file() -> None:
     written = FULL.to_toml()
     for table, keys in KEYS.items():
@@ -242,7 +294,7 @@ def test_a_syntax_error_has_its_line(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_one_of_bytes_are_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\x80")
     with pytest.raises(UsageError, match="No such file"):
         load_suite(tmp_path / "none.toml")
     with pytest.raises(UsageError, match="not UTF-8"):

@@ -13,5 +13,9 @@ def cache_directory() -> Path:
     """
     import platformdirs
 
-    path = Path(platformdirs.user_cache_dir("convbench"))
-    return path if path.is_absolute() else Path(os.devnull) / "convbench"
+    nowhere = Path(os.devnull) / "convbench"
+    try:
+        path = Path(platformdirs.user_cache_dir("convbench"))
+    except RuntimeError:  # earlier versions of platformdirs leave the ~
+        return nowhere
+    return path if path.is_absolute() else nowhere

@@ -28,7 +28,7 @@ class Window:
     """A window sliding over (H, W), every quantity as a (vertical, horizontal) pair.
 
     `before` and `after` are the rows and columns of padding at the top and left, and at the bottom and right. A
-    stride between no two outputs, or a dilation between no two taps, is 1 here, whatever the call says.
+    stride is at most the padded image, and a dilation between no two taps is 1, whatever the call says.
     """
 
     kernel_size: tuple[int, int]
@@ -243,7 +243,8 @@ def _window(
             count -= 1  # the last window must start inside the input
         if count < 1:
             raise ValueError(f"a window of {reach} is larger than the padded input of {room + reach}")
-        step = 1 if count == 1 else stride[axis]
+        # no further than the image: there is one window then, and memory would grow with the stride
+        step = min(stride[axis], extent + before[axis] + after[axis])
         overhang = max(0, (count - 1) * step - room)
         sizes.append(count)
         ends.append(after[axis] + overhang)

@@ -66,7 +66,9 @@ def _apart() -> TextIO | None:
             return None
         stdout.flush()
         buffering = 1 if stdout.isatty() else -1  # by lines, or by blocks
-        own = open(os.dup(1), "w", buffering, encoding=stdout.encoding, errors=stdout.errors)
+        own = open(  # noqa: SIM115 - closed with the context
+            os.dup(1), "w", buffering, encoding=stdout.encoding, errors=stdout.errors
+        )
         os.dup2(2, 1)
     except (OSError, ValueError):  # somebody's replacement, such as a test's, without a descriptor
         return None

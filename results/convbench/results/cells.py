@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -121,7 +122,10 @@ def from_cell(cell: str, column: Column, where: str) -> str | int | float | None
         if "_" in cell or not cell.isascii():  # Python's numbers, and no table's
             raise ValueError
         if column.type is float:
-            return float(cell)
+            number = float(cell)
+            if math.isinf(number) and "n" not in cell.lower():  # 1e400, which some readers refuse
+                raise ValueError
+            return number
         if abs(whole := int(cell)) <= LARGEST:
             return whole
         wanted += " that 64 bits can hold"

@@ -41,7 +41,7 @@ GPU_KEYS = (
 
 
 def machine_id() -> str:
-    """An `m` and twelve hex digits that differ between machines: a hash of processor, cores, memory, GPUs and identity.
+    """An `m` and twelve hex digits that differ between machines: a hash of hardware and identity.
 
     The identity is /etc/machine-id, where there is one; containers of one image share it, or have none, and
     then only the hardware tells machines apart. The GPUs are those of the driver, whatever

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from convbench.registry.errors import UsageError, shown
 from convbench.results.cells import from_cell
@@ -109,7 +109,7 @@ def processes(extra: Any, where: str) -> list[float]:
     return list(map(float, found))
 
 
-def is_time(value: Any) -> bool:
+def is_time(value: Any) -> TypeGuard[float]:
     """Whether it is a number above zero that is finite in seconds and in milliseconds."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < MOST
 

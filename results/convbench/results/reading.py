@@ -93,14 +93,14 @@ def read_table(path: Path, wanted: Collection[str] | None = None) -> pd.DataFram
             explain(path)
             raise UsageError(f"{path}: {not_utf_8(error)}") from None
         except (ValueError, TypeError, OverflowError, pd.errors.ParserError) as error:
-            if lines.damaged:
-                raise UsageError(f"{path}: {NUL}") from None
             explain(path)
             raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     suspicious = frame.pop(END).isna().any()  # pandas fills a line that is too short with empty cells
     for name in chosen:
         column = documented.get(name)
         suspicious |= column is not None and column.required and bool(frame[name].isna().any())
+        if column is not None and column.type is int:  # pandas 2 makes a negative number of one above 2^63
+            suspicious |= bool((frame[name] < 0).any())
     if suspicious:
         explain(path)
     for column in documented.values():
@@ -161,9 +161,8 @@ def times(texts: Sequence[str], path: Path) -> Any:
     found = found.where(found.dt.year.between(*YEARS)).dt.as_unit("ns")
     for text, time in zip(texts, found, strict=True):
         if pd.isna(time):
-            raise UsageError(
-                f"{path}: column started_at is {shown(text)}, not a time in ISO 8601 in the years {YEARS[0]} to {YEARS[1]}"
-            )
+            allowed = f"a time in ISO 8601 in the years {YEARS[0]} to {YEARS[1]}"
+            raise UsageError(f"{path}: column started_at is {shown(text)}, not {allowed}")
     return found.array
 
 
@@ -188,7 +187,6 @@ class Lines:
     def __init__(self, opened: Opened) -> None:
         self.file: BinaryIO = opened.file
         self.left = opened.size - opened.file.tell()
-        self.damaged = False
         self._carried = b""
 
     def __iter__(self) -> Iterator[bytes]:  # pandas asks for it, and does not use it
@@ -199,7 +197,6 @@ class Lines:
         data = self.file.read(self.left if size < 0 else min(size, self.left))
         self.left -= len(data)
         if b"\0" in data:
-            self.damaged = True
             raise ValueError(NUL)
         data = self._carried + data
         self._carried = b""

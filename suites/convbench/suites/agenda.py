@@ -280,8 +280,8 @@ def in_words(tasks: Iterable[Task]) -> str:
         if count := len(by_kind.get(kind, ())):
             words.append(f"{count} {one if count == 1 else many}")
     if trainings := by_kind.get("train"):
-        names = list(dict.fromkeys(task.combination.backend for task in trainings))
-        if len(names) == 1:
-            names = list(dict.fromkeys(task.combination.architecture for task in trainings))
+        backends = list(dict.fromkeys(task.combination.backend for task in trainings))
+        architectures = list(dict.fromkeys(task.combination.architecture for task in trainings))
+        names = architectures if len(architectures) > len(backends) else backends
         words.append(f"{len(trainings)} training{'s' * (len(trainings) != 1)} ({', '.join(names)})")
     return ", ".join(words)

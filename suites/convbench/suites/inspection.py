@@ -51,6 +51,10 @@ def list_(registry: Registry, kind: str | None, verbose: bool, as_json: bool) ->
     if as_json:
         click.echo(json.dumps(listings[kind] if kind else listings, indent=2))
         return
+    if "plugins" not in kinds:
+        for plugin in registry.plugins:
+            if plugin.error:
+                click.echo(f"warning: {plugin.fault}", err=True)
     for name, entries in listings.items():
         if kind is None:
             click.echo(f"{name}:")
@@ -106,12 +110,12 @@ def _diagnose(out: Console, registry: Registry, report: Mapping[str, Sequence[Ma
     problems += [(f"{each['check']}: {each['found']}", each["advice"]) for each in found["warning"]]
     out.print("problems:" if problems else "no problems", style="bold")
     for problem, advice in problems:
-        print_text(out, problem, indent="  ", style="red")
+        print_text(out, flatten(problem), indent="  ", style="red")
         if advice:
-            print_text(out, advice, indent="      ")
+            print_text(out, flatten(advice), indent="      ")
     out.print("fine:", style="bold")
     for line in _fine(report, [each["check"] for each in found["ok"]]):
-        print_text(out, line, indent="  ")
+        print_text(out, flatten(line), indent="  ")
     if found["unknown"]:
         out.print("cannot be told here:", style="bold")
         for each in found["unknown"]:
@@ -202,7 +206,7 @@ def _plugins(registry: Registry) -> Iterable[dict[str, Any]]:
 
 def _traced(plugin: Plugin) -> dict[str, Any]:
     """A plugin with everything that says where it came from."""
-    built_in = plugin.name == plugin.module
+    built_in = plugin.module.startswith("convbench.")
     return {
         "name": plugin.name,
         "distribution": plugin.distribution,
@@ -283,7 +287,9 @@ def _together(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _without_built_ins(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Plugins of others, and those that are broken; the built-in ones are counted."""
-    ours = [entry for entry in entries if entry["name"] == entry["module"] and entry["state"] == "loaded"]
+    ours = [
+        entry for entry in entries if entry["module"].startswith("convbench.") and entry["state"] == "loaded"
+    ]
     counted = (
         {"name": "built in", "plugin": ours[0]["plugin"], "state": f"{len(ours)} loaded"} if ours else None
     )
@@ -320,5 +326,6 @@ def _show(entries: Sequence[Mapping[str, Any]], indent: str, verbose: bool) -> N
         cells = [flatten(str(entry.get(key, ""))) for entry in entries]
         alone = key == "plugin" and all(cell.startswith(OURS) for cell in cells)
         if any(cells) and (verbose or not alone):
-            columns.append(replace(COLUMNS.get(key, Column(key, (), wraps=16, drops=8)), cells=cells))
+            column = replace(COLUMNS.get(key, Column(key, (), wraps=16, drops=8)), cells=cells)
+            columns.append(replace(column, drops=0) if verbose else column)
     print_table(console(), columns, indent=indent)

@@ -57,7 +57,9 @@ class Quiet:
                 break
             busy = f"{seen.other_load or 0.0:.1f} of {cpus} CPUs"
             if not told:
-                self._watcher.note(f"other programs keep {busy} busy: waiting for them, {span(left)} at most")
+                self._watcher.note(
+                    f"other programs keep {busy} busy: waiting for them, {span(self._limit)} at most"
+                )
                 told = True
             self._watcher.stage(f"waiting for other programs, which keep {busy} busy")
         else:

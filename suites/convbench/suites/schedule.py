@@ -97,9 +97,9 @@ def schedule(
     ]
     keyed = []
     for task in tasks:
-        about = circumstances(task.combination)
-        cut_key = task_key(task, suite, [about, suite.budget.total_seconds])
-        keyed.append(replace(task, key=task_key(task, suite, about), cut_key=cut_key))
+        key = task_key(task, suite, circumstances(task.combination))
+        cut = hashlib.sha256(f"{key} cut by {suite.budget.total_seconds}".encode()).hexdigest()[:16]
+        keyed.append(replace(task, key=key, cut_key=cut))
     return keyed
 
 

@@ -51,7 +51,7 @@ def conv2d(
     import torch.nn.functional as F
 
     window = conv2d_window(input, weight, bias, stride, padding, dilation, groups)
-    if not len(input):  # not every build of torch transforms an empty batch
+    if not (input.numel() and weight.numel()):  # not every build of torch transforms what is empty
         return _of_nothing(input, weight, bias, window.output_size)
     images, kernels = F.pad(input, window.pad), spread(weight, window.dilation)
     size = (fast_length(images.shape[-2]), fast_length(images.shape[-1]))
@@ -65,9 +65,9 @@ def conv2d(
 
 
 def _of_nothing(input: Tensor, weight: Tensor, bias: Tensor | None, size: tuple[int, int]) -> Tensor:
-    """The output of an empty batch, which is empty, with gradients of zero to whatever wants one."""
-    sources = input.sum() + weight.sum() + (0 if bias is None else bias.sum())
-    return (sources * 0).expand(len(input), len(weight), *size).contiguous()
+    """The output of an empty batch, or of no channels: the bias alone, with gradients of zero to the others."""
+    nothing = ((input.sum() + weight.sum()) * 0).expand(len(input), len(weight), *size)
+    return nothing.contiguous() if bias is None else nothing + bias[:, None, None]
 
 
 def spread(weight: Tensor, dilation: tuple[int, int]) -> Tensor:

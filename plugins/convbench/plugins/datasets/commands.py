@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import click
 
 from convbench.registry import DataError, hookimpl
+from convbench.registry.terminal import console
 
 if TYPE_CHECKING:
     from convbench.plugins.datasets import whereabouts
@@ -84,7 +86,15 @@ def _table(found: list[whereabouts.Whereabouts], used: whereabouts.Whereabouts |
         mark = "->" if place is used else "  "
         lines.append(f"{mark} {place.source:<{names}}  {place.state:<{states}}  {place.path or ''}".rstrip())
         if place.detail:
-            lines.append(f"{'':{names + 5}}{place.detail}")
+            gap = " " * (names + 5)
+            lines += wrap(
+                place.detail,
+                console().width,
+                initial_indent=gap,
+                subsequent_indent=gap,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
     return "\n".join(lines)
 
 

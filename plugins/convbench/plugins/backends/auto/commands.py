@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from convbench.registry import Registry, discover
+from convbench.registry.terminal import Column, console, print_table
 
 if TYPE_CHECKING:
     from convbench.plugins.backends.auto.remembering import Entry
 
-HEADER = ("call", "gradients of", "winner", "ms", "runner-up", "ms", "all, ms", "holds")
+# On a narrow terminal the columns with the highest `drops` are left out first.
+COLUMNS = (
+    Column("call", (), wraps=20),
+    Column("gradients of", (), wraps=13, drops=2),
+    Column("winner", ()),
+    Column("ms", (), right=True),
+    Column("runner-up", (), drops=1),
+    Column("ms", (), right=True, drops=1),
+    Column("all, ms", (), wraps=30, drops=3),
+    Column("holds", (), wraps=10),
+)
 
 
 @click.group()
@@ -43,7 +55,9 @@ def show(registry: Registry | None, as_json: bool) -> None:
         click.echo(json.dumps({"directory": str(root), "entries": entries}, indent=2))
         return
     if found:
-        click.echo(_table([HEADER, *(_cells(entry, now) for entry in found)]))
+        cells = zip(*(_cells(entry, now) for entry in found), strict=True)
+        columns = [replace(column, cells=each) for column, each in zip(COLUMNS, cells, strict=True)]
+        print_table(console(), columns)
     click.echo(f"{len(found)} decisions in {root}", err=True)
 
 
@@ -97,13 +111,3 @@ def _as_json(entry: Entry, changed: Sequence[str]) -> dict[str, Any]:
         "changed": list(changed),
         "file": entry.path.name,
     }
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(_lines(rows, widths))
-
-
-def _lines(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> Iterator[str]:
-    for row in rows:
-        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
