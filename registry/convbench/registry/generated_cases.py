@@ -14,7 +14,7 @@ import torch
 
 from convbench.registry.activations import ACTIVATIONS
 from convbench.registry.cases import Case, conv2d, fused, pool
-from convbench.registry.errors import UnknownName
+from convbench.registry.errors import UnknownName, Unsupported
 from convbench.registry.geometry import Window, conv2d_window, pool2d_window
 from convbench.registry.layouts import Layout
 
@@ -175,10 +175,10 @@ def _meta(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def _window(resolve: Callable[[], Window]) -> Window | None:
-    """None where torch refuses the call."""
+    """None where torch refuses the call, or where there may be a window without a pixel."""
     try:
         return resolve()
-    except ValueError:
+    except (ValueError, Unsupported):
         return None
 
 
