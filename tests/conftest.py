@@ -28,6 +28,8 @@ SESSION = "CONVBENCH_TEST_SESSION"  # in the environment of every process that t
 # to a core may share it with that of another test. What is to have several threads asks for them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_PROC_BIND", "false")
+for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):
+    os.environ.pop(name, None)  # tables are as on no terminal, also where pytest-xdist gives a width
 for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
     del os.environ[name]  # a pytest that a test starts is not one of ours that test in parallel
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
