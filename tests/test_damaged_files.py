@@ -204,7 +204,7 @@ DAMAGES: dict[str, Damage] = {
     "half a line": lambda data: half_a_line(data),
     "a NUL byte": lambda data: data[:-20] + b"\0" + data[-20:],
     "an open quote": lambda data: data.replace(b",lenet,", b',"lenet,', 1),
-    "a quoted line break in a number": lambda data: data[: data.rindex(b",") + 1] + b'"1\n2"\n',
+    "a quoted line break in a number": lambda data: data.replace(b",128,", b',"12\n8",', 1),
     "another encoding": lambda data: data.replace(b",torch,", b",t\xe9rch,", 1),
     "two rows in one": lambda data: b"\n".join(data.split(b"\n")[:2]) + data.split(b"\n")[2] + b"\n",
     "UTF-16": lambda data: data.decode().encode("utf-16"),

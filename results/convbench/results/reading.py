@@ -95,7 +95,8 @@ def read_table(path: Path, wanted: Collection[str] | None = None) -> pd.DataFram
         except (ValueError, TypeError, OverflowError, pd.errors.ParserError) as error:
             explain(path)
             raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    suspicious = frame.pop(END).isna().any()  # pandas fills a line that is too short with empty cells
+    # pandas fills a line that is too short with empty cells, and drops the last ones of one that is too long
+    suspicious = bool((frame.pop(END) != END[1:]).any())
     for name in chosen:
         column = documented.get(name)
         suspicious |= column is not None and column.required and bool(frame[name].isna().any())
