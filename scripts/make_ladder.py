@@ -27,7 +27,7 @@ from convbench.results.contents import Contents, read_contents
 from convbench.results.roofline_figure import percent, roof
 from convbench.results.schema import Row
 from convbench.results.statistics import Interval, ratio_interval
-from convbench.results.summary import Line, center, measured, step_samples
+from convbench.results.summary import Group, Line, center, measured, race, step_samples
 from convbench.results.tables import number
 
 if TYPE_CHECKING:
@@ -118,25 +118,29 @@ def ladder(contents: Contents, architecture: str) -> list[Rung]:
     found = []
     for group in contents.table.groups:
         if group.race.shared == architecture:
-            found += [
-                rung(
-                    line, contents.rows_of(group, line.name), contents, group.race.mode, group.race.batch_size
-                )
-                for line in group.lines
-            ]
+            lines = {line.name: line for line in group.lines}
+            there = {
+                row.backend: None
+                for row in contents.table.rows
+                if row.architecture == architecture and race(row, architecture) == group.race
+            }
+            found += [rung(name, lines.get(name), group, contents) for name in {**lines, **there}]
     order = {key: place for place, key in enumerate(RUNGS)}
     return sorted(found, key=lambda each: (order.get((each.backend, each.mode), len(order)), each.spelled))
 
 
-def rung(line: Line, rows: Sequence[Row], contents: Contents, mode: str, batch_size: int) -> Rung:
+def rung(backend: str, line: Line | None, group: Group, contents: Contents) -> Rung:
+    """The rung of a backend; it has no line where it cannot run."""
+    mode, batch_size = group.race.mode, group.race.batch_size
+    rows = contents.rows_of(group, backend)
     timed = measured(rows, "time")
-    reason = next((row.error for row in rows if row.kind == "verify" and row.error), None) or line.status
+    reason = next((row.error for row in rows if row.kind == "verify" and row.error), None) or rows[0].status
     return Rung(
-        name=RUNGS.get((line.name, mode), line.name),
-        backend=line.name,
+        name=RUNGS.get((backend, mode), backend),
+        backend=backend,
         mode=mode,
         batch_size=batch_size,
-        images_per_second=line.images_per_second,
+        images_per_second=line and line.images_per_second,
         gflops_per_second=center(row.gflops_per_second for row in timed),
         roofline_fraction=center(row.roofline_fraction for row in timed),
         image_ms=tuple(

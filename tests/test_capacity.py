@@ -16,7 +16,9 @@ from convbench.suites.capacity import free_memory_mb, usable_cores
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Eight cores of two threads each, 10 GB free, and no control group."""
     monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 16 if logical else 8)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10 * 10**9))
+    monkeypatch.setattr(
+        psutil, "virtual_memory", lambda: SimpleNamespace(total=16 * 10**9, available=10 * 10**9)
+    )
     monkeypatch.setattr(capacity.os, "sched_getaffinity", lambda process: set(range(16)))  # type: ignore[attr-defined]
     monkeypatch.setattr(capacity, "cpu_quota", lambda: None)
     monkeypatch.setattr(capacity, "CONTROL_GROUP", tmp_path)
