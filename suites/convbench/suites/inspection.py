@@ -113,6 +113,10 @@ def _diagnose(out: Console, registry: Registry, report: Mapping[str, Sequence[Ma
         print_text(out, flatten(problem), indent="  ", style="red")
         if advice:
             print_text(out, flatten(advice), indent="      ")
+    if faults := report.get("known_faults"):
+        out.print("known faults of torch and its libraries here:", style="bold")
+        for fault in faults:
+            print_text(out, f"{fault['name']}: {fault['summary']}", indent="  ")
     out.print("fine:", style="bold")
     for line in _fine(report, [each["check"] for each in found["ok"]]):
         print_text(out, flatten(line), indent="  ")
