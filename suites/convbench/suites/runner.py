@@ -176,8 +176,6 @@ def running(
                     other=other,
                     began=began,
                 )
-            watcher.stage("writing the tables and the report")
-            _write_pages(store)
         except (ConvbenchError, KeyboardInterrupt) as error:
             empty = resume is None and not store.rows()
             if empty:
@@ -192,6 +190,9 @@ def running(
             if isinstance(error, KeyboardInterrupt):
                 watcher.note(_interrupted(None if empty else store.path))
             raise
+        else:
+            watcher.stage("writing the tables and the report")
+            _write_pages(store)
         finally:
             watcher.end()
         result = RunResult(store.path, tuple(store.rows()))
