@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from convbench.registry import ConvbenchError, NothingRan, Registry, UsageError, discover
-from convbench.results.schema import MEASURED, Row
+from convbench.results.schema import Row
 from convbench.results.store import RunStore
 from convbench.results.writing import write_text
 from convbench.suites.agenda import Agenda, slot
@@ -59,7 +59,7 @@ class RunResult:
     @property
     def measured(self) -> tuple[Row, ...]:
         """The rows that carry a measurement."""
-        return tuple(row for row in self.rows if row.status in MEASURED and not row.left_out)
+        return tuple(row for row in self.rows if row.is_measured)
 
 
 def run(
