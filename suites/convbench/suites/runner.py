@@ -11,6 +11,7 @@ from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -332,6 +333,7 @@ def _measure(
     forecast.learn(kept)
     done = [(row.kind, row.round, row.combination) for row in kept]
     deadline = _deadline(suite, began, kept)
+    numbers = count(1 + max((row.order or 0 for row in kept), default=-1))
     certain = [task for task in tasks if not task.optional]
     watcher.begin(certain, len(certain) - len({slot(task) for task in certain}.difference(done)))
 
@@ -344,7 +346,7 @@ def _measure(
             timed=turns.recorder.timed,
             done=done,
             deadline=until,
-            order=1 + max((row.order or 0 for row in kept), default=-1),
+            order=numbers,
         )
 
     yield
