@@ -245,7 +245,8 @@ class Agenda:
         return None
 
     def _training_for(self, task: Task, seconds: float) -> Task:
-        return replace(task, share=round(min(self.suite.budget.train_seconds, seconds), 1))
+        """The task with that share of the total; with none where `train_seconds` ends it sooner anyway."""
+        return replace(task, share=round(seconds, 1)) if seconds < self.suite.budget.train_seconds else task
 
     def _why_untrained(self, task: Task, spent: str) -> str:
         training = self.forecast.training(task)
