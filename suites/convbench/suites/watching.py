@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from textwrap import shorten
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TextIO
 
+from convbench.registry.terminal import console
 from convbench.results.schema import Epoch, Row
 from convbench.results.summary import CONSEQUENCE
 from convbench.suites.durations import clock, span
@@ -156,11 +157,10 @@ class Bar(Silent):
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        from rich.console import Console
         from rich.live import Live
 
         self._now = now
-        self._console = Console(stderr=True)
+        self._console = console(stderr=True)
         self._began = now()
         self._stage: Running | None = None
         self._going: dict[str, Running] = {}  # several where devices work side by side
@@ -174,7 +174,7 @@ class Bar(Silent):
         )
 
     def note(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(text)
 
     def stage(self, text: str) -> None:
         since = self._stage.since if text and self._stage is not None else self._now()
