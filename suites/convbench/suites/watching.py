@@ -13,6 +13,7 @@ from convbench.registry.terminal import console
 from convbench.results.schema import Epoch, Row
 from convbench.results.summary import CONSEQUENCE
 from convbench.suites.durations import clock, span
+from convbench.suites.plan import obstacles
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -277,10 +278,7 @@ def able(tasks: Iterable[Task]) -> list[Task]:
 
 def not_run(tasks: Iterable[Task]) -> str:
     """What cannot run here, each reason once: `not run: cuda, triton (no CUDA device)`."""
-    reasons: dict[str, dict[str, None]] = {}
-    for task in tasks:
-        if task.planned.obstacle is not None:
-            reasons.setdefault(task.planned.obstacle[1], {})[task.combination.backend] = None
+    reasons = obstacles(task.planned for task in tasks)
     words = [f"{', '.join(names)} ({reason})" for reason, names in reasons.items()]
     return f"not run: {'; '.join(words)}" if words else ""
 
