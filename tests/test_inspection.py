@@ -178,7 +178,7 @@ def test_the_doctor_begins_with_problems(command: List, monkeypatch: pytest.Monk
 
 def test_the_doctor_names_known_faults(capsys: pytest.CaptureFixture[str]) -> None:
     fault = {"name": "known fault of oneDNN <3.13, oneDNN 5494", "summary": "wrong; to avoid it, wait"}
-    registry: Any = SimpleNamespace(plugins=())
+    registry: Any = SimpleNamespace(broken=())
     nothing: dict[str, Any] = {"plugins": [], "backends": [], "data": [], "noise": []}
     _diagnose(console(), registry, {**nothing, "known_faults": [fault]})
     assert f"  {fault['name']}: {fault['summary']}\n" in capsys.readouterr().out

@@ -378,9 +378,8 @@ def verify(
 def _warn_of_broken_plugins(registry: Registry, patterns: Iterable[str]) -> None:
     """A broken plugin is missing from what a pattern such as `*` takes; a name that it misses is an error."""
     if any(set(pattern) & set("*?[") for pattern in patterns):
-        for plugin in registry.plugins:
-            if plugin.error:
-                click.echo(f"warning: {plugin.fault}", err=True)
+        for plugin in registry.broken:
+            click.echo(f"warning: {plugin.fault}", err=True)
 
 
 def _list_outcomes(result: Verification, verbose: bool) -> None:
