@@ -349,6 +349,6 @@ def _instruction_sets() -> frozenset[str]:
             text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         except OSError:
             text = ""
-        found = set(re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)[:1] or [""])
-        found = set(" ".join(found).split())
+        listed = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+        found = set(listed[1].split()) if listed else set()
     return frozenset(name.replace("_", "") for name in found)

@@ -269,12 +269,9 @@ def _toml_value(key: str, text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text.strip()
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # more digits than Python reads, more brackets than it nests
+    except (ValueError, RecursionError) as error:  # too many digits, or too many brackets, for Python
         reason = error if isinstance(error, ValueError) else "its brackets are nested too deeply"
-        raise UsageError(f"--set {key}={text[:40]}... cannot be read: {reason}") from None
+        raise UsageError(f"--set {key}={shown(text)} cannot be read: {reason}") from None
 
 
 OPTION_KEYS = {

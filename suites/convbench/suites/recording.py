@@ -229,7 +229,7 @@ class Process:
         error: str | None = self.ending.get("error")
         if status is None:
             if ending.code is None:
-                status, error = "timeout", f"no end after {timeout:.4g} s; its process was killed"
+                status, error = "timeout", f"no end after {round(timeout, 1):g} s; its process was killed"
             else:
                 status, error = "crashed", f"its process {ending.description} without a result"
             if self.trying is not None:
