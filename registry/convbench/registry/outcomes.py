@@ -32,7 +32,7 @@ class Outcome:
         memory: it crashed for want of memory.
         ended_process: the process that ran it died, or hung until it was killed.
         known_fault: of a failure, the fault of somebody else's code that explains it (`known_faults`); of a pass
-            of torch's own op, one that was to be expected and did not show.
+            of torch's own op, the fault that should have made it fail.
         kind: an answer to a `case`; a `refusal` of what torch refuses; `compile`, the op under `torch.compile`;
             `opcheck`, what it registered with torch.
         reproduction: Python that shows a failure again.

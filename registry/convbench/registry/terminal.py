@@ -151,7 +151,7 @@ def table_text(columns: Sequence[Column], width: int = PIPED) -> str:
 
 @contextmanager
 def working(text: str, stream: TextIO | None = None) -> Iterator[None]:
-    """Say on a terminal what takes its time, and take it back when that is over."""
+    """Show on a terminal what is being done, and erase it when that is over."""
     stream = stream or sys.stderr
     if not stream.isatty():
         yield

@@ -26,7 +26,7 @@ class Attempts:
     Args:
         send: tells the parent.
         known: the outcomes of steps that other workers took, as `send` told them, in their order.
-        step_seconds: after which a step is taken to hang, and its process ended; None where somebody else watches.
+        step_seconds: after which a step is taken to hang, and its process ended; None: it is not watched.
         shrink_seconds: that smaller cases of an op may take altogether, in all workers.
     """
 

@@ -121,7 +121,7 @@ class GroupedHelp(click.Command):
     "--budget-total",
     metavar="TIME",
     callback=_seconds,
-    help="Time of the whole run, such as 5m: spent where it tells most, and what is left out is named.",
+    help="Time of the whole run, such as 5m: what tells most comes first, and what is left out is named.",
 )
 @click.option("--timeout", type=float, metavar="SECONDS", help="When a process is ended.")
 @click.option("--memory", type=int, metavar="MB", help="Memory a process may take.")

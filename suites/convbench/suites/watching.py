@@ -42,19 +42,19 @@ class Watcher(Protocol):
         """Something a person should know."""
 
     def stage(self, text: str) -> None:
-        """What the run does now that is no task, such as preparing or writing pages; empty when it is over."""
+        """What the run does between tasks, such as preparing or writing pages; empty when that is over."""
 
     def begin(self, tasks: Sequence[Task], kept: int) -> None:
         """The schedule is made; `kept` of the tasks were measured by the run that is resumed.
 
-        Optional tasks are not among them; one that is started all the same comes on top.
+        Optional tasks are not among them; each that is started is added to the total.
         """
 
     def start(self, task: Task) -> None:
         """A process is about to start."""
 
     def beat(self, task: Task, beat: Beat) -> None:
-        """A process is so far; it says so about once a second."""
+        """How far a process is; called about once a second."""
 
     def progress(self, task: Task, epoch: Epoch) -> None:
         """An epoch of a training is over."""
