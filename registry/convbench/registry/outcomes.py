@@ -15,6 +15,10 @@ from convbench.registry.records import Accuracy
 
 GENERATED = 25  # cases of each op and dtype, beside the curated ones
 
+# What a step of a verification is about, which its key begins with: a case; a smaller one in place of it; the case
+# without the library that has a known fault; the case on torch's own op.
+CASE, SMALLER, SPARED, TORCHS = "case", "smaller", "spared", "torch's"
+
 State = Literal["passed", "failed", "crashed", "unsupported"]
 Kind = Literal["case", "refusal", "compile", "opcheck"]
 
@@ -65,6 +69,11 @@ class Outcome:
             other.ended_process,
             other.known_fault,
         )
+
+
+def step_kind(key: str) -> str:
+    """The kind of a step, from its key."""
+    return key.partition(" ")[0]
 
 
 @dataclass(frozen=True)
