@@ -238,7 +238,9 @@ class Bar(Silent):
             late = outlook.limit < now - said
             words.append("the total budget is spent" if late else f"about {clock(left)} left")
         lines = ["  ".join(words)]
-        for running in [self._stage] if self._stage is not None else self._going.values():
+        # the display's thread is here while the run goes on: what it looks at may change meanwhile
+        stage, going = self._stage, list(self._going.values())
+        for running in [stage] if stage is not None else going:
             detail = f": {running.reached}" if running.reached else ""
             lines.append(f"{running.name}{detail} ({clock(now - running.since)})")
         if self._left is not None and self._left[1].words:
