@@ -64,6 +64,7 @@ ladder: $(VENV)/installed-dev ## measure the suite ladder, four minutes on a qui
 
 readme: $(VENV)/installed-dev ## bring generated text up to date: README.md with its picture, docs/commands.md, tables
 	$(BIN)/python scripts/refresh_readme.py
+	$(BIN)/python scripts/make_found.py
 	$(BIN)/python -m convbench.results.documentation results/README.md
 	$(BIN)/python scripts/calibrate_compare.py table
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ import misbehaving
 from convbench.registry import discover
 from convbench.registry.cli import main
 from convbench.registry.discovery import BUILTINS
+from convbench.registry.terminal import console
 from convbench.suites import asking
-from convbench.suites.inspection import LISTINGS
+from convbench.suites.inspection import LISTINGS, _diagnose
 from convbench.suites.noise import Finding
 
 pytestmark = pytest.mark.usefixtures("preloaded_servers")
@@ -172,6 +174,16 @@ def test_the_doctor_begins_with_problems(command: List, monkeypatch: pytest.Monk
     assert unknown == "frequency: no governor can be read; usual in a virtual machine"
     assert len(text.splitlines()) < 40
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_doctor_names_known_faults(capsys: pytest.CaptureFixture[str]) -> None:
+    fault = {"name": "known fault of oneDNN <3.13, oneDNN 5494", "summary": "wrong; to avoid it, wait"}
+    registry: Any = SimpleNamespace(broken=())
+    nothing: dict[str, Any] = {"plugins": [], "backends": [], "data": [], "noise": []}
+    _diagnose(console(), registry, {**nothing, "known_faults": [fault]})
+    assert f"  {fault['name']}: {fault['summary']}\n" in capsys.readouterr().out
+    _diagnose(console(), registry, {**nothing, "known_faults": []})
+    assert "known fault" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("width", [80, 60])

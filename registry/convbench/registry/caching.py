@@ -9,7 +9,7 @@ from pathlib import Path
 def cache_directory() -> Path:
     """`~/.cache/convbench`, or what XDG_CACHE_HOME says.
 
-    A user without a home directory has a path at which nothing is, and nothing can be made.
+    For a user without a home directory it is a path that cannot exist, so that nothing is read or written.
     """
     import platformdirs
 

@@ -27,7 +27,7 @@ from convbench.registry.known_faults import KnownFault, can_be_without, fault_of
 from convbench.registry.lasting import can_last, check_lasting, same
 from convbench.registry.memory import out_of_memory
 from convbench.registry.ops import OPS, Op
-from convbench.registry.outcomes import GENERATED, Outcome, Report, State
+from convbench.registry.outcomes import CASE, GENERATED, SMALLER, SPARED, TORCHS, Outcome, Report, State
 from convbench.registry.records import Backend
 from convbench.registry.reproduction import literal, python_of
 from convbench.registry.tampering import Misconduct, Originals
@@ -235,7 +235,7 @@ class _Judge:
             found += [(None, outcome) for outcome in self._torch(dtypes[0])]
         return found
 
-    def case(self, case: Case, dtype: str, label: str = "case") -> Outcome:
+    def case(self, case: Case, dtype: str, label: str = CASE) -> Outcome:
         """What comes of a case, with the known fault that explains a failure."""
         outcome = self._step(label, case, dtype, self.backend.ops[self.op.name])
         fault = fault_of_case(case, dtype, self.device)
@@ -246,9 +246,9 @@ class _Judge:
         if outcome.state == "passed":
             return replace(outcome, known_fault=str(fault)) if torchs_own else outcome
         # an excuse only if torch's own answer is wrong too, and the backend's right once the library is out of it
-        if can_be_without(fault.library) and self._step("spared", case, dtype, its_own, fault).is_failure:
+        if can_be_without(fault.library) and self._step(SPARED, case, dtype, its_own, fault).is_failure:
             return outcome
-        if not torchs_own and not self._step("torch's", case, dtype, self.op.reference).is_failure:
+        if not torchs_own and not self._step(TORCHS, case, dtype, self.op.reference).is_failure:
             return outcome
         return replace(outcome, known_fault=str(fault))
 
@@ -262,7 +262,7 @@ class _Judge:
                 yield outcome
                 continue
             done.append(outcome)
-            yield shrink(outcome, case, partial(self.case, dtype=outcome.dtype, label="smaller"))
+            yield shrink(outcome, case, partial(self.case, dtype=outcome.dtype, label=SMALLER))
 
     def _step(
         self,

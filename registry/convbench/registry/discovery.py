@@ -105,6 +105,11 @@ class Registry:
         """The installed version of convbench."""
         return _version("convbench")
 
+    @property
+    def broken(self) -> tuple[Plugin, ...]:
+        """The plugins that are not used, for something is wrong with them."""
+        return tuple(plugin for plugin in self.plugins if plugin.error)
+
     def backend(self, name: str) -> Backend:
         """The backend of that name, or of `package:name`.
 
@@ -181,11 +186,11 @@ def _discover(builtins: Iterable[str], installed: Iterable[EntryPoint] | None) -
             manager.unregister(name=plugin.name)
             plugin = replace(plugin, error=describe(error), place=place_of(error, plugin.module))
         plugins.append(plugin)
-    broken = tuple(plugin for plugin in plugins if plugin.error)
-    for each in catalogs:
-        each.why_missing = lambda name: why_missing(name, broken)
     manager.check_pending()
-    return Registry(tuple(plugins), backends, architectures, datasets, suites, manager)
+    registry = Registry(tuple(plugins), backends, architectures, datasets, suites, manager)
+    for each in catalogs:
+        each.why_missing = lambda name: why_missing(name, registry.broken)
+    return registry
 
 
 def _empty_catalogs() -> tuple[Catalog[Backend], Catalog[Architecture], Catalog[Dataset], Catalog[Path]]:

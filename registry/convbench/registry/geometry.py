@@ -179,9 +179,7 @@ def pool2d_window(
         raise ValueError(f"padding {pads} must be at most half of kernel_size {sizes}")
     window = _window(input, input.shape[1], sizes, steps, gaps, pads, pads, ceil_mode)
     if any(pad and gap > size for pad, gap, size in zip(pads, window.dilation, input.shape[2:], strict=True)):
-        raise Unsupported(
-            f"windows of dilation {window.dilation}, between whose taps all of the image may lie"
-        )
+        raise Unsupported(f"dilation {window.dilation} exceeds the image, so that a window may hold no pixel")
     return window
 
 
@@ -270,6 +268,4 @@ def _refuse_mostly_padding(input: Tensor, filters: int, window: Window) -> None:
     rows, columns = window.output_size
     numbers = batch * channels * height * width + batch * filters * rows * columns
     if padded > MOSTLY_PADDING * numbers + LITTLE:
-        raise Unsupported(
-            f"an image of {height}x{width} with padding {window.pad}, which is nearly all of it"
-        )
+        raise Unsupported(f"an image of {height}x{width} with far more padding than image, {window.pad}")

@@ -1,8 +1,8 @@
 """Known faults of torch and of the libraries beneath it: which calls go wrong where, and the way around them.
 
 `known_faults.toml` beside this module has them. A failing case that one of them explains is reported under its
-name (`convbench.registry.conformance`), and a call that convbench leaves to torch goes another way where torch's
-own is known to be wrong (`careful`). On a machine that no fault concerns, nothing of this costs anything.
+name (`convbench.registry.conformance`). A call that convbench leaves to torch is computed in another dtype where
+torch is known to get it wrong (`careful`). On a machine without such a fault, none of this takes time.
 """
 
 from __future__ import annotations
@@ -201,9 +201,10 @@ def sizes_of(op: str, arguments: Mapping[str, Any]) -> dict[str, int] | None:
 
 
 def careful(op: Op, told: Callable[[KnownFault], object] | None = None) -> Route:
-    """torch's own function of an op, but for calls that it is known to get wrong; `told` hears of each of these.
+    """torch's own function of an op, but for calls that it is known to get wrong.
 
-    On a machine that no fault of the op concerns it is `op.reference` itself.
+    `told` is called with the fault of each of these. On a machine that no fault of the op concerns it is
+    `op.reference` itself.
     """
     base = (op.base or op).name
     faults = {fault.name: fault for fault in faults_here() if base in fault.ops}
@@ -349,6 +350,6 @@ def _instruction_sets() -> frozenset[str]:
             text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         except OSError:
             text = ""
-        found = set(re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)[:1] or [""])
-        found = set(" ".join(found).split())
+        listed = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+        found = set(listed[1].split()) if listed else set()
     return frozenset(name.replace("_", "") for name in found)

@@ -15,6 +15,10 @@ from convbench.registry.records import Accuracy
 
 GENERATED = 25  # cases of each op and dtype, beside the curated ones
 
+# What a step of a verification is about, which its key begins with: a case; a smaller one in place of it; the case
+# without the library that has a known fault; the case on torch's own op.
+CASE, SMALLER, SPARED, TORCHS = "case", "smaller", "spared", "torch's"
+
 State = Literal["passed", "failed", "crashed", "unsupported"]
 Kind = Literal["case", "refusal", "compile", "opcheck"]
 
@@ -32,7 +36,7 @@ class Outcome:
         memory: it crashed for want of memory.
         ended_process: the process that ran it died, or hung until it was killed.
         known_fault: of a failure, the fault of somebody else's code that explains it (`known_faults`); of a pass
-            of torch's own op, one that was to be expected and did not show.
+            of torch's own op, the fault that should have made it fail.
         kind: an answer to a `case`; a `refusal` of what torch refuses; `compile`, the op under `torch.compile`;
             `opcheck`, what it registered with torch.
         reproduction: Python that shows a failure again.
@@ -65,6 +69,11 @@ class Outcome:
             other.ended_process,
             other.known_fault,
         )
+
+
+def step_kind(key: str) -> str:
+    """The kind of a step, from its key."""
+    return key.partition(" ")[0]
 
 
 @dataclass(frozen=True)

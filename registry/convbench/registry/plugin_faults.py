@@ -1,4 +1,4 @@
-"""Says what is wrong with plugins, and where: for messages about names that nobody offers."""
+"""Says what is wrong with plugins, and where: for messages about names that no plugin offers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def place_of(error: BaseException, module: str) -> str | None:
     for frame, line in walk_tb(error.__traceback__):
         if f"{frame.f_globals.get('__name__')}.".startswith(f"{own}."):
             at = f"{frame.f_code.co_filename}, line {line}"
-    code = getattr(getattr(error, "function", None), "__code__", None)
+    code = getattr(error.function, "__code__", None) if isinstance(error, HookError) else None
     if code is not None:
         at = f"{code.co_filename}, line {code.co_firstlineno}"
     return at or getattr(sys.modules.get(module), "__file__", None)

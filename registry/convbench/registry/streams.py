@@ -14,13 +14,13 @@ NAMES = ("stdin", "stdout", "stderr")
 
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    """Make the streams fit for a long run, and put them back in the end.
+    """Make the streams fit for a long run, and restore them at the end.
 
-    - One that the caller closed is the null device: what a run opens would otherwise take its number.
+    - One that the caller closed becomes the null device; otherwise a file of the run would get its number.
     - A character that an encoding lacks is written as an escape, such as `\\xd7`.
-    - Standard error takes notes as long as somebody reads them; nobody reading ends no run.
+    - A run goes on when nobody reads its standard error any more, and what it writes there is discarded.
     - Only Python's `sys.stdout` leads to standard output. What a plugin's C code or child process prints goes to
-      standard error, and spoils no JSON.
+      standard error, and so does not end up in JSON.
     """
     before = {name: getattr(sys, name) for name in NAMES}
     own = None

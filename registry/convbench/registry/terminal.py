@@ -118,15 +118,26 @@ def print_table(
 
 
 def print_text(out: Console, text: str, *, indent: str = "", style: str | None = None) -> None:
-    """Print a sentence, broken between words; a word that is longer than the line stays whole."""
+    """Print a sentence, broken between words."""
+    for line in wrapped(text, out.width, indent, f"{indent}  "):
+        out.print(line, style=style, soft_wrap=True)
+
+
+def wrapped(text: str, width: int, first: str = "", others: str = "") -> list[str]:
+    """A text in lines of at most that width, broken between words; a longer word stays whole.
+
+    The first line begins with `first`, the others with `others`.
+    """
     from textwrap import wrap
 
-    lines = wrap(
-        text, out.width, initial_indent=indent, subsequent_indent=f"{indent}  ", break_long_words=False,
+    return wrap(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=others,
+        break_long_words=False,
         break_on_hyphens=False,
-    )  # fmt: skip
-    for line in lines:
-        out.print(line, style=style, soft_wrap=True)
+    )
 
 
 def table_text(columns: Sequence[Column], width: int = PIPED) -> str:
@@ -140,7 +151,7 @@ def table_text(columns: Sequence[Column], width: int = PIPED) -> str:
 
 @contextmanager
 def working(text: str, stream: TextIO | None = None) -> Iterator[None]:
-    """Say on a terminal what takes its time, and take it back when that is over."""
+    """Show on a terminal what is being done, and erase it when that is over."""
     stream = stream or sys.stderr
     if not stream.isatty():
         yield

@@ -6,10 +6,9 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
-from textwrap import wrap
 from typing import NamedTuple
 
-from convbench.registry.terminal import PIPED, Column, table_text
+from convbench.registry.terminal import PIPED, Column, table_text, wrapped
 from convbench.results.cells import guard, line
 from convbench.results.comparing import AccuracyPair, Comparison, TimePair
 from convbench.results.escaping import escape, flatten
@@ -153,16 +152,16 @@ def as_table(comparison: Comparison, width: int = PIPED) -> str:
         at = headings.index("combination")
         names, shared = without_shared([row[at] for row in rows])
         texts = [[*row[:at], name, *row[at + 1 :]] for row, name in zip(rows, names, strict=True)]
-        parts += wrapped(title, width)
+        parts += wrapped(flatten(title), width)
         columns = [
             column(heading, [row[at] for row in texts], headings) for at, heading in enumerate(headings)
         ]
         parts.append(table_text(columns, width))
         if shared:
-            parts[-1] += "".join(f"{each}\n" for each in wrapped(f"all of these: {shared}", width))
+            parts[-1] += "".join(f"{each}\n" for each in wrapped(flatten(f"all of these: {shared}"), width))
     for remark in comparison.remarks:
-        parts += wrapped(f"{remark}.", width)
-    return "\n".join([*parts, *wrapped(legend(comparison), width)]) + "\n"
+        parts += wrapped(flatten(f"{remark}."), width)
+    return "\n".join([*parts, *wrapped(flatten(legend(comparison)), width)]) + "\n"
 
 
 def column(heading: str, cells: list[str], headings: list[str]) -> Column:
@@ -176,11 +175,6 @@ def column(heading: str, cells: list[str], headings: list[str]) -> Column:
         shortens={"verdict": 9, "ratio (95 % interval)": 7}.get(heading, 0),
         drops=8 if heading in files else 0,
     )
-
-
-def wrapped(text: str, width: int) -> list[str]:
-    """A text in lines of that width, broken between words."""
-    return wrap(flatten(text), width, break_long_words=False, break_on_hyphens=False)
 
 
 PAIR_COLUMNS = [field.name for pair in (TimePair, AccuracyPair) for field in fields(pair)]

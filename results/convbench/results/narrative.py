@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from convbench.results.contents import Contents
 from convbench.results.phrasing import count, listed, some
-from convbench.results.schema import MEASURED, Status
+from convbench.results.schema import Status
 from convbench.results.speed_narrative import speed, winner
 from convbench.results.standings import standings
 from convbench.results.training_narrative import accuracy
@@ -49,7 +49,7 @@ def overview(contents: Contents) -> list[str]:
         f"{count(len(rows), 'process', 'processes')} for {count(len(combinations), 'combination')} of "
         f"{listed(sizes[:2])} {sizes[2]}: {', '.join(fates)}."
     ]
-    lost = combinations - {row.combination for row in rows if row.status in MEASURED and row.kind != "verify"}
+    lost = combinations - {row.combination for row in rows if row.is_measured and row.kind != "verify"}
     attempted = {row.combination for row in rows if row.kind != "verify"}
     if missing := lost & attempted:
         said.append(f"{count(len(missing), 'combination')} could not be measured.")

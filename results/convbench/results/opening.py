@@ -116,7 +116,8 @@ def read_text(path: Path, kind: str = "") -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"cannot read {kind} {path}: {error.strerror}".replace("  ", " ")) from None
+        named = f"{kind} {path}" if kind else path
+        raise UsageError(f"cannot read {named}: {error.strerror}") from None
     if content:
         check_format(io.BytesIO(content), path)
     try:

@@ -365,6 +365,11 @@ class Row(Combined):
         figures = (self.steps, self.step_ms_median, self.train_seconds, self.val_accuracy, self.val_loss)
         return self.status == "budget" and all(figure is None for figure in figures)
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether its process ended with a measurement, or with what its budget had room for."""
+        return self.status in MEASURED and not self.left_out
+
     def __post_init__(self) -> None:
         for name, value, allowed in (("kind", self.kind, KINDS), ("status", self.status, STATUSES)):
             if value not in allowed:

@@ -266,7 +266,7 @@ def flagged(timed: Sequence[Row]) -> list[str]:
 
 def measured(rows: Iterable[Row], kind: str) -> list[Row]:
     """The rows of a kind that measured something."""
-    return [row for row in rows if row.kind == kind and row.status in MEASURED and not row.left_out]
+    return [row for row in rows if row.kind == kind and row.is_measured]
 
 
 def middle(values: Iterable[float | None]) -> float | None:

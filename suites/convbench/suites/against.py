@@ -160,7 +160,7 @@ class OneSide:
             self._both.inner.outlook(Outlook(0.0, sum(each.seconds() for each in left.values()), words))
 
     def end(self) -> None:
-        """The other side may go on: whoever runs both says when."""
+        """Nothing: the other side may still be running, and `run_against` ends the display."""
 
     def _named(self, task: Task) -> Task:
         return replace(task, side=self._side)

@@ -9,10 +9,11 @@ out, by name.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from convbench.results.schema import Combination, Row
@@ -63,7 +64,8 @@ class Agenda:
         blocked: whether it is known of a task that it cannot run, so that its row costs no time.
         timed: the timing rows of a combination so far.
         deadline: when the total budget ends, on the clock `now`; never without one.
-        order: the number of the next process, where the order is not that of the schedule.
+        order: the numbers of the processes to come, where the order is not that of the schedule; agendas of one
+            run share them.
     """
 
     suite: Suite
@@ -74,7 +76,7 @@ class Agenda:
     done: Iterable[Slot] = ()
     deadline: float = math.inf
     now: Callable[[], float] = time.monotonic
-    order: int = 0
+    order: Iterator[int] = field(default_factory=itertools.count)
     _waiting: OrderedDict[Slot, Task] = field(init=False)
     _current: Task | None = field(default=None, init=False)
 
@@ -151,8 +153,7 @@ class Agenda:
     def _numbered(self, task: Task) -> Task:
         if not self.limited:
             return task
-        self.order += 1
-        return replace(task, order=self.order - 1)
+        return replace(task, order=next(self.order))
 
     def _predicted(self, task: Task) -> float:
         return 0.0 if self.blocked(task) else self.forecast.seconds(task)
@@ -244,7 +245,8 @@ class Agenda:
         return None
 
     def _training_for(self, task: Task, seconds: float) -> Task:
-        return replace(task, share=round(min(self.suite.budget.train_seconds, seconds), 1))
+        """The task with that share of the total; with none where `train_seconds` ends it sooner anyway."""
+        return replace(task, share=round(seconds, 1)) if seconds < self.suite.budget.train_seconds else task
 
     def _why_untrained(self, task: Task, spent: str) -> str:
         training = self.forecast.training(task)

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any
 
 from convbench.registry.conformance import Step
-from convbench.registry.outcomes import Outcome
+from convbench.registry.outcomes import CASE, SMALLER, Outcome, step_kind
 
 IN_A_ROW = 10  # cases of an op and dtype that end their processes; then its others are not tried
 Send = Callable[[dict[str, Any]], None]
@@ -26,7 +26,7 @@ class Attempts:
     Args:
         send: tells the parent.
         known: the outcomes of steps that other workers took, as `send` told them, in their order.
-        step_seconds: after which a step is taken to hang, and its process ended; None where somebody else watches.
+        step_seconds: after which a step is taken to hang, and its process ended; None: it is not watched.
         shrink_seconds: that smaller cases of an op may take altogether, in all workers.
     """
 
@@ -47,12 +47,12 @@ class Attempts:
     def __call__(self, key: str, ended: Outcome, step: Step) -> list[Outcome]:
         if key in self._known:
             return self._known[key]
-        if key.startswith("case ") and self._ends.get((ended.op, ended.dtype), 0) >= IN_A_ROW:
+        if step_kind(key) == CASE and self._ends.get((ended.op, ended.dtype), 0) >= IN_A_ROW:
             message = f"not tried: {IN_A_ROW} cases of {ended.op} in a row ended their processes"
             return [
                 Outcome(ended.op, ended.case, ended.dtype, ended.device, "crashed", message, kind=ended.kind)
             ]
-        if key.startswith("smaller ") and self._shrinking.get(ended.op, 0.0) >= self._shrink_seconds:
+        if step_kind(key) == SMALLER and self._shrinking.get(ended.op, 0.0) >= self._shrink_seconds:
             message = "not tried: there is no time left for smaller cases"
             return [Outcome(ended.op, ended.case, ended.dtype, ended.device, "unsupported", message)]
         self._send({"event": "trying", "key": key, "ended": vars(ended)})
@@ -73,8 +73,8 @@ class Attempts:
 
     def _keep(self, key: str, outcomes: list[Outcome], seconds: float) -> None:
         self._known[key] = outcomes
-        if key.startswith("smaller "):
+        if step_kind(key) == SMALLER:
             self._shrinking[outcomes[0].op] = self._shrinking.get(outcomes[0].op, 0.0) + seconds
-        if key.startswith("case ") and outcomes[0].state != "unsupported":
+        if step_kind(key) == CASE and outcomes[0].state != "unsupported":
             place = outcomes[0].op, outcomes[0].dtype
             self._ends[place] = self._ends.get(place, 0) + 1 if outcomes[0].ended_process else 0

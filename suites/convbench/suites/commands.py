@@ -121,7 +121,7 @@ class GroupedHelp(click.Command):
     "--budget-total",
     metavar="TIME",
     callback=_seconds,
-    help="Time of the whole run, such as 5m: spent where it tells most, and what is left out is named.",
+    help="Time of the whole run, such as 5m: what tells most comes first, and what is left out is named.",
 )
 @click.option("--timeout", type=float, metavar="SECONDS", help="When a process is ended.")
 @click.option("--memory", type=int, metavar="MB", help="Memory a process may take.")
@@ -269,12 +269,9 @@ def _toml_value(key: str, text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text.strip()
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # more digits than Python reads, more brackets than it nests
+    except (ValueError, RecursionError) as error:  # too many digits, or too many brackets, for Python
         reason = error if isinstance(error, ValueError) else "its brackets are nested too deeply"
-        raise UsageError(f"--set {key}={text[:40]}... cannot be read: {reason}") from None
+        raise UsageError(f"--set {key}={shown(text)} cannot be read: {reason}") from None
 
 
 OPTION_KEYS = {
@@ -378,9 +375,8 @@ def verify(
 def _warn_of_broken_plugins(registry: Registry, patterns: Iterable[str]) -> None:
     """A broken plugin is missing from what a pattern such as `*` takes; a name that it misses is an error."""
     if any(set(pattern) & set("*?[") for pattern in patterns):
-        for plugin in registry.plugins:
-            if plugin.error:
-                click.echo(f"warning: {plugin.fault}", err=True)
+        for plugin in registry.broken:
+            click.echo(f"warning: {plugin.fault}", err=True)
 
 
 def _list_outcomes(result: Verification, verbose: bool) -> None:

@@ -26,7 +26,7 @@ def seconds_of(text: str) -> float:
 
 
 def span(seconds: float) -> str:
-    """`45 s`, `2 min 5 s`, `25 min`, `3.4 h`, `2 days`: as exact as one needs it."""
+    """`45 s`, `2 min 5 s`, `25 min`, `3.4 h`, `2 days`: rounded to what a reader needs."""
     if not math.isfinite(seconds):
         return "for ever"
     whole = round(seconds)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
 
-from convbench.results.schema import MEASURED, Combination, Row
+from convbench.results.schema import Combination, Row
 from convbench.suites.durations import span
 from convbench.suites.plan import Planned
 from convbench.suites.schedule import Task
@@ -57,7 +57,7 @@ class Forecast:
         """Take in how long processes took."""
         for row in rows:
             took = row.process_seconds
-            if row.status not in MEASURED or row.left_out or took is None:
+            if not row.is_measured or took is None:
                 continue
             found: dict[str, float] = {row.kind: took}
             if row.kind == "time" and row.step_ms_median is not None:

@@ -52,9 +52,8 @@ def list_(registry: Registry, kind: str | None, verbose: bool, as_json: bool) ->
         click.echo(json.dumps(listings[kind] if kind else listings, indent=2))
         return
     if "plugins" not in kinds:
-        for plugin in registry.plugins:
-            if plugin.error:
-                click.echo(f"warning: {plugin.fault}", err=True)
+        for plugin in registry.broken:
+            click.echo(f"warning: {plugin.fault}", err=True)
     for name, entries in listings.items():
         if kind is None:
             click.echo(f"{name}:")
@@ -92,7 +91,7 @@ def doctor(registry: Registry, data_dir: Path | None, verbose: bool, as_json: bo
 
 def _diagnose(out: Console, registry: Registry, report: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """What is wrong, each with what to do about it; then what is fine, in short."""
-    problems = [(plugin.fault, "") for plugin in registry.plugins if plugin.error]
+    problems = [(plugin.fault, "") for plugin in registry.broken]
     problems += [(each, "") for each in without_entry_point()]
     for data in report["data"]:
         if "state" in data:
@@ -113,6 +112,10 @@ def _diagnose(out: Console, registry: Registry, report: Mapping[str, Sequence[Ma
         print_text(out, flatten(problem), indent="  ", style="red")
         if advice:
             print_text(out, flatten(advice), indent="      ")
+    if faults := report.get("known_faults"):
+        out.print("known faults of torch and its libraries here:", style="bold")
+        for fault in faults:
+            print_text(out, f"{fault['name']}: {fault['summary']}", indent="  ")
     out.print("fine:", style="bold")
     for line in _fine(report, [each["check"] for each in found["ok"]]):
         print_text(out, flatten(line), indent="  ")

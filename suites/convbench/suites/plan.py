@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import product
@@ -177,12 +177,19 @@ def check_possible(planned: Sequence[Planned]) -> None:
     """
     if any(entry.obstacle is None for entry in planned):
         return
-    reasons: dict[str, dict[str, None]] = {}
+    words = [f"{', '.join(names)}: {reason}" for reason, names in obstacles(planned).items()]
+    raise NothingRan(f"nothing can run here: {'; '.join(words)}")
+
+
+def obstacles(planned: Iterable[Planned]) -> dict[str, list[str]]:
+    """Why combinations cannot run here: each reason once, with the backends it keeps from running."""
+    found: dict[str, list[str]] = {}
     for entry in planned:
         if entry.obstacle is not None:
-            reasons.setdefault(entry.obstacle[1], {})[entry.combination.backend] = None
-    words = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
-    raise NothingRan(f"nothing can run here: {'; '.join(words)}")
+            names = found.setdefault(entry.obstacle[1], [])
+            if entry.combination.backend not in names:
+                names.append(entry.combination.backend)
+    return found
 
 
 def _matching_devices(patterns: Sequence[str], devices: Sequence[str]) -> list[str]:

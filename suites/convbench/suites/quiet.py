@@ -1,4 +1,4 @@
-"""Wait while other programs keep the CPUs busy: what is measured then is not the speed of anything.
+"""Wait while other programs keep the CPUs busy, for times that are measured then mean nothing.
 
 Two threads that share their cores with other programs wait for each other at every step, and a small network may
 be twenty times slower than it is.

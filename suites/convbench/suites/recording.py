@@ -84,7 +84,7 @@ class Recorder:
         rows = store.rows()
         self._verified = {row.combination: row for row in rows if row.kind == "verify"}
         self._measured = {
-            row.combination for row in rows if row.kind != "verify" and row.status in MEASURED
+            row.combination for row in rows if row.kind != "verify" and row.is_measured
         }  # those with figures that can turn out wrong
         self._wrong: dict[Combination, Row] = {}  # those that were right at first
         self._timed: dict[Combination, list[Row]] = defaultdict(list)
@@ -181,7 +181,7 @@ class Recorder:
                 reason = f"not measured, for its later {NOUNS[row.kind]} ended incorrect: {error}"
                 retract(self.store, reason, row)
             self._wrong.setdefault(combination, row)
-        elif status in MEASURED and not row.left_out:
+        elif row.is_measured:
             self._measured.add(combination)
         return row
 
@@ -229,7 +229,7 @@ class Process:
         error: str | None = self.ending.get("error")
         if status is None:
             if ending.code is None:
-                status, error = "timeout", f"no end after {timeout:.4g} s; its process was killed"
+                status, error = "timeout", f"no end after {round(timeout, 1):g} s; its process was killed"
             else:
                 status, error = "crashed", f"its process {ending.description} without a result"
             if self.trying is not None:

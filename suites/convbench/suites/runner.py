@@ -11,11 +11,12 @@ from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from convbench.registry import ConvbenchError, NothingRan, Registry, UsageError, discover
-from convbench.results.schema import MEASURED, Row
+from convbench.results.schema import Row
 from convbench.results.store import RunStore
 from convbench.results.writing import write_text
 from convbench.suites.agenda import Agenda, slot
@@ -59,7 +60,7 @@ class RunResult:
     @property
     def measured(self) -> tuple[Row, ...]:
         """The rows that carry a measurement."""
-        return tuple(row for row in self.rows if row.status in MEASURED and not row.left_out)
+        return tuple(row for row in self.rows if row.is_measured)
 
 
 def run(
@@ -176,8 +177,6 @@ def running(
                     other=other,
                     began=began,
                 )
-            watcher.stage("writing the tables and the report")
-            _write_pages(store)
         except (ConvbenchError, KeyboardInterrupt) as error:
             empty = resume is None and not store.rows()
             if empty:
@@ -192,6 +191,9 @@ def running(
             if isinstance(error, KeyboardInterrupt):
                 watcher.note(_interrupted(None if empty else store.path))
             raise
+        else:
+            watcher.stage("writing the tables and the report")
+            _write_pages(store)
         finally:
             watcher.end()
         result = RunResult(store.path, tuple(store.rows()))
@@ -331,6 +333,7 @@ def _measure(
     forecast.learn(kept)
     done = [(row.kind, row.round, row.combination) for row in kept]
     deadline = _deadline(suite, began, kept)
+    numbers = count(1 + max((row.order or 0 for row in kept), default=-1))
     certain = [task for task in tasks if not task.optional]
     watcher.begin(certain, len(certain) - len({slot(task) for task in certain}.difference(done)))
 
@@ -343,7 +346,7 @@ def _measure(
             timed=turns.recorder.timed,
             done=done,
             deadline=until,
-            order=1 + max((row.order or 0 for row in kept), default=-1),
+            order=numbers,
         )
 
     yield

@@ -152,7 +152,5 @@ def still_valid(rows: Iterable[Row], tasks: Iterable[Task]) -> list[Row]:
     return [
         row
         for row in rows
-        if row.status in MEASURED
-        and not row.left_out
-        and (row.kind, row.round, row.combination, row.combination_key) in wanted
+        if row.is_measured and (row.kind, row.round, row.combination, row.combination_key) in wanted
     ]

@@ -11,12 +11,11 @@ from typing import Any
 
 from convbench.registry import Accuracy, Registry, UnknownName, UsageError
 from convbench.registry.arithmetic import DTYPES
-from convbench.registry.outcomes import GENERATED, Outcome, Report
+from convbench.registry.outcomes import GENERATED, SMALLER, SPARED, TORCHS, Outcome, Report, step_kind
 from convbench.suites.capacity import free_memory_mb, usable_cores
 from convbench.suites.host import Host
 
 STEP_SECONDS = 120.0  # a step, such as one case on one backend, that takes longer is taken to hang
-
 SHRINK_SECONDS = 20.0  # for the smaller cases of one op, which may each cost a worker
 
 
@@ -117,12 +116,11 @@ def how_it_ended(description: str, ended: Outcome) -> str:
 
 
 def _of(known: Iterable[Mapping[str, Any]]) -> tuple[Outcome, ...]:
-    """The outcomes of a verification that came to no end: of its steps those that are no more than a step."""
-    aside = ("smaller ", "spared ", "torch's ")
+    """The outcomes of a verification that was cut off, without what was tried to judge or shrink others."""
     return tuple(
         Outcome(**outcome)
         for step in known
-        if not step["key"].startswith(aside)
+        if step_kind(step["key"]) not in (SMALLER, SPARED, TORCHS)
         for outcome in step["outcomes"]
     )
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from textwrap import shorten
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TextIO
 
+from convbench.registry.terminal import console
 from convbench.results.schema import Epoch, Row
 from convbench.results.summary import CONSEQUENCE
 from convbench.suites.durations import clock, span
+from convbench.suites.plan import obstacles
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -40,19 +42,19 @@ class Watcher(Protocol):
         """Something a person should know."""
 
     def stage(self, text: str) -> None:
-        """What the run does now that is no task, such as preparing or writing pages; empty when it is over."""
+        """What the run does between tasks, such as preparing or writing pages; empty when that is over."""
 
     def begin(self, tasks: Sequence[Task], kept: int) -> None:
         """The schedule is made; `kept` of the tasks were measured by the run that is resumed.
 
-        Optional tasks are not among them; one that is started all the same comes on top.
+        Optional tasks are not among them; each that is started is added to the total.
         """
 
     def start(self, task: Task) -> None:
         """A process is about to start."""
 
     def beat(self, task: Task, beat: Beat) -> None:
-        """A process is so far; it says so about once a second."""
+        """How far a process is; called about once a second."""
 
     def progress(self, task: Task, epoch: Epoch) -> None:
         """An epoch of a training is over."""
@@ -156,11 +158,10 @@ class Bar(Silent):
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        from rich.console import Console
         from rich.live import Live
 
         self._now = now
-        self._console = Console(stderr=True)
+        self._console = console(stderr=True)
         self._began = now()
         self._stage: Running | None = None
         self._going: dict[str, Running] = {}  # several where devices work side by side
@@ -174,7 +175,7 @@ class Bar(Silent):
         )
 
     def note(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(text)
 
     def stage(self, text: str) -> None:
         since = self._stage.since if text and self._stage is not None else self._now()
@@ -237,7 +238,9 @@ class Bar(Silent):
             late = outlook.limit < now - said
             words.append("the total budget is spent" if late else f"about {clock(left)} left")
         lines = ["  ".join(words)]
-        for running in [self._stage] if self._stage is not None else self._going.values():
+        # the display's thread is here while the run goes on: what it looks at may change meanwhile
+        stage, going = self._stage, list(self._going.values())
+        for running in [stage] if stage is not None else going:
             detail = f": {running.reached}" if running.reached else ""
             lines.append(f"{running.name}{detail} ({clock(now - running.since)})")
         if self._left is not None and self._left[1].words:
@@ -277,10 +280,7 @@ def able(tasks: Iterable[Task]) -> list[Task]:
 
 def not_run(tasks: Iterable[Task]) -> str:
     """What cannot run here, each reason once: `not run: cuda, triton (no CUDA device)`."""
-    reasons: dict[str, dict[str, None]] = {}
-    for task in tasks:
-        if task.planned.obstacle is not None:
-            reasons.setdefault(task.planned.obstacle[1], {})[task.combination.backend] = None
+    reasons = obstacles(task.planned for task in tasks)
     words = [f"{', '.join(names)} ({reason})" for reason, names in reasons.items()]
     return f"not run: {'; '.join(words)}" if words else ""
 

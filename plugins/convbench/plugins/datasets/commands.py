@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import click
 
 from convbench.registry import DataError, hookimpl
-from convbench.registry.terminal import console
+from convbench.registry.terminal import console, wrapped
 
 if TYPE_CHECKING:
     from convbench.plugins.datasets import whereabouts
@@ -87,14 +86,7 @@ def _table(found: list[whereabouts.Whereabouts], used: whereabouts.Whereabouts |
         lines.append(f"{mark} {place.source:<{names}}  {place.state:<{states}}  {place.path or ''}".rstrip())
         if place.detail:
             gap = " " * (names + 5)
-            lines += wrap(
-                place.detail,
-                console().width,
-                initial_indent=gap,
-                subsequent_indent=gap,
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
+            lines += wrapped(place.detail, console().width, gap, gap)
     return "\n".join(lines)
 
 

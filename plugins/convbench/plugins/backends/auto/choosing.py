@@ -1,7 +1,7 @@
 """Decide who computes a call: time who can, and take the fastest one that is right.
 
-Candidates are tried on a corner of the call first, on one image, on an eighth of them, and then on all of it; who
-is slower by far leaves where that shows. The others race, forward and backward together, and a convolution's
+Candidates are tried on a corner of the call first, on one image, on an eighth of them, and then on all of it; a
+candidate that turns out far slower is dropped. The others race, forward and backward together, and a convolution's
 parts each in a race of its own; at last the best mixture of parts races the best that were taken whole. The winner
 is held against the float64 reference on this very call, and where it fails, the next one is.
 """
@@ -44,7 +44,7 @@ NOTICEABLE = 0.02  # seconds: less may be taken for a part of the call, whatever
 TRIES, LONG = 6, 0.1  # before a call is called hopeless: so many, or so many seconds altogether
 MARGIN = 0.95  # of the baseline's time: what takes longer is no faster for sure between other layers
 GAIN = 0.97  # of the best whole's time: the same of a mixture
-FEW = 8  # times fewer images, on which who is hopeless is found out before the whole batch is tried
+FEW = 8  # times fewer images are tried before the whole batch, to drop what is far too slow
 Implementation = Callable[..., Any]
 Say = Callable[[str], None]
 
@@ -106,7 +106,7 @@ class Trial:
 
 
 def _unsaid(_: str) -> None:
-    """Nobody is told what goes on."""
+    """Report nothing."""
 
 
 def choose(
@@ -317,9 +317,9 @@ def _verdict(
 
 @contextmanager
 def _as_in_training(device: str) -> Iterator[None]:
-    """Whatever mode the call came under: gradients are recorded, new memory is not filled, and made on the device.
+    """Whatever the caller's modes: gradients are recorded, and new memory is on the device and not filled.
 
-    A default device costs every call of torch some time, so that there is none where the program has none either.
+    A default device slows every call of torch down, so that one is set only where the program has set one.
     """
     memory: Any = torch.utils.deterministic  # a module that is a class, which type checkers do not see
     filled = memory.fill_uninitialized_memory

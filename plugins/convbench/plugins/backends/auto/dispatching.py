@@ -42,9 +42,8 @@ OPS_TO_CHOOSE = ("conv2d", "max_pool2d", "avg_pool2d")
 PLAIN = frozenset({Tensor, torch.nn.Parameter})  # others hold no numbers, or more than numbers
 Implementation = Callable[..., Any]
 _deciding = threading.RLock()
-if hasattr(
-    os, "register_at_fork"
-):  # the thread that decides is not there in the child: nobody would end the wait
+# a child process has no thread that decides, and would wait for its lock for ever
+if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: globals().update(_deciding=threading.RLock()))
 Chooser = Callable[[Call, Mapping[str, Candidate]], Decision]
 
@@ -61,7 +60,7 @@ class Plan:
     compute: Implementation
 
     def __str__(self) -> str:
-        """Who computes it, and how where torch is known to get it wrong."""
+        """The backend that computes it, and the dtype where torch avoids a known fault."""
         fault = self.call.fault
         if fault is None or BASELINE not in self.decision.winner.values():
             return str(self.decision)
@@ -94,8 +93,8 @@ class Decisions:
     def _lasting(self) -> Mapping[str, Any]:
         return lasting(self.candidates)
 
-    def _who_may(self, call: Call) -> Mapping[str, Candidate]:
-        """The candidates for a call; torch goes another way where it is known to get it wrong."""
+    def _candidates_for(self, call: Call) -> Mapping[str, Candidate]:
+        """The candidates for a call; torch computes it in another dtype where it is known to get it wrong."""
         if call.fault is None:
             return self.candidates
         return {**self.candidates, BASELINE: self.candidates[BASELINE].avoiding(call.fault)}
@@ -127,7 +126,7 @@ class Decisions:
         kind = torch.device(call.device).type
         able = {
             name: each
-            for name, each in self._who_may(call).items()
+            for name, each in self._candidates_for(call).items()
             if name == BASELINE or each.claims(call.op, kind, call.dtype)
         }
         try:
@@ -140,7 +139,7 @@ class Decisions:
         return self._planned(call, decision)
 
     def _planned(self, call: Call, decision: Decision) -> Plan:
-        plan = Plan(call, decision, implementation(call, decision.winner, self._who_may(call)))
+        plan = Plan(call, decision, implementation(call, decision.winner, self._candidates_for(call)))
         if not decision.rule:
             images = self._larger.get(call.on(0))
             if images is None or images.call.batch <= call.batch:
