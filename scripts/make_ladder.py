@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING
 
 from convbench.results.contents import Contents, read_contents
 from convbench.results.roofline_figure import percent, roof
-from convbench.results.schema import Row
 from convbench.results.statistics import Interval, ratio_interval
 from convbench.results.summary import Group, Line, center, measured, race, step_samples
 from convbench.results.tables import number
