@@ -136,7 +136,6 @@ def running(
         run_id: under which its rows are known; the name of its directory when None.
         other: the version of a package that its workers find in place of the installed one.
     """
-    began = clock.monotonic()
     registry = registry or discover()
     watcher = watcher or Silent()
     if suite is None:
@@ -175,7 +174,6 @@ def running(
                     train=train,
                     run_id=run_id,
                     other=other,
-                    began=began,
                 )
         except (ConvbenchError, KeyboardInterrupt) as error:
             empty = resume is None and not store.rows()
@@ -275,10 +273,10 @@ def _measure(
     train: bool,
     run_id: str | None,
     other: OtherVersion | None,
-    began: float,
 ) -> Generator[None, None, None]:
     watcher.stage("looking at the machine and the data")
     survey = look_around(host, watcher, suite.dataset, data_dir)
+    began = clock.monotonic()  # of a total budget: to download the data may take longer than all of the run
     watcher.stage("asking the backends whether they can run here")
     planned = _plan(suite, registry, host, survey)
     if not store.rows():  # of a run that is resumed there is something to show

@@ -15,7 +15,7 @@ from convbench.registry.outcomes import GENERATED, SMALLER, SPARED, TORCHS, Outc
 from convbench.suites.capacity import free_memory_mb, usable_cores
 from convbench.suites.host import Host
 
-STEP_SECONDS = 120.0  # a step, such as one case on one backend, that takes longer is taken to hang
+STEP_SECONDS = 240.0  # a step, such as one case on one backend, that takes longer is taken to hang
 SHRINK_SECONDS = 20.0  # for the smaller cases of one op, which may each cost a worker
 
 
