@@ -103,12 +103,12 @@ def test_a_hang_is_ended(site: Path) -> None:
 
 
 def test_a_case_that_hangs_costs_itself_alone(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "STEP_SECONDS", 1.0)
+    monkeypatch.setattr(verification, "STEP_SECONDS", 0.5)
     monkeypatch.setattr(verification, "SHRINK_SECONDS", 0.0)
     (result,) = verify_backends(discover(), ["sleeps"], generated=0)
     assert result.status == "crashed"
     messages = {outcome.message for outcome in result.report.failures}
-    assert "its process gave no answer within 1 s" in messages
+    assert "its process gave no answer within 0.5 s" in messages
 
 
 def test_a_case_that_ends_its_process_is_one_of_many(verified: dict[str, Verification]) -> None:
