@@ -31,6 +31,12 @@ broken = "convbench_broken"
 """
 
 
+def on_one_core() -> None:
+    """Small cases take longer on several: threads wait for each other."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
 @pytest.fixture(scope="module")
 def convbench(tmp_path_factory: pytest.TempPathFactory) -> Convbench:
     """The command line in a process that sees both distributions, which no other process does."""
@@ -62,7 +68,9 @@ def convbench(tmp_path_factory: pytest.TempPathFactory) -> Convbench:
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "convbench.registry", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=work)
+        return subprocess.run(
+            command, capture_output=True, text=True, env=environment, cwd=work, preexec_fn=on_one_core
+        )
 
     return call
 
