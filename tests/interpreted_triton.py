@@ -75,7 +75,7 @@ def test_every_dtype(case: Case, dtype: str) -> None:
         conv2d((2, 3, 5, 6), (4, 3, 3, 3), padding=1, special=True),
         conv2d((2, 3, 5, 6), (4, 3, 3, 3), padding=1, needs=()),
         conv2d((2, 3, 5, 6), (4, 3, 3, 3), padding=1, needs=("bias",)),
-        conv2d((1, 4, 6, 5), (4, 2, 3, 3), stride=2, padding=1, groups=2, order=2),
+        exhaustive(conv2d((1, 4, 6, 5), (4, 2, 3, 3), stride=2, padding=1, groups=2, order=2)),
     ],
     ids=str,
 )
@@ -185,7 +185,7 @@ def test_activations_in_the_same_kernel(activation: str, dtype: str) -> None:
 @pytest.mark.parametrize("activation", ["relu", exhaustive("tanh")])
 def test_gradients_of_gradients_of_activations(activation: str) -> None:
     conforms(
-        fused("conv2d_activation", conv2d((1, 2, 5, 4), (3, 2, 3, 3), padding=1, order=2), activation),
+        fused("conv2d_activation", conv2d((1, 1, 3, 3), (2, 1, 2, 2), padding=1, order=2), activation),
         "float32",
     )
     for op in ("max_pool2d", "avg_pool2d"):
@@ -224,7 +224,7 @@ def test_channels_stay_last() -> None:
         assert tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("op", ["conv2d", exhaustive("max_pool2d"), exhaustive("avg_pool2d")])
+@pytest.mark.parametrize("op", [exhaustive("conv2d"), exhaustive("max_pool2d"), "avg_pool2d"])
 def test_a_model_compiles_whole(op: str) -> None:
     outcomes = list(check_torch(BACKEND, op, "float32", "cpu"))
     assert [(outcome.kind, outcome.state) for outcome in outcomes] == [("compile", "passed")], outcomes

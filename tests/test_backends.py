@@ -71,7 +71,7 @@ def test_it_conforms_on_cuda(name: str) -> None:
     assert result.passed, failures(result)
 
 
-@pytest.mark.parametrize("name", BASIC)
+@pytest.mark.parametrize("name", [*BASIC, "shift"])
 def test_the_basic_ones_support_every_case(name: str) -> None:
     """What issue and design ask of them; `verify` itself lets a backend decline."""
     assert set(REGISTRY.backend(name).ops) == {name for name, op in OPS.items() if op.base is None}

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conftest import exhaustive
 from convbench.registry import create_model, discover
 from convbench.suites.batches import Resident
 from convbench.suites.training import train
@@ -49,15 +50,21 @@ def book_losses(
 
 
 @pytest.mark.parametrize(
-    ("architecture", "options", "size", "batch_size"),
-    [("lenet", {}, 28, 128), ("vgg11_narrow", {"image_size": 32}, 32, 16), ("resnet18", {}, 32, 8)],
+    ("architecture", "options", "size", "batch_size", "steps"),
+    [
+        ("lenet", {}, 28, 128, STEPS),
+        ("vgg11_narrow", {"image_size": 32}, 32, 16, 10),
+        ("resnet18", {}, 32, 8, 10),
+        exhaustive("vgg11_narrow", {"image_size": 32}, 32, 16, STEPS),
+        exhaustive("resnet18", {}, 32, 8, STEPS),
+    ],
 )
 def test_same_losses_as_the_book(
-    architecture: str, options: dict[str, Any], size: int, batch_size: int
+    architecture: str, options: dict[str, Any], size: int, batch_size: int, steps: int
 ) -> None:
     registry = discover()
     sample = registry.dataset("fashion-mnist-sample").load(None)
-    images, labels = sample.train_images[: STEPS * batch_size], sample.train_labels[: STEPS * batch_size]
+    images, labels = sample.train_images[: steps * batch_size], sample.train_labels[: steps * batch_size]
     recipe = registry.architecture(architecture).recipe
     resize = None if size == 28 else (size, size)
 
@@ -77,7 +84,7 @@ def test_same_losses_as_the_book(
     torch.manual_seed(1)
     (progress,) = train(model, data, few, lr=recipe.lr, epochs=1, batch_size=batch_size, seed=2)
 
-    assert progress.steps == len(data.losses) == STEPS
+    assert progress.steps == len(data.losses) == steps
     for ours, theirs in zip(data.losses, expected, strict=True):
         assert abs(ours - theirs) < 1e-4 * theirs
 

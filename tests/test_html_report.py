@@ -478,8 +478,9 @@ def test_plots_take_any_name(tmp_path: Path) -> None:
     assert {path.parent for path in tmp_path.rglob("*.svg")} == {run / "plots"}
 
 
-def test_no_plot_overwrites_another(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+def test_no_plot_overwrites_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = pytest.importorskip("matplotlib.figure")
+    monkeypatch.setattr(figure.Figure, "savefig", lambda _, path, **options: Path(path).touch())
     networks = ("n" * 100, "n" * 101, "a b", "a-b")
     run = synthetic_run(tmp_path / "run", {"torch": 1.0, "im2col": 2.0}, architectures=networks, steps=3)
     ended = CliRunner().invoke(report, [str(run), "--plots"], catch_exceptions=False)

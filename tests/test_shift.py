@@ -13,6 +13,7 @@ from convbench.plugins.backends import shift
 from convbench.registry import verify
 
 
+@pytest.mark.exhaustive  # test_backends.py has the whole contract with fewer generated cases
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_it_does_every_op_and_option() -> None:
     report = verify("shift", dtypes=["float32"])
