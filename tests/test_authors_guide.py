@@ -98,6 +98,7 @@ def test_every_block_can_be_done() -> None:
     assert [block for block in blocks() if not block.file and block.language not in ("bash", "python")] == []
 
 
+@pytest.mark.exhaustive  # test_third_party.py installs, verifies and runs a package in make test
 def test_from_an_empty_folder_to_a_row_in_the_table(desk: Desk) -> None:
     printed = {block.text: desk.do(block) for block in blocks()}
 

@@ -157,7 +157,7 @@ MANY = [
 
 
 @pytest.mark.parametrize("case", MANY, ids=str)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", exhaustive("float16")])
+@pytest.mark.parametrize("dtype", ["float32", exhaustive("bfloat16"), exhaustive("float16")])
 def test_implicit_matrix_products(emulator: Emulator, cuda: Backend, dtype: str, case: Case) -> None:
     assert kernels_of(emulator, cuda, case, dtype) <= GEMM
 

@@ -253,8 +253,8 @@ def test_known_faults_are_counted_apart_and_decide_nothing() -> None:
 
 def test_cases_and_seed_reach_the_worker(site: Path) -> None:
     options = {"generated": 0, "seed": 3}
-    (few,) = verify_backends(discover(), ["right"], **options)
-    (more,) = verify_backends(discover(), ["right"], generated=4, seed=3)
+    (few,) = verify_backends(discover(), ["right"], threads=1, **options)
+    (more,) = verify_backends(discover(), ["right"], threads=1, generated=4, seed=3)
     count = [int(result.line.split("ok, ")[1].split(" passed")[0]) for result in (few, more)]
     assert count[1] - count[0] == 4
 

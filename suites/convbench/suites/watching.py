@@ -133,7 +133,8 @@ class Lines(Silent):
         if task.planned.obstacle is not None:
             return
         self._done += 1
-        self.note(f"[{self._done}/{self._total}] {task.label}: {outcome(row)}")
+        if not (row.error or "").startswith(CONSEQUENCE):
+            self.note(f"[{self._done}/{self._total}] {task.label}: {outcome(row)}")
 
     def outlook(self, outlook: Outlook) -> None:
         if outlook.words and self._now() - self._foretold >= LINE_SECONDS:
