@@ -153,8 +153,9 @@ def test_tables_go_to_stdout_and_progress_to_stderr(site: Path, tmp_path: Path) 
     assert lines[0] == "results go to out"
     assert lines[-2:] == ["table: out/table.md", "report: out/report.html"]
     progress = [line for line in lines if line.startswith("[")]
-    assert [line.split()[0] for line in progress] == [f"[{number}/8]" for number in range(1, 9)]
-    assert sum(": error, " in line for line in progress) == 4
+    # two verifications ended in an error; that their trainings are left out is not said again
+    assert [line.split()[0] for line in progress] == [f"[{number}/8]" for number in (1, 2, 3, 4, 7, 8)]
+    assert sum(": error, " in line for line in progress) == 2
     assert "\x1b" not in done.stderr + done.stdout  # no colours, no cursor
     assert "\r" not in done.stderr
 

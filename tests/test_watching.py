@@ -165,12 +165,13 @@ def test_what_cannot_run_here_is_one_line(bar: Bar) -> None:
             watcher.finish(task, row(kind=task.kind, status="unavailable", error="no CUDA device"))
         watcher.finish(TASKS[0], row(kind="verify", status="error", error="it fell over"))
         watcher.finish(TASKS[2], row(status="error", error="not measured, for its verification ended error"))
+        watcher.finish(TASKS[1], row(kind="verify"))
     above = bar._console.file.getvalue()  # type: ignore[attr-defined]
     assert above.splitlines()[0] == "not run: cuda, triton (no CUDA device)"
     assert above.count("unavailable") == 0
     assert above.count("error") == 1  # what follows from it is not said again
-    assert [line.split()[0] for line in stream.getvalue().splitlines()] == ["not", "[1/6]", "[2/6]"]
-    assert shown(bar)[0].startswith("━━━━━━╌╌╌╌╌╌╌╌╌╌╌╌╌╌ 2/6")
+    assert [line.split()[0] for line in stream.getvalue().splitlines()] == ["not", "[1/6]", "[3/6]"]
+    assert shown(bar)[0].startswith("━━━━━━━━━━╌╌╌╌╌╌╌╌╌╌ 3/6")
 
 
 def test_without_a_terminal_there_is_a_line_now_and_then(time: Time) -> None:
