@@ -69,20 +69,13 @@ inline bool right(const Elements &e) { return within({e.count}, 0, MANY) && with
 
 // The same call in other numbers: a stride between no two outputs and a gap between no two taps are one. The copies
 // would grow with them.
-inline Geometry plain(Geometry g) {
-    if (g.rows <= 1) g.stride_y = 1;
-    if (g.columns <= 1) g.stride_x = 1;
-    if (g.kernel_y == 1) g.dilation_y = 1;
-    if (g.kernel_x == 1) g.dilation_x = 1;
-    return g;
-}
-
-inline Pooling plain(Pooling p) {
-    if (p.rows <= 1) p.stride_y = 1;
-    if (p.columns <= 1) p.stride_x = 1;
-    if (p.kernel_y == 1) p.dilation_y = 1;
-    if (p.kernel_x == 1) p.dilation_x = 1;
-    return p;
+template <typename Window>  // a Geometry or a Pooling
+inline Window plain(Window w) {
+    if (w.rows <= 1) w.stride_y = 1;
+    if (w.columns <= 1) w.stride_x = 1;
+    if (w.kernel_y == 1) w.dilation_y = 1;
+    if (w.kernel_x == 1) w.dilation_x = 1;
+    return w;
 }
 
 // Bytes that the copies of a call may take: some times what its tensors take, and a gigabyte in any case.
