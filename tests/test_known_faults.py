@@ -306,7 +306,8 @@ def test_the_fallback_to_torch_is_right_and_told(faulty: None) -> None:
     assert routed.detours == []
 
 
-def test_a_compiled_fallback_goes_the_same_way(known: None) -> None:
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_compiled_fallback_goes_the_same_way(known: None, dynamic: bool) -> None:
     graphs: list[str] = []
 
     def compiler(graph: torch.fx.GraphModule, _: Any) -> Any:
@@ -314,8 +315,11 @@ def test_a_compiled_fallback_goes_the_same_way(known: None) -> None:
         return graph.forward
 
     routed = use_backend(model(), Backend("nobody", "leaves everything to torch", dict))
-    compiled = torch.compile(routed, backend=compiler, fullgraph=True)
+    torch.compiler.reset()
+    compiled = torch.compile(routed, backend=compiler, fullgraph=True, dynamic=dynamic)
     assert compiled(torch.randn(2, 3, 9, 9)).dtype == torch.float32
+    if dynamic:  # one graph for every batch
+        assert compiled(torch.randn(5, 3, 9, 9)).dtype == torch.float32
     (code,) = graphs
     assert code.count("conv2d(") == 2
     assert code.count(".to(torch.float64)") == 3  # input, weight and bias of the first alone

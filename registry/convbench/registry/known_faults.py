@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +118,19 @@ Key = tuple[tuple[str, Any], ...]
 
 
 def _key(arguments: Iterable[tuple[str, Any]]) -> Key:
-    """Shapes and options of a call by name, to look it up by."""
-    return tuple((name, _hashable(value)) for name, value in arguments)
+    """Shapes and options of a call by name, to look it up by: what no fault is about, the batch, as 1.
+
+    Sizes that the compiler holds for variable become constants, all but the batch.
+    """
+    return tuple((name, _hashable(value, name)) for name, value in arguments)
 
 
-def _hashable(value: Any) -> Any:
+def _hashable(value: Any, name: str) -> Any:
     if isinstance(value, Tensor):
-        return tuple(value.shape)
-    return tuple(value) if isinstance(value, list) else value
+        value = value.shape
+    if name == "input":
+        return (1, *map(index, value[1:]))
+    return tuple(map(index, value)) if isinstance(value, tuple | list) else value
 
 
 def _fault_of(op: str, dtype: str, device: str, key: Key) -> str:
@@ -171,10 +177,9 @@ def sizes_of(op: str, arguments: Mapping[str, Any]) -> dict[str, int] | None:
             )
     except (ValueError, TypeError, RuntimeError, Unsupported):
         return None
-    batch, channels, height, width = arguments["input"].shape
+    _, channels, height, width = arguments["input"].shape
     weight = arguments.get("weight")
     sizes = {
-        "batch": batch,
         "channels": channels,
         "filters": channels if weight is None else weight.shape[0],
         "groups": arguments.get("groups", channels),
