@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TypeAlias
 
 from convbench.suites.agenda import Agenda, Outlook
-from convbench.suites.host import Ending, Host
+from convbench.suites.host import LONGEST_WAIT, Ending, Host
 from convbench.suites.json_lines import Event
 from convbench.suites.lanes import Lane
 from convbench.suites.turns import Turn, Turns
@@ -69,7 +69,10 @@ def run_side_by_side(agendas: Mapping[str, Agenda], hosts: Mapping[str, Host], t
         for device in hosts:
             go_on(device)
         while going:
-            device, word = told.get()
+            try:
+                device, word = told.get(timeout=LONGEST_WAIT)
+            except Empty:
+                continue
             if isinstance(word, BaseException):
                 raise word
             if isinstance(word, Ending):
