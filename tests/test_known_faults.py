@@ -306,6 +306,12 @@ def test_the_fallback_to_torch_is_right_and_told(faulty: None) -> None:
     assert routed.detours == []
 
 
+def test_options_that_torch_refuses_are_for_torch_to_refuse(known: None) -> None:
+    call = careful(OPS["conv2d"])
+    with pytest.raises(TypeError, match=r"^conv2d\(\) received an invalid combination of arguments"):
+        call(torch.randn(1, 3, 9, 9), torch.randn(4, 3, 1, 1), None, (1.5, 2))
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_a_compiled_fallback_goes_the_same_way(known: None, dynamic: bool) -> None:
     graphs: list[str] = []

@@ -126,11 +126,12 @@ def _key(arguments: Iterable[tuple[str, Any]]) -> Key:
 
 
 def _hashable(value: Any, name: str) -> Any:
-    if isinstance(value, Tensor):
-        value = value.shape
+    shape = value.shape if isinstance(value, Tensor) else value
     if name == "input":
-        return (1, *map(index, value[1:]))
-    return tuple(map(index, value)) if isinstance(value, tuple | list) else value
+        return (1, *map(index, shape[1:]))
+    if isinstance(value, Tensor):
+        return tuple(map(index, shape))
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _fault_of(op: str, dtype: str, device: str, key: Key) -> str:
