@@ -12,7 +12,7 @@ TREE      := $(CURDIR)/registry:$(CURDIR)/plugins:$(CURDIR)/suites:$(CURDIR)/res
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quick lenet test test-all lint bench gpu docs ladder readme clean
+.PHONY: help quick lenet test test-all lint bench gpu docs chapter ladder readme clean
 
 help: ## show this
 	@awk -F ': .*## ' '/^[a-z%-]+: .*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -55,7 +55,10 @@ GPU = python=$(PYTHON); \
 	  || { $(MAKE) $(VENV)/installed-test && python=$(BIN)/python; } || exit 1; \
 	PYTHONPATH="$(TREE)$${PYTHONPATH:+:$$PYTHONPATH}" $$python scripts/gpu.py
 
-docs: $(VENV)/installed-dev ## bring the outputs and pictures of docs/chapter.md up to date
+docs: $(VENV)/installed-docs ## build the documentation site into site/, to be read without a network
+	$(BIN)/mkdocs build --strict $(ARGS)
+
+chapter: $(VENV)/installed-dev ## bring the outputs and pictures of docs/chapter.md up to date
 	$(BIN)/python scripts/make_chapter.py
 
 ladder: $(VENV)/installed-dev ## measure the suite ladder, four minutes on a quiet machine, and draw docs/ladder.md anew
@@ -65,12 +68,12 @@ ladder: $(VENV)/installed-dev ## measure the suite ladder, four minutes on a qui
 readme: $(VENV)/installed-dev ## bring generated text up to date: README.md with its picture, docs/commands.md, tables
 	$(BIN)/python scripts/refresh_readme.py
 	$(BIN)/python scripts/make_found.py
-	$(BIN)/python -m convbench.results.documentation results/README.md
+	$(BIN)/python -m convbench.results.tables.documentation results/README.md
 	$(BIN)/python scripts/calibrate_compare.py table
 
 clean: ## remove what make and the tools made; results stay
 	rm -f plugins/convbench/plugins/backends/native/core/*.so
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The virtual environment. Debian's python3 can make one only without pip where python3-venv is missing: the pip

@@ -15,7 +15,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-BUILDING = Path("plugins", "convbench", "plugins", "backends", "native", "building.py")
+BUILDING = Path("plugins", "convbench", "plugins", "backends", "native", "build.py")
 
 
 class NativeBuildHook(BuildHookInterface[Any]):

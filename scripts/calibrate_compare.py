@@ -45,8 +45,8 @@ def main() -> None:
 def measure(run_dir: Path, rounds: int) -> None:
     """Time the four backends, interleaved, on one thread."""
     from convbench.suites import Suite, run
-    from convbench.suites.suite import Timing
-    from convbench.suites.watching import watcher_for
+    from convbench.suites.config.suite import Timing
+    from convbench.suites.runner.progress import watcher_for
 
     with TemporaryDirectory() as site:
         info = Path(site, "convbench_calibration-1.dist-info")
@@ -98,8 +98,8 @@ Round = Sequence[float]  # the median step times of one process of each of BACKE
 
 def measured(run_dir: Path) -> dict[str, dict[int, Round]]:
     """The whole rounds of a run, by layer."""
-    from convbench.results.cells import read_records
     from convbench.results.schema import Row
+    from convbench.results.storage.csv_format import read_records
 
     times: dict[str, dict[int, dict[str, float]]] = {}
     for row in read_records(run_dir / "results.csv", Row):
@@ -162,7 +162,7 @@ class Rates:
 
 def judged(groups: Iterator[Sequence[Round]]) -> Rates:
     """Judge both equals, and the slowed ones against the first of the equals, for each group of rounds."""
-    from convbench.results.verdicts import (
+    from convbench.results.analysis.significance import (
         MIN_EFFECT,
         PAIRED_FROM,
         judge,

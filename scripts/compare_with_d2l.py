@@ -183,9 +183,9 @@ def train_convbench(root: Path, epochs: int, seed: int, backend: str, *options: 
     import torch
 
     from convbench.registry import create_model, discover, use_backend
-    from convbench.suites.batches import resident
-    from convbench.suites.preparation import set_process
-    from convbench.suites.training import train
+    from convbench.suites.measure.data import image_batches
+    from convbench.suites.measure.training import train
+    from convbench.suites.worker.setup import set_process
 
     set_process({"threads": torch.get_num_threads()})  # as in a worker
     images = discover().dataset("fashion-mnist").load(root)
@@ -194,8 +194,8 @@ def train_convbench(root: Path, epochs: int, seed: int, backend: str, *options: 
     if "compile" in options:
         model = torch.compile(model)
     where = (torch.device("cpu"), torch.float32, "contiguous", None)
-    data = resident(images.train_images, images.train_labels, *where)
-    validation = resident(images.test_images, images.test_labels, *where)
+    data = image_batches(images.train_images, images.train_labels, *where)
+    validation = image_batches(images.test_images, images.test_labels, *where)
     *_, before, last = train(model, data, validation, lr=0.1, epochs=epochs, batch_size=128, seed=seed)
     speed = (last.images - before.images) / (last.train_seconds - before.train_seconds)
     return Outcome(speed, last.val_accuracy)
@@ -268,7 +268,7 @@ def circumstances() -> str:
     """The machine, torch and the day."""
     import torch
 
-    from convbench.results.environment import device_name
+    from convbench.results.storage.machine import device_name
 
     threads = f"{torch.get_num_threads()} threads"
     return f"{device_name('cpu')}, torch {torch.__version__}, {threads}, {datetime.now(UTC):%Y-%m-%d}"

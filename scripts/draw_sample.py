@@ -14,7 +14,7 @@ import lzma
 from collections.abc import Iterator
 from pathlib import Path
 
-from convbench.plugins.datasets import embedded, sources
+from convbench.plugins.datasets.fashion_mnist import embedded, sources
 from convbench.plugins.datasets.idx import IdxFile
 
 SEED = 0

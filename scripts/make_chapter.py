@@ -147,7 +147,7 @@ def _run_python(code: str, namespace: dict[str, Any]) -> None:
 
 
 def _run_commands(code: str, namespace: dict[str, Any]) -> None:
-    from convbench.registry.cli import main as convbench
+    from convbench.registry.cli.main import main as convbench
 
     for command in code.splitlines():
         if not command.startswith("$ convbench "):

@@ -23,59 +23,57 @@ DEFENCES = {
     "reference": (
         "float64 reference",
         "Output and gradients are compared with torch's in float64, on random numbers, with a bound "
-        "that scales with them; new memory is filled with NaN in one of the runs, so that what is not "
-        "written shows.",
+        "that scales with them. In one of the runs new memory is filled with NaN, so that elements that "
+        "are never written are found.",
     ),
     "inputs": (
         "inputs compared",
-        "What was handed over, to the op or to its backward pass, is compared with a copy, and its memory "
-        "with the output's.",
+        "The tensors given to the op and to its backward pass are compared with copies afterwards, and "
+        "the output must not share their memory.",
     ),
     "again": (
         "run again",
-        "The same numbers are computed twice, and must be the same to the bit.",
+        "The op is called twice on the same numbers. The answers must be the same to the bit.",
     ),
     "lasting": (
         "new numbers in old memory",
-        "The op is called twice on the same tensors, filled with other numbers in between. The second "
-        "answer must be to the second numbers, the first must still be there, and a wrong one is "
-        "watched for being written late.",
+        "The op is called twice on the same tensors, which are filled with other numbers in between. The "
+        "second answer must fit the second numbers, and the first must be unchanged. If an answer is "
+        "wrong, it is checked again a little later, in case it was still being written.",
     ),
     "later": (
         "verification repeated",
-        "After a timing, and after a training, everything is verified once more on new numbers, in "
-        "the same process; after a training for the smaller batches as well that ended its epochs and "
-        "evaluations.",
+        "After a timing or a training, everything is verified once more on new numbers in the same "
+        "process; after a training also for the smaller last batches of its epochs and evaluations.",
     ),
     "step": (
         "a step under audit",
-        "After a timing, and after a training, a step is taken that differs from the others in "
-        "nothing a backend is given: the same layers, parameters, images and modes. Every answer in "
-        "it is held against the reference, and gradients that flow from it. After a training an "
-        "evaluation is audited too.",
+        "After a timing or a training, one more step is taken. A backend cannot tell it from the others: "
+        "layers, parameters, images and modes are the same. Every answer and every gradient in it is "
+        "compared with the reference. After a training, an evaluation is audited too.",
     ),
     "service": (
         "service compared",
-        "What is refused in verification must be refused in a step, and the other way round; and the "
-        "share of calls that was served in the timed steps must be that of the step under audit.",
+        "A call that is refused in verification must be refused in a step, and vice versa. The share of "
+        "calls served in the timed steps must be the same as in the step under audit.",
     ),
     "originals": (
         "originals",
-        "Before a worker loads plugins, it notes every function of the clock, of Python's built-ins, "
-        "of torch and of convbench itself. Before and after each conclusion they must be the same "
-        "objects. The references must reproduce sums of whole numbers exactly, in case a kernel "
-        "beneath them was replaced. The clock that times was taken before, too.",
+        "Before a worker loads plugins, it records every function of the clock, of Python's built-ins, "
+        "of torch and of convbench itself. Before and after each verdict they must be the same objects. "
+        "The references must compute sums of whole numbers exactly, in case a kernel below them was "
+        "replaced. The clock used for timing is saved before plugins are loaded, too.",
     ),
     "settings": (
         "settings",
-        "Threads, default dtype and device, denormals, gradient mode, determinism, precision, modes "
-        "that intercept calls, and the seed of random numbers must be after a call and its backward "
-        "pass what they were before.",
+        "A call and its backward pass must not change the number of threads, default dtype and device, "
+        "denormals, gradient mode, determinism, precision, modes that intercept calls, or the seed of "
+        "random numbers.",
     ),
     "events": (
         "marked results",
-        "What a worker sends carries a token that was drawn for it; whatever else comes through the "
-        "pipe is dropped and noted. A process that ends without a result of its own has crashed.",
+        "Each worker gets a random token, and every message from it carries the token. Other messages in "
+        "the pipe are dropped and noted. A process that ends without a result of its own has crashed.",
     ),
 }
 PROCESSES = {"verify": "verification", "time": "timing", "train": "training"}

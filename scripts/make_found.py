@@ -20,13 +20,14 @@ HEAD = """\
 
 <!-- generated: python scripts/make_found.py, from registry/convbench/registry/known_faults.toml -->
 
-Verification holds torch's own kernels against the float64 reference as it does any other backend, on cases drawn
-from the whole space of calls. This page lists what it has found there, each with a small case, and faults that
-others have found and that calls of the contract run into.
+Verification compares torch's own kernels with the float64 reference, as it does with every backend, on random
+cases from the whole space of calls. This page lists the faults that it has found, each with a small example. It
+also lists faults that others have found and that affect the ops of convbench.
 
-`convbench doctor` names those that concern your machine. `convbench verify` reports a failing case under the name
-of the fault that explains it, and counts it apart. [correctness.md](correctness.md#known-faults) says when a fault
-explains a failure, and how `auto` and the fallback to torch avoid such calls.
+`convbench doctor` names the faults that affect your machine. If a fault explains a failing case,
+`convbench verify` reports the case under its name, and counts it separately.
+[correctness.md](correctness.md#known-faults) says when a fault explains a failure, and how
+`auto` and the fallback to torch avoid such calls.
 """
 
 

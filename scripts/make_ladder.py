@@ -23,11 +23,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convbench.results.contents import Contents, read_contents
-from convbench.results.roofline_figure import percent, roof
-from convbench.results.statistics import Interval, ratio_interval
-from convbench.results.summary import Group, Line, center, measured, race, step_samples
-from convbench.results.tables import number
+from convbench.results.analysis.statistics import Interval, ratio_interval
+from convbench.results.analysis.summary import Group, Line, center, measured, race, step_samples
+from convbench.results.charts.roofline_figure import percent, roof
+from convbench.results.storage.contents import Contents, read_contents
+from convbench.results.tables.comparison_table import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,11 +18,11 @@ from pathlib import Path
 import click
 
 from convbench.registry import discover
-from convbench.registry.cli import build
-from convbench.results.contents import Contents, read_contents
-from convbench.results.escaping import escape
-from convbench.results.report import write_table
-from convbench.results.tables import columns_of, machine, markdown, not_run, some, value
+from convbench.registry.cli.main import build
+from convbench.results.report.write import write_table
+from convbench.results.storage.contents import Contents, read_contents
+from convbench.results.tables.comparison_table import columns_of, machine, markdown, not_run, some, value
+from convbench.results.tables.escaping import escape
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -73,8 +73,8 @@ def draw(run: Path, target: Path) -> None:
     """The speeds of a run's backends, and how accurate they become over time."""
     from matplotlib.figure import Figure
 
-    from convbench.results import plots
-    from convbench.results.run_figures import figures
+    from convbench.results.charts import plots
+    from convbench.results.charts.run_figures import figures
 
     contents = read_contents(run)
     wanted = ("Training throughput", "Validation accuracy against seconds")

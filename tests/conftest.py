@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from convbench.suites.load import Observation
+from convbench.suites.machine.load import Observation
 
 if TYPE_CHECKING:
     from preloaded import Preloaded
@@ -93,7 +93,7 @@ def quiet_machine() -> Iterator[None]:
     """Runs of these tests do not wait for other programs to end: what they measure is not looked at."""
     nothing = Observation(0.0, None, None, None, None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("convbench.suites.quiet.look_now", lambda: nothing)
+        patch.setattr("convbench.suites.runner.quiet.look_now", lambda: nothing)
         yield
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from convbench.plugins.backends import cuda, cuda_naive
-from convbench.plugins.backends.cuda import convolution, machine, operations, pooling
+from convbench.plugins.backends.cuda import driver, launch_config, pooling, torch_ops
 from convbench.plugins.backends.cuda.programs import Program
 from convbench.plugins.backends.cuda_naive.convolution import Convolution as NaiveConvolution
 from convbench.registry import Backend
@@ -53,11 +53,11 @@ class Emulator:
         grid: tuple[int, int, int],
         threads: int,
         shared: int,
-        arguments: Sequence[machine.Argument],
+        arguments: Sequence[driver.Argument],
     ) -> None:
         assert device.type == "cpu"
         assert max(grid[1:]) <= 65535
-        kept = machine.parameters(arguments)
+        kept = driver.parameters(arguments)
         pointers = (ctypes.c_void_p * len(kept))(*map(ctypes.addressof, kept))
         with self._lock:
             self.launched.append((program, kernel))
@@ -116,10 +116,10 @@ def emulated(emulator: Emulator, name: str) -> Backend:
     place = namespace(emulator, name), "cpu", backend.DTYPES
     pools = pooling.Pooling(emulator, fixed=name == "cuda")
     if name == "cuda":
-        kernels = convolution.Convolution(emulator)
-        ops = operations.operations(*place, kernels, pools, kernels)
+        kernels = launch_config.Convolution(emulator)
+        ops = torch_ops.operations(*place, kernels, pools, kernels)
     else:
-        ops = operations.operations(*place, NaiveConvolution(emulator), pools)
+        ops = torch_ops.operations(*place, NaiveConvolution(emulator), pools)
     return replace(
         record, name=f"emulated_{name}", load=lambda: ops, devices=("cpu",), unavailable=lambda: None
     )

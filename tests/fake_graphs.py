@@ -48,7 +48,7 @@ class Tape(TorchDispatchMode):
 
 
 def capture(device: torch.device, work: Callable[[], None], warm_up: int) -> Callable[[], None]:
-    """In place of `convbench.suites.devices.capture`: nothing that was captured has been done yet, as on a GPU."""
+    """In place of `convbench.suites.measure.devices.capture`: what was captured is not done yet, as on a GPU."""
     for _ in range(warm_up):
         work()
     tape = Tape()

@@ -17,12 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from convbench.plugins.datasets import (
-    copies,
-    debian_package,
-    embedded,
-    sources,
-)
+from convbench.plugins.datasets.fashion_mnist import debian_package, embedded, sources
+from convbench.plugins.datasets.fashion_mnist import files as copies
 from convbench.plugins.datasets.idx import IdxFile
 
 Contents = tuple[bytes, ...]

@@ -61,7 +61,7 @@ def declare(directory: Path, entry: str = ENTRY) -> None:
     """Have this process know that fault and no other."""
     known_faults.FILE = directory / "faults.toml"
     known_faults.FILE.write_text(entry, encoding="utf-8")
-    known_faults.reread()
+    known_faults.forget_known_faults()
 
 
 @contextmanager
@@ -73,4 +73,4 @@ def declared(directory: Path, entry: str = ENTRY) -> Iterator[None]:
         yield
     finally:
         known_faults.FILE = before
-        known_faults.reread()
+        known_faults.forget_known_faults()

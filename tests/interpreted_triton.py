@@ -16,12 +16,12 @@ from torch import Tensor
 
 from conftest import exhaustive
 from convbench.plugins.backends.triton import convolution, pooling
-from convbench.plugins.backends.triton.tiles import Tile
+from convbench.plugins.backends.triton.block_sizes import Tile
 from convbench.registry import Backend, Unsupported, discover
-from convbench.registry.cases import Case, conv2d, fused, pool
-from convbench.registry.conformance import check
-from convbench.registry.ops import OPS as CONTRACT
-from convbench.registry.torch_checks import check_torch
+from convbench.registry.conformance.cases import Case, conv2d, fused, pool
+from convbench.registry.conformance.verify import check
+from convbench.registry.integrity.opcheck import check_torch
+from convbench.registry.ops.contract import OPS as CONTRACT
 from pooled_as_torch import chooses_as_torch
 
 BACKEND: Backend = discover().backend("triton")
@@ -68,7 +68,7 @@ def test_every_dtype(case: Case, dtype: str) -> None:
         conv2d((2, 4, 7, 7), (8, 4, 1, 1), stride=2),
         exhaustive(conv2d((1, 33, 3, 4), (35, 33, 2, 2), padding=1)),  # a block of channels and one more
         conv2d((2, 2, 9, 9), (3, 2, 3, 3), stride=(2, 1), layout="channels_last"),
-        conv2d((2, 3, 6, 5), (4, 3, 3, 3), padding=1, layout="strided", upstream_layout="scalar"),
+        conv2d((2, 3, 6, 5), (4, 3, 3, 3), padding=1, layout="strided", grad_output_layout="scalar"),
         conv2d((2, 4, 6, 5), (4, 2, 3, 3), groups=2, layout="transposed", weight_layout="channels_last"),
         conv2d((0, 3, 8, 8), (4, 3, 3, 3), padding=1),
         conv2d((1, 1, 1, 1), (2, 1, 3, 3), padding=1),
@@ -91,7 +91,7 @@ def test_every_geometry_and_layout(case: Case) -> None:
         {"kernel_size": 2},
         {"kernel_size": (3, 2), "stride": (2, 3), "padding": (1, 0), "ceil_mode": True},
         {"kernel_size": 3, "stride": 1, "padding": 1, "layout": "channels_last"},
-        {"kernel_size": 3, "stride": 2, "layout": "strided", "upstream_layout": "scalar"},
+        {"kernel_size": 3, "stride": 2, "layout": "strided", "grad_output_layout": "scalar"},
         {"kernel_size": 2, "stride": 1, "order": 2},
         {"kernel_size": 3, "stride": 2, "padding": 1, "special": True},
     ],

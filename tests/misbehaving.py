@@ -20,8 +20,8 @@ from unittest import mock
 
 import psutil
 
-from convbench.registry.cli import main
-from convbench.suites.suite import Budget, RecipeOverrides, Suite, Timing
+from convbench.registry.cli.main import main
+from convbench.suites.config.suite import Budget, RecipeOverrides, Suite, Timing
 
 SLEEP = f"8641{os.getpid()}.53"  # seconds; marks the processes that plugins of these tests leave behind
 SOURCE = Path(__file__).with_name("misbehaving_plugins.py.txt")
@@ -70,7 +70,7 @@ def suite(
     )
 
 
-COMMAND = (sys.executable, "-c", "from convbench.registry.cli import main; main()")
+COMMAND = (sys.executable, "-c", "from convbench.registry.cli.main import main; main()")
 
 
 def path(site: Path) -> str:

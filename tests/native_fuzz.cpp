@@ -1,5 +1,5 @@
 // Calls of the native core with sizes and options drawn at random, degenerate and huge ones among them, for the
-// sanitizers to watch (tests/test_native_fuzz.py compiles and runs it). Every tensor is a block of the heap of its
+// sanitizers to watch (tests/plugins/backends/test_native_fuzz.py compiles and runs it). Every tensor is a block of the heap of its
 // exact size, so that a step beyond it is seen.
 //
 //     native_fuzz SEED CALLS      calls one after the other: tensors that are small are there, others are not

@@ -1,7 +1,7 @@
 """Fork servers of runs without their start: forked from a process that has imported what they import.
 
-Importing torch is most of what a small run costs, and the tests start a hundred. `test_host.py`, and every test
-that starts the command line as a process, start fork servers as users do.
+Importing torch is most of what a small run costs, and the tests start a hundred. `test_supervisor.py`, and every
+test that starts the command line as a process, start fork servers as users do.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from types import SimpleNamespace
 from typing import IO, Any, NoReturn
 from unittest import mock
 
-from convbench.suites import host
-from convbench.suites.versions import python_environment
+from convbench.suites.processes import supervisor
+from convbench.suites.processes.versions import python_environment
 
 
 class Server:
-    """What `Host` needs of `subprocess.Popen`, for a process that is not our child: a pipe has its exit status."""
+    """What `Supervisor` needs of `subprocess.Popen`, for another parent's child: a pipe has its exit status."""
 
     def __init__(self, status: int) -> None:
         self.pid = int.from_bytes(os.read(status, 8), "little")
@@ -81,7 +81,7 @@ class Preloaded:
     def serving(self) -> Iterator[None]:
         """Hosts that are made in here get their servers from this process."""
         names = {"DEVNULL": subprocess.DEVNULL, "TimeoutExpired": subprocess.TimeoutExpired}
-        with mock.patch.object(host, "subprocess", SimpleNamespace(Popen=self._fork, **names)):
+        with mock.patch.object(supervisor, "subprocess", SimpleNamespace(Popen=self._fork, **names)):
             yield
 
     def _fork(
@@ -108,7 +108,7 @@ def main(descriptor: int) -> NoReturn:
     requests = socket.socket(fileno=descriptor)
     inherited = set(os.environ["PYTHONPATH"].split(os.pathsep))
     own = [entry for entry in sys.path[1:] if entry not in inherited]
-    from convbench.suites.forkserver import _preload
+    from convbench.suites.processes.forkserver import _preload
 
     _preload()
     pipes: dict[int, int] = {}

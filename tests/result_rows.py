@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from convbench.results import Combination, Row, Sample
-from convbench.results.cells import header, to_line
+from convbench.results.storage.csv_format import header, to_line
 
 LENET = Combination("lenet", "im2col", "cpu", "float32", 128, "contiguous", "eager", 0)
 CONDITIONS = {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from convbench.results import Combination, Epoch, Row, Sample
-from convbench.results.cells import header, to_line
+from convbench.results.storage.csv_format import header, to_line
 from result_rows import LENET, row
 
 STEP_MS = {"torch": 10.0, "im2col": 24.0, "fft": 61.0, "loops": 1900.0}

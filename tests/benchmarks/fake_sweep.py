@@ -20,9 +20,9 @@ from unittest import mock
 
 from convbench.results.schema import PHASES
 from convbench.suites import Suite, run
-from convbench.suites.host import Ending
-from convbench.suites.suite import Budget, Timing
-from convbench.suites.watching import Silent
+from convbench.suites.config.suite import Budget, Timing
+from convbench.suites.processes.supervisor import ExitStatus
+from convbench.suites.runner.progress import Silent
 
 SIZES = {10: (5, 2), 100: (10, 10), 1000: (50, 20)}  # combinations: architectures times backends
 STEPS, EPOCHS, ROUNDS = 30, 10, 3
@@ -73,7 +73,7 @@ def install(site: Path) -> Path:
     return site
 
 
-class InstantHost:
+class InstantSupervisor:
     """Answers every job at once with what a worker would send, through JSON as it comes through the pipe."""
 
     def __init__(self, log: Path, threads: int | None = None, first: Path | None = None) -> None:
@@ -88,13 +88,13 @@ class InstantHost:
         on_event: Callable[[dict[str, Any]], None],
         *,
         may_write_data: bool = False,
-    ) -> Ending:
+    ) -> ExitStatus:
         self._answered += 1
         for event in ANSWERS[job["kind"]](self, json.loads(json.dumps(job))):
             on_event(json.loads(json.dumps(event)))
-        return Ending(0)
+        return ExitStatus(0)
 
-    def __enter__(self) -> InstantHost:
+    def __enter__(self) -> InstantSupervisor:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -166,7 +166,7 @@ class InstantHost:
 
 
 ANSWERS = {
-    name: getattr(InstantHost, name)
+    name: getattr(InstantSupervisor, name)
     for name in ("survey", "availability", "fit", "peaks", "verify", "time", "train")
 }
 
@@ -219,7 +219,7 @@ def main() -> None:
     combinations, directory = int(sys.argv[1]), Path(sys.argv[2])
     sys.path.insert(0, str(install(directory / "site")))
     stages = Stages()
-    with mock.patch("convbench.suites.runner.Host", InstantHost):
+    with mock.patch("convbench.suites.runner.run.Supervisor", InstantSupervisor):
         run(suite_of(10), out=directory / "warm-up", watcher=Silent())  # imports, templates, what is cached
         before = taken()
         run(suite_of(combinations), out=directory / "run", watcher=stages)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from convbench.results.cells import header, to_line
 from convbench.results.schema import Combination, Row
+from convbench.results.storage.csv_format import header, to_line
 
 
 def write_rows(

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 
 from convbench.registry import create_model, discover, use_backend
-from convbench.registry.choices import choices_of
-from convbench.suites.capacity import usable_cores
-from convbench.suites.preparation import set_process
+from convbench.registry.records import choices_of
+from convbench.suites.machine.resources import usable_cores
+from convbench.suites.worker.setup import set_process
 
 SINGLE = ("torch", "native", "im2col")  # the others are slower by far on a CPU
 SECONDS = 12.0  # for each network

@@ -14,8 +14,8 @@ import pytest
 from fake_sweep import install
 
 from convbench.suites import Suite, run
-from convbench.suites.suite import Budget, RecipeOverrides, Timing
-from convbench.suites.watching import Silent
+from convbench.suites.config.suite import Budget, RecipeOverrides, Timing
+from convbench.suites.runner.progress import Silent
 
 LIMIT = 0.5  # seconds
 LIMIT_OF_THE_PARENT = 0.05  # seconds of its processor's time

@@ -16,7 +16,7 @@ import torch
 from convbench.registry import discover
 from convbench.results.schema import Row
 from convbench.suites import run
-from convbench.suites.suite import Suite
+from convbench.suites.config.suite import Suite
 
 pytestmark = [
     pytest.mark.gpu,

@@ -17,9 +17,9 @@ from fake_sweep import EPOCHS, PROCESSES, SIZES, STEPS
 from interleaving import interleave
 from torch import Tensor, nn
 
-from convbench.suites.batches import Resident, resident
-from convbench.suites.stepping import time_steps
-from convbench.suites.training import train
+from convbench.suites.measure.data import ImageBatches, image_batches
+from convbench.suites.measure.steps import time_steps
+from convbench.suites.measure.training import train
 
 ROUNDS = 9
 FEW, MANY = 100, 1100  # steps; the difference is free of what a process pays once
@@ -42,9 +42,9 @@ class Nothing(nn.Module):
         return images.flatten(1) * self.weight
 
 
-def few_pixels(count: int) -> Resident:
+def few_pixels(count: int) -> ImageBatches:
     images, labels = torch.zeros(count, 1, 1, 1, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64)
-    return resident(images, labels, torch.device("cpu"), torch.float32, "contiguous", None)
+    return image_batches(images, labels, torch.device("cpu"), torch.float32, "contiguous", None)
 
 
 def microseconds_per_step(steps: Callable[[int], object]) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 
 from many_rows import write_rows
 
-from convbench.results.report import write_all
+from convbench.results.report.write import write_all
 
 ROUNDS = 3
 LIMIT_SECONDS, LIMIT_MB = 5.0, 1000.0

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convbench.registry import discover
-from convbench.suites.capacity import usable_cores
-from convbench.suites.preparation import set_process
+from convbench.suites.machine.resources import usable_cores
+from convbench.suites.worker.setup import set_process
 
 SECONDS = 4.0  # for each layer
 SIZE = 2048  # of the matrix product that stands for the machine's peak

@@ -12,9 +12,9 @@ from interleaving import interleave
 from torch import Tensor, nn
 
 from convbench.registry import create_model, discover, use_backend
-from convbench.suites.batches import resident
-from convbench.suites.preparation import set_process
-from convbench.suites.training import train
+from convbench.suites.measure.data import image_batches
+from convbench.suites.measure.training import train
+from convbench.suites.worker.setup import set_process
 
 BATCH, STEPS, ROUNDS = 128, 50, 25
 
@@ -51,7 +51,10 @@ def convbench_epoch(images: Tensor, labels: Tensor) -> float:
     """The same through convbench: routed to the `torch` backend, by its own loop."""
     model = use_backend(lenet(), "torch")
     where = (torch.device("cpu"), torch.float32, "contiguous", None)
-    training, validation = resident(images, labels, *where), resident(images[:BATCH], labels[:BATCH], *where)
+    training, validation = (
+        image_batches(images, labels, *where),
+        image_batches(images[:BATCH], labels[:BATCH], *where),
+    )
     (progress,) = train(model, training, validation, lr=0.1, epochs=1, batch_size=BATCH, seed=0)
     return progress.images / progress.train_seconds
 

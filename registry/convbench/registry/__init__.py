@@ -9,8 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from convbench.registry.cuda_driver import no_cuda_device
-from convbench.registry.discovery import Plugin, Registry, discover
+from convbench.registry.discovery.cuda_probe import no_cuda_device
+from convbench.registry.discovery.plugins import Plugin, Registry, discover
 from convbench.registry.errors import (
     AmbiguousName,
     ConvbenchError,
@@ -26,24 +26,24 @@ from convbench.registry.hookspecs import hookimpl
 from convbench.registry.records import Accuracy, Architecture, Backend, Dataset, Images, Problem, Recipe
 
 if TYPE_CHECKING:
-    from convbench.registry.conformance import verify
-    from convbench.registry.derived import backward_is_derived, derived_backward
-    from convbench.registry.models import create_model, list_models
-    from convbench.registry.ops import OPS, Op
-    from convbench.registry.outcomes import Report
-    from convbench.registry.routing import Routed, use_backend
+    from convbench.registry.authoring.derived_backward import backward_is_derived, derived_backward
+    from convbench.registry.conformance.report import Report
+    from convbench.registry.conformance.verify import verify
+    from convbench.registry.models.factory import create_model, list_models
+    from convbench.registry.ops.contract import OPS, Op
+    from convbench.registry.routing.dispatch import Routed, use_backend
 
 _LAZY = {
-    "OPS": "ops",
-    "Op": "ops",
-    "Report": "outcomes",
-    "Routed": "routing",
-    "backward_is_derived": "derived",
-    "create_model": "models",
-    "derived_backward": "derived",
-    "list_models": "models",
-    "use_backend": "routing",
-    "verify": "conformance",
+    "OPS": "ops.contract",
+    "Op": "ops.contract",
+    "Report": "conformance.report",
+    "Routed": "routing.dispatch",
+    "backward_is_derived": "authoring.derived_backward",
+    "create_model": "models.factory",
+    "derived_backward": "authoring.derived_backward",
+    "list_models": "models.factory",
+    "use_backend": "routing.dispatch",
+    "verify": "conformance.verify",
 }
 
 __all__ = [
@@ -79,6 +79,11 @@ __all__ = [
     "use_backend",
     "verify",
 ]
+
+PLUGINS = (  # the modules with hooks, for the entry point
+    "convbench.registry.cli.summary",
+    "convbench.registry.cli.new",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convbench.registry.cli import main
+from convbench.registry.cli.main import main
 
 if __name__ == "__main__":
     main()

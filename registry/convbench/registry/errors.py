@@ -91,3 +91,13 @@ def shown(value: object) -> str:
     except (ValueError, RecursionError):  # Python prints no integer of more than 4300 digits
         return f"of type {type(value).__name__} and too large to be shown"
     return text if len(text) <= LONG else f"{text[:LONG]}... ({len(text):,} characters)"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on any device."""
+    import torch
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error)  # the CPU's allocator raises a plain RuntimeError
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)

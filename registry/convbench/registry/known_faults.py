@@ -1,8 +1,8 @@
 """Known faults of torch and of the libraries beneath it: which calls go wrong where, and the way around them.
 
 `known_faults.toml` beside this module has them. A failing case that one of them explains is reported under its
-name (`convbench.registry.conformance`). A call that convbench leaves to torch is computed in another dtype where
-torch is known to get it wrong (`careful`). On a machine without such a fault, none of this takes time.
+name (`convbench.registry.conformance.verify`). A call that convbench leaves to torch is computed in another dtype
+where torch is known to get it wrong (`safe_torch_op`). On a machine without such a fault, none of this takes time.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convbench.registry.cases import Case
+from convbench.registry.conformance.cases import Case
 from convbench.registry.errors import Unsupported
-from convbench.registry.geometry import conv2d_window, pair, pool2d_window
-from convbench.registry.op_record import Op
-from convbench.registry.ops import OPS
+from convbench.registry.ops.contract import OPS
+from convbench.registry.ops.op import Op
+from convbench.registry.ops.window import conv2d_window, pair, pool2d_window
 
 FILE = Path(__file__).with_suffix(".toml")
 Route = Callable[..., Any]
@@ -97,7 +97,7 @@ def faults_here() -> tuple[KnownFault, ...]:
     return tuple(fault for fault in known_faults() if fault.is_here)
 
 
-def reread() -> None:
+def forget_known_faults() -> None:
     """Forget what was read and decided, after `FILE` was replaced."""
     for cached in (known_faults, faults_here, _looked_up):
         cached.cache_clear()
@@ -206,7 +206,7 @@ def sizes_of(op: str, arguments: Mapping[str, Any]) -> dict[str, int] | None:
 # --- another way ----------------------------------------------------------------------------------------------
 
 
-def careful(op: Op, told: Callable[[KnownFault], object] | None = None) -> Route:
+def safe_torch_op(op: Op, on_fault: Callable[[KnownFault], object] | None = None) -> Route:
     """torch's own function of an op, but for calls that it is known to get wrong.
 
     `told` is called with the fault of each of these. On a machine that no fault of the op concerns it is
@@ -216,7 +216,7 @@ def careful(op: Op, told: Callable[[KnownFault], object] | None = None) -> Route
     faults = {fault.name: fault for fault in faults_here() if base in fault.ops}
     if not faults:
         return op.reference
-    ways = {name: around(op, fault) for name, fault in faults.items()}
+    ways = {name: in_wider_dtype(op, fault) for name, fault in faults.items()}
     concerned = {
         (device, getattr(torch, dtype)): dtype
         for fault in faults.values()
@@ -240,17 +240,17 @@ def careful(op: Op, told: Callable[[KnownFault], object] | None = None) -> Route
             key = _key((*zip(names, args, strict=False), *kwargs.items()))
             name = _fault_of(base, known, device, key)
             if name:
-                if told is not None:
-                    told(faults[name])
+                if on_fault is not None:
+                    on_fault(faults[name])
                 return ways[name](*args, **kwargs)
         return op.reference(*args, **kwargs)
 
     return call
 
 
-def around(op: Op, fault: KnownFault) -> Route:
+def in_wider_dtype(op: Op, fault: KnownFault) -> Route:
     """The op computed in a dtype that the fault does not concern, and rounded to the one that was asked for."""
-    from convbench.registry.autocasting import autocasting
+    from convbench.registry.routing.autocast import autocasting
 
     wide: torch.dtype = getattr(torch, fault.compute_in)
 
@@ -268,8 +268,8 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 @contextmanager
-def without(library: str) -> Iterator[None]:
-    """Have torch compute without a library that `can_be_without`."""
+def disabled(library: str) -> Iterator[None]:
+    """Have torch compute without a library that `can_disable`."""
     read, write = _SWITCHES[library]
     before = read()
     write(False)
@@ -279,7 +279,7 @@ def without(library: str) -> Iterator[None]:
         write(before)
 
 
-def can_be_without(library: str) -> bool:
+def can_disable(library: str) -> bool:
     """Whether torch can compute without a library."""
     return library in _SWITCHES
 
@@ -335,7 +335,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def uses(library: str, instruction_set: str) -> bool:
-    """Whether the processor has an instruction set, and the library is not told to leave it alone."""
+    """Whether the processor has an instruction set, and the library is allowed to use it."""
     wanted = instruction_set.replace("_", "")
     if wanted not in _instruction_sets():
         return False

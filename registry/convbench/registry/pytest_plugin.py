@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 if TYPE_CHECKING:
-    from convbench.registry.cases import Case
-    from convbench.registry.discovery import Plugin
-    from convbench.registry.outcomes import Outcome
+    from convbench.registry.conformance.cases import Case
+    from convbench.registry.conformance.report import Outcome
+    from convbench.registry.discovery.plugins import Plugin
     from convbench.registry.records import Architecture, Backend
 
 Record = TypeVar("Record")
@@ -44,7 +44,7 @@ def convbench_cases(op: str) -> list[Case]:
         UnknownName: no op of that name is in the contract.
     """
     from convbench.registry import OPS, UnknownName
-    from convbench.registry.cases import conformance_cases
+    from convbench.registry.conformance.cases import conformance_cases
 
     if op not in OPS:
         raise UnknownName("op", op, OPS)
@@ -74,7 +74,7 @@ class BackendConformance:
     @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
     def test_it_is_right(self, conformance_case: Any) -> None:
         """Forward and gradients are the reference's."""
-        from convbench.registry.conformance import verify
+        from convbench.registry.conformance.verify import verify
 
         backend, device, dtype, case, seed = conformance_case
         outcomes = verify(
@@ -86,7 +86,7 @@ class BackendConformance:
     def test_it_refuses(self, refused_case: Any) -> None:
         """What torch refuses is refused."""
         from convbench.registry import OPS
-        from convbench.registry.conformance import check_refusal
+        from convbench.registry.conformance.verify import check_refusal
 
         backend, device, dtype, case, _ = refused_case
         _conclude(check_refusal(backend, OPS[case.op], case, dtype, device))
@@ -94,7 +94,7 @@ class BackendConformance:
     @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
     def test_torch_takes_it(self, torch_case: Any) -> None:
         """Under `torch.compile` without a break in the graph, and what it registered passes `opcheck`."""
-        from convbench.registry.torch_checks import check_torch
+        from convbench.registry.integrity.opcheck import check_torch
 
         backend, device, dtype, op, seed = torch_case
         outcomes = list(check_torch(backend, op, dtype, device, seed))
@@ -171,14 +171,14 @@ Calls = Callable[["BackendConformance", "Backend", str, int], list[Any]]
 
 
 def _conformance_calls(test: BackendConformance, backend: Backend, op: str, seed: int) -> list[Any]:
-    from convbench.registry.conformance import whole_contract
-    from convbench.registry.outcomes import GENERATED
+    from convbench.registry.conformance.report import GENERATED
+    from convbench.registry.conformance.verify import whole_contract
 
     return whole_contract(backend, op, GENERATED if test.generated is None else test.generated, seed)
 
 
 def _refused_calls(test: BackendConformance, backend: Backend, op: str, seed: int) -> list[Any]:
-    from convbench.registry.cases import refused_calls
+    from convbench.registry.conformance.cases import refused_calls
 
     return refused_calls(op)
 

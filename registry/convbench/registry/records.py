@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,7 @@ class Accuracy:
     Direct sums are `elementwise`: each output has errors in proportion to its own terms. Algorithms that
     transform whole images or tiles are `normwise`: an error is in proportion to the norms of the images and
     kernels, whichever output it lands in. `growth` says how many times larger errors are than those of direct
-    sums; `convbench.registry.tolerances` has the bounds.
+    sums; `convbench.registry.conformance.tolerances` has the bounds.
 
     Raises:
         PluginError: a growth below 1, or one so large that an answer of zeros would pass.
@@ -56,12 +56,12 @@ class Backend:
     """A named set of op implementations.
 
     `load` imports what is needed and returns `{op name: callable}`; the callables take and return what
-    `torch.nn.functional` does (see `convbench.registry.ops`). An op raises `Unsupported` for a call that it
-    does not implement. Everything else is a claim, and verified.
+    `torch.nn.functional` does (see `convbench.registry.ops.contract`). An op raises `Unsupported` for a call that
+    it does not implement. Everything else is a claim, and verified.
 
     Attributes:
         devices: torch device types.
-        dtypes: by name, as torch has them, and `tf32` (see `convbench.registry.arithmetic`).
+        dtypes: by name, as torch has them, and `tf32` (see `convbench.registry.ops.dtypes`).
         dtype_devices: the device types of a dtype that it does not take on all of its devices.
         unavailable: why it cannot run on this machine, in one line; None where it can.
         deterministic: the same arguments have the same answer, to the last bit.
@@ -106,10 +106,10 @@ class Backend:
         except ConvbenchError:
             raise
         except Exception as error:
-            from convbench.registry.discovery import describe
-            from convbench.registry.plugin_faults import place_of
+            from convbench.registry.discovery.plugin_errors import error_location
+            from convbench.registry.discovery.plugins import describe
 
-            place = place_of(error, getattr(self.load, "__module__", None) or "")
+            place = error_location(error, getattr(self.load, "__module__", None) or "")
             where = f" ({place})" if place else ""
             raise PluginError(f"backend {self.name!r} cannot be loaded: {describe(error)}{where}") from error
         if not isinstance(ops, Mapping) or not all(callable(op) for op in ops.values()):
@@ -185,3 +185,21 @@ class Dataset:
     load: Callable[[Path | None], Images]
     num_classes: int = 10
     source: str = ""
+
+
+def chooses(backend: Backend) -> bool:
+    """Whether the backend chooses who computes a call, which it finds out at the first one."""
+    return any(True for _ in _choices(backend))
+
+
+def choices_of(backend: Backend) -> str | None:
+    """Every call since the backend was loaded with who computes it, such as `conv2d ...: native; ...`."""
+    told = [f"{call}: {who}" for choices in _choices(backend) for call, who in choices().items()]
+    return "; ".join(told) or None
+
+
+def _choices(backend: Backend) -> Iterator[Callable[[], Mapping[str, str]]]:
+    for op in backend.ops.values():
+        choices = getattr(op, "choices", None)
+        if callable(choices):
+            yield choices

@@ -10,23 +10,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convbench.results.comparing import Comparison, compare
-    from convbench.results.reading import read_results
+    from convbench.results.comparison.compare import Comparison, compare
     from convbench.results.schema import Combination, Epoch, Row, Sample
-    from convbench.results.store import RunStore
-    from convbench.results.tables import comparison_table, table_markdown
+    from convbench.results.storage.reader import read_results
+    from convbench.results.storage.store import RunStore
+    from convbench.results.tables.comparison_table import comparison_table, table_markdown
 
 _LAZY = {
     "Combination": "schema",
-    "Comparison": "comparing",
+    "Comparison": "comparison.compare",
     "Epoch": "schema",
     "Row": "schema",
-    "RunStore": "store",
+    "RunStore": "storage.store",
     "Sample": "schema",
-    "compare": "comparing",
-    "comparison_table": "tables",
-    "read_results": "reading",
-    "table_markdown": "tables",
+    "compare": "comparison.compare",
+    "comparison_table": "tables.comparison_table",
+    "read_results": "storage.reader",
+    "table_markdown": "tables.comparison_table",
 }
 
 __all__ = [
@@ -41,6 +41,11 @@ __all__ = [
     "read_results",
     "table_markdown",
 ]
+
+PLUGINS = (  # the modules with hooks, for the entry point
+    "convbench.results.cli.compare",
+    "convbench.results.cli.report",
+)
 
 
 def __getattr__(name: str) -> Any:

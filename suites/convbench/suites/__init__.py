@@ -6,13 +6,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convbench.suites.runner import RunResult, run
-    from convbench.suites.suite import Suite
-    from convbench.suites.suite_files import load_suite
+    from convbench.suites.config.suite import Suite
+    from convbench.suites.config.suite_files import load_suite
+    from convbench.suites.runner.run import RunResult, run
 
-_LAZY = {"RunResult": "runner", "Suite": "suite", "load_suite": "suite_files", "run": "runner"}
+_LAZY = {
+    "RunResult": "runner.run",
+    "Suite": "config.suite",
+    "load_suite": "config.suite_files",
+    "run": "runner.run",
+}
 
 __all__ = ["RunResult", "Suite", "load_suite", "run"]
+
+PLUGINS = (  # the modules with hooks, for the entry point
+    "convbench.suites.cli.run",
+    "convbench.suites.definitions",
+    "convbench.suites.cli.doctor",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -24,7 +24,7 @@ def build(num_classes: int = 10, in_channels: int = 1) -> nn.Module:
 
 def data(batch_size: int, generator: Generator) -> tuple[Tensor, Tensor]:
     """The image (N, 1, 6, 8) and its edges (N, 1, 6, 7), the same for every image of the batch."""
-    from convbench.plugins.chapter.edges import edge_image
+    from convbench.plugins.d2l.edges import edge_image
 
     image = edge_image().expand(batch_size, 1, 6, 8)
     return image, image[..., :-1] - image[..., 1:]

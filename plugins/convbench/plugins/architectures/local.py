@@ -21,7 +21,7 @@ def build(num_classes: int = 10, in_channels: int = 1) -> nn.Module:
     """(N, in_channels, 28, 28) -> (N, num_classes)."""
     from torch import nn
 
-    from convbench.plugins.chapter.layers import LocallyConnected2d
+    from convbench.plugins.d2l.layers import LocallyConnected2d
 
     return nn.Sequential(
         LocallyConnected2d(in_channels, 6, input_size=28, kernel_size=5, padding=2),

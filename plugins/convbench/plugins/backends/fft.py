@@ -26,7 +26,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from convbench.registry import Backend, hookimpl
-from convbench.registry.geometry import IntPair, conv2d_window
+from convbench.registry.ops.window import IntPair, conv2d_window
 from convbench.registry.records import Accuracy
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from convbench.registry import Backend, hookimpl
-from convbench.registry.geometry import IntPair, Window, conv2d_window, mean_divisor, pool2d_window
+from convbench.registry.ops.window import IntPair, Window, conv2d_window, mean_divisor, pool2d_window
 
 if TYPE_CHECKING:
     from torch import Tensor

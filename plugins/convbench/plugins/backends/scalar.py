@@ -18,12 +18,12 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from convbench.registry import Backend, hookimpl
-from convbench.registry.geometry import IntPair, conv2d_window, mean_divisor, pool2d_window
+from convbench.registry.ops.window import IntPair, conv2d_window, mean_divisor, pool2d_window
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from convbench.registry.opaque import Pair
+    from convbench.registry.authoring.torch_library import Pair
 
 
 def convolve(
@@ -139,7 +139,7 @@ def largest(
 def load() -> Mapping[str, Any]:
     import torch
 
-    from convbench.registry.derived import derived_backward
+    from convbench.registry.authoring.derived_backward import derived_backward
 
     # registered with torch, so that `torch.compile` takes the loops as they are
     places = torch.library.custom_op(

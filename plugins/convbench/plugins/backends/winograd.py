@@ -29,7 +29,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from convbench.registry import Backend, Unsupported, hookimpl
-from convbench.registry.geometry import IntPair, conv2d_window
+from convbench.registry.ops.window import IntPair, conv2d_window
 from convbench.registry.records import Accuracy
 
 if TYPE_CHECKING:

@@ -1,10 +1,10 @@
 """`auto`: for each call the registered backend that is fastest at it, found by timing them.
 
 Before a call is computed for the first time, the candidates that can do it (`candidates.py`) are timed on random
-data of its shapes (`choosing.py`, `racing.py`), forward, input gradient and weight gradient apart where they have
-parts (`mixing.py`). The fastest one that is right there wins, and is remembered on disk (`remembering.py`) under
-everything that could change the decision (`conditions.py`, `sources.py`). From then on a call costs a look into a
-dictionary (`dispatching.py`). `docs/auto.md` has what it reaches, what it costs and what it cannot know.
+data of its shapes (`tuner.py`, `timing.py`), forward, input gradient and weight gradient apart where they have
+parts (`split_backward.py`). The fastest one that is right there wins, and is remembered on disk (`cache.py`) under
+everything that could change the decision (`cache_key.py`, `code_digest.py`). From then on a call costs a look
+into a dictionary (`dispatch.py`). `docs/auto.md` has what it reaches, what it costs and what it cannot know.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def load() -> Mapping[str, Any]:
-    from convbench.plugins.backends.auto.dispatching import dispatched
+    from convbench.plugins.backends.auto.dispatch import dispatched
 
     return dispatched()
 
@@ -38,6 +38,6 @@ def convbench_backends() -> Iterable[Backend]:
 
 @hookimpl
 def convbench_commands(group: click.Group) -> None:
-    from convbench.plugins.backends.auto.commands import auto
+    from convbench.plugins.backends.auto.cli import auto
 
     group.add_command(auto)

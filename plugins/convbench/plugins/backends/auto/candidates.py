@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from convbench.plugins.backends.auto.sources import digest_of
+from convbench.plugins.backends.auto.code_digest import digest_of
 from convbench.registry import Backend, Registry
-from convbench.registry.known_faults import KnownFault, around
-from convbench.registry.ops import OPS
-from convbench.registry.parts import Parts, parts_of
+from convbench.registry.authoring.conv_parts import Parts, parts_of
+from convbench.registry.known_faults import KnownFault, in_wider_dtype
+from convbench.registry.ops.contract import OPS
 
 OURSELVES = "auto"
 BASELINE = "torch"
@@ -44,7 +44,7 @@ class Candidate:
 
     def avoiding(self, fault: KnownFault) -> Candidate:
         """The baseline, computing in another dtype what torch is known to get wrong in that of the call."""
-        ops = {name: around(OPS[name], fault) for name in fault.ops if name in self.backend.ops}
+        ops = {name: in_wider_dtype(OPS[name], fault) for name in fault.ops if name in self.backend.ops}
         whole = {**self.backend.ops, **ops}
         return replace(self, backend=replace(self.backend, load=lambda: whole))
 

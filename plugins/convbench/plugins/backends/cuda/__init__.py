@@ -1,9 +1,9 @@
 """`cuda`: kernels of our own for NVIDIA's GPUs, in CUDA C++ that is compiled where it runs.
 
-`kernels/` is to be read: `direct.cu` for few channels, `gemm.cu` on tensor cores for the rest, `pooling.cu`. They
-are compiled by NVRTC (`nvrtc.py`) and kept on disk (`cache.py`); `machine.py` runs them, `convolution.py` and
-`pooling.py` choose kernel and grid; `convolving.py` and `operations.py` make ops of torch of it. `docs/cuda.md`
-draws it.
+`kernels/` is to be read: `direct.cu` for few channels, `gemm.cu` on tensor cores for the rest, `pooling.cu`.
+They are compiled by NVRTC (`compiler.py`) and kept on disk (`compile_cache.py`); `driver.py` runs them,
+`launch_config.py` and `pooling.py` choose kernel and grid; `conv_torch_ops.py` and `torch_ops.py` make ops of
+torch of it. `docs/cuda.md` draws it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
-from convbench.plugins.backends.cuda import nvrtc
+from convbench.plugins.backends.cuda import compiler
 from convbench.registry import Backend, hookimpl, no_cuda_device
 
 DTYPES = ("float32", "bfloat16", "float16")  # of tensors; float32 ones are TF32 where torch's setting says so
@@ -20,15 +20,15 @@ DTYPES = ("float32", "bfloat16", "float16")  # of tensors; float32 ones are TF32
 
 def unavailable() -> str | None:
     """Why it cannot run here, in one line; no torch is imported to find out."""
-    return no_cuda_device() or nvrtc.unavailable()
+    return no_cuda_device() or compiler.unavailable()
 
 
 @cache  # torch takes an op's definition once in a process, and records are made anew by every discovery
 def load() -> Mapping[str, Any]:
-    from convbench.plugins.backends.cuda.convolution import Convolution
-    from convbench.plugins.backends.cuda.machine import Gpu
-    from convbench.plugins.backends.cuda.operations import operations
+    from convbench.plugins.backends.cuda.driver import Gpu
+    from convbench.plugins.backends.cuda.launch_config import Convolution
     from convbench.plugins.backends.cuda.pooling import Pooling
+    from convbench.plugins.backends.cuda.torch_ops import operations
 
     gpu = Gpu()
     kernels = Convolution(gpu)

@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from convbench.plugins.backends.cuda.machine import Argument, Machine
+from convbench.plugins.backends.cuda.driver import Argument, Machine
 from convbench.plugins.backends.cuda.programs import ELEMENTS, Program, program
 from convbench.registry import Unsupported
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from convbench.plugins.backends.cuda import nvrtc
+from convbench.plugins.backends.cuda import compiler
 
 KERNELS = Path(__file__).with_name("kernels")
 ELEMENTS = {
@@ -47,13 +47,13 @@ class Program:
             found.update(text.encode() + b"\0")
         return found.hexdigest()
 
-    def compiled(self, architecture: str) -> nvrtc.Compiled:
+    def compiled(self, architecture: str) -> compiler.Compiled:
         """The cubin for `sm_80`, `sm_90` and so on, made now.
 
         Raises:
             CompilationFailed: NVRTC is missing, does not know the architecture, or found an error.
         """
-        return nvrtc.compiled(self.path.name, self.source, self.headers, self.options(architecture))
+        return compiler.compiled(self.path.name, self.source, self.headers, self.options(architecture))
 
     def __str__(self) -> str:
         return " ".join([self.path.name, *(f"{name}={value}" for name, value in self.macros)])

@@ -18,9 +18,9 @@ DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 @cache  # torch takes an op's definition once in a process, and records are made anew by every discovery
 def load() -> Mapping[str, Any]:
-    from convbench.plugins.backends.cuda.machine import Gpu
-    from convbench.plugins.backends.cuda.operations import operations
+    from convbench.plugins.backends.cuda.driver import Gpu
     from convbench.plugins.backends.cuda.pooling import Pooling
+    from convbench.plugins.backends.cuda.torch_ops import operations
     from convbench.plugins.backends.cuda_naive.convolution import Convolution
 
     gpu = Gpu()

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from convbench.plugins.backends.cuda.correlation import Shape
-from convbench.plugins.backends.cuda.machine import Argument, Machine
+from convbench.plugins.backends.cuda.driver import Argument, Machine
+from convbench.plugins.backends.cuda.kernel_arguments import Shape
 from convbench.plugins.backends.cuda.programs import ELEMENTS, Program
 
 THREADS = 256

@@ -2,7 +2,7 @@
 
 A convolution sums products over taps, and keeps a block of its output in registers meanwhile;
 `core/correlation.hpp` draws it. The library is built when convbench is installed from source and comes with its
-wheels (`building.py`), `library.py` calls it, and `convolution.py`, `pooling.py` and `fused.py` make ops of
+wheels (`build.py`), `library.py` calls it, and `convolution.py`, `pooling.py` and `fused.py` make ops of
 torch of it. `docs/native.md` has what it reaches, and why.
 """
 

@@ -1,4 +1,4 @@
-"""`conv2d` and its gradients as ops of torch (`registration.py`).
+"""`conv2d` and its gradients as ops of torch (`torch_ops.py`).
 
 All three functions are linear in both of their tensors, and the derivatives of each are the other two: gradients
 of gradients work to any order.
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from convbench.plugins.backends.native.library import NO_MEMORY, TOO_MUCH, function
-from convbench.plugins.backends.native.registration import EAGER, KERNELS, OPS, register
+from convbench.plugins.backends.native.torch_ops import EAGER, KERNELS, OPS, register
 from convbench.registry import Unsupported
-from convbench.registry.call_options import ConvolutionOptions, being_traced, convolution_options
-from convbench.registry.geometry import IntPair
-from convbench.registry.parts import Gradients, Needs, Parts
+from convbench.registry.authoring.conv_parts import Gradients, Needs, Parts
+from convbench.registry.ops.call_arguments import ConvolutionOptions, being_traced, convolution_options
+from convbench.registry.ops.window import IntPair
 
 DTYPES = (torch.float32, torch.float64)
 OPTIONS = "int[] stride, int[] padding, int[] dilation, int groups"  # padding: top, left, bottom, right

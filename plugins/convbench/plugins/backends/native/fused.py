@@ -1,4 +1,4 @@
-"""Convolution and pooling with the activation beside them, as ops of torch (`registration.py`).
+"""Convolution and pooling with the activation beside them, as ops of torch (`torch_ops.py`).
 
 A ReLU is one comparison more for each register of sums; sigmoid and tanh follow while a band of the output, or a
 plane of the input, is still in the cache. What a gradient needs is what came out of the activation: the op's own
@@ -33,10 +33,10 @@ from convbench.plugins.backends.native.pooling import (
     refuse_large,
     window_options,
 )
-from convbench.plugins.backends.native.registration import EAGER, OPS, register
-from convbench.registry.activations import activation_of
-from convbench.registry.call_options import being_traced
-from convbench.registry.geometry import IntPair
+from convbench.plugins.backends.native.torch_ops import EAGER, OPS, register
+from convbench.registry.ops.activations import activation_of
+from convbench.registry.ops.call_arguments import being_traced
+from convbench.registry.ops.window import IntPair
 
 RELU, SIGMOID, TANH = 1, 2, 3  # `Activation` of activation.hpp
 NUMBERS = {"relu": RELU, "sigmoid": SIGMOID, "tanh": TANH}

@@ -10,7 +10,7 @@ import os
 from functools import cache
 from typing import Any
 
-from convbench.plugins.backends.native.building import LIBRARY, digest
+from convbench.plugins.backends.native.build import LIBRARY, digest
 
 HINT = "install convbench from source with GCC or Clang at hand"
 NO_MEMORY, TOO_MUCH = 1, 3  # of `Status` in core.hpp

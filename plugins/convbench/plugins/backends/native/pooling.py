@@ -1,4 +1,4 @@
-"""`max_pool2d` and `avg_pool2d` as ops of torch (`registration.py`).
+"""`max_pool2d` and `avg_pool2d` as ops of torch (`torch_ops.py`).
 
 The gradient of a mean is linear, and its derivative is the mean again. That of a maximum hands each value to the
 place that was chosen; its derivative gathers from there, which torch does.
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from convbench.plugins.backends.native.convolution import call, int64s, refuse_others
-from convbench.plugins.backends.native.registration import EAGER, OPS, register
+from convbench.plugins.backends.native.torch_ops import EAGER, OPS, register
 from convbench.registry import Unsupported
-from convbench.registry.call_options import Pair, PoolingOptions, being_traced, pooling_options
-from convbench.registry.geometry import IntPair, mean_divisor
+from convbench.registry.ops.call_arguments import Pair, PoolingOptions, being_traced, pooling_options
+from convbench.registry.ops.window import IntPair, mean_divisor
 
 MOST_PIXELS = 2**16  # of a window, whose places are kept as 16 bits
 

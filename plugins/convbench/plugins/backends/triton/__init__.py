@@ -1,7 +1,7 @@
 """`triton`: convolution as a matrix product that gathers its left side, and pooling, in Triton.
 
-`kernels/` is what runs on the device, `tiles.py` chooses and remembers the sizes of its blocks,
-`convolution.py` and `pooling.py` make ops of torch of it (`registration.py`), which `torch.compile` sees
+`kernels/` is what runs on the device, `block_sizes.py` chooses and remembers the sizes of its blocks,
+`convolution.py` and `pooling.py` make ops of torch of it (`torch_ops.py`), which `torch.compile` sees
 through. Under Triton's interpreter (`TRITON_INTERPRET=1`) the same kernels run on the CPU, slowly, and the
 backend offers them there. `docs/triton.md` draws how it computes.
 """

@@ -1,4 +1,4 @@
-"""`conv2d` and its gradients as ops of torch (`registration.py`).
+"""`conv2d` and its gradients as ops of torch (`torch_ops.py`).
 
 All three are linear in both of their tensors, and the derivatives of each are the other two: gradients of
 gradients work to any order.
@@ -14,11 +14,7 @@ import torch
 from torch import Tensor
 
 from convbench.plugins.backends.triton.availability import interpreted
-from convbench.plugins.backends.triton.kernels.correlation import correlation
-from convbench.plugins.backends.triton.kernels.weight_gradient import add_parts, weight_gradient
-from convbench.plugins.backends.triton.layouts import channels_last, new_images, wide
-from convbench.plugins.backends.triton.registration import EAGER, OPS, launch, register
-from convbench.plugins.backends.triton.tiles import (
+from convbench.plugins.backends.triton.block_sizes import (
     Product,
     Tile,
     autotuned,
@@ -26,10 +22,14 @@ from convbench.plugins.backends.triton.tiles import (
     size_class,
     variant,
 )
+from convbench.plugins.backends.triton.kernels.correlation import correlation
+from convbench.plugins.backends.triton.kernels.weight_gradient import add_parts, weight_gradient
+from convbench.plugins.backends.triton.layouts import channels_last, new_images, wide
+from convbench.plugins.backends.triton.torch_ops import EAGER, OPS, launch, register
 from convbench.registry import Unsupported
-from convbench.registry.activations import activation_of
-from convbench.registry.call_options import being_traced, convolution_options
-from convbench.registry.geometry import IntPair
+from convbench.registry.ops.activations import activation_of
+from convbench.registry.ops.call_arguments import being_traced, convolution_options
+from convbench.registry.ops.window import IntPair
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PROGRAMS = 528  # of a weight gradient, with which a device is busy: four for each of 132 processors

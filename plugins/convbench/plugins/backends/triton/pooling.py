@@ -1,4 +1,4 @@
-"""`max_pool2d` and `avg_pool2d` as ops of torch (`registration.py`).
+"""`max_pool2d` and `avg_pool2d` as ops of torch (`torch_ops.py`).
 
 The gradient of a mean is linear, and its derivative is the mean again. That of a maximum hands each value to the
 place that was chosen; its derivative gathers from there, which torch does.
@@ -15,6 +15,7 @@ import triton
 from torch import Tensor
 
 from convbench.plugins.backends.triton.availability import interpreted
+from convbench.plugins.backends.triton.block_sizes import size_class
 from convbench.plugins.backends.triton.convolution import refuse_others, through
 from convbench.plugins.backends.triton.kernels.pooling import (
     avg_pool,
@@ -23,12 +24,11 @@ from convbench.plugins.backends.triton.kernels.pooling import (
     max_pool_gradient,
 )
 from convbench.plugins.backends.triton.layouts import channels_last, new_images, wide
-from convbench.plugins.backends.triton.registration import EAGER, OPS, launch, register
-from convbench.plugins.backends.triton.tiles import size_class
+from convbench.plugins.backends.triton.torch_ops import EAGER, OPS, launch, register
 from convbench.registry import Unsupported
-from convbench.registry.activations import activation_of
-from convbench.registry.call_options import being_traced, pooling_options
-from convbench.registry.geometry import IntPair, mean_divisor
+from convbench.registry.ops.activations import activation_of
+from convbench.registry.ops.call_arguments import being_traced, pooling_options
+from convbench.registry.ops.window import IntPair, mean_divisor
 
 MOST_PIXELS = 2**15  # of a window, whose places are kept as 16 bits with a sign
 BLOCKS = (1024,) if interpreted() else (256, 512, 1024)

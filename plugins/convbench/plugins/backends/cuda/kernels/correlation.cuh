@@ -5,7 +5,7 @@
 //                          * weight[first + m * of_target + k * of_source + t * of_row + s * of_column]
 //
 // for y < rows and x < columns; what lies outside of the source is zero. Of a group, m and k count from its first
-// channels. `correlation.py` fills it in.
+// channels. `kernel_arguments.py` fills it in.
 #pragma once
 
 // Division by a number that is known beforehand: one multiplication, for dividends from 0 to 2^31 - 1.

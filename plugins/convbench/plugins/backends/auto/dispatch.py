@@ -1,0 +1,274 @@
+"""A call finds who computes it: a dictionary from what is seen of a call to the implementation that was chosen.
+
+What is seen is cheap to look at, a microsecond or two; only a call that was never made before is described in
+full (`signature.py`) and decided. Nothing is timed where time would say nothing or must not pass: in a call
+that is traced or captured, or whose tensors hold no numbers, and in one so small that all are alike. There a
+decision is looked up that is known already, and where none is, torch computes the call.
+
+One thread at a time decides, and the others wait for it: two that time calls at once would time each other, and
+what they try out changes settings of the process for a moment.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from operator import index
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from convbench.plugins.backends.auto.cache import directory, key_of, recall, remember
+from convbench.plugins.backends.auto.cache_key import lasting, passing
+from convbench.plugins.backends.auto.candidates import BASELINE, Candidate, candidates_of
+from convbench.plugins.backends.auto.decisions import Decision, whole
+from convbench.plugins.backends.auto.progress import Progress
+from convbench.plugins.backends.auto.signature import Call, call_of
+from convbench.plugins.backends.auto.tuner import choose, implementation
+from convbench.registry import discover
+from convbench.registry.known_faults import safe_torch_op
+from convbench.registry.ops.contract import OPS, Op
+
+SMALL = 100_000  # FLOPs of a forward pass: below, a call is its overhead, and is the baseline's
+MOST = 10_000  # calls that are kept: more are not a network's
+OPS_TO_CHOOSE = ("conv2d", "max_pool2d", "avg_pool2d")
+PLAIN = frozenset({Tensor, torch.nn.Parameter})  # others hold no numbers, or more than numbers
+Implementation = Callable[..., Any]
+_deciding = threading.RLock()
+# a child process has no thread that decides, and would wait for its lock for ever
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: globals().update(_deciding=threading.RLock()))
+Chooser = Callable[[Call, Mapping[str, Candidate]], Decision]
+
+# how many transformations of `torch.func` a call is under, or None; an `autograd.Function` may refuse them
+_level: Callable[[], int | None] = torch._C._functorch.maybe_current_level
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A call that was decided."""
+
+    call: Call
+    decision: Decision
+    compute: Implementation
+
+    def __str__(self) -> str:
+        """The backend that computes it, and the dtype where torch avoids a known fault."""
+        fault = self.call.fault
+        if fault is None or BASELINE not in self.decision.winner.values():
+            return str(self.decision)
+        return f"{self.decision} in {fault.compute_in} for the {fault}"
+
+
+class Decisions:
+    """What is decided in this process, for all ops, and how it is found out.
+
+    Args:
+        candidates: who may win, the baseline first.
+        root: the directory of the decisions on disk.
+        chooser: decides what nobody knows yet; `choose` if not given, which says what it times.
+    """
+
+    def __init__(
+        self, candidates: Callable[[], Mapping[str, Candidate]], root: Path, chooser: Chooser | None = None
+    ) -> None:
+        self._load = candidates
+        self._root = root
+        self._progress = Progress(root)
+        self._chooser = chooser or partial(choose, say=self._progress)
+        self._larger: dict[Call, Plan] = {}  # by the same call on no images: the one on the most
+
+    @cached_property
+    def candidates(self) -> Mapping[str, Candidate]:
+        return self._load()
+
+    @cached_property
+    def _lasting(self) -> Mapping[str, Any]:
+        return lasting(self.candidates)
+
+    def _candidates_for(self, call: Call) -> Mapping[str, Candidate]:
+        """The candidates for a call; torch computes it in another dtype where it is known to get it wrong."""
+        if call.fault is None:
+            return self.candidates
+        return {**self.candidates, BASELINE: self.candidates[BASELINE].avoiding(call.fault)}
+
+    def plan(self, call: Call, may_time: bool) -> Plan | None:
+        """Who computes a call; None where that is not known and may not be found out now."""
+        try:
+            flops, _ = call.work
+        except Exception:  # noqa: BLE001 - torch refuses the call, and says so best by itself
+            return None
+        if call.autocast:
+            return self._planned(call, whole(BASELINE, rule="autocast has it computed in another dtype"))
+        if flops < SMALL:
+            return self._planned(call, whole(BASELINE, rule="a small call"))
+        key = key_of(call, {**self._lasting, **passing(call.device)})
+        known = recall(self._root, key)
+        if known is not None:
+            try:
+                return self._planned(call, known)
+            except (KeyError, AssertionError):  # written by somebody else
+                pass
+        larger = self._larger.get(call.on(0))
+        if (
+            larger is not None and larger.call.batch > call.batch
+        ):  # the end of an epoch: not the time to choose
+            return Plan(call, replace(larger.decision, rule="as for more images"), larger.compute)
+        if not may_time:
+            return None
+        kind = torch.device(call.device).type
+        able = {
+            name: each
+            for name, each in self._candidates_for(call).items()
+            if name == BASELINE or each.claims(call.op, kind, call.dtype)
+        }
+        try:
+            with self._progress.of(call):
+                decision = self._chooser(call, able)
+        except torch.OutOfMemoryError:  # there is room for the call, not for a second one beside it
+            return self._planned(call, whole(BASELINE, rule="no memory to try it out"))
+        if decision.steady:
+            remember(self._root, key, call, decision)
+        return self._planned(call, decision)
+
+    def _planned(self, call: Call, decision: Decision) -> Plan:
+        plan = Plan(call, decision, implementation(call, decision.winner, self._candidates_for(call)))
+        if not decision.rule:
+            images = self._larger.get(call.on(0))
+            if images is None or images.call.batch <= call.batch:
+                self._larger[call.on(0)] = plan
+        return plan
+
+
+class Dispatched:
+    """An op that hands each call to who computes it."""
+
+    def __init__(self, op: Op, decisions: Decisions) -> None:
+        self._op = op
+        self._decisions = decisions
+        self._baseline = safe_torch_op(op)  # torch, but for what it is known to get wrong
+        self._plans: dict[Any, Plan] = {}
+        self._computes: dict[Any, Implementation] = {}
+        self._constants = (
+            SimpleNamespace()
+        )  # what compiled code calls; of a list it would know the length, too
+        parameters = op.signature.parameters
+        self._names = tuple(parameters)
+        self._tensors = len(op.tensors)  # which come first
+        self._defaults = tuple(parameter.default for parameter in parameters.values())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return self._compiled(*args, **kwargs)
+        if kwargs or len(args) < len(self._names):
+            args = tuple(self._op.bind(args, kwargs).values())
+        if type(args[0]) not in PLAIN or _level() is not None:
+            return self._baseline(*args)
+        seen = _seen(args, self._tensors)
+        try:
+            compute = self._computes.get(seen)
+        except TypeError:  # a list, which cannot be looked up
+            args = tuple(tuple(value) if isinstance(value, list) else value for value in args)
+            seen = _seen(args, self._tensors)
+            compute = self._computes.get(seen)
+        return (compute or self._decided(seen, args[0]))(*args)
+
+    def choices(self) -> Mapping[str, str]:
+        """Every call that was made since this was loaded, in words, with who computes it.
+
+        An evaluation makes the same calls as training, without gradients, and others may be fastest at these.
+        """
+        return {
+            str(plan.call) + ("" if plan.call.needs else " without gradients"): str(plan)
+            for plan in list(self._plans.values())
+        }
+
+    def _decided(self, seen: Any, tensor: Tensor) -> Implementation:
+        """Who computes a call that was not made before; may be found out now, which takes its time."""
+        with _deciding:
+            if seen in self._computes:  # decided by another thread meanwhile
+                return self._computes[seen]
+            plan = self._decisions.plan(call_of(self._op, seen), _may_time(tensor))
+            if plan is None:
+                return self._baseline
+            if len(self._computes) >= MOST:
+                self._computes.clear()
+                self._plans.clear()
+            self._plans[seen] = plan
+            self._computes[seen] = plan.compute
+            return plan.compute
+
+    def _compiled(self, *args: Any, **kwargs: Any) -> Any:
+        """The same in a call that is traced: who computes it is a constant of what is compiled."""
+        values = [*args, *self._defaults[len(args) :]]
+        for name in kwargs:
+            values[self._names.index(name)] = kwargs[name]
+        seen = []
+        for value in values:
+            if isinstance(value, Tensor):
+                shape, stride = (
+                    [index(size) for size in value.shape],
+                    [index(step) for step in value.stride()],
+                )
+                seen.append((tuple(shape), tuple(stride), value.dtype, value.device, value.requires_grad))
+            else:
+                seen.append(value)
+        name = _constant(self, torch.is_grad_enabled(), tuple(seen))
+        return getattr(self._constants, name)(*values) if name else self._baseline(*values)
+
+    def constant(self, recording: bool, values: tuple[Any, ...]) -> str:
+        """Under which name compiled code finds who computes a call; none where torch does.
+
+        It runs as it is while the compiler traces.
+        """
+        seen = (torch.get_num_threads(), torch._C._is_any_autocast_enabled(), recording, *values)
+        with _deciding:
+            plan = self._plans.get(seen) or self._decisions.plan(call_of(self._op, seen), may_time=False)
+            if plan is None:
+                return ""
+            self._plans[seen] = plan
+            name = f"call_{len(vars(self._constants))}"  # the compiled code keeps it, whatever comes after
+            setattr(self._constants, name, plan.compute)
+            return name
+
+
+def _constant(op: Dispatched, recording: bool, values: tuple[Any, ...]) -> str:
+    return op.constant(recording, values)
+
+
+# what `torch.compiler.assume_constant_result` does, which would import the whole compiler, for two seconds
+_constant.__dict__["_dynamo_marked_constant"] = True
+
+
+def _seen(args: tuple[Any, ...], tensors: int) -> Any:
+    """What tells calls apart, as fast as it can be looked at; so many arguments are tensors, or None."""
+    return (
+        torch.get_num_threads(),
+        torch._C._is_any_autocast_enabled(),
+        torch.is_grad_enabled(),
+        *[
+            None if each is None else (each.shape, each.stride(), each.dtype, each.device, each.requires_grad)
+            for each in args[:tensors]
+        ],
+        *args[tensors:],
+    )
+
+
+def _may_time(tensor: Tensor) -> bool:
+    """Whether this is the time and the place to try things out."""
+    if _get_current_dispatch_mode_stack():  # somebody watches, or nothing is computed
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def dispatched() -> Mapping[str, Dispatched]:
+    """An op of each kind, that choose among whatever is registered."""
+    decisions = Decisions(lambda: candidates_of(discover()), directory())
+    return {name: Dispatched(OPS[name], decisions) for name in OPS_TO_CHOOSE}

@@ -1,0 +1,343 @@
+"""Decide who computes a call: time who can, and take the fastest one that is right.
+
+Candidates are tried on a corner of the call first, on one image, on an eighth of them, and then on all of it; a
+candidate that turns out far slower is dropped. The others race, forward and backward together, and a convolution's
+parts each in a race of its own; at last the best mixture of parts races the best that were taken whole. The winner
+is held against the float64 reference on this very call, and where it fails, the next one is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convbench.plugins.backends.auto.candidates import BASELINE, Candidate
+from convbench.plugins.backends.auto.decisions import (
+    FINAL,
+    FORWARD,
+    OF_INPUT,
+    OF_WEIGHT,
+    WHOLE,
+    Decision,
+)
+from convbench.plugins.backends.auto.signature import Call
+from convbench.plugins.backends.auto.split_backward import Mixture, Options
+from convbench.plugins.backends.auto.timing import Clock, clock, quartile, race, steady
+from convbench.registry import Unsupported
+from convbench.registry.authoring.conv_parts import TORCHS, Parts
+from convbench.registry.conformance.verify import check_with
+from convbench.registry.discovery.plugins import describe
+from convbench.registry.integrity.global_state import global_state_kept
+from convbench.registry.integrity.monkeypatch_guard import IntegrityError
+
+SECONDS = 0.25  # of each race
+EVERY = 2**30
+CORNERS = (4, 8), (16, 8), (64, 8), (EVERY, 8), (EVERY, 32), (EVERY, EVERY)  # channels, pixels each way
+HOPELESS = 3.0  # times the fastest: not raced
+NOTICEABLE = 0.02  # seconds: less may be taken for a part of the call, whatever the rest would take
+TRIES, LONG = 6, 0.1  # before a call is called hopeless: so many, or so many seconds altogether
+MARGIN = 0.95  # of the baseline's time: what takes longer is no faster for sure between other layers
+GAIN = 0.97  # of the best whole's time: the same of a mixture
+FEW = 8  # times fewer images are tried before the whole batch, to drop what is far too slow
+Implementation = Callable[..., Any]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Field:
+    """Who is left to race, and why the others are not."""
+
+    left: dict[str, Candidate]
+    left_out: dict[str, str]
+
+
+class Trial:
+    """A call on random data, to be run by anybody as often as wanted."""
+
+    def __init__(self, call: Call, seed: int) -> None:
+        self.call = call
+        self.arguments = call.arguments(seed)
+        self.leaves = [self.arguments[name] for name in call.needs]
+        self.plain = {
+            name: value.detach() if isinstance(value, Tensor) else value
+            for name, value in self.arguments.items()
+        }
+        with torch.no_grad():
+            output = call.record.reference(*self.plain.values())
+        self.size = output.shape
+        self.upstream = torch.randn_like(output)  # lies in memory as the output does
+
+    def whole(self, op: Implementation) -> Callable[[], Any]:
+        """A forward pass, and a backward pass where any gradient is needed; returns the output first."""
+        if not self.leaves:
+            return self.forward(op)
+
+        def both() -> Any:
+            output = op(*self.arguments.values())
+            return output, torch.autograd.grad(output, self.leaves, self.upstream)
+
+        return both
+
+    def forward(self, op: Implementation) -> Callable[[], Any]:
+        """A forward pass that nobody asks a gradient of."""
+
+        def only_forward() -> Any:
+            with torch.no_grad():
+                return (op(*self.plain.values()),)
+
+        return only_forward
+
+    def backward(self, parts: Parts, options: Options, *needs: bool) -> Callable[[], Any]:
+        """Gradients of a convolution, from a random one of its output."""
+        wanted = (needs[0], needs[1], needs[2])
+        upstream, input, weight = self.upstream, self.plain["input"], self.plain["weight"]
+
+        def gradients() -> Any:
+            with torch.no_grad():
+                return parts.backward(upstream, input, weight, *options, wanted)
+
+        return gradients
+
+
+def _unsaid(_: str) -> None:
+    """Report nothing."""
+
+
+def choose(
+    call: Call,
+    candidates: Mapping[str, Candidate],
+    seed: int = 0,
+    seconds: float = SECONDS,
+    say: Say = _unsaid,
+) -> Decision:
+    """The decision for one call, among candidates that claim to compute it; the baseline is always one.
+
+    It takes `seconds` for each of at most five races, and the time of its verification; `say` is called with each
+    step of it.
+    """
+    with _as_in_training(call.device):
+        trial, timed = Trial(call, seed), clock(_waiting(call))
+        field = _try_out(trial, candidates, timed, seed, say)
+        decision, ranked = _race(trial, field, timed, seconds, seed, say)
+        del trial
+        for winner in ranked:
+            say(f"verifying {Decision(winner)}")
+            wrong = None if winner == {WHOLE: BASELINE} else _verdict(call, winner, candidates, seed)
+            if wrong is None:
+                return replace(decision, winner=winner, left_out=field.left_out)
+            field.left_out[str(Decision(winner))] = wrong
+    raise AssertionError("the baseline is in every field")
+
+
+def implementation(
+    call: Call, winner: Mapping[str, str], candidates: Mapping[str, Candidate]
+) -> Implementation:
+    """What computes a call as decided.
+
+    Raises:
+        KeyError: a winner that is no candidate.
+    """
+    op = call.op
+    if WHOLE in winner:
+        return candidates[winner[WHOLE]].op(op)
+    options = call.pairs
+    assert options is not None  # only such calls are taken apart
+    forward = candidates[winner[FORWARD]]
+    parts = forward.parts(op)
+    of_weight = _parts(candidates, op, winner.get(OF_WEIGHT) or winner[OF_INPUT])
+    of_input = _parts(candidates, op, winner.get(OF_INPUT) or winner[OF_WEIGHT])
+    return Mixture(parts.forward if parts else forward.op(op), of_input, of_weight, options)
+
+
+def _parts(candidates: Mapping[str, Candidate], op: str, name: str) -> Parts:
+    return candidates[name].parts(op) or TORCHS
+
+
+# --- trying out -------------------------------------------------------------------------------------------------
+
+
+def _try_out(trial: Trial, candidates: Mapping[str, Candidate], timed: Clock, seed: int, say: Say) -> Field:
+    """Run everybody, the baseline first, on more and more of the call."""
+    field = Field({}, {})
+    call, best = trial.call, math.inf
+    stages = [*_corners(call, seed), (trial, 1.0)]
+    for name, candidate in candidates.items():
+        say(f"trying {name}")
+        try:
+            with global_state_kept():
+                for part, share in stages if field.left else stages[-1:]:
+                    seconds = _first_seconds(part, candidate.op(call.op), timed, HOPELESS * best)
+                    if seconds > HOPELESS * best * (1.0 if seconds < NOTICEABLE else share):
+                        raise _TooSlow(f"{seconds:.3g} s for {share:.3g} of the call, too slow to be raced")
+            best = min(best, seconds)
+            field.left[name] = candidate
+        except _TooSlow as slow:
+            field.left_out[name] = str(slow)
+        except Unsupported as refusal:
+            field.left_out[name] = f"unsupported: {refusal}"
+        except (Exception, IntegrityError) as error:  # a plugin's code: anything can come out of it
+            if name == BASELINE:
+                raise  # the call itself is wrong
+            field.left_out[name] = describe(error)
+    return field
+
+
+class _TooSlow(Exception):
+    pass
+
+
+def _corners(call: Call, seed: int) -> list[tuple[Trial, float]]:
+    """Small parts of the call, the smallest first, each with its share of the work: one image, then some."""
+    all_of_it, _ = call.work
+    corners: list[tuple[Trial, float]] = []
+    parts = [call.cropped(*corner) for corner in CORNERS]
+    if call.batch >= 2 * FEW:
+        parts.append(call.on(call.batch // FEW))
+    for part in parts:
+        try:
+            share = part.work[0] / all_of_it
+        except Exception:  # noqa: BLE001 - the kernel is larger than the corner; torch has no type for that
+            continue
+        if (corners[-1][1] if corners else 0.0) < share < 1.0:
+            corners.append((Trial(part, seed), share))
+    return corners
+
+
+def _first_seconds(trial: Trial, op: Implementation, timed: Clock, enough: float) -> float:
+    """The fastest of a few calls after the first, which compiles, allocates and the like.
+
+    Of two where they are fast `enough`, of `TRIES` where they are not, unless these take a long time: whoever is
+    in the way of one call is not in the way of all.
+    """
+    run = trial.whole(op)
+    output = run()[0]
+    if not isinstance(output, Tensor) or output.shape != trial.size:
+        raise ValueError("what it answers has not the shape of the output")
+    fastest, spent = math.inf, 0.0
+    for times in range(1, TRIES + 1):
+        seconds = timed(run)
+        fastest, spent = min(fastest, seconds), spent + seconds
+        if spent > LONG or (times > 1 and fastest < enough):
+            break
+    return fastest
+
+
+# --- racing -----------------------------------------------------------------------------------------------------
+
+Contest = Callable[[str, dict[str, Callable[[], Any]]], list[str]]
+
+
+def _race(
+    trial: Trial, field: Field, timed: Clock, seconds: float, seed: int, say: Say
+) -> tuple[Decision, list[dict[str, str]]]:
+    """All races of a call: their times, and who may compute it, the best first."""
+    call = trial.call
+    seconds_of: dict[str, dict[str, float]] = {}
+    rounds: dict[str, int] = {}
+    unsteady: set[str] = set()
+
+    def hold(contest: str, runners: dict[str, Callable[[], Any]]) -> list[str]:
+        say(f"timing {len(runners)} backends, {contest}")
+        for name, run in list(runners.items()):
+            try:
+                run()
+            except Exception as error:  # a plugin's code: its parts are called here first
+                if name == BASELINE:
+                    raise
+                del runners[name]
+                field.left_out[f"{name} ({contest})"] = describe(error)
+        times = race(runners, timed, seconds, seed)
+        rounds[contest] = max(map(len, times.values()))
+        seconds_of[contest] = {name: quartile(each) for name, each in times.items()}
+        unsteady.update(contest for each in times.values() if not steady(each))
+        return sorted(runners, key=lambda name: seconds_of[contest][name])
+
+    ops = {name: candidate.op(call.op) for name, candidate in field.left.items()}
+    order = hold(WHOLE, {name: trial.whole(op) for name, op in ops.items()})
+    ranked = [{WHOLE: name} for name in order]
+    mixture = _best_parts(trial, field.left, hold) if call.needs else None
+    if mixture is not None:
+        mixed = str(Decision(mixture))
+        finalists = {name: trial.whole(ops[name]) for name in dict.fromkeys((*order[:2], BASELINE))}
+        finalists[mixed] = trial.whole(implementation(call, mixture, field.left))
+        ranked = [mixture if name == mixed else {WHOLE: name} for name in hold(FINAL, finalists)]
+        ranked += [{WHOLE: name} for name in order if name not in finalists]
+        if (
+            ranked[0] == mixture
+            and seconds_of[FINAL][mixed] > GAIN * seconds_of[FINAL][str(Decision(ranked[1]))]
+        ):
+            ranked[:2] = reversed(ranked[:2])
+    baseline = {WHOLE: BASELINE}
+    contest = seconds_of.get(FINAL, seconds_of[WHOLE])
+    if contest[str(Decision(ranked[0]))] > MARGIN * contest[BASELINE]:
+        ranked = [baseline, *(winner for winner in ranked if winner != baseline)]
+    return Decision(ranked[0], seconds_of, rounds.get(FINAL, rounds[WHOLE]), steady=not unsteady), ranked
+
+
+def _best_parts(trial: Trial, candidates: Mapping[str, Candidate], hold: Contest) -> dict[str, str] | None:
+    """The fastest at each part; None where one candidate is that at all of them, or nothing can be taken apart."""
+    call = trial.call
+    options = call.pairs
+    apart = {name: parts for name, each in candidates.items() if (parts := each.parts(call.op)) is not None}
+    if options is None or not apart or len(candidates) < 2:
+        return None
+    forwards = {
+        name: trial.forward(apart[name].forward if name in apart else each.op(call.op))
+        for name, each in candidates.items()
+    }
+    winners = {FORWARD: hold(FORWARD, forwards)[0]}
+    needs = tuple(name in call.needs for name in ("input", "weight", "bias"))
+    if needs[0]:
+        runners = {name: trial.backward(parts, options, True, False, False) for name, parts in apart.items()}
+        winners[OF_INPUT] = hold(OF_INPUT, runners)[0]
+    if needs[1] or needs[2]:
+        runners = {name: trial.backward(parts, options, False, *needs[1:]) for name, parts in apart.items()}
+        winners[OF_WEIGHT] = hold(OF_WEIGHT, runners)[0]
+    return winners if len(set(winners.values())) > 1 else None
+
+
+# --- verifying --------------------------------------------------------------------------------------------------
+
+
+def _verdict(
+    call: Call, winner: Mapping[str, str], candidates: Mapping[str, Candidate], seed: int
+) -> str | None:
+    """What is wrong with the winner on this call; None where it is right."""
+    op = implementation(call, winner, candidates)
+    strict = replace(candidates[BASELINE].backend, accuracy={}, deterministic=True)  # what `auto` promises
+    outcome = check_with(strict, op, call.record, call.case, call.dtype, call.device, seed + 1)
+    return None if outcome.state == "passed" else f"{outcome.state}: {outcome.message}"
+
+
+@contextmanager
+def _as_in_training(device: str) -> Iterator[None]:
+    """Whatever the caller's modes: gradients are recorded, and new memory is on the device and not filled.
+
+    A default device slows every call of torch down, so that one is set only where the program has set one.
+    """
+    memory: Any = torch.utils.deterministic  # a module that is a class, which type checkers do not see
+    filled = memory.fill_uninitialized_memory
+    try:
+        memory.fill_uninitialized_memory = False
+        with (
+            nullcontext() if torch.get_default_device().type == "cpu" else torch.device(device),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.random.fork_rng(devices=[]),
+        ):
+            yield
+    finally:
+        memory.fill_uninitialized_memory = filled
+
+
+def _waiting(call: Call) -> Callable[[], None]:
+    if call.device.partition(":")[0] == "cpu":
+        return lambda: None
+    device = torch.device(call.device)
+    return lambda: torch.accelerator.synchronize(device)

@@ -1,0 +1,1 @@
+"""FashionMNIST: found, fetched, checked and read."""

@@ -1,0 +1,1 @@
+"""What authors of backends build on: derived gradients, torch ops, new packages."""

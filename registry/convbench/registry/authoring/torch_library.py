@@ -1,0 +1,161 @@
+"""Kernels as torch ops, each registered twice: once for eager calls, once as compilers see it.
+
+`torch.ops.NAMESPACE` is what `torch.compile` and export take: whole ops, with shapes for tracing and
+gradients. Called eagerly, a forward and backward pass through such an op takes 65 us beside the kernel's own
+time; through an `autograd.Function` it takes 26 us, as much as torch's own `relu` (measured on empty
+kernels), and a small network has a dozen such calls a step. So eager calls use the latter. Its `forward`
+takes the context: with a `setup_context` torch inspects the function's signature at every call, for 30 us
+more.
+
+`opaque` makes one such op of a forward convolution in plain Python or NumPy, which the compiler then calls as a
+whole instead of tracing it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+
+class Derivative(Protocol):
+    """The gradients of an op's arguments from those of its outputs, by calls of ops of the same library."""
+
+    def __call__(self, calls: Any, ctx: Any, *upstream: Any) -> tuple[Any, ...]: ...
+
+
+Keep = Callable[[Any, tuple[Any, ...], Any], None]
+
+
+class Registered:
+    """The ops of one namespace.
+
+    Attributes:
+        ops: as `torch.ops.NAMESPACE` has them.
+        eager: functions of the same names, with gradients.
+        kernels: what computes them, where nobody asks for a gradient.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+        self.ops: Any = getattr(torch.ops, namespace)
+        self.eager: Any = SimpleNamespace()
+        self.kernels: Any = SimpleNamespace()
+
+    def add_eager(
+        self, name: str, kernel: Callable[..., Any], derivative: Derivative, keep: Keep
+    ) -> tuple[Callable[..., None], Callable[..., tuple[Any, ...]]]:
+        """Make the eager op of a kernel.
+
+        Args:
+            name: of the op.
+            kernel: what computes it.
+            derivative: of the op.
+            keep: called with the context, inputs and outputs, to keep what the derivative needs.
+
+        Returns:
+            `setup_context` and `backward` for the other one, as torch's registration takes them.
+        """
+        registered = self
+
+        class Eager(Function):
+            @staticmethod
+            def forward(ctx: Any, *inputs: Any) -> Any:
+                output = kernel(*inputs)
+                keep(ctx, inputs, output)
+                return output
+
+            @staticmethod
+            def backward(ctx: Any, *upstream: Any) -> Any:
+                calls = registered.eager if torch.is_grad_enabled() else registered.kernels
+                return derivative(calls, ctx, *upstream)
+
+        def setup_context(
+            ctx: Any, inputs: tuple[Any, ...], output: Any
+        ) -> None:  # torch passes these by name
+            keep(ctx, inputs, output)
+
+        def backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
+            return derivative(registered.ops, ctx, *upstream)
+
+        setattr(self.kernels, name, kernel)
+        setattr(self.eager, name, Eager.apply)
+        return setup_context, backward
+
+
+class Library(Registered):
+    """A namespace whose ops are defined by a schema and computed on one kind of device."""
+
+    def __init__(self, namespace: str, device_type: str) -> None:
+        super().__init__(namespace)
+        self._library = torch.library.Library(namespace, "FRAGMENT")
+        self._key = device_type.upper()
+
+    def add(
+        self,
+        schema: str,
+        kernel: Callable[..., Any],
+        fake: Callable[..., Any],
+        derivative: Derivative,
+        keep: Keep,
+    ) -> None:
+        """Make both ops of a kernel.
+
+        Args:
+            schema: the op's name and arguments, as torch writes them.
+            kernel: what computes it.
+            fake: what says the shapes that come out.
+            derivative: of the op.
+            keep: called with the context, inputs and outputs, to keep what the derivative needs.
+        """
+        name = schema.partition("(")[0]
+        setup_context, backward = self.add_eager(name, kernel, derivative, keep)
+        qualified = f"{self.namespace}::{name}"
+        self._library.define(schema)
+        self._library.impl(name, kernel, self._key)
+        torch.library.register_fake(qualified, fake, lib=self._library)
+        torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=self._library)
+
+
+Pair = tuple[int, int]
+Forward = Callable[[Tensor, Tensor, Tensor | None, Pair, Pair, Pair, int], Tensor]
+
+SCHEMA = (
+    "(Tensor input, Tensor weight, Tensor? bias, "
+    "int[] stride, int[] padding, int[] dilation, int groups) -> Tensor"
+)
+_numbers = itertools.count()  # two forwards may have the same name
+
+
+def opaque(forward: Forward) -> Forward:
+    """The same forward, registered with torch; its output is a new tensor, contiguous, (N, O, H', W')."""
+
+    def convolution(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+    ) -> Tensor:
+        options = _pair(stride), _pair(padding), _pair(dilation), groups
+        with torch.no_grad():  # as where it is called without a compiler
+            return forward(input, weight, bias, *options).contiguous()
+
+    op = torch.library.custom_op(
+        f"convbench::derived_{next(_numbers)}", convolution, mutates_args=(), schema=SCHEMA
+    )
+    op.register_fake(lambda *arguments: F.conv2d(*arguments).contiguous())
+    return op
+
+
+def _pair(values: Sequence[int]) -> Pair:
+    first, second = values
+    return first, second

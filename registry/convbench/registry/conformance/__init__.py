@@ -1,0 +1,1 @@
+"""Verifies backends against a float64 reference."""

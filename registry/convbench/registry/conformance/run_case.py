@@ -1,0 +1,186 @@
+"""Runs one case: calls the implementation, computes its gradients, and compares both with the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convbench.registry.conformance.aliasing import same
+from convbench.registry.conformance.batch_sampling import (
+    restricted_call,
+    sample_images,
+    sampled,
+    unsampled,
+    zero_unsampled,
+)
+from convbench.registry.conformance.cases import REPEATING, Case
+from convbench.registry.conformance.diagnosis import diagnose
+from convbench.registry.conformance.reference import (
+    OUTPUT,
+    Reference,
+    answers_of,
+    directions,
+    gradient_of,
+    reference_answers,
+)
+from convbench.registry.conformance.tolerances import ELEMENTWISE, error_ratio, rms_error_ratio
+from convbench.registry.ops.contract import Op
+from convbench.registry.ops.dtypes import Arithmetic
+from convbench.registry.records import Accuracy
+
+UNDER_NO_GRAD = "output under no_grad"
+
+
+class Mismatch(Exception):
+    """A result that differs from the reference; the text says how."""
+
+
+def run_case(
+    op: Op,
+    implementation: Callable[..., Any],
+    case: Case,
+    arithmetic: Arithmetic,
+    device: torch.device,
+    seed: int,
+    accuracy: Accuracy = ELEMENTWISE,
+    compare: bool = True,
+) -> tuple[dict[str, Tensor], float]:
+    """The output and gradients of one call by name, and the largest relative error.
+
+    Without `compare` the answers are looked at but not held against the reference, which is most of the work; of a
+    large batch, a sample of images is.
+
+    Raises:
+        Mismatch: an answer is wrong, or an argument was changed.
+    """
+    dtype = arithmetic.tensors
+    arguments = case.arguments(dtype, device, seed)
+    tensors = {name: arguments[name] for name in op.tensors if isinstance(arguments.get(name), Tensor)}
+    pristine = {name: tensor.clone() for name, tensor in tensors.items()}
+    needed = {name: tensor for name, tensor in tensors.items() if case.needs is None or name in case.needs}
+    for tensor in needed.values():
+        tensor.requires_grad_()
+
+    expected = op.on_meta(arguments)[1].shape  # all that is needed to draw the gradient of an output
+    sample = sample_images(op, arguments, seed) if case.order == 1 else None
+    grad_output = zero_unsampled(sample, case.grad_output(expected, dtype, device, seed))
+    before = grad_output.clone()
+    truth = None
+    if compare:
+        call = restricted_call(sample, {**arguments, **pristine})
+        truth = reference_answers(
+            op, case, call, sampled(sample, grad_output), accuracy, arithmetic.factor_error
+        )
+
+    output = implementation(**arguments)
+    _check_form(OUTPUT, output, expected, tensors, dtype, device)
+    answers = {OUTPUT: output.detach()}
+    if not needed:
+        if output.requires_grad:
+            raise Mismatch("the output has a gradient where no argument needs one")
+        answers[UNDER_NO_GRAD] = _without_gradient(implementation, arguments, tensors)
+        _check_form(UNDER_NO_GRAD, answers[UNDER_NO_GRAD], expected, tensors, dtype, device)
+    elif output.requires_grad:
+        directed = directions(tensors) if case.order == 2 else {}
+        answers = answers_of(output, needed, grad_output.requires_grad_(case.order == 2), directed)
+        for name in needed:
+            if gradient_of(name) not in answers:
+                raise Mismatch(f"no gradient reaches {name}")
+    elif output.numel():
+        raise Mismatch("the output is cut off from the gradient")
+    for name, tensor in tensors.items():
+        if not same(tensor.detach(), pristine[name]):
+            raise Mismatch(f"{name} was changed in place")
+    if not same(grad_output.detach(), before):
+        raise Mismatch("the incoming gradient was changed in place")
+    if truth is None:
+        return answers, 0.0
+    repeats = {case.layout, case.weight_layout, case.grad_output_layout} & set(REPEATING)
+    errors = []
+    for name, each in answers.items():
+        if sample is not None and name in (OUTPUT, UNDER_NO_GRAD, gradient_of("input")):
+            if name == gradient_of("input"):
+                _check_zero(name, unsampled(sample, each), truth.tolerance(name, dtype, accuracy))
+            each = sampled(sample, each)
+        errors.append(_compare(name, each, truth, arithmetic, accuracy, together=not repeats))
+    return answers, max(errors)
+
+
+def _check_form(
+    name: str,
+    output: Any,
+    shape: torch.Size,
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    if not isinstance(output, Tensor):
+        raise Mismatch(f"the {name} is a {type(output).__name__}, not a tensor")
+    if output.shape != shape:
+        raise Mismatch(f"the {name} has shape {tuple(output.shape)}, not {tuple(shape)}")
+    if output.dtype != dtype:
+        raise Mismatch(f"the {name} is {output.dtype}, not {dtype}")
+    if output.device.type != device.type:
+        raise Mismatch(f"the {name} is on {output.device}, not on {device}")
+    for argument, tensor in tensors.items():
+        owner = tensor.untyped_storage()
+        if output.numel() and output.untyped_storage().data_ptr() == owner.data_ptr():
+            raise Mismatch(f"the {name} shares the memory of {argument}")
+
+
+def _without_gradient(
+    implementation: Callable[..., Any], arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> Any:
+    """The output under `no_grad`, of arguments that need a gradient otherwise."""
+    needing = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
+    with torch.no_grad():
+        output = implementation(**{**arguments, **needing})
+    if isinstance(output, Tensor) and output.requires_grad:
+        raise Mismatch("the output has a gradient under no_grad")
+    return output
+
+
+def _check_zero(name: str, rest: Tensor, admissible: Tensor) -> None:
+    """Images whose outputs have a gradient of zero have one of zero themselves."""
+    if rest.numel() and not bool(rest.abs().max() <= admissible.max()):
+        raise Mismatch(f"the {name} is {float(rest.abs().max()):.9g} in images whose outputs have none")
+
+
+def _compare(
+    name: str, answer: Tensor, truth: Reference, arithmetic: Arithmetic, accuracy: Accuracy, together: bool
+) -> float:
+    """The largest error in units of the reference's largest value; raises where one is inadmissible."""
+    of, dtype = OUTPUT if name == UNDER_NO_GRAD else name, arithmetic.tensors
+    right = truth.answers[of]
+    if answer.shape != right.shape:
+        raise Mismatch(f"the {name} has shape {tuple(answer.shape)}, not {tuple(right.shape)}")
+    if not right.numel():
+        return 0.0
+    ratio = error_ratio(answer, right, truth.tolerance(of, dtype, accuracy), accuracy)
+    worst = int(ratio.argmax())
+    if ratio.flatten()[worst] > 1:
+        got, wanted = float(answer.flatten()[worst]) + 0.0, float(right.flatten()[worst])  # no -0
+        raise Mismatch(
+            f"the {name} is {got:.9g} where {wanted:.9g} is right, {float(ratio.flatten()[worst]):.3g} times "
+            f"the admissible error, at {_position(worst, right.shape)}; {int((ratio > 1).sum())} of "
+            f"{right.numel()} elements are wrong{diagnose(of, answer, right, ratio > 1)}"
+        )
+    joint = rms_error_ratio(answer, right, truth.rms_tolerance(of, dtype, accuracy)) if together else 0.0
+    if joint > 1:
+        raise Mismatch(
+            f"the errors of the {name} are together {joint:.3g} times what rounding in "
+            f"{arithmetic.name} explains (root mean square over {right.numel()} elements)"
+        )
+    difference = (answer.double() - right).abs().nan_to_num(nan=0.0, posinf=0.0).max()
+    return float(difference / right.abs().nan_to_num(nan=0.0, posinf=0.0).max().clamp_min(1e-300))
+
+
+def _position(flat: int, shape: Iterable[int]) -> list[int]:
+    position = []
+    for size in reversed(list(shape)):
+        flat, index = divmod(flat, size)
+        position.append(index)
+    return position[::-1]

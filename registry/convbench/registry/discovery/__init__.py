@@ -1,0 +1,1 @@
+"""Finds plugins, checks them, and lists what they offer."""

@@ -1,0 +1,1 @@
+"""Checks that a backend leaves the process and its own answers alone."""

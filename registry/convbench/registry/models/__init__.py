@@ -1,0 +1,1 @@
+"""Makes networks by name and describes them layer by layer."""

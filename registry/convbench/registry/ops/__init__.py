@@ -1,0 +1,1 @@
+"""The ops of the contract, and what their calls mean."""

@@ -1,0 +1,95 @@
+"""Ops of the contract that are two layers in one: a convolution or a pooling with the activation beside it.
+
+An activation reads and writes every number once more, and its gradient twice; a kernel that applies it where it
+has the number at hand saves that. What is fused is found by `convbench.registry.routing.fusion`, and is optional
+for a backend in every respect: what it does not offer, or refuses, is computed as the two ops that it stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from convbench.registry.ops.activations import activation_of
+from convbench.registry.ops.op import Op
+
+
+def conv2d_activation(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    activation: str = "relu",
+) -> Tensor:
+    """activation(conv2d(input, weight, bias)); shapes as there, `activation` one of `relu`, `sigmoid`, `tanh`."""
+    activate = activation_of(activation).function
+    return activate(F.conv2d(input, weight, bias, stride, padding, dilation, groups))
+
+
+def activation_max_pool2d(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    activation: str = "relu",
+) -> Tensor:
+    """max_pool2d(activation(input)): activations are monotone, so the largest is chosen among the inputs."""
+    activate = activation_of(activation).function
+    return activate(F.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode))
+
+
+def activation_avg_pool2d(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    activation: str = "relu",
+) -> Tensor:
+    """avg_pool2d(activation(input)); shapes as there. Padding is added after the activation, as zeros."""
+    activated = activation_of(activation).function(input)
+    return F.avg_pool2d(
+        activated, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
+
+
+def fused_ops(conv2d: Op, max_pool2d: Op, avg_pool2d: Op) -> tuple[Op, ...]:
+    """The fused ops, from those without an activation. Its operations are not counted, as they are not apart."""
+
+    def fused(base: Op, reference: Callable[..., Tensor], **rest: Any) -> Op:
+        return replace(
+            base,
+            name=reference.__name__,
+            reference=reference,
+            functions=(),
+            modules=(),
+            multilinear=False,
+            base=base,
+            **rest,
+        )
+
+    return (
+        fused(conv2d, conv2d_activation, activated="output"),
+        fused(max_pool2d, activation_max_pool2d, activated="output"),
+        fused(avg_pool2d, activation_avg_pool2d, activated="input"),
+    )
+
+
+def decompose(op: Op, base: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a call of a fused op stands for: the activation by torch, and `base` for the rest."""
+    arguments = op.bind(args, kwargs)
+    activate: Callable[[Tensor], Tensor] = activation_of(arguments.pop("activation")).function
+    if op.activated == "input":
+        return base(**{**arguments, "input": activate(arguments["input"])})
+    return activate(base(**arguments))

@@ -1,0 +1,1 @@
+"""Runs the convolutions and poolings of a torch model on a backend."""

@@ -1,0 +1,195 @@
+"""How near each combination came to what its device allows: the roofline of a run, as a chart and in words.
+
+Samuel Williams, Andrew Waterman, David Patterson, "Roofline: an insightful visual performance model for
+multicore architectures", Communications of the ACM 52(4), 2009. A step's operations and the bytes that it has
+to move at least are counted; the device's peaks were measured by the run and stand in its environment.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+from convbench.results.analysis.summary import Group, center, measured, middle
+from convbench.results.charts.figures import Axis, Roof, Roofline, Spot
+from convbench.results.charts.palette import hues
+from convbench.results.charts.scales import positive
+from convbench.results.report.phrasing import count
+from convbench.results.report.speed_findings import nothing_to_serve
+from convbench.results.storage.contents import Contents
+from convbench.results.tables.comparison_table import number
+
+DRAWN = 120  # combinations under the roofs of one device
+SPOKEN = 6  # networks that are told of in words
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Where one combination stands: its operations per byte, its speed, and its roof if that was measured.
+
+    `contested` is False where the network has no op that backends implement: all of them ran torch's code.
+    """
+
+    name: str
+    group: Group
+    network: str
+    intensity: float
+    gflops_per_second: float
+    roof: Roof | None
+    by_layer: float | None = None
+    ranked: bool = True
+    contested: bool = True
+
+    @property
+    def fraction(self) -> float | None:
+        """The share of what the roof allows a step as a whole."""
+        return self.gflops_per_second / self.roof.attainable(self.intensity) if self.roof else None
+
+    @property
+    def shares(self) -> str:
+        """The shares of what is attainable by the step as a whole, and by its layers one after another."""
+        whole = "" if self.fraction is None else f", {percent(self.fraction)} of its roof"
+        layers = (
+            "" if self.by_layer is None else f", {percent(self.by_layer)} of what its layers allow one by one"
+        )
+        return whole + layers
+
+    @property
+    def text(self) -> str:
+        """All of it in a line."""
+        return (
+            f"{self.name}, {self.group.race.title}: {number(self.gflops_per_second)} GFLOP/s at "
+            f"{self.intensity:.3g} FLOPs per byte{self.shares}"
+        )
+
+
+def rooflines(contents: Contents) -> Iterator[Roofline]:
+    """A chart for each device whose peaks were measured, if the bytes of a step were counted."""
+    colours = hues(contents)
+    places = reached(contents)
+    for device in dict.fromkeys(place.group.race.device for place in places):
+        here = [place for place in places if place.group.race.device == device and place.roof]
+        dtypes = dict.fromkeys(place.group.race.dtype for place in here)
+        roofs = {dtype: roof(contents.environment, device, dtype) for dtype in dtypes}
+        if here:
+            yield Roofline(
+                f"Roofline of {device}",
+                Axis("FLOPs per byte", log=True),
+                Axis("GFLOP/s", log=True),
+                tuple(each for each in roofs.values() if each),
+                tuple(
+                    Spot(
+                        place.name + f" {place.group.race.dtype}" * (len(dtypes) > 1),
+                        colours[place.name],
+                        place.network,
+                        place.intensity,
+                        place.gflops_per_second,
+                        place.text,
+                    )
+                    for place in here[:DRAWN]
+                ),
+                f"the first {DRAWN} of {len(here)} combinations" if len(here) > DRAWN else "",
+            )
+
+
+def reached(contents: Contents) -> list[Reached]:
+    """Each combination of which operations, bytes and time are known."""
+    found = []
+    for group in contents.table.groups:
+        limit = roof(contents.environment, group.race.device, group.race.dtype)
+        contested = not nothing_to_serve(group, contents)
+        for line in group.lines:
+            timed = measured(contents.rows_of(group, line.name), "time")
+            intensity = middle(row.arithmetic_intensity for row in timed)
+            speed = center(row.gflops_per_second for row in timed)
+            if positive(intensity) and positive(speed):
+                network = group.race.shared if group.subject == "backend" else line.name
+                fraction = center(row.roofline_fraction for row in timed)
+                found.append(
+                    Reached(
+                        line.name,
+                        group,
+                        network,
+                        intensity or 0,
+                        speed or 0,
+                        limit,
+                        fraction,
+                        line.ranked,
+                        contested,
+                    )
+                )
+    return found
+
+
+def roof(environment: Mapping[str, Any], device: str, dtype: str) -> Roof | None:
+    """The measured peaks of a device with a dtype; None where environment.json has no such numbers."""
+    peaks = environment.get("peaks")
+    devices = peaks if isinstance(peaks, dict) else {}
+    of_device = devices.get(device) or devices.get(device.partition(":")[0]) or {}
+    found = of_device.get(dtype) if isinstance(of_device, dict) else None
+    if not isinstance(found, dict):
+        return None
+    flops, moved = found.get("gflops_per_second"), found.get("gb_per_second")
+    return Roof(dtype, float(flops), float(moved)) if is_peak(flops) and is_peak(moved) else None
+
+
+def peaks_of(environment: Mapping[str, Any]) -> list[tuple[str, Roof]]:
+    """Every measured peak, with its device."""
+    peaks = environment.get("peaks")
+    devices = peaks if isinstance(peaks, dict) else {}
+    found = [
+        (device, roof(environment, device, dtype))
+        for device, dtypes in devices.items()
+        if isinstance(dtypes, dict)
+        for dtype in dtypes
+    ]
+    return [(device, each) for device, each in found if each]
+
+
+def percent(fraction: float) -> str:
+    """A share of what is attainable; above 100 % where a peak was measured too low."""
+    value = 100 * fraction
+    return f"{value:,.0f} %" if value >= 99.95 else f"{value:.1f} %" if value >= 0.95 else f"{value:.2g} %"
+
+
+def is_peak(value: Any) -> TypeGuard[float]:
+    """Whether a value from a file is a number that a logarithmic axis has a place for."""
+    return isinstance(value, (int, float)) and positive(value)
+
+
+def under_the_roof(contents: Contents) -> list[str]:
+    """What the peaks are, what limits each network, and who came nearest to that, in sentences."""
+    places = reached(contents)
+    said = []
+    for device, dtype in dict.fromkeys((each.group.race.device, each.group.race.dtype) for each in places):
+        limit = roof(contents.environment, device, dtype)
+        if limit is None:
+            said.append(f"The peaks of {device} with {dtype} were not measured, so it has no roof here.")
+            continue
+        said.append(
+            f"{device} was measured to do at most {number(limit.gflops_per_second)} GFLOP/s in {dtype} and to "
+            f"copy {number(limit.gb_per_second)} GB/s: below {limit.ridge:.3g} FLOPs per byte, memory is the "
+            f"limit; above, arithmetic."
+        )
+        here = [each for each in places if each.roof == limit and each.group.race.device == device]
+        networks = list(dict.fromkeys(each.network for each in here))
+        said += [
+            nearest([each for each in here if each.network == name], limit) for name in networks[:SPOKEN]
+        ]
+        if len(networks) > SPOKEN:
+            said.append(f"The chart and the table have {count(len(networks) - SPOKEN, 'more network')}.")
+    return said
+
+
+def nearest(places: Sequence[Reached], limit: Roof) -> str:
+    """What one network allows, and who came nearest to it."""
+    best = max(places, key=lambda each: (each.ranked, each.fraction or 0.0))
+    bound = "memory" if best.intensity < limit.ridge else "arithmetic"
+    whose = f"{best.name} came nearest, with" if best.contested else "all ran torch's code, at best at"
+    beyond = "; that is beyond it, for what stays in caches need not be moved" * ((best.fraction or 0) > 1)
+    return (
+        f"{best.network} does {best.intensity:.3g} FLOPs per byte, so {bound} limits it to "
+        f"{number(limit.attainable(best.intensity))} GFLOP/s; {whose} "
+        f"{number(best.gflops_per_second)} GFLOP/s{best.shares}{beyond}."
+    )

@@ -1,0 +1,1 @@
+"""The commands `convbench compare` and `convbench report`."""

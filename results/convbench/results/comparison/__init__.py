@@ -1,0 +1,1 @@
+"""Compares the results of two or more runs."""

@@ -1,0 +1,294 @@
+"""Compares results with those of a base, combination by combination."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from convbench.registry.errors import NothingRan, UsageError
+from convbench.results.analysis.attribution import served_change, unlike_shares
+from convbench.results.analysis.flags import flags_of_both
+from convbench.results.analysis.significance import (
+    FLOOR_POINTS,
+    MIN_EFFECT,
+    MIN_POINTS,
+    PAIRED_FROM,
+    Difference,
+    Judged,
+    Verdict,
+    as_ratio,
+    difference,
+    judge,
+    log_difference,
+    paired_log_difference,
+)
+from convbench.results.analysis.statistics import geometric_mean
+from convbench.results.comparison.gate import gate
+from convbench.results.comparison.history import Trend, trends
+from convbench.results.comparison.pairing import Left, Match, apart, joined, match, reasons
+from convbench.results.comparison.sides import read_side
+from convbench.results.schema import Combination
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    Source: TypeAlias = Path | str | pd.DataFrame
+
+SAME_EPOCHS = 0.1  # trainings whose lengths differ by a larger share have no accuracies to compare
+SAME_SHARE = (
+    1e-6  # shares of FLOPs that differ by less are alike: they are counted, and written with nine digits
+)
+
+
+@dataclass(frozen=True)
+class TimePair:
+    """The step time of one combination on both sides, geometric means over processes.
+
+    `ratio` is new over base, above one is slower; `detectable` is the smallest ratio that processes so many
+    and so spread could have shown; `note` says what makes the pair less than sound; `paired` where each
+    process was set against its counterpart of the same round of the same run. `base_served` and `new_served` are
+    the shares of the FLOPs that the backend computed itself, None where a side does not tell; torch did the rest.
+    `base_flags` and `new_flags` say how many processes each flag struck.
+    """
+
+    combination: Combination
+    file: str
+    verdict: Verdict
+    ratio: float
+    low: float
+    high: float
+    p_value: float
+    detectable: float
+    base_ms: float
+    new_ms: float
+    base_processes: int
+    new_processes: int
+    note: str = ""
+    paired: bool = False
+    base_served: float | None = None
+    new_served: float | None = None
+    base_flags: Mapping[str, int] = field(default_factory=dict)
+    new_flags: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def served_less(self) -> bool:
+        """Whether the backend left to torch some of what it computed in the base."""
+        return served_change(self.base_served, self.new_served) < 0
+
+
+@dataclass(frozen=True)
+class AccuracyPair:
+    """The validation accuracy of one combination on both sides, means over the seeds that both trained.
+
+    `change` is new minus base; what rests on a spread over seeds is None where a side has one seed.
+    `combination` carries the first seed.
+    """
+
+    combination: Combination
+    file: str
+    verdict: Verdict
+    change: float
+    low: float | None
+    high: float | None
+    p_value: float | None
+    detectable: float | None
+    base_accuracy: float
+    new_accuracy: float
+    base_seeds: int
+    new_seeds: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found: `files` are the names of the base and of what was compared with it.
+
+    `remarks` say what makes all pairs of two files less than sound.
+    """
+
+    files: tuple[str, ...]
+    times: tuple[TimePair, ...]
+    accuracies: tuple[AccuracyPair, ...]
+    left_out: tuple[Left, ...]
+    trends: tuple[Trend, ...]
+    min_effect: float
+    remarks: tuple[str, ...] = ()
+
+    def gate(self, slower: float, *, allow_unclear: bool = False) -> str:
+        """Refuse a slow-down by more than `slower` (0.05 is 5 %); return what passing is worth.
+
+        Refused too is a combination that the base measured, and that a new file planned and could not measure,
+        and one whose backend left more of the work to torch: that time is not the backend's. Where a slow-down
+        of that size could not have shown, the gate does not pass either: nobody can tell. `allow_unclear` lets
+        such pairs pass and counts them, as long as some pair could have shown it.
+
+        Raises:
+            UsageError: this comparison called nothing different that differs by as little as `slower`.
+            GateFailed: a pair is slower by more than that, a combination was lost, or a backend did less itself.
+            NothingRan: no step time was compared, or in too few pairs could the slow-down have shown.
+        """
+        return gate(self, slower, allow_unclear=allow_unclear)
+
+
+def compare(
+    base: Source, new: Source, *more: Source, force: bool = False, min_effect: float = MIN_EFFECT
+) -> Comparison:
+    """Compare results with those of a base.
+
+    Each is a results.csv, a run directory, a table of `read_results`, a JSON file of pytest-benchmark, or a
+    directory of such files, one per process. Pairs of unlike machine, torch, threads, data set or recipe are
+    left out unless `force`. A ratio of times nearer to one than `min_effect` is never called a difference.
+
+    Raises:
+        UsageError: a file cannot be read, or `min_effect` is not a share.
+        NothingRan: nothing could be compared.
+    """
+    if not 0 < min_effect < 1:
+        raise UsageError(f"min_effect is a share between 0 and 1, as 0.03 is 3 %, not {min_effect:g}")
+    sources = (base, new, *more)
+    files = labels(sources)
+    first, *others = (read_side(source, name) for source, name in zip(sources, files, strict=True))
+    matches: list[Match] = []
+    left_out: list[Left] = []
+    remarks: list[str] = []
+    for side in others:
+        found, left = match(first, side, force=force)
+        matches += found
+        left_out += left
+        if any(each.base.step_ms and each.new.step_ms for each in found):
+            remarks.append(apart(first, side))
+    if not matches:
+        raise NothingRan(f"nothing could be compared: {reasons(left_out)}")
+    return Comparison(
+        files=tuple(files),
+        times=compare_times(matches, min_effect),
+        accuracies=compare_accuracies(matches),
+        left_out=tuple(left_out),
+        trends=trends(files, matches, min_effect) if more else (),
+        min_effect=min_effect,
+        remarks=tuple(filter(None, remarks)),
+    )
+
+
+def labels(sources: Sequence[Source]) -> list[str]:
+    """A short name for each file, a longer one where the short ones are alike."""
+    paths = [Path(source) if isinstance(source, (str, Path)) else Path("table") for source in sources]
+    runs = [path.absolute().parent if path.name == "results.csv" else path for path in paths]
+    short = [path.name or str(path) for path in runs]
+    for names in (short, [str(path) for path in paths]):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} ({number})" for number, name in enumerate(short, 1)]
+
+
+def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair, ...]:
+    """Judge the step times of all pairs together."""
+    timed = [each for each in matches if each.base.step_ms and each.new.step_ms]
+    paired = [counterparts(each) for each in timed]
+    gaps = [
+        paired_log_difference(*pairs) if pairs else log_difference(each.base.step_ms, each.new.step_ms)
+        for each, pairs in zip(timed, paired, strict=True)
+    ]
+    words: dict[str, Verdict] = {"more": "slower", "less": "faster", "same": "same", "unclear": "unclear"}
+    return tuple(
+        TimePair(
+            combination=each.combination,
+            file=each.file,
+            verdict=words[judged.verdict],
+            ratio=as_ratio(gap.estimate),
+            low=as_ratio(judged.low),
+            high=as_ratio(judged.high),
+            p_value=judged.p_value,
+            detectable=as_ratio(judged.detectable),
+            base_ms=geometric_mean(each.base.step_ms),
+            new_ms=geometric_mean(each.new.step_ms),
+            base_processes=len(each.base.step_ms),
+            new_processes=len(each.new.step_ms),
+            note=joined(
+                each.note,
+                unlike_shares(each.base.served, each.new.served),
+                flags_of_both(each.base, each.new),
+                "one process on a side: its spread is assumed" * gap.assumed,
+            ),
+            paired=pairs is not None,
+            base_served=each.base.served,
+            new_served=each.new.served,
+            base_flags=each.base.flags,
+            new_flags=each.new.flags,
+        )
+        for each, gap, pairs, judged in zip(
+            timed, gaps, paired, judge(gaps, math.log1p(min_effect)), strict=True
+        )
+    )
+
+
+def counterparts(each: Match) -> tuple[list[float], list[float]] | None:
+    """The step times of both sides, round by round of one run; None where they are not of one run, or few."""
+    count = len(each.base.processes)
+    if count < PAIRED_FROM or sorted(each.base.processes) != sorted(each.new.processes):
+        return None
+    base = dict(zip(each.base.processes, each.base.step_ms, strict=True))
+    new = dict(zip(each.new.processes, each.new.step_ms, strict=True))
+    return [base[process] for process in base], [new[process] for process in base]
+
+
+def compare_accuracies(matches: Sequence[Match]) -> tuple[AccuracyPair, ...]:
+    """Judge the accuracies of all combinations together, the seeds of a combination being its sample."""
+    groups: dict[tuple[str, Combination], list[Match]] = {}
+    for each in matches:
+        if each.base.accuracies and each.new.accuracies:
+            groups.setdefault((each.file, replace(each.combination, seed=0)), []).append(each)
+    gaps: dict[tuple[str, Combination], Difference] = {}
+    for key, group in groups.items():
+        gap = difference(accuracies(group, "base"), accuracies(group, "new"), FLOOR_POINTS, assumed=None)
+        if gap is not None and not lengths(group):
+            gaps[key] = gap
+    judged = dict(zip(gaps, judge(list(gaps.values()), MIN_POINTS), strict=True))
+    return tuple(accuracy_pair(key[0], group, judged.get(key)) for key, group in groups.items())
+
+
+def accuracy_pair(file: str, group: Sequence[Match], judged: Judged | None) -> AccuracyPair:
+    """Put what was found of one combination's accuracy into words."""
+    words: dict[str, Verdict] = {"more": "higher", "less": "lower", "same": "same", "unclear": "unclear"}
+    base, new = accuracies(group, "base"), accuracies(group, "new")
+    means = sum(base) / len(base), sum(new) / len(new)
+    single = "one seed on a side shows no spread" if min(len(base), len(new)) == 1 else ""
+    return AccuracyPair(
+        combination=group[0].combination,
+        file=file,
+        verdict=words[judged.verdict] if judged else "unclear",
+        change=means[1] - means[0],
+        low=judged.low if judged else None,
+        high=judged.high if judged else None,
+        p_value=judged.p_value if judged else None,
+        detectable=judged.detectable if judged else None,
+        base_accuracy=means[0],
+        new_accuracy=means[1],
+        base_seeds=len(base),
+        new_seeds=len(new),
+        note=joined(*dict.fromkeys(each.note for each in group), lengths(group), single),
+    )
+
+
+def accuracies(group: Sequence[Match], side: str) -> list[float]:
+    """The accuracies of all seeds on one side."""
+    return [value for each in group for value in getattr(each, side).accuracies]
+
+
+def lengths(group: Sequence[Match]) -> str:
+    """What to say of trainings of unlike lengths, whose accuracies are not to be compared."""
+    base = [value for each in group for value in each.base.epochs]
+    new = [value for each in group for value in each.new.epochs]
+    longest, shortest = max(base + new, default=0), min(base + new, default=0)
+    if longest - shortest <= SAME_EPOCHS * longest:
+        return ""
+    return f"trained for {span(base)} and {span(new)} epochs"
+
+
+def span(values: Sequence[float]) -> str:
+    """A range of numbers, or the one they all are."""
+    low, high = f"{min(values, default=0):.3g}", f"{max(values, default=0):.3g}"
+    return low if low == high else f"{low} to {high}"

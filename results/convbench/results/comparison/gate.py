@@ -1,0 +1,62 @@
+"""Lets a script depend on a comparison: what is refused, and what passing is worth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from convbench.registry.errors import GateFailed, NothingRan, UsageError
+from convbench.results.analysis.attribution import served_change, unlike_shares
+from convbench.results.analysis.significance import effect
+from convbench.results.comparison.pairing import name
+from convbench.results.report.phrasing import count
+
+if TYPE_CHECKING:
+    from convbench.results.comparison.compare import Comparison
+
+FINEST = 1e-3  # the smallest effect that a gate has looked for, however little it lets pass
+
+
+def gate(comparison: Comparison, slower: float, *, allow_unclear: bool) -> str:
+    """See `Comparison.gate`."""
+    if comparison.min_effect > max(slower, FINEST):
+        raise UsageError(
+            f"a gate of {slower:.1%} is deaf: differences below {comparison.min_effect:.1%} were not looked for; "
+            f"compare with min_effect={max(slower, FINEST):g}"
+        )
+    failed = [pair for pair in comparison.times if pair.verdict == "slower" and pair.ratio > 1 + slower]
+    lost = [left for left in comparison.left_out if left.lost]
+    if failed:
+        worst = max(failed, key=lambda pair: pair.ratio)
+        raise GateFailed(
+            f"{len(failed)} of {len(comparison.times)} pairs are slower by more than {slower:.1%}, the worst "
+            f"by {effect(worst.ratio)}: {name(worst.combination)} in {worst.file}"
+        )
+    if lost:
+        first = f"{name(lost[0].combination)} {lost[0].reason}"
+        raise GateFailed(
+            f"{count(len(lost), 'combination')} of the base could not be measured again: {first}"
+        )
+    if fallen := [pair for pair in comparison.times if pair.served_less]:
+        worst = min(fallen, key=lambda pair: served_change(pair.base_served, pair.new_served))
+        shares = unlike_shares(worst.base_served, worst.new_served)
+        raise GateFailed(
+            f"in {len(fallen)} of {len(comparison.times)} pairs the backend left to torch what it computed in the "
+            f"base: {name(worst.combination)} in {worst.file}, {shares}"
+        )
+    if not comparison.times:
+        raise NothingRan("the gate has nothing to judge: no step time was compared")
+    blind = [pair for pair in comparison.times if pair.verdict == "unclear" and pair.detectable > 1 + slower]
+    if blind and (not allow_unclear or len(blind) == len(comparison.times)):
+        worst = max(blind, key=lambda pair: pair.detectable)
+        raise NothingRan(
+            f"the gate cannot tell: a slow-down by {slower:.1%} could not have shown in {len(blind)} of "
+            f"{len(comparison.times)} pairs; in {name(worst.combination)} it shows from "
+            f"{effect(worst.detectable)}. More processes (--rounds) or a quieter machine tell more"
+        )
+    passed = f"none of {len(comparison.times)} pairs is shown to be slower by more than {slower:.1%}"
+    if blind:
+        worst_case = effect(max(pair.detectable for pair in blind))
+        passed += f"; but noise hides as much in {len(blind)}, in the worst all below {worst_case}"
+    if comparison.left_out:
+        passed += f"; {count(len(comparison.left_out), 'combination')} could not be compared"
+    return passed

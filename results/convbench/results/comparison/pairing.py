@@ -1,0 +1,150 @@
+"""Finds what both sides of a comparison measured alike, whether side by side, and why the rest is left out."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import NamedTuple
+
+from convbench.results.comparison.sides import CONDITIONS, LATER, Measured, Side
+from convbench.results.report.phrasing import count
+from convbench.results.schema import Combination
+
+UNKNOWN = frozenset({""})
+SHARED = 5  # conditions that a combination's name ends with, before its seed
+SEED = re.compile(r"s\d+")
+
+
+def name(combination: Combination) -> str:
+    """A combination in one word; a benchmark of pytest-benchmark has a name and no conditions."""
+    return combination.label if combination.backend else combination.architecture
+
+
+class Match(NamedTuple):
+    """One combination as both sides measured it; `note` says what differs or failed."""
+
+    file: str
+    combination: Combination
+    base: Measured
+    new: Measured
+    note: str
+
+
+@dataclass(frozen=True)
+class Left:
+    """A combination that was left out of the comparison, and why.
+
+    `lost` marks one that the base measured, and that the new file planned and could not measure.
+    """
+
+    combination: Combination
+    file: str
+    reason: str
+    lost: bool = False
+
+
+def match(base: Side, new: Side, *, force: bool) -> tuple[list[Match], list[Left]]:
+    """Pair the combinations of two sides; those of unlike conditions are left out unless `force`."""
+    matches, left = [], []
+    for combination, old in base.combinations.items():
+        fresh = new.combinations.get(combination)
+        if fresh is None:
+            left.append(Left(combination, new.name, f"only in {base.name}"))
+            continue
+        if fresh.failure is not None and losses(old, fresh):
+            left.append(Left(combination, new.name, failed(new.name, fresh), lost=True))
+        elif not comparable(old, fresh):
+            missing = [failed(side.name, each) for side, each in ((base, old), (new, fresh))]
+            left.append(Left(combination, new.name, joined(*missing) or "not measured on both sides"))
+        if not comparable(old, fresh):
+            continue
+        unlike = joined(*differences(old, fresh))
+        if unlike and not force:
+            left.append(Left(combination, new.name, f"unlike {unlike}"))
+        else:
+            note = joined("unlike " * bool(unlike) + unlike, failed(base.name, old), failed(new.name, fresh))
+            matches.append(Match(new.name, combination, old, fresh, note))
+    only_new = (each for each in new.combinations if each not in base.combinations)
+    left += [Left(combination, new.name, f"only in {new.name}") for combination in only_new]
+    return matches, left
+
+
+def losses(base: Measured, new: Measured) -> bool:
+    """Whether the new side lacks something that the base has."""
+    return bool((base.step_ms and not new.step_ms) or (base.accuracies and not new.accuracies))
+
+
+def comparable(base: Measured, new: Measured) -> bool:
+    """Whether both sides measured the same thing."""
+    return bool((base.step_ms and new.step_ms) or (base.accuracies and new.accuracies))
+
+
+def failed(name: str, measured: Measured) -> str:
+    """What a side failed at, if it did."""
+    return f"in {name}: {measured.failure}" if measured.failure else ""
+
+
+def joined(*notes: str) -> str:
+    """The notes that say something."""
+    return "; ".join(note for note in notes if note)
+
+
+def differences(base: Measured, new: Measured) -> Iterator[str]:
+    """The conditions in which two sides are not alike, or one is not alike in itself."""
+    for condition in CONDITIONS:
+        old, fresh = base.conditions.get(condition, UNKNOWN), new.conditions.get(condition, UNKNOWN)
+        if condition in LATER and UNKNOWN in (old, fresh):
+            continue  # a file of an earlier version does not say
+        if old != fresh or len(old) > 1:
+            yield f"{condition} ({words(old)} and {words(fresh)})"
+
+
+def words(values: frozenset[str]) -> str:
+    """The values of a condition."""
+    return " or ".join(value or "unknown" for value in sorted(values))
+
+
+def reasons(left: Sequence[Left]) -> str:
+    """Why nothing is left to compare, the commonest reasons first."""
+    if not left:
+        return "there are no rows"
+    counted = Counter(each.reason for each in left).most_common(3)
+    text = "; ".join(f"{times} {'is' if times == 1 else 'are'} {reason}" for reason, times in counted)
+    unlike = any(each.reason.startswith("unlike") for each in left)
+    return f"of {count(len(left), 'combination')} {text}" + " (--force compares unlike conditions)" * unlike
+
+
+def without_shared(names: Sequence[str]) -> tuple[Sequence[str], str]:
+    """Names of combinations without the conditions that all of them share, and those conditions."""
+    parts = [name.split("/") for name in names]
+    if len(names) < 2 or len({len(each) for each in parts}) > 1:
+        return names, ""
+    first = len(parts[0]) - (SHARED + bool(SEED.fullmatch(parts[0][-1])))  # before it: what was measured
+    alike = [
+        at >= max(first, 1) and len(set(column)) == 1 for at, column in enumerate(zip(*parts, strict=True))
+    ]
+    kept = ["/".join(part for part, same in zip(own, alike, strict=True) if not same) for own in parts]
+    return kept, ", ".join(part for part, same in zip(parts[0], alike, strict=True) if same)
+
+
+def apart(base: Side, new: Side) -> str:
+    """How far two sides that were not interleaved lie apart in time; nothing where they were, or nobody knows."""
+    if base.period is None or new.period is None:
+        return ""
+    (_, earlier_end), (later_start, _) = sorted([base.period, new.period])
+    who = f"{new.name} and {base.name} are not interleaved"
+    if later_start > earlier_end:
+        return f"{who}: measured {duration(later_start - earlier_end)} apart"
+    return "" if base.runs & new.runs else f"{who}: measured at the same time by runs that took no turns"
+
+
+def duration(gap: timedelta) -> str:
+    """A time in minutes, a long one in hours or days."""
+    minutes = gap.total_seconds() / 60
+    for unit, size in (("day", 24 * 60), ("hour", 60)):
+        if minutes >= 2 * size:
+            return count(round(minutes / size), unit)
+    return count(round(minutes), "minute") if minutes >= 1 else "less than a minute"

@@ -1,0 +1,279 @@
+"""One side of a comparison: what each combination measured, process by process, and where."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convbench.registry.errors import UsageError
+from convbench.results.schema import COMBINATION, MEASURED, Combination, Row, columns
+from convbench.results.storage.pytest_benchmark import looks_like_json, read_pytest_benchmark
+from convbench.results.storage.reader import read_table, results_file, row_place
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+CONDITIONS = (
+    "machine_id",
+    "device_name",
+    "torch_version",
+    "threads",
+    "dataset",
+    "train_images",
+    "recipe",
+    "flush_denormal",
+    "fused",
+    "cudnn",
+    "beside",
+)
+UNTOLD = {"fused": "0", "beside": "0"}  # what a file is under that was written before there was such a choice
+PROCESS = ("run_id", "kind", "round")
+TOLD = ("flags", "started_at")  # a table made by hand may lack them
+VALUES = ("status", "error", "step_ms_median", "served_flops_fraction", "val_accuracy", "epochs")
+TINY, HUGE = 5e-324, sys.float_info.max  # the floats next to zero and to infinity
+LATER = {column.name for column in columns(Row) if column.later}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one side has of one combination.
+
+    `step_ms` holds a median per process, and `processes` a number for each, the same in every file for the same
+    round of the same run; `served` the smallest share of the FLOPs that the backend computed itself in any of
+    them, as far as it is known; `accuracies` and `epochs` a value per training; `failure` the status and error of
+    the first process that failed; `conditions` every value found; `flags` how many of the processes timed each
+    flag struck.
+    """
+
+    step_ms: tuple[float, ...] = ()
+    processes: tuple[float, ...] = ()
+    served: float | None = None
+    accuracies: tuple[float, ...] = ()
+    epochs: tuple[float, ...] = ()
+    failure: str | None = None
+    conditions: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    flags: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Side:
+    """A file of results under the name it is shown by.
+
+    `runs` are the runs that its steps were timed in, and `period` when the first and the last of these processes
+    started, None where it does not tell.
+    """
+
+    name: str
+    combinations: Mapping[Combination, Measured]
+    runs: frozenset[str] = frozenset()
+    period: tuple[datetime, datetime] | None = None
+
+
+def read_side(source: Path | str | pd.DataFrame, name: str) -> Side:
+    """Read a results.csv, a run directory, a pytest-benchmark file, or a directory of such files.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    frame = load(source)
+    return Side(name, summed_up(frame, source, name), *when(frame))
+
+
+def place(source: Path | str | pd.DataFrame, name: str, at: Any) -> str:
+    """Where the row at a position of a side's table is, to be named in errors: a file and its line."""
+    return row_place(results_file(Path(source)), int(at)) if isinstance(source, (str, Path)) else name
+
+
+def when(frame: pd.DataFrame) -> tuple[frozenset[str], tuple[datetime, datetime] | None]:
+    """The runs that timed steps, and when the first and the last of their processes started."""
+    import pandas as pd
+
+    timed = frame[((frame["kind"] == "time") & frame["status"].isin(MEASURED)).to_numpy()]
+    started = pd.to_datetime(timed["started_at"], utc=True, errors="coerce").dropna()
+    period = (started.min().to_pydatetime(), started.max().to_pydatetime()) if len(started) else None
+    return frozenset(map(str, timed["run_id"].dropna().unique())), period
+
+
+def load(source: Path | str | pd.DataFrame) -> pd.DataFrame:
+    """The columns that a comparison needs."""
+    if not isinstance(source, (str, Path)):
+        wanted = (*COMBINATION, *CONDITIONS, *PROCESS, *VALUES)
+        if missing := [name for name in wanted if name not in source and name not in LATER]:
+            raise UsageError(f"the table lacks the columns {', '.join(missing)}")
+        return source.reindex(columns=[*wanted, *TOLD])
+    path = Path(source)
+    if path.is_dir() and not (path / "results.csv").exists() and (files := sorted(path.glob("*.json"))):
+        return read_pytest_benchmark(files)
+    path = results_file(path)
+    if looks_like_json(path):
+        return read_pytest_benchmark([path])
+    return read_table(path, {*COMBINATION, *CONDITIONS, *PROCESS, *VALUES, *TOLD})
+
+
+def summed_up(
+    frame: pd.DataFrame, source: Path | str | pd.DataFrame, name: str
+) -> dict[Combination, Measured]:
+    """What a table has of each combination."""
+    import numpy as np
+
+    if not len(frame):
+        return {}
+    combination = codes(frame, tuple(COMBINATION))
+    # A resumed run tries again what had failed, and appends: the last row of a process counts.
+    last = ~duplicated(pair(combination, codes(frame, PROCESS)))
+    frame, combination = frame[last], combination[last]
+    good = frame["status"].isin(MEASURED).to_numpy()
+    # What was found wrong once has no figures, whatever was measured of it before or after.
+    wrong = combination[(frame["status"] == "incorrect").to_numpy()]
+    measured = good & ~np.isin(combination, wrong)
+    timed = measured & (frame["kind"] == "time").to_numpy() & frame["step_ms_median"].notna().to_numpy()
+    trained = measured & (frame["kind"] == "train").to_numpy() & frame["val_accuracy"].notna().to_numpy()
+    for column, chosen, least, most, what in (
+        ("step_ms_median", timed, TINY, HUGE, "a time is a number above zero"),
+        ("val_accuracy", trained, 0.0, 1.0, "an accuracy is a share from 0 to 1"),
+    ):
+        values = numbers(frame, column)[chosen]
+        if len(bad := values[(values < least) | (values > most)]):
+            at = frame.index[chosen][(values < least) | (values > most)][0]
+            raise UsageError(f"{place(source, name, at)}: {column} is {bad[0]:g}; {what}")
+    step_ms = split(frame, "step_ms_median", combination, timed)
+    processes = split(numbered(frame), "process", combination, timed)
+    shares = numbers(frame, "served_flops_fraction")
+    served = split(frame, "served_flops_fraction", combination, timed & (shares >= 0) & (shares <= 1))
+    accuracies = split(frame, "val_accuracy", combination, trained)
+    epochs = split(frame, "epochs", combination, trained)
+    failures = failed(frame, combination, good)
+    flags = flagged(frame, combination, timed)
+    # Conditions of what was measured; a process that failed early knows few of them.
+    shared = conditions(frame, combination, timed | trained)
+    return {
+        key: Measured(
+            step_ms=step_ms.get(code, ()),
+            processes=processes.get(code, ()),
+            served=min(served.get(code, ()), default=None),
+            accuracies=accuracies.get(code, ()),
+            epochs=epochs.get(code, ()),
+            failure=failures.get(code),
+            conditions=shared.get(code, {}),
+            flags=flags.get(code, {}),
+        )
+        for code, key in keys(frame, combination)
+    }
+
+
+def codes(frame: pd.DataFrame, names: Sequence[str]) -> NDArray[np.int64]:
+    """Number the rows by their distinct values in these columns, (rows,)."""
+    import numpy as np
+    import pandas as pd
+
+    found: NDArray[np.int64] = np.zeros(len(frame), dtype=np.int64)
+    for name in names:
+        values = frame[name]
+        found = pair(found, pd.factorize(values.cat.codes if values.dtype == "category" else values)[0])
+    return found
+
+
+def pair(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number the distinct pairs of two numberings."""
+    import numpy as np
+    import pandas as pd
+
+    second = second.astype(np.int64) + 1  # missing values are numbered -1
+    numbers: NDArray[np.int64] = pd.factorize(first * (second.max(initial=0) + 1) + second)[0]
+    return numbers
+
+
+def duplicated(numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of them come again further down."""
+    import pandas as pd
+
+    return pd.Series(numbers).duplicated(keep="last").to_numpy()
+
+
+def numbered(frame: pd.DataFrame) -> pd.DataFrame:
+    """A number for each row's run and round, in a column `process`: a hash that a float holds exactly."""
+    import pandas as pd
+
+    known = pd.DataFrame(
+        {"run_id": frame["run_id"].astype(object), "round": frame["round"].astype("float64")}
+    )
+    return pd.DataFrame({"process": pd.util.hash_pandas_object(known, index=False).to_numpy() >> 11})
+
+
+def numbers(frame: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    """A column as floats, NaN where a value is missing."""
+    import numpy as np
+
+    return frame[column].to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def split(
+    frame: pd.DataFrame, column: str, combination: NDArray[np.int64], chosen: NDArray[np.bool_]
+) -> dict[int, tuple[float, ...]]:
+    """The chosen values of a column, by combination."""
+    import numpy as np
+
+    whose, values = combination[chosen], numbers(frame, column)[chosen]
+    order = np.argsort(whose, kind="stable")
+    found, starts = np.unique(whose[order], return_index=True)
+    parts = np.split(values[order], starts[1:]) if len(found) else []
+    return {int(code): tuple(part.tolist()) for code, part in zip(found, parts, strict=True)}
+
+
+def flagged(
+    frame: pd.DataFrame, combination: NDArray[np.int64], timed: NDArray[np.bool_]
+) -> dict[int, dict[str, int]]:
+    """How many of the timing processes of each combination carry each flag."""
+    chosen = timed & frame["flags"].notna().to_numpy()
+    found: dict[int, dict[str, int]] = {}
+    for code, words in zip(combination[chosen].tolist(), frame.loc[chosen, "flags"].tolist(), strict=True):
+        for flag in dict.fromkeys(str(words).split()):
+            counts = found.setdefault(code, {})
+            counts[flag] = counts.get(flag, 0) + 1
+    return found
+
+
+def failed(frame: pd.DataFrame, combination: NDArray[np.int64], good: NDArray[np.bool_]) -> dict[int, str]:
+    """Why combinations were not measured, as far as one of their processes says so."""
+    rows = frame.loc[~good, ["kind", "status", "error"]].astype(object).fillna("")
+    found: dict[int, str] = {}
+    for code, (kind, status, error) in zip(
+        combination[~good].tolist(), rows.to_numpy().tolist(), strict=True
+    ):
+        found.setdefault(code, f"{kind} {status}{f': {error}' if error else ''}")
+    return found
+
+
+def conditions(
+    frame: pd.DataFrame, combination: NDArray[np.int64], chosen: NDArray[np.bool_]
+) -> dict[int, dict[str, frozenset[str]]]:
+    """Every value of every condition under which a combination was measured."""
+    frame, combination = frame[chosen], combination[chosen]
+    first = ~duplicated(pair(combination, codes(frame, CONDITIONS)))
+    found: dict[int, dict[str, set[str]]] = {}
+    rows = frame.loc[first, list(CONDITIONS)].astype(object)
+    rows = rows.where(rows.notna(), "")
+    for code, values in zip(combination[first].tolist(), rows.to_numpy().tolist(), strict=True):
+        for name, value in zip(CONDITIONS, values, strict=True):
+            found.setdefault(code, {}).setdefault(name, set()).add(str(value) or UNTOLD.get(name, ""))
+    # A process that timed may not know what one that trained does: what is unknown is no second value.
+    return {
+        code: {name: frozenset(values - {""} or values) for name, values in each.items()}
+        for code, each in found.items()
+    }
+
+
+def keys(frame: pd.DataFrame, combination: NDArray[np.int64]) -> Iterator[tuple[int, Combination]]:
+    """Each combination with its number, in order of appearance."""
+    import numpy as np
+
+    found, first = np.unique(combination, return_index=True)
+    rows = frame.iloc[first][list(COMBINATION)].astype(object)
+    for code, values in zip(found.tolist(), rows.to_numpy().tolist(), strict=True):
+        yield code, Combination(*values)

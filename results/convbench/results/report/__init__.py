@@ -1,0 +1,1 @@
+"""Pages: a run or a comparison as HTML, and findings in words."""

@@ -1,0 +1,27 @@
+"""Numbers and names as parts of sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from convbench.results.tables.comparison_table import number
+
+
+def count(amount: int, noun: str, plural: str = "") -> str:
+    """A number of things."""
+    return f"{amount:,} {noun if amount == 1 else plural or noun + 's'}"
+
+
+def some(names: set[str], noun: str) -> str:
+    """One thing by its name, several by their number."""
+    return next(iter(names)) if len(names) == 1 else count(len(names), noun)
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as a list of a sentence."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def times(ratio: float) -> str:
+    """A factor in as many digits as one reads."""
+    return f"{ratio:.2f}" if ratio < 10 else number(ratio)

@@ -1,0 +1,111 @@
+"""Writes what a person reads of a run, from what the run wrote: table.md and report.html."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convbench.registry.errors import UsageError
+from convbench.results.analysis.attribution import Rank
+from convbench.results.storage import atomic_write
+from convbench.results.storage.contents import Contents, read_contents
+from convbench.results.tables.comparison_table import markdown
+
+if TYPE_CHECKING:
+    from convbench.results.comparison.compare import Comparison
+
+
+def write_all(run_dir: Path | str, *, rank: Rank = "served") -> tuple[Path, Path]:
+    """Write table.md and report.html into a run directory, and return their paths.
+
+    Competitors that left convolutions to torch are not ranked, unless `rank` is "all".
+
+    Raises:
+        UsageError: the directory holds no run, or cannot be written to.
+    """
+    path = directory(run_dir)
+    contents = read_contents(path, rank=rank)
+    return write_table(path, contents), write_report(path, contents)
+
+
+def write_table(run_dir: Path | str, contents: Contents | None = None, *, rank: Rank = "served") -> Path:
+    """Write table.md into a run directory, from its contents if they are read already; return its path.
+
+    Raises:
+        UsageError: the directory holds no run, or cannot be written to.
+    """
+    path = directory(run_dir)
+    contents = contents or read_contents(path, rank=rank)
+    return write_text(path / "table.md", markdown(contents.table, contents.environment))
+
+
+def write_report(run_dir: Path | str, contents: Contents | None = None, *, rank: Rank = "served") -> Path:
+    """Write report.html into a run directory, as `write_table` writes its table.
+
+    Raises:
+        UsageError: the directory holds no run, or cannot be written to.
+    """
+    from convbench.results.report.page import report_html
+
+    path = directory(run_dir)
+    contents = contents or read_contents(path, rank=rank)
+    return write_text(path / "report.html", report_html(contents))
+
+
+def write_comparison(comparison: Comparison, target: Path) -> Path:
+    """Write a comparison as a page, and return its path.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    from convbench.results.report.page import comparison_html
+
+    return write_text(target, comparison_html(comparison))
+
+
+def show_page(page: Path, open_it: bool = False) -> None:
+    """Say on standard error where a page is, and open it in a browser where that is asked for."""
+    import click
+
+    click.echo(f"report: {page}", err=True)
+    if open_it:
+        open_in_browser(page)
+
+
+def open_in_browser(page: Path) -> None:
+    """Open a page in a browser; where there is none, say so on standard error."""
+    import webbrowser
+
+    import click
+
+    if not webbrowser.open(page.absolute().as_uri()):
+        click.echo(f"no browser was found; open {page} in one", err=True)
+
+
+def directory(run_dir: Path | str) -> Path:
+    """A run directory; raises UsageError if it is none."""
+    path = Path(run_dir)
+    if not path.is_dir():
+        raise UsageError(f"{path} is not a run directory")
+    return path
+
+
+def check_writable(target: Path) -> None:
+    """Refuse a file that `write_text` could not write, and leave what is there as it is; raises UsageError."""
+    new = not target.exists()
+    try:
+        with target.open("a", encoding="utf-8"):
+            pass
+        if new:
+            target.unlink()
+    except OSError as error:
+        raise UsageError(f"cannot write {target}: {error.strerror}") from None
+
+
+def write_text(target: Path, text: str) -> Path:
+    """Write a file whole or not at all, and return its path; raises UsageError."""
+    try:
+        atomic_write.write_text(target, text)
+    except OSError as error:
+        raise UsageError(f"cannot write {target}: {error.strerror}") from None
+    return target

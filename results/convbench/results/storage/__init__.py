@@ -1,0 +1,1 @@
+"""Files of a run: written, read, and what the run ran on."""

@@ -1,0 +1,118 @@
+"""Everything that a run directory holds, read once, for whoever shows it."""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from convbench.registry.errors import UsageError, shown
+from convbench.results.analysis.attribution import Rank
+from convbench.results.analysis.summary import Group, Race, Table, comparison_table, race
+from convbench.results.schema import Epoch, Row
+from convbench.results.storage.csv_format import read_records
+from convbench.results.storage.opening import read_json, read_text
+from convbench.results.storage.reader import results_file
+from convbench.results.storage.samples import Process, step_times
+
+SHOWN: Mapping[str, Any] = {  # what a report reads of environment.json
+    "cpu_model": str,
+    "logical_cores": int,
+    "memory_gb": int | float,
+    "operating_system": str,
+    "peaks": dict,
+    "planned_processes": dict,
+    "python": str,
+    "torch_build": str,
+}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A run: `rows` are all of its rows, those of `table` the ones that count.
+
+    `samples` holds the step times of each process in milliseconds; `suite` is the text of suite.toml.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    table: Table
+    epochs: tuple[Epoch, ...] = ()
+    samples: Mapping[Process, list[float]] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    suite: str = ""
+
+    @cached_property
+    def by_line(self) -> Mapping[tuple[Race, str], list[Row]]:
+        """The rows that count, by what line of which race they belong to."""
+        found: dict[tuple[Race, str], list[Row]] = defaultdict(list)
+        for group in self.table.groups[:1]:
+            for row in self.table.rows:
+                names = row.backend, row.architecture
+                name, shared = names if group.subject == "backend" else names[::-1]
+                found[race(row, shared), name].append(row)
+        return found
+
+    def rows_of(self, group: Group, name: str) -> Sequence[Row]:
+        """The rows behind one line."""
+        return self.by_line.get((group.race, name), ())
+
+
+def read_contents(run_dir: Path | str, *, rank: Rank = "served") -> Contents:
+    """Read a run directory; only its results.csv has to be there.
+
+    Competitors that left convolutions to torch are not ranked, unless `rank` is "all".
+
+    Raises:
+        UsageError: there is no results.csv, or a file of the run cannot be read.
+    """
+    path = results_file(Path(run_dir))
+    directory = path.parent
+    rows = read_records(path, Row)
+    samples = step_times(directory / "samples.csv")
+    curves = directory / "curves.csv"
+    return Contents(
+        name=directory.absolute().name,
+        rows=tuple(rows),
+        table=comparison_table(rows, samples, rank=rank),
+        epochs=tuple(read_records(curves, Epoch)) if curves.exists() else (),
+        samples=samples,
+        environment=read_environment(directory / "environment.json"),
+        suite=read_suite(directory / "suite.toml"),
+    )
+
+
+def read_environment(path: Path) -> Mapping[str, Any]:
+    """What environment.json tells; nothing where it is missing, for the rows name the device.
+
+    What cannot be used of it is left out with a warning.
+    """
+    if not path.exists():
+        return {}
+    try:
+        found = read_json(path)
+    except UsageError as error:
+        warnings.warn(f"{error}; the report does without it", stacklevel=3)
+        return {}
+    if not isinstance(found, dict):
+        warnings.warn(f"{path} is no JSON object; the report does without it", stacklevel=3)
+        return {}
+    wrong = [name for name, kind in SHOWN.items() if not isinstance(found.get(name), kind | None)]
+    for name in wrong:
+        warnings.warn(f"{path}: {name} is {shown(found.pop(name))}; the report does without it", stacklevel=3)
+    return found
+
+
+def read_suite(path: Path) -> str:
+    """The text of suite.toml; none where it is missing, and with a warning where it is no text."""
+    if not path.exists():
+        return ""
+    try:
+        return read_text(path)
+    except UsageError as error:
+        warnings.warn(f"{error}; the report does without it", stacklevel=3)
+        return ""

@@ -1,0 +1,372 @@
+"""The comparison table of a run: its columns, and all of it as Markdown for table.md."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convbench.results.analysis.attribution import Rank
+from convbench.results.analysis.summary import (
+    BASELINE,
+    Accuracy,
+    Failure,
+    Group,
+    Line,
+    Table,
+    comparison_table,
+)
+from convbench.results.schema import Row
+from convbench.results.tables.escaping import code, escape
+
+__all__ = ["comparison_table", "table_markdown"]
+
+EMPTY = "–"
+
+
+def table_markdown(run: Path | str | Iterable[Row], *, rank: Rank = "served") -> str:
+    """The comparison table of a run directory, or of rows, for a person to understand at a glance.
+
+    Raises:
+        UsageError: the directory holds no results.csv, or one that cannot be read.
+    """
+    if isinstance(run, (str, Path)):
+        return markdown(*load(Path(run), rank))
+    return markdown(comparison_table(run, rank=rank), {})
+
+
+def markdown(table: Table, environment: Mapping[str, Any]) -> str:
+    """A table with all that belongs to it, as Markdown."""
+    parts = [*heading(table, environment), *(note + "\n" for note in warnings(table, environment))]
+    if not table.groups:
+        parts.append("Nothing was run.\n")
+    for group in table.groups:
+        if len(table.groups) > 1:
+            parts.append(f"## {escape(group.race.title)}\n")
+        parts.append(group_markdown(group))
+        notes = notes_of(group)
+        parts += [f"- {', '.join(map(code, names))}: {escape(note)}" for note, names in notes.items()]
+        if notes:
+            parts.append("")
+    if table.not_run:
+        parts.append(f"{escape(not_run(table))}\n")
+    if table.failures:
+        parts.append("## What failed\n")
+        parts += [
+            f"- {code(f.label)}{others(f)}, {f.kind}: **{f.status}**, {escape(f.error)}"
+            for f in table.failures
+        ]
+        parts.append("")
+    if table.groups:
+        parts.append(legend(table) + "\n")
+    return "\n".join(parts)
+
+
+def not_run(table: Table) -> str:
+    """What cannot run, each reason once, in one line."""
+    return f"not run: {'; '.join(map(str, table.not_run))}"
+
+
+def notes_of(group: Group) -> dict[str, list[str]]:
+    """What is to be said of the lines of a group, each note with the names of the lines that it is about."""
+    notes: dict[str, list[str]] = defaultdict(list)
+    for line in group.lines:
+        for note in line.notes:
+            notes[note].append(line.name)
+    return notes
+
+
+def legend(table: Table) -> str:
+    """What the columns mean that are shown."""
+    shown = {column.title for group in table.groups for column in columns_of(group)}
+    return "; ".join(f"**{c.title}**: {c.meaning}" for c in COLUMNS if c.title in shown and c.meaning) + "."
+
+
+def load(directory: Path, rank: Rank) -> tuple[Table, Mapping[str, Any]]:
+    """The table and the environment of a run directory."""
+    from convbench.results.storage.contents import read_contents
+
+    contents = read_contents(directory, rank=rank)
+    return contents.table, contents.environment
+
+
+def heading(table: Table, environment: Mapping[str, Any]) -> list[str]:
+    """What was run, on what, with what."""
+    rows = table.rows
+    if not rows:
+        return ["# convbench\n"]
+    title = f"# {escape(' and '.join(some(row.suite for row in rows)))}\n"
+    if len(table.groups) == 1:
+        title += f"\n{escape(table.groups[0].race.title)}.\n"
+    facts = [
+        ("run", some(row.run_id for row in rows)),
+        ("data set", some(dataset(row) for row in rows)),
+        ("seeds", some(str(row.seed) for row in rows)),
+        ("recipe", some(row.recipe for row in rows)),
+        ("machine", machine(rows, environment)),
+        ("torch", some(row.torch_version for row in rows)),
+        ("threads", some(None if row.threads is None else str(row.threads) for row in rows)),
+        ("convbench", some(row.convbench_version for row in rows)),
+    ]
+    return [title, *(f"- {name}: {escape('; '.join(values))}" for name, values in facts if values), ""]
+
+
+def some(values: Iterable[str | None]) -> list[str]:
+    """The distinct values that are there, in order of appearance."""
+    return list(dict.fromkeys(value for value in values if value))
+
+
+def dataset(row: Row) -> str | None:
+    """A row's data set with its size."""
+    if row.dataset is None:
+        return None
+    return f"{row.dataset}, {row.train_images:,} training images" if row.train_images else row.dataset
+
+
+def machine(rows: Iterable[Row], environment: Mapping[str, Any]) -> list[str]:
+    """The machine, from environment.json where it is there."""
+    devices = some(row.device_name for row in rows)
+    words = [
+        f"{environment['logical_cores']} hardware threads" if environment.get("logical_cores") else None,
+        f"{environment['memory_gb']:.0f} GB memory" if environment.get("memory_gb") else None,
+        environment.get("operating_system"),
+        environment.get("python"),
+    ]
+    return [", ".join([" and ".join(devices) or str(environment.get("cpu_model", "unknown")), *some(words)])]
+
+
+def warnings(table: Table, environment: Mapping[str, Any]) -> list[str]:
+    """What a reader must not miss."""
+    notes = interruption(table.rows, environment)
+    if any((row.dataset or "").endswith("-sample") for row in table.rows):
+        trained = any(row.kind == "train" for row in table.rows)
+        lower = ": accuracies are lower, and cannot be compared with those of the whole" * trained
+        notes.append(
+            f"> **This run used the small embedded sample, not the whole data set{lower}.** "
+            "`convbench data fetch` downloads the whole."
+        )
+    if any(row.flush_denormal == 0 for row in table.rows):
+        notes.append(
+            "> **Denormal numbers were not flushed to zero: a CPU may slow down as training goes on.**"
+        )
+    if len({row.machine_id for row in table.rows}) > 1:
+        notes.append("> **These rows come from more than one machine.**")
+    return notes
+
+
+def interruption(rows: Iterable[Row], environment: Mapping[str, Any]) -> list[str]:
+    """How many processes are missing that environment.json says were planned; nothing where it does not say."""
+    planned = environment.get("planned_processes")
+    counts = planned if isinstance(planned, dict) else {}
+    wanted = {kind: number for kind, number in counts.items() if isinstance(number, int)}
+    there = Counter(row.kind for row in rows)
+    missing = sum(max(number - there[kind], 0) for kind, number in wanted.items())
+    if not missing:
+        return []
+    return [
+        f"> **Interrupted: {missing:,} of {sum(wanted.values()):,} planned processes are missing.** "
+        "`convbench run --resume DIR` completes it, where DIR is the directory of this run."
+    ]
+
+
+def group_markdown(group: Group) -> str:
+    """One group as a Markdown table."""
+    shown = columns_of(group)
+    lines = [
+        f"| {' | '.join(column.heading(group) for column in shown)} |",
+        f"| {' | '.join('---:' if column.numeric else '---' for column in shown)} |",
+    ]
+    lines += [f"| {' | '.join(escape(column.cell(line)) for column in shown)} |" for line in group.lines]
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: its heading, the text of a line's cell, and what the heading means.
+
+    It is shown where a line has something in it, or `always`. On a narrow terminal the column with the highest
+    number gives way first: from `shortens` it shows its `short` cells, from `drops` it is left out.
+    """
+
+    title: str
+    cell: Callable[[Line], str]
+    meaning: str = ""
+    numeric: bool = True
+    always: bool = False
+    short: Callable[[Line], str] | None = None
+    shortens: int = 0
+    drops: int = 0
+
+    def heading(self, group: Group) -> str:
+        """The title; the first column is named after what the lines are, an accuracy may be a loss."""
+        losses = [line.accuracy.is_loss for line in group.lines if line.accuracy]
+        if self.cell is _reached and losses and all(losses):
+            return "final loss"
+        return self.title or group.subject
+
+
+def columns_of(group: Group) -> list[Column]:
+    """The columns that have something to say about this group."""
+    shown = [column for column in COLUMNS if column.title != "parameters" or group.subject == "architecture"]
+    return [
+        column for column in shown if column.always or any(column.cell(line) != EMPTY for line in group.lines)
+    ]
+
+
+def others(failure: Failure) -> str:
+    """How many combinations failed alike."""
+    return f" and {failure.alike} more like it" if failure.alike else ""
+
+
+def _reached(line: Line) -> str:
+    return accuracy(line.accuracy)
+
+
+def _spread(line: Line) -> str:
+    return EMPTY if line.step_ms_p10 is None else f"{number(line.step_ms_p10)}–{number(line.step_ms_p90)}"
+
+
+def _share(fraction: float | None) -> str:
+    return EMPTY if fraction is None else share(fraction)
+
+
+def served(line: Line) -> str:
+    """The share of the FLOPs that the backend computed; op by op where it did not do all that it could."""
+    partial = line.attribution.partial
+    if not partial:
+        return _share(line.served_flops_fraction)
+    return f"PARTLY: {', '.join(f'{each.op} {share(each.fraction)}' for each in partial)}"
+
+
+def ratio(line: Line) -> str:
+    """The speed relative to the baseline's, with its interval."""
+    if line.ratio is None:
+        return EMPTY
+    interval = line.ratio_interval
+    span = f" ({number(interval.low)}–{number(interval.high)})" if interval else ""
+    return f"{number(line.ratio)}×{span}"
+
+
+def accuracy(reached: Accuracy | None) -> str:
+    """What training reached, and what it took."""
+    if reached is None:
+        return EMPTY
+    text = f"{reached.mean:.3f}"
+    if reached.seeds > 1:
+        text += f" ({reached.low:.3f}–{reached.high:.3f}, {reached.seeds} seeds)"
+    took = []
+    if reached.epochs is not None:
+        took.append(f"{reached.epochs:.3g} epoch{'' if reached.epochs == 1 else 's'}")
+    if reached.seconds is not None:
+        took.append(f"{reached.seconds:.3g} s")
+    return f"{text}{' after ' * bool(took)}{', '.join(took)}{' (budget)' * reached.budgeted}"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits of a measure, all of an integer part."""
+    if value is None:
+        return EMPTY
+    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
+
+
+def share(fraction: float) -> str:
+    """Per cent, where 100 % means all of it and nothing less."""
+    percent = fraction * 100
+    return f"{percent:.0f} %" if percent in (0, 100) else f"{min(percent, 99.9):.1f} %"
+
+
+def speed(line: Line) -> str:
+    """The speed relative to the baseline's."""
+    return EMPTY if line.ratio is None else f"{number(line.ratio)}×"
+
+
+def value(line: Line) -> str:
+    """What training reached, and nothing else."""
+    return EMPTY if line.accuracy is None else f"{line.accuracy.mean:.3f}"
+
+
+COLUMNS = (
+    Column("", lambda line: line.name, numeric=False, always=True),
+    Column(
+        "parameters",
+        lambda line: EMPTY if line.parameters is None else f"{line.parameters:,}",
+        "trainable parameters of the network",
+        drops=25,
+    ),
+    Column(
+        "images/s",
+        lambda line: number(line.images_per_second),
+        "training throughput, higher is better",
+        always=True,
+    ),
+    Column(
+        "step, ms",
+        lambda line: number(line.step_ms),
+        "time of a training step: the geometric mean over processes of their median steps; images/s and "
+        f"x {BASELINE} are derived from it",
+        drops=50,
+    ),
+    Column("p10–p90, ms", _spread, "the range that holds eight of ten steps", drops=70),
+    Column(
+        "processes",
+        lambda line: str(line.processes) if line.processes else EMPTY,
+        "number of fresh processes timed, in random order across combinations",
+        drops=80,
+    ),
+    Column(
+        f"x {BASELINE}",
+        ratio,
+        f"speed relative to {BASELINE}: above 1 is faster; in brackets its 95 % interval over processes",
+        short=speed,
+        shortens=40,
+        drops=5,
+    ),
+    Column(
+        "accuracy",
+        _reached,
+        "validation accuracy at the end of the epochs or of the budget; the mean over seeds",
+        numeric=False,
+        short=value,
+        shortens=90,
+        drops=10,
+    ),
+    Column(
+        "shifted",
+        lambda line: EMPTY if line.shifted_accuracy is None else f"{line.shifted_accuracy:.3f}",
+        "validation accuracy on images moved by a few pixels",
+        drops=20,
+    ),
+    Column(
+        "coverage",
+        served,
+        "share of the FLOPs of convolutions and poolings that the backend computed itself; torch computed the "
+        "rest. `PARTLY` marks a backend that left calls of an op that it implements to torch; backends that "
+        "left convolutions to torch are listed last, without a rank",
+        short=lambda line: "PARTLY" if line.attribution.partial else served(line),
+        shortens=85,
+        drops=30,
+    ),
+    Column(
+        "backward",
+        lambda line: "derived" if line.attribution.derived else EMPTY,
+        "`derived` where gradients are computed by the forward ops, which takes longer",
+        numeric=False,
+        drops=55,
+    ),
+    Column(
+        "max error",
+        lambda line: EMPTY if line.max_error is None else f"{line.max_error:.1e}",
+        "largest error against the float64 reference in verification",
+        drops=60,
+    ),
+    Column(
+        "status",
+        lambda line: line.status if line.status == "ok" else line.status.upper(),
+        "`BUDGET` marks a combination that its budget ended early",
+        numeric=False,
+        always=True,
+    ),
+)
+MEANINGS = {column.title: column.meaning for column in COLUMNS}

@@ -1,0 +1,139 @@
+"""Tables of texts for a page, ready to be sorted and filtered: of cells, and of records as they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from convbench.results.schema import MEASURED, Combined, columns
+from convbench.results.tables.comparison_table import EMPTY, number
+from convbench.results.tables.escaping import printable
+
+MOST_ROWS = 5000  # of one table: a browser sorts so many at once, and the CSV file has them all
+MOST_CHOICES = 40  # of a column's filter
+PROSE = ("note", "notes", "reason", "error")  # may begin with a number, and are none
+NUMBER = re.compile(r"[-+]?[\d.]")
+
+
+@dataclass(frozen=True)
+class HtmlColumn:
+    """A column's heading, whether it sorts as numbers, and the values to filter by, if they are few.
+
+    Percentages of a column with bars are drawn behind their texts.
+    """
+
+    title: str
+    numeric: bool
+    choices: tuple[str, ...] = ()
+    bars: bool = False
+
+
+@dataclass(frozen=True)
+class HtmlTable:
+    """A table with a name of its own; `states` marks what each row is: ok, budget or failed."""
+
+    name: str
+    caption: str
+    columns: tuple[HtmlColumn, ...]
+    rows: tuple[tuple[str, ...], ...]
+    states: tuple[str, ...] = ()
+    note: str = ""
+
+
+def table(
+    name: str,
+    caption: str,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    filtered: Collection[str] = (),
+    states: Sequence[str] = (),
+    bars: Collection[str] = (),
+) -> HtmlTable | None:
+    """A table without the columns that are empty throughout; None without rows."""
+    if not rows:
+        return None
+    kept = [
+        at for at, title in enumerate(headings) if title and any(row[at] not in ("", EMPTY) for row in rows)
+    ]
+    note = f"The first {MOST_ROWS:,} of {len(rows):,} are shown." if len(rows) > MOST_ROWS else ""
+    return HtmlTable(
+        name=name,
+        caption=caption,
+        columns=tuple(
+            column(headings[at], [row[at] for row in rows], headings[at] in filtered, headings[at] in bars)
+            for at in kept
+        ),
+        rows=tuple(tuple(printable(row[at]) or EMPTY for at in kept) for row in rows[:MOST_ROWS]),
+        states=tuple(states[:MOST_ROWS]),
+        note=note,
+    )
+
+
+def column(title: str, cells: Sequence[str], filtered: bool, bars: bool) -> HtmlColumn:
+    """A column by what it holds."""
+    found = {cell for cell in cells if cell not in ("", EMPTY)} if filtered else set()
+    choices = sorted(set(map(printable, found)))  # as the cells show them
+    there = [cell for cell in cells if cell not in ("", EMPTY)]
+    numeric = (
+        not filtered and title not in PROSE and bool(there) and all(NUMBER.match(cell) for cell in there)
+    )
+    return HtmlColumn(title, numeric, tuple(choices) if 1 < len(choices) <= MOST_CHOICES else (), bars)
+
+
+def state(status: str) -> str:
+    """What a status means for the reader."""
+    return "ok" if status == "ok" else "budget" if status in MEASURED else "failed"
+
+
+FILTERED = {"kind", "status", "architecture", "backend", "device", "dtype", "batch size", "mode"}
+LEFT_OUT = {"run_id", "combination_key", "recipe", "convbench_version", "torch_version"}
+
+
+def records_table(name: str, caption: str, record: type[Combined], rows: Sequence[Any]) -> HtmlTable | None:
+    """Records as they are, without what they all share; that stands in the heading of the report."""
+    fields = [each for each in columns(record) if each.name not in LEFT_OUT]
+    fields = [
+        each
+        for each in fields
+        if each.name in ("kind", "status", "backend")
+        or len(rows) == 1
+        or len({getattr(row, each.name) for row in rows}) > 1
+    ]
+    cells: list[Callable[[Any], str]] = [cell(each.name) for each in fields]
+    return table(
+        name,
+        caption,
+        [heading(each.name, each.unit) for each in fields],
+        [[one(row) for one in cells] for row in rows],
+        filtered=FILTERED,
+        states=[state(getattr(row, "status", "ok")) for row in rows],
+    )
+
+
+def cell(name: str) -> Callable[[Any], str]:
+    """How a field of a record is written."""
+
+    def write(record: Any) -> str:
+        value = getattr(record, name)
+        if value is None:
+            return EMPTY
+        if isinstance(value, float):
+            return f"{value:,.5g}" if abs(value) < 1e5 else number(value)
+        return str(value)
+
+    return write
+
+
+def heading(name: str, unit: str) -> str:
+    """A column's name as words, with its unit unless the name has it."""
+    words = spaced(name)
+    parts = [part for part in re.split(r"[ /(]", unit) if part]
+    return f"{words}, {unit}" if parts and not any(part in name for part in (parts[0], "seconds")) else words
+
+
+def spaced(name: str) -> str:
+    """A column's name as words."""
+    return name.replace("_", " ")

@@ -1,0 +1,306 @@
+"""The tables of a run's page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from convbench.results.analysis.flags import flag_counts
+from convbench.results.analysis.statistics import Interval
+from convbench.results.analysis.summary import (
+    BASELINE,
+    Accuracy,
+    Group,
+    Line,
+    center,
+    flagged,
+    measured,
+    middle,
+)
+from convbench.results.charts.roofline_figure import Reached, peaks_of, percent, reached
+from convbench.results.schema import Epoch, Row
+from convbench.results.storage.contents import Contents
+from convbench.results.tables.comparison_table import EMPTY, MEANINGS, number, served
+from convbench.results.tables.html import HtmlTable, records_table, spaced, state, table
+
+CONDITIONS = ("device", "dtype", "batch_size", "memory_format", "mode")
+
+
+class Entry(NamedTuple):
+    """One line of the table of results, with all that its cells are made of."""
+
+    group: Group
+    line: Line
+    rows: tuple[Row, ...]  # of its processes
+    timed: tuple[Row, ...]
+    place: Reached | None
+
+    def median(self, name: str) -> float | None:
+        """The median of a column over the timing processes."""
+        return middle(getattr(row, name, None) for row in self.timed)
+
+    def center(self, name: str) -> float | None:
+        """The geometric mean of a column over the timing processes, as that of their steps."""
+        return center(getattr(row, name, None) for row in self.timed)
+
+
+def results_table(contents: Contents) -> HtmlTable | None:
+    """Every line of every race, under the conditions that differ between them; a number to a cell."""
+    groups = contents.table.groups
+    under_roofs = {(place.group.race, place.name): place for place in reached(contents)}
+    entries = []
+    for group in groups:
+        for line in group.lines:
+            rows = contents.rows_of(group, line.name)
+            place = under_roofs.get((group.race, line.name))
+            entries.append(Entry(group, line, tuple(rows), tuple(measured(rows, "time")), place))
+    if not entries:
+        return None
+    varying = [name for name in CONDITIONS if len({getattr(group.race, name) for group in groups}) > 1]
+    subject = groups[0].subject
+    shared = "architecture" if subject == "backend" else "backend"
+    conditions = [shared, *varying] if len({group.race.shared for group in groups}) > 1 else varying
+    return table(
+        "results",
+        "One line per combination; its processes and seeds are summed up",
+        [subject, *map(spaced, conditions), *(measure.title for measure in RESULTS)],
+        [
+            [
+                entry.line.name,
+                *(
+                    str(entry.group.race.shared if name == shared else getattr(entry.group.race, name))
+                    for name in conditions
+                ),
+                *(measure.cell(entry) for measure in RESULTS),
+            ]
+            for entry in entries
+        ],
+        filtered={*map(spaced, conditions), subject, "status"},
+        states=[state(entry.line.status) for entry in entries],
+    )
+
+
+def parameters(entry: Entry) -> str:
+    """Of a network, where networks are compared."""
+    known = entry.line.parameters if entry.group.subject == "architecture" else None
+    return EMPTY if known is None else f"{known:,}"
+
+
+def between(interval: Interval | None) -> str:
+    """The ends of an interval."""
+    return f"{number(interval.low)}–{number(interval.high)}" if interval else EMPTY
+
+
+def spread(entry: Entry) -> str:
+    """What most steps lie between."""
+    low, high = entry.line.step_ms_p10, entry.line.step_ms_p90
+    return EMPTY if low is None or high is None else f"{number(low)}–{number(high)}"
+
+
+def accuracy(is_loss: bool) -> Callable[[Entry], str]:
+    """What training reached; several seeds with their range."""
+
+    def write(entry: Entry) -> str:
+        found = entry.line.accuracy
+        if found is None or found.is_loss != is_loss:
+            return EMPTY
+        seeds = f" ({found.low:.3f}–{found.high:.3f}, {found.seeds} seeds)" if found.seeds > 1 else ""
+        return f"{found.mean:.3f}{seeds}"
+
+    return write
+
+
+def took(read: Callable[[Accuracy], float | None]) -> Callable[[Entry], str]:
+    """What training took."""
+
+    def write(entry: Entry) -> str:
+        value = read(entry.line.accuracy) if entry.line.accuracy else None
+        return EMPTY if value is None else f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
+
+    return write
+
+
+def median(name: str) -> Callable[[Entry], str]:
+    """The median of a column over processes."""
+    return lambda entry: number(entry.median(name))
+
+
+def roofline(entry: Entry) -> str:
+    """The share of the attainable speed: as the run has it, layer by layer, else of the step as a whole."""
+    recorded = entry.center("roofline_fraction")
+    known = recorded if recorded is not None or entry.place is None else entry.place.fraction
+    return EMPTY if known is None else percent(known)
+
+
+def memory(entry: Entry) -> str:
+    """The peak of the timing processes."""
+    known = [row.peak_memory_mb for row in entry.timed or entry.rows if row.peak_memory_mb is not None]
+    return f"{max(known):,.0f}" if known else EMPTY
+
+
+def note(entry: Entry) -> str:
+    """What else there is to say; the flags have a column of their own."""
+    told = flagged(entry.timed)
+    return "; ".join(each for each in entry.line.notes if each not in told)
+
+
+class Measure(NamedTuple):
+    """A column of the table of results: its heading, what that means, and the text of a cell."""
+
+    title: str
+    meaning: str
+    cell: Callable[[Entry], str]
+
+
+RESULTS = (
+    Measure(
+        "status",
+        "ok, or what went wrong; budget marks what its budget cut short, so that its accuracy is not final",
+        lambda entry: entry.line.status,
+    ),
+    Measure(
+        "flags", "what makes times doubtful, and in how many processes", lambda entry: flag_counts(entry.rows)
+    ),
+    Measure("parameters", MEANINGS["parameters"], parameters),
+    Measure(
+        "images/s",
+        MEANINGS["images/s"],
+        lambda entry: number(entry.line.images_per_second),
+    ),
+    Measure(
+        "step, ms",
+        MEANINGS["step, ms"],
+        lambda entry: number(entry.line.step_ms),
+    ),
+    Measure("p10–p90, ms", MEANINGS["p10–p90, ms"], spread),
+    Measure(
+        "processes",
+        MEANINGS["processes"],
+        lambda entry: str(entry.line.processes or EMPTY),
+    ),
+    Measure(
+        f"x {BASELINE}",
+        f"speed relative to {BASELINE}: above 1 is faster",
+        lambda entry: EMPTY if entry.line.ratio is None else f"{number(entry.line.ratio)}×",
+    ),
+    Measure(
+        "its 95 % interval",
+        f"the 95 % confidence interval of x {BASELINE}, from the spread over processes and steps",
+        lambda entry: between(entry.line.ratio_interval),
+    ),
+    Measure(
+        "accuracy",
+        f"{MEANINGS['accuracy']}, with their range",
+        accuracy(is_loss=False),
+    ),
+    Measure("final loss", "validation loss, where there is no accuracy", accuracy(is_loss=True)),
+    Measure("epochs", "passes over the training set", took(lambda reached: reached.epochs)),
+    Measure("training, s", "seconds of training, evaluation apart", took(lambda reached: reached.seconds)),
+    Measure(
+        "shifted",
+        MEANINGS["shifted"],
+        lambda entry: EMPTY if entry.line.shifted_accuracy is None else f"{entry.line.shifted_accuracy:.3f}",
+    ),
+    Measure(
+        "GFLOP/s",
+        "counted operations of a step over its time",
+        lambda entry: number(entry.center("gflops_per_second")),
+    ),
+    Measure(
+        "FLOPs per byte",
+        "counted operations of a step over the bytes it has to move at least",
+        lambda entry: f"{entry.place.intensity:.3g}" if entry.place else EMPTY,
+    ),
+    Measure(
+        "of the roofline",
+        "share of the speed that the device's measured peaks allow, layer by layer if the run has that",
+        roofline,
+    ),
+    Measure(
+        "coverage",
+        "share of the FLOPs of all ops that the backend computed itself; PARTLY: less than it implements",
+        lambda entry: served(entry.line),
+    ),
+    Measure(
+        "max error",
+        "largest error against the float64 reference in verification, relative to its magnitude",
+        lambda entry: EMPTY if entry.line.max_error is None else f"{entry.line.max_error:.1e}",
+    ),
+    Measure("memory, MB", "peak of a timing process, on its device", memory),
+    Measure(
+        "set-up, s", "imports, building and first steps, outside every other figure", median("setup_seconds")
+    ),
+    Measure(
+        "compiling, s",
+        "the part of set-up that the first step took beyond a usual one, such as compiling",
+        median("compile_seconds"),
+    ),
+    Measure("note", "what else a reader should know", note),
+)
+
+
+def terms(shown: HtmlTable) -> list[tuple[str, str]]:
+    """What the columns that are shown mean."""
+    titles = {column.title for column in shown.columns}
+    return [(measure.title, measure.meaning) for measure in RESULTS if measure.title in titles]
+
+
+def peaks_table(contents: Contents) -> HtmlTable | None:
+    """What each device was measured to do at most."""
+    return table(
+        "peaks",
+        "The most that this machine was measured to do",
+        ["device", "dtype", "GFLOP/s", "GB/s", "ridge, FLOPs per byte"],
+        [
+            [
+                device,
+                roof.name,
+                number(roof.gflops_per_second),
+                number(roof.gb_per_second),
+                f"{roof.ridge:.3g}",
+            ]
+            for device, roof in peaks_of(contents.environment)
+        ],
+    )
+
+
+def failures_table(contents: Contents) -> HtmlTable | None:
+    """What measured nothing, each cause once."""
+    failures = contents.table.failures
+    return table(
+        "failures",
+        "What failed, and why; each cause once",
+        ["combination", "process", "status", "reason", "more like it"],
+        [
+            [each.label, each.kind, each.status, each.error, f"{each.alike}" if each.alike else ""]
+            for each in failures
+        ],
+        filtered={"process", "status"},
+        states=["failed"] * len(failures),
+    )
+
+
+def curves_table(contents: Contents) -> HtmlTable | None:
+    """The numbers behind the training curves."""
+    return records_table("curves", "Training, epoch by epoch", Epoch, contents.epochs)
+
+
+def rows_table(contents: Contents) -> HtmlTable | None:
+    """Every row of results.csv, one per worker process."""
+    last = set(map(id, contents.table.rows))
+    found = records_table(
+        "rows", "One line per worker process, in the order of results.csv", Row, contents.rows
+    )
+    if found is None or len(last) == len(contents.rows):
+        return found
+    return HtmlTable(
+        found.name,
+        f"{found.caption}; those tried again later are struck out",
+        found.columns,
+        found.rows,
+        tuple(
+            each if id(row) in last else f"{each} old"
+            for each, row in zip(found.states, contents.rows, strict=False)
+        ),
+        found.note,
+    )

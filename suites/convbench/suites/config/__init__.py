@@ -1,0 +1,1 @@
+"""What to run: suites, their files, and the plan of combinations."""

@@ -1,0 +1,1 @@
+"""The machine: load, noise, GPU clocks, cores and memory."""

@@ -1,0 +1,1 @@
+"""Timed steps, training, and what is counted and converted around them."""

@@ -1,0 +1,188 @@
+"""The training loop: plain SGD, the clock around steps only, one number read back per epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from convbench.suites.measure.amp import Amp
+from convbench.suites.measure.cuda_graphs import GraphedStep
+from convbench.suites.measure.data import Batches
+from convbench.suites.measure.devices import synchronize
+
+BEAT_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The mean loss and the accuracy on so many images of a split; the accuracy is NaN for a problem."""
+
+    loss: float
+    accuracy: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands: after an epoch, or where its budget ended one.
+
+    `train_loss` is the mean over the steps of this epoch, in nats; `train_seconds` is without evaluation;
+    `evaluated` is on how many images of the other split.
+    """
+
+    epochs: float
+    steps: int
+    images: int
+    train_seconds: float
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    evaluated: int
+    within_budget: bool
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss is no longer a number."""
+        return not (math.isfinite(self.train_loss) and math.isfinite(self.val_loss))
+
+
+def train(
+    model: nn.Module,
+    data: Batches,
+    validation: Batches,
+    *,
+    lr: float,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    budget_seconds: float = math.inf,
+    now: Callable[[], float] = time.perf_counter,
+    evaluating: Callable[[], None] = lambda: None,
+    beat: Callable[[int, float, float | None], None] = lambda steps, epoch, loss: None,
+    amp: Amp | None = None,
+    graphed: GraphedStep | None = None,
+) -> Iterator[Progress]:
+    """Train until the epochs or the budget end, whichever is first, and say where it stands after each epoch.
+
+    Every epoch visits all images once in an order drawn from `seed`; the last batch may be smaller. Where an
+    evaluation at the speed of training would take longer than the budget, `evaluating` is called before it, and
+    it ends with the budget too. About once a second `beat` is told the steps, the epochs, and the mean loss of
+    this one so far, where reading it does not hold up the device. In place of steps, `graphed` ones
+    are taken, where they are given; they bring their learning rate and batch size.
+    """
+    device = data.device
+    amp = amp or Amp()
+    optimizer = amp.sgd(model, lr)
+    generator = torch.Generator().manual_seed(seed)
+    steps, images, spent = 0, 0, 0.0
+    next_beat = now() + BEAT_SECONDS
+    for epoch in range(epochs):
+        order = torch.randperm(len(data), generator=generator).to(device)
+        total_loss = torch.zeros((), device=device)
+        done = 0
+        model.train()
+        synchronize(device)
+        start = now()
+        deadline = start + budget_seconds - spent
+        if graphed is not None:
+            done = graphed.epoch(order, deadline, now)
+            total_loss = graphed.total_loss
+        for index in order.split(batch_size) if graphed is None else ():
+            x, y = data.batch(index)
+            with amp.autocast():
+                loss = data.objective(model(x), y)
+            optimizer.zero_grad()
+            amp.backward(loss)
+            amp.update(optimizer)
+            total_loss += loss.detach()
+            done += 1
+            moment = now()
+            if moment >= deadline:
+                break
+            if moment >= next_beat:
+                next_beat = moment + BEAT_SECONDS
+                mean = float(total_loss) / done if device.type == "cpu" else None
+                beat(steps + done, epoch + done * batch_size / len(data), mean)
+        synchronize(device)
+        spent += now() - start
+        seen = min(done * batch_size, len(data))
+        steps, images = steps + done, images + seen
+        limit = math.inf
+        if spent * len(validation) > budget_seconds * images:
+            limit = budget_seconds
+            evaluating()
+        found = evaluate(model, validation, batch_size, limit, now, amp)
+        progress = Progress(
+            epochs=epoch + seen / len(data),
+            steps=steps,
+            images=images,
+            train_seconds=spent,
+            train_loss=float(total_loss) / done,
+            val_loss=found.loss,
+            val_accuracy=found.accuracy,
+            evaluated=found.images,
+            within_budget=seen == len(data) and (spent < budget_seconds or epoch + 1 == epochs),
+        )
+        yield progress
+        if progress.diverged or not progress.within_budget:
+            return
+
+
+def prime(model: nn.Module, data: Batches, batch_size: int, amp: Amp | None = None) -> None:
+    """Do one step's forward and backward pass and leave no trace of it: no update, no statistics, no random draw.
+
+    It pays for compilation, the choice of kernels and page faults, which are no part of training's speed.
+    """
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    devices = [] if data.device.type == "cpu" else [data.device]
+    model.train()
+    with torch.random.fork_rng(devices=devices, device_type=data.device.type if devices else "cuda"):
+        x, y = data.batch(torch.arange(min(batch_size, len(data)), device=data.device))
+        with (amp or Amp()).autocast():
+            objective = data.objective(model(x), y)
+        objective.backward(data.grad_output)
+    model.load_state_dict(state)
+    model.zero_grad()
+    synchronize(data.device)
+
+
+def evaluate(
+    model: nn.Module,
+    data: Batches,
+    batch_size: int,
+    budget_seconds: float = math.inf,
+    now: Callable[[], float] = time.perf_counter,
+    amp: Amp | None = None,
+) -> Evaluation:
+    """The mean loss and the accuracy on a split, read back once.
+
+    With a budget, images are taken in an order that is always the same, for a split may be sorted by class, and
+    what is not reached in time is left out; at least one batch is evaluated.
+    """
+    device = data.device
+    limited = budget_seconds < math.inf
+    order = torch.arange(len(data), device=device)
+    if limited:
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).to(device)
+    total_loss = torch.zeros((), device=device, dtype=torch.float64)
+    correct = torch.zeros((), device=device, dtype=torch.float64)
+    images = 0
+    model.eval()
+    deadline = now() + budget_seconds if limited else math.inf
+    with torch.no_grad(), (amp or Amp()).autocast():
+        for index in order.split(batch_size):
+            x, y = data.batch(index)
+            loss, right = data.score(model(x), y)
+            total_loss += loss
+            correct += right
+            images += len(index)
+            if limited:
+                synchronize(device)
+                if now() >= deadline:
+                    break
+    return Evaluation(float(total_loss) / images, float(correct) / images, images)

@@ -1,0 +1,285 @@
+"""The run's side of its worker processes: hand out a job, read what comes back, end it when its time is up."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import selectors
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from textwrap import shorten
+from types import TracebackType
+from typing import Any
+
+from convbench.registry import ConvbenchError
+from convbench.suites.processes.protocol import Event, Lines
+from convbench.suites.processes.versions import python_environment
+
+LONGEST_WAIT = 1.0  # seconds at a time: an interrupt that comes just before a wait does not end it
+LONGEST_LOG = 1024 * 1024  # bytes of what one worker printed that are kept
+LONGEST_REASON = 300  # characters
+# what OpenMP, numpy's BLAS and numba read when they are loaded
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+
+
+@dataclass(frozen=True)
+class ExitStatus:
+    """How a worker ended: its exit code (negative for a signal), None where its time was up."""
+
+    code: int | None
+
+    @property
+    def description(self) -> str:
+        """In words."""
+        if self.code is None:
+            return "was killed when its time was up"
+        if self.code < 0:
+            import signal
+
+            names = {
+                each.value: f" ({each.name})" for each in signal.Signals
+            }  # those for real time have none
+            return f"was killed by signal {-self.code}{names.get(-self.code, '')}"
+        return f"exited with code {self.code}"
+
+
+class Supervisor:
+    """Starts workers from a fork server, one after the other, and outlives whatever they do.
+
+    Use it as a context manager: leaving it kills every process that is left.
+    """
+
+    def __init__(
+        self,
+        log: Path,
+        threads: int | None = None,
+        first: Path | None = None,
+    ) -> None:
+        """Start the fork server.
+
+        Args:
+            log: the file that what workers print is appended to.
+            threads: how many threads libraries other than torch may start in a worker; torch's own number is
+                part of a job.
+            first: a directory in which workers look for packages before all others.
+
+        Raises:
+            ConvbenchError: it does not start; the log has the reason.
+        """
+        self._log = log.open("a+b", buffering=0)
+        self._threads, self._first = threads, first
+        # unlinked: it goes with its last user, even after kill -9
+        self.data = TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self._readable = _read_only(self.data.fileno())
+        self._jobs = 0
+        try:
+            self._start()
+        except BaseException:
+            self._release()
+            raise
+
+    def run(
+        self,
+        job: Mapping[str, Any],
+        timeout: float,
+        on_event: Callable[[Event], None],
+        *,
+        may_write_data: bool = False,
+    ) -> ExitStatus:
+        """Run one job in a worker of its own and wait for it, asleep.
+
+        Args:
+            job: what `convbench.suites.worker.main.work` takes.
+            timeout: seconds until the worker is killed.
+            on_event: called with every event the worker sends; with one that says `foreign` for whatever else
+                comes through the same pipe, for a plugin may write to any descriptor.
+            may_write_data: whether the worker can write the data file that all workers read.
+
+        Raises:
+            ConvbenchError: no worker can be started.
+        """
+        self._jobs += 1
+        token = secrets.token_hex(16)  # whoever does not know it is not the worker's own code
+        message = json.dumps({"number": self._jobs, "job": {**job, "token": token}}).encode() + b"\n"
+        printed = os.fstat(self._log.fileno()).st_size
+        read, write = os.pipe()
+        try:
+            data = self.data.fileno() if may_write_data else self._readable
+            self._hand_over(message, [write, self._log.fileno(), data])
+        except BaseException:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+        try:
+            return self._follow(read, time.monotonic() + timeout, _only(token, on_event))
+        finally:
+            os.close(read)
+            self._shorten_log(printed)
+
+    def close(self) -> None:
+        """Kill what is left and release everything."""
+        try:
+            self._stop()
+        finally:
+            self._release()
+
+    def __enter__(self) -> Supervisor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _hand_over(self, message: bytes, descriptors: list[int]) -> None:
+        """Send a job to the server; to a new one if a worker has killed the old."""
+        for attempt in range(2):
+            if attempt or self._server.poll() is not None:
+                self._stop()
+                self._start()
+            try:
+                sent = socket.send_fds(self._control, [message], descriptors)
+                self._control.sendall(message[sent:])  # a job larger than the socket's buffer
+                return
+            except OSError as error:
+                failure = error
+        raise ConvbenchError(f"the process that starts workers is gone: {failure.strerror}") from failure
+
+    def _start(self) -> None:
+        self._control, other = socket.socketpair()
+        began = os.fstat(self._log.fileno()).st_size
+        environment = python_environment(self._first)
+        if self._threads is not None:
+            environment |= dict.fromkeys(THREAD_VARIABLES, str(self._threads))
+            environment.setdefault("OMP_PROC_BIND", "true")  # a thread that wanders between cores is slower
+        command = f"from convbench.suites.processes.forkserver import main; main({other.fileno()})"
+        with other:
+            self._server = subprocess.Popen(
+                [sys.executable, "-c", command],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                pass_fds=(other.fileno(),),
+                env=environment,
+                start_new_session=True,
+            )
+        self._lines = Lines(self._control.fileno())
+        try:
+            ready = self._lines.wait()
+        except BaseException:  # interrupted: it would go on importing for a while
+            self._server.kill()
+            self._stop()
+            raise
+        if not ready:
+            self._control.close()
+            ended = ExitStatus(self._server.wait()).description
+            raise ConvbenchError(f"the process that starts workers {ended}: {self._last_line(began)}")
+
+    def _last_line(self, start: int) -> str:
+        """The last line of what was printed from there on, which says of most failures why."""
+        printed = os.pread(self._log.fileno(), LONGEST_LOG, start).decode(errors="replace")
+        lines = [line.strip() for line in printed.splitlines() if line.strip()]
+        return shorten(lines[-1], LONGEST_REASON) if lines else "it does not say why"
+
+    def _stop(self) -> None:
+        self._control.close()  # the server kills its workers and exits when it sees this
+        try:
+            self._server.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.wait()
+
+    def _release(self) -> None:
+        self._log.close()
+        self.data.close()
+        os.close(self._readable)
+
+    def _follow(self, read: int, deadline: float, on_event: Callable[[Event], None]) -> ExitStatus:
+        events = Lines(read)
+        timed_out = False
+        selector = selectors.DefaultSelector()
+        selector.register(read, selectors.EVENT_READ)
+        selector.register(self._control, selectors.EVENT_READ)
+        try:
+            while True:
+                ready = selector.select(min(max(0.0, deadline - time.monotonic()), LONGEST_WAIT))
+                if time.monotonic() >= deadline:
+                    if timed_out:  # the kill was asked for and never reported
+                        self._server.kill()
+                    timed_out, deadline = True, time.monotonic() + 10.0
+                    self._send({"kill": self._jobs})
+                for key, _ in ready:
+                    if key.fileobj == read:
+                        if not events.read():
+                            selector.unregister(read)
+                        for event in events.take():
+                            on_event(event)
+                        continue
+                    alive = self._lines.read()
+                    for report in self._lines.take():
+                        if report.get("number") == self._jobs and "ended" in report:
+                            self._drain(events, on_event)
+                            return ExitStatus(None if timed_out else report["ended"])
+                    if not alive:  # somebody killed the server, and its workers with it
+                        code = self._server.wait()
+                        return ExitStatus(None if timed_out else code)
+        finally:
+            selector.close()
+
+    def _shorten_log(self, start: int) -> None:
+        """Keep the beginning and the end of what the last worker printed, where it was very much."""
+        end = os.fstat(self._log.fileno()).st_size
+        dropped = end - start - LONGEST_LOG
+        if dropped <= 0:
+            return
+        with suppress(OSError), open(self._log.name, "r+b") as file:  # somebody may have deleted it
+            file.seek(end - LONGEST_LOG // 2)
+            last = file.read()
+            file.seek(start + LONGEST_LOG // 2)
+            file.write(b"\n[%d bytes were dropped here]\n" % dropped + last)
+            file.truncate()
+
+    def _drain(self, events: Lines, on_event: Callable[[Event], None]) -> None:
+        """Read what is still in the pipe; a grandchild may hold its other end open, so do not wait."""
+        os.set_blocking(events.descriptor, False)
+        for _ in range(16):  # more than a pipe can hold
+            if not events.read():
+                break
+        for event in events.take():
+            on_event(event)
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        try:
+            self._control.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            pass  # the server is gone, which the caller is about to read
+
+
+def _only(token: str, on_event: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Pass on what carries the token; say of everything else only that it came."""
+
+    def receive(event: Event) -> None:
+        if event.pop("token", None) == token:
+            on_event(event)
+        else:
+            on_event({"event": "foreign"})
+
+    return receive
+
+
+def _read_only(descriptor: int) -> int:
+    """Another descriptor of the same file, through which nobody can write."""
+    entry = f"/proc/self/fd/{descriptor}"
+    return os.open(entry, os.O_RDONLY) if os.path.exists(entry) else os.dup(descriptor)

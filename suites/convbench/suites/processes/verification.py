@@ -1,0 +1,217 @@
+"""Hold whole backends against the contract, each in a worker process of its own, or more where it crashes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+from typing import Any
+
+from convbench.registry import Accuracy, Registry, UnknownName, UsageError
+from convbench.registry.conformance.report import (
+    GENERATED,
+    SMALLER,
+    SPARED,
+    TORCHS,
+    Outcome,
+    Report,
+    step_kind,
+)
+from convbench.registry.ops.dtypes import DTYPES
+from convbench.suites.machine.resources import free_memory_mb, usable_cores
+from convbench.suites.processes.supervisor import Supervisor
+
+STEP_SECONDS = 240.0  # a step, such as one case on one backend, that takes longer is taken to hang
+SHRINK_SECONDS = 20.0  # for the smaller cases of one op, which may each cost a worker
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came of one backend: a row's status, a line about it, and all outcomes.
+
+    Where the backend could not be verified to its end, the outcomes are those before.
+    """
+
+    backend: str
+    status: str
+    line: str
+    report: Report
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """All that was tried."""
+        return self.report.outcomes
+
+    @property
+    def first_failures(self) -> list[Outcome]:
+        """Of each op, the first failure of each kind for which there is Python that shows it."""
+        first: dict[tuple[Any, ...], Outcome] = {}
+        for outcome in self.report.failures:
+            if outcome.reproduction:
+                kind = (outcome.op, outcome.kind, outcome.state, outcome.ended_process, outcome.known_fault)
+                first.setdefault(kind, outcome)
+        return list(first.values())
+
+
+def verify_backends(
+    registry: Registry,
+    patterns: Iterable[str],
+    *,
+    device: str = "cpu",
+    dtypes: Sequence[str] | None = None,
+    timeout: float = 600.0,
+    generated: int = GENERATED,
+    seed: int = 0,
+    threads: int | None = None,
+) -> list[Verification]:
+    """Verify every registered backend that matches, on the curated cases and so many generated ones of each op.
+
+    A backend has `timeout` seconds; torch starts as many threads as there are cores, unless it is told.
+
+    Raises:
+        UnknownName: a pattern that matches nothing, or no such device or dtype.
+    """
+    names = registry.backends.matching(patterns)
+    for dtype in dtypes or ():
+        if dtype not in DTYPES:
+            raise UnknownName("dtype", dtype, DTYPES)
+    threads = threads or usable_cores()
+    with TemporaryDirectory() as scratch, Supervisor(Path(scratch) / "log", threads) as host:
+        job = {
+            "kind": "conform",
+            "device": device,
+            "dtypes": list(dtypes) if dtypes else None,
+            "generated": generated,
+            "seed": seed,
+            "step_seconds": STEP_SECONDS,
+            "shrink_seconds": SHRINK_SECONDS,
+            "threads": threads,
+            "memory_mb": free_memory_mb() if device == "cpu" else None,
+        }
+        return [_verify(host, name, {**job, "backend": name}, timeout) for name in names]
+
+
+def _verify(host: Supervisor, name: str, job: dict[str, Any], timeout: float) -> Verification:
+    """Verify one backend, in as many workers as its crashes take."""
+    deadline = monotonic() + timeout
+    known: list[dict[str, Any]] = []
+    while True:
+        worker = _Worker()
+        ending = host.run({**job, "known": known}, max(0.0, deadline - monotonic()), worker.take)
+        known += worker.known
+        if worker.end:
+            return _concluded(name, worker)
+        time_is_up = ending.code is None
+        if worker.trying is not None:
+            ended = Outcome(**worker.trying["ended"])
+            ended = replace(ended, message=how_it_ended(worker.hung or ending.description, ended))
+            taken = {"key": worker.trying["key"], "outcomes": [vars(ended)], "seconds": worker.waited}
+            known.append(taken)
+        if time_is_up or worker.trying is None:
+            outcomes = _of(known)
+            status = "timeout" if time_is_up else "crashed"
+            line = f"{name}: {status}, {ending.description}"
+            if worker.trying is not None:
+                line = f"{name}: {status}, {timeout:g} s were up during {worker.trying['ended']['case']}"
+            return Verification(name, status, line, Report(name, outcomes))
+
+
+def how_it_ended(description: str, ended: Outcome) -> str:
+    """What became of the process that took a step, and whether that was to be expected."""
+    return f"its process {description}" + (f"; {ended.message}" if ended.message else "")
+
+
+def _of(known: Iterable[Mapping[str, Any]]) -> tuple[Outcome, ...]:
+    """The outcomes of a verification that was cut off, without what was tried to judge or shrink others."""
+    return tuple(
+        Outcome(**outcome)
+        for step in known
+        if step_kind(step["key"]) not in (SMALLER, SPARED, TORCHS)
+        for outcome in step["outcomes"]
+    )
+
+
+class _Worker:
+    """What one worker tells."""
+
+    def __init__(self) -> None:
+        self.known: list[dict[str, Any]] = []
+        self.outcomes: list[Outcome] = []
+        self.trying: dict[str, Any] | None = None
+        self.end: dict[str, Any] = {}
+        self._since = 0.0
+
+    @property
+    def waited(self) -> float:
+        """Seconds since it began to take its last step."""
+        return monotonic() - self._since
+
+    @property
+    def hung(self) -> str:
+        """Why it was ended, where the step it was taking took too long."""
+        return f"gave no answer within {STEP_SECONDS:g} s" if self.waited >= STEP_SECONDS else ""
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Take in an event."""
+        kind = event.pop("event", None)
+        if kind == "trying":
+            self.trying, self._since = event, monotonic()
+        elif kind == "tried":
+            self.trying = None
+            self.known.append(event)
+        elif kind == "outcome":
+            self.outcomes.append(Outcome(**event))
+        elif kind == "end":
+            self.end = event
+
+
+def _concluded(name: str, worker: _Worker) -> Verification:
+    end = worker.end
+    if end.get("usage"):
+        raise UsageError(end["error"])
+    if "accuracy" not in end:
+        outcomes = _of(worker.known)
+        return Verification(
+            name, end["status"], f"{name}: {end['status']}, {end['error']}", Report(name, outcomes)
+        )
+    accuracy = {op: Accuracy(**declared) for op, declared in end["accuracy"].items()}
+    report = Report(name, tuple(worker.outcomes), accuracy, tuple(end["derived"]))
+    status = status_of(report)
+    return Verification(name, status, f"{name}: {status}, {summary(report)}", report)
+
+
+def status_of(report: Report) -> str:
+    """The status of a row for a report: what no known fault explains decides."""
+    states = {outcome.state for outcome in report.unexplained}
+    if "failed" in states:
+        return "incorrect"
+    if "crashed" in states:
+        ended = any(outcome.ended_process for outcome in report.unexplained)
+        return "crashed" if ended else "error"
+    return "ok" if report.passed else "unsupported"
+
+
+def summary(report: Report) -> str:
+    """What was found, in a line: counts, error, compilation, and what is derived or declared."""
+    counts = {
+        "passed": report.count("passed"),
+        "failed": sum(outcome.state == "failed" for outcome in report.unexplained),
+        "crashed": sum(outcome.state == "crashed" for outcome in report.unexplained),
+        "unsupported": report.count("unsupported"),
+    }
+    parts = [f"{count} {state}" for state, count in counts.items() if count]
+    parts += [f"{count} by a {fault}" for fault, count in report.known_faults.items()]
+    if counts["passed"]:
+        parts.append(f"largest error {report.max_error:.1e}")
+    if report.compiles == "passed":
+        parts.append("compiles")
+    elif report.compiles == "unsupported":
+        parts.append("says that it does not compile")
+    elif report.compiles:
+        parts.append("does not compile")
+    if report.derived:
+        parts.append(f"derived backward of {', '.join(report.derived)}")
+    parts += [f"{op} declared {accuracy}" for op, accuracy in report.accuracy.items()]
+    return ", ".join(parts)

@@ -1,0 +1,1 @@
+"""The parent side of a run: from the plan to the rows."""

@@ -1,0 +1,414 @@
+"""Run a suite: verify, time and train every combination, each in a worker process of its own."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import time as clock
+from collections.abc import Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from convbench.registry import ConvbenchError, NothingRan, Registry, UsageError, discover
+from convbench.results.schema import Row
+from convbench.results.storage.atomic_write import write_text
+from convbench.results.storage.store import RunStore
+from convbench.suites.config.plan import (
+    Planned,
+    check_batch_sizes,
+    check_possible,
+    check_translation,
+    plan,
+    unlike_images,
+    with_misfits,
+)
+from convbench.suites.config.suite import Suite
+from convbench.suites.config.suite_files import load_suite
+from convbench.suites.machine.resources import free_memory_mb, usable_cores
+from convbench.suites.processes.supervisor import Supervisor
+from convbench.suites.processes.survey import Survey, find_misfits, find_peaks, find_unavailable, look_around
+from convbench.suites.processes.versions import OtherVersion
+from convbench.suites.runner.agenda import Agenda, slot
+from convbench.suites.runner.forecast import Forecast
+from convbench.suites.runner.progress import Silent, Watcher
+from convbench.suites.runner.quiet import Quiet
+from convbench.suites.runner.recorder import Circumstances, Recorder
+from convbench.suites.runner.schedule import left_alone, planned_processes, schedule, still_valid
+from convbench.suites.runner.task import Turns
+
+THREADS_PER_CORE = 8  # at most; more is a slip of the hand
+WAITED_SHARE = 0.1  # of a total budget: at most for other programs to end
+OUTLOOK_SECONDS = 1.0  # between two looks ahead, at least
+OUTLOOK_SHARE = 0.02  # of the run's time: what looking ahead may take
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its directory and its rows."""
+
+    path: Path
+    rows: tuple[Row, ...]
+
+    @property
+    def measured(self) -> tuple[Row, ...]:
+        """The rows that carry a measurement."""
+        return tuple(row for row in self.rows if row.is_measured)
+
+
+def run(
+    suite: Suite | Path | str | None = None,
+    *,
+    out: Path | str | None = None,
+    resume: Path | str | None = None,
+    data_dir: Path | str | None = None,
+    time: bool = True,
+    train: bool = True,
+    registry: Registry | None = None,
+    watcher: Watcher | None = None,
+) -> RunResult:
+    """Run a suite and write its results directory.
+
+    Args:
+        suite: a suite, the path of a TOML file, or the name of a registered suite; that of the resumed run
+            when None.
+        out: the directory to write; `results/<suite>-<UTC time>` when None.
+        resume: a directory whose run is to be completed; what was measured there under the same circumstances
+            is kept, and so is what this run is not about; everything else is measured again.
+        data_dir: where the dataset is.
+        time: measure step times.
+        train: train.
+        registry: what is registered; discovered when None.
+        watcher: told what happens.
+
+    Raises:
+        UsageError: a name, value or directory that cannot be used.
+        NothingRan: not one combination could be measured. The rows say why.
+        KeyboardInterrupt: interrupted; what was measured is kept.
+    """
+    steps = running(
+        suite,
+        out=out,
+        resume=resume,
+        data_dir=data_dir,
+        time=time,
+        train=train,
+        registry=registry,
+        watcher=watcher,
+    )
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            result: RunResult = stop.value
+            return result
+
+
+def running(
+    suite: Suite | Path | str | None = None,
+    *,
+    out: Path | str | None = None,
+    resume: Path | str | None = None,
+    data_dir: Path | str | None = None,
+    time: bool = True,
+    train: bool = True,
+    registry: Registry | None = None,
+    watcher: Watcher | None = None,
+    run_id: str | None = None,
+    other: OtherVersion | None = None,
+) -> Generator[None, None, RunResult]:
+    """`run`, process by process: it stops before the first and after each, and returns what `run` returns.
+
+    Args:
+        run_id: under which its rows are known; the name of its directory when None.
+        other: the version of a package that its workers find in place of the installed one.
+    """
+    registry = registry or discover()
+    watcher = watcher or Silent()
+    if suite is None:
+        if resume is None:
+            raise UsageError("no suite is given, nor a run to resume")
+        suite = Path(resume) / "suite.toml"
+    suite = resolve_suite(suite, registry)
+    suite.check()
+    check_names(suite, registry)
+    check_threads(suite)
+    if resume is not None:
+        check_resumed(suite, Path(resume))
+    suite = suite.override({"timing.threads": suite.timing.threads or usable_cores()})
+    if resume is None:
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        wanted = Path(out) if out is not None else Path("results") / f"{suite.name}-{stamp}"
+        made = [path for path in (wanted, *wanted.parents) if not path.exists()]
+        store = RunStore.create(wanted, exact=out is not None)
+        if store.path != wanted:  # another run had taken that name
+            made = [store.path]
+    else:
+        made = []
+        store = RunStore.open(resume)
+    with store:
+        try:
+            watcher.stage("starting the process that measures")
+            with Supervisor(
+                store.path / "run.log", suite.timing.threads, other.path if other else None
+            ) as host:
+                yield from _measure(
+                    suite,
+                    registry,
+                    host,
+                    store,
+                    watcher,
+                    data_dir,
+                    time=time,
+                    train=train,
+                    run_id=run_id,
+                    other=other,
+                )
+        except (ConvbenchError, KeyboardInterrupt) as error:
+            empty = resume is None and not store.rows()
+            if empty:
+                _remove(store.path, made)
+            else:
+                watcher.stage("writing the tables and the report of what was measured")
+                try:
+                    _write_pages(store)
+                except ConvbenchError as second:
+                    watcher.note(str(second))
+            watcher.end()
+            if isinstance(error, KeyboardInterrupt):
+                watcher.note(_interrupted(None if empty else store.path))
+            raise
+        else:
+            watcher.stage("writing the tables and the report")
+            _write_pages(store)
+        finally:
+            watcher.end()
+        result = RunResult(store.path, tuple(store.rows()))
+    if not result.measured:
+        raise NothingRan(f"nothing could be measured; {result.path}/results.csv says why")
+    return result
+
+
+def preview(
+    suite: Suite | Path | str,
+    *,
+    data_dir: Path | str | None = None,
+    registry: Registry | None = None,
+    watcher: Watcher | None = None,
+) -> list[Planned]:
+    """What `run` would measure, without measuring; raises as it does."""
+    registry = registry or discover()
+    watcher = watcher or Silent()
+    suite = resolve_suite(suite, registry)
+    suite.check()
+    check_names(suite, registry)
+    check_threads(suite)
+    watcher.stage("looking at the machine, the data and the backends")
+    try:
+        with TemporaryDirectory() as scratch, Supervisor(Path(scratch) / "run.log") as host:
+            return _plan(suite, registry, host, look_around(host, Silent(), suite.dataset, data_dir))
+    finally:
+        watcher.end()
+
+
+def resolve_suite(suite: Suite | Path | str, registry: Registry) -> Suite:
+    """A suite from itself, its file or its name; raises UsageError."""
+    if isinstance(suite, Suite):
+        return suite
+    if isinstance(suite, Path) or suite.endswith(".toml") or os.sep in suite:
+        return load_suite(Path(suite))
+    return load_suite(registry.suite(suite))
+
+
+def check_names(suite: Suite, registry: Registry) -> None:
+    """Refuse names that are not registered, before anything is started; raises UnknownName."""
+    registry.architectures.matching(suite.architectures)
+    registry.backends.matching(suite.backends)
+    registry.dataset(suite.dataset)
+
+
+def check_threads(suite: Suite) -> None:
+    """Refuse so many threads that they would only wait for each other; raises UsageError."""
+    cores = usable_cores()
+    if (suite.timing.threads or 1) > cores * THREADS_PER_CORE:
+        raise UsageError(
+            f"timing.threads is {suite.timing.threads}; it must be at most {cores * THREADS_PER_CORE}, "
+            f"{THREADS_PER_CORE} for each of the cores that can be used here"
+        )
+
+
+def check_resumed(suite: Suite, directory: Path) -> None:
+    """Refuse to make the run of one suite into that of another; raises UsageError."""
+    file = directory / "suite.toml"
+    if not file.is_file():  # it ended before it had one
+        return
+    name = load_suite(file).name
+    if name != suite.name:
+        raise UsageError(
+            f"{directory} is a run of suite {name!r}, not of {suite.name!r}; resume it without --suite, or give "
+            "the other suite a directory of its own"
+        )
+
+
+def _measure(
+    suite: Suite,
+    registry: Registry,
+    host: Supervisor,
+    store: RunStore,
+    watcher: Watcher,
+    data_dir: Path | str | None,
+    *,
+    time: bool,
+    train: bool,
+    run_id: str | None,
+    other: OtherVersion | None,
+) -> Generator[None, None, None]:
+    watcher.stage("looking at the machine and the data")
+    survey = look_around(host, watcher, suite.dataset, data_dir)
+    began = clock.monotonic()  # of a total budget: to download the data may take longer than all of the run
+    watcher.stage("asking the backends whether they can run here")
+    planned = _plan(suite, registry, host, survey)
+    if not store.rows():  # of a run that is resumed there is something to show
+        check_possible(planned)
+    watcher.note(f"results go to {store.path}")
+    suite = suite.override({"budget.memory_mb": suite.budget.memory_mb or free_memory_mb()})
+    time, train = time and "time" in suite.kinds, train and "train" in suite.kinds
+    to_run = [entry.combination for entry in planned if entry.obstacle is None and (time or train)]
+    watcher.stage("measuring what the machine could do at most")
+    peaks = find_peaks(
+        host,
+        watcher,
+        [(combination.device, combination.dtype) for combination in to_run],
+        threads=suite.timing.threads,
+        memory_mb=suite.budget.memory_mb,
+    )
+    environment = {**survey.environment, "peaks": peaks}
+    if other is not None:
+        environment["in_place_of_the_installed"] = {
+            "package": other.package,
+            "versions": dict(other.versions),
+        }
+
+    versions = other.versions if other is not None else {}
+    facts = Circumstances(
+        convbench_version=versions.get("convbench", registry.version),
+        torch_version=survey.torch_version,
+        machine_id=survey.environment["machine_id"],
+        device_names=survey.devices,
+        data=survey.data,
+        registry=registry,
+        versions=versions,
+    )
+    # two sides of one directory go through the same order
+    seed = store.path.name if other is None and run_id is None else store.path.absolute().parent.name
+    tasks = schedule(suite, planned, facts.of_combination, seed, time=time, train=train)
+    kept, others = still_valid(store.rows(), tasks), left_alone(store.rows(), tasks)
+    environment["planned_processes"] = planned_processes(tasks, others)
+    _write(store.path / "environment.json", json.dumps(environment, indent=2) + "\n")
+    _write(store.path / "suite.toml", suite.to_toml())
+    store.keep(others + kept)
+    turns = Turns(suite, survey, peaks, Recorder(suite, store, facts, run_id), watcher)
+    forecast = Forecast(suite, survey.train_images, survey.test_images)
+    forecast.learn(kept)
+    done = [(row.kind, row.round, row.combination) for row in kept]
+    deadline = _deadline(suite, began, kept)
+    numbers = count(1 + max((row.order or 0 for row in kept), default=-1))
+    certain = [task for task in tasks if not task.optional]
+    watcher.begin(certain, len(certain) - len({slot(task) for task in certain}.difference(done)))
+
+    agenda = Agenda(
+        suite,
+        tasks,
+        forecast,
+        blocked=lambda task: turns.obstacle(task) is not None,
+        timed=turns.recorder.timed,
+        done=done,
+        deadline=deadline,
+        order=numbers,
+    )
+    yield
+    yield from _run_agenda(agenda, host, turns, suite, watcher)
+
+
+def _run_agenda(
+    agenda: Agenda, host: Supervisor, turns: Turns, suite: Suite, watcher: Watcher
+) -> Generator[None, None, None]:
+    """Run what an agenda hands out, one process at a time, and none while other programs are busy."""
+    limit = suite.timing.quiet_seconds
+    if suite.budget.total_seconds is not None:
+        limit = min(limit, WAITED_SHARE * suite.budget.total_seconds)
+    quiet = Quiet(limit, watcher)
+    look_at = 0.0
+    while (task := agenda.next()) is not None:
+        if (now := clock.monotonic()) >= look_at:
+            watcher.outlook(agenda.outlook())
+            took = clock.monotonic() - now
+            look_at = now + max(OUTLOOK_SECONDS, took / OUTLOOK_SHARE)
+        if task.kind != "verify" and turns.obstacle(task) is None:
+            quiet.wait()
+        turn = turns.begin(task, agenda.timeout())
+        if turn is not None:
+            row = turn.finish(host.run(turn.job, turn.timeout, turn.take))
+            agenda.forecast.learn([row])
+            quiet.learn(row)
+        yield
+    turns.leave_out(agenda.left_out())
+
+
+def _deadline(suite: Suite, began: float, kept: Sequence[Row]) -> float:
+    """When the total budget ends; what a resumed run took before is spent."""
+    if suite.budget.total_seconds is None:
+        return math.inf
+    return began + suite.budget.total_seconds - sum(row.process_seconds or 0.0 for row in kept)
+
+
+def _plan(suite: Suite, registry: Registry, host: Supervisor, survey: Survey) -> list[Planned]:
+    unavailable = find_unavailable(host, registry.backends.matching(suite.backends))
+    planned = plan(suite, registry, list(survey.devices), unavailable)
+    if unlike := unlike_images(planned, registry, survey.image_shape):
+        misfits = find_misfits(host, unlike, registry.dataset(suite.dataset).num_classes)
+        planned = with_misfits(planned, registry, misfits, survey.data["name"], survey.image_shape)
+    check_batch_sizes(planned, survey.train_images, survey.data["name"])
+    check_translation(suite.test_translation_px, survey.image_size, survey.data["name"])
+    return planned
+
+
+def _interrupted(kept: Path | None) -> str:
+    if kept is None:
+        return "interrupted before anything was measured"
+    return (
+        f"interrupted; what was measured is kept in {kept}; to go on: convbench run --resume "
+        f"{shlex.quote(str(kept))}"
+    )
+
+
+def _remove(path: Path, made: Sequence[Path]) -> None:
+    """Take away the files of a run that came to nothing, and the directories that were made for it."""
+    with suppress(OSError):
+        for file in path.iterdir():
+            file.unlink()
+        for directory in made:  # inner ones first; not one in which another run has begun
+            directory.rmdir()
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise ConvbenchError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _write_pages(store: RunStore) -> None:
+    from convbench.results.report.write import write_all
+
+    try:
+        write_all(store.path)
+    except UsageError as error:  # the disk is full, say
+        raise ConvbenchError(
+            f"{error}; every row is kept, and `convbench report {shlex.quote(str(store.path))}` writes the pages"
+        ) from None

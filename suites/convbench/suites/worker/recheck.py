@@ -1,0 +1,193 @@
+"""Is a backend, after it was timed or trained with, still what it was when it was verified?
+
+What holds at first need not hold later, nor outside of verification. None of this is inside a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convbench.registry import Backend, Unsupported
+from convbench.registry.conformance.cases import Case
+from convbench.registry.integrity.monkeypatch_guard import IntegrityError
+from convbench.registry.integrity.step_audit import Call, audited
+from convbench.registry.known_faults import faults_here
+from convbench.registry.routing.dispatch import Routed, use_backend
+from convbench.suites.measure.cuda_graphs import GraphedStep
+from convbench.suites.measure.data import Batches
+from convbench.suites.worker.setup import Setup
+
+ALTOGETHER = 0.1  # of the norm: how far a compiled step may be off, whose single answers nobody can see
+REPEATED = (
+    0.01  # of the norm: how far two steps may be apart that sum in another order; random numbers are further
+)
+
+
+def recheck(
+    setup: Setup, seed: int, model: nn.Module, *, trained: bool, graphed: GraphedStep | None = None
+) -> dict[str, Any]:
+    """Verify once more on new data, and hold real steps of the model against the reference.
+
+    Args:
+        setup: the combination, as it was timed or trained.
+        seed: of the new data.
+        model: what was timed or trained.
+        trained: whether there were evaluations as well, and smaller batches at the end of each split.
+        graphed: the captured steps that were, in mode `graph`.
+
+    Returns:
+        the status, and what is wrong in a sentence.
+    """
+    splits = (setup.train_data, setup.test_data) if trained else ()
+    sizes = filter(None, (len(data) % setup.batch_size for data in splits))
+    verified = setup.verify(setup.cases(*sizes), seed)
+    if verified["status"] != "ok":
+        return verified
+    _make_finite(setup.model)
+    try:
+        if not isinstance(model, Routed):
+            _check_compiled(setup, model)
+        if graphed is not None and setup.train_data.grad_output is None:
+            _check_replayed(setup, graphed)
+        calls: list[Call] = []
+        in_a_step = _take_steps(setup, calls, trained)
+        _check_refusals(setup, calls, verified)
+        if isinstance(model, Routed):
+            _check_service(calls[:in_a_step], model)
+        setup.check_process()
+    except IntegrityError as error:
+        return {"status": "incorrect", "error": str(error)}
+    return {"status": "ok"}
+
+
+def _take_steps(setup: Setup, calls: list[Call], evaluate: bool) -> int:
+    """A training step's passes, and then an evaluation's, with answers checked; nothing is updated.
+
+    Returns:
+        how many of the calls were the training step's.
+    """
+    recording = audited(setup.backend, calls, setup.arithmetic.factor_error)
+    model = use_backend(setup.model, recording, fuse=setup.fuse)
+    model.train()
+    x, y = _batch(setup, setup.train_data)
+    with setup.amp.autocast():
+        objective = setup.train_data.objective(model(x), y)
+    if objective.requires_grad:
+        objective.backward(setup.train_data.grad_output)
+    in_a_step = len(calls)
+    if evaluate:
+        model.eval()
+        with torch.no_grad(), setup.amp.autocast():
+            model(_batch(setup, setup.test_data)[0])
+    model.zero_grad()
+    return in_a_step
+
+
+def _make_finite(model: nn.Module) -> None:
+    """Give a model that has diverged other numbers: nothing could be seen in it."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.isfinite().all():
+                parameter.normal_(std=0.05)
+        for buffer in model.buffers():
+            if not buffer.isfinite().all():
+                buffer.fill_(1)
+
+
+def _batch(setup: Setup, data: Batches) -> tuple[Tensor, Tensor]:
+    return data.batch(torch.arange(min(setup.batch_size, len(data)), device=data.device))
+
+
+def _check_refusals(setup: Setup, calls: list[Call], verified: Mapping[str, Any]) -> None:
+    """What is refused must be the same in verification and at work."""
+    for call in calls:
+        if not call.served and str(call.case) in verified["passed"]:
+            raise IntegrityError(f"{call.case}: it is served in verification and refused in a training step")
+        # what is refused may have been a gradient that the step has no need of
+        if call.served and str(call.case) in verified["refused"] and _refuses(setup, call.case):
+            raise IntegrityError(f"{call.case}: it is refused in verification and served in a training step")
+
+
+def _refuses(setup: Setup, case: Case) -> bool:
+    arguments = case.arguments(setup.arithmetic.tensors, setup.device, setup.seed)
+    try:
+        with torch.no_grad():
+            setup.backend.ops[case.op](**arguments)
+    except Unsupported:
+        return True
+    return False
+
+
+def _check_service(calls: list[Call], routed: Routed) -> None:
+    """The share of served calls must be the same in the steps that counted and in the one that was checked."""
+    for name, tally in routed.tallies.items():
+        steps = [call.served for call in calls if call.case.op == name]
+        if tally.calls and steps and tally.served_calls * len(steps) != sum(steps) * tally.calls:
+            raise IntegrityError(
+                f"{name}: {tally.served_calls} of {tally.calls} calls were served in the steps that counted, and "
+                f"{sum(steps)} of {len(steps)} in the one that was checked"
+            )
+
+
+def _check_compiled(setup: Setup, model: nn.Module) -> None:
+    """Compiled code has no calls to look at: hold its step as a whole against that of the plain model."""
+    first, second = (_objective_and_gradients(setup, _plain(setup)) for _ in range(2))
+    if not all(_alike(again, once, REPEATED) for again, once in zip(second, first, strict=True)):
+        return  # a model that draws random numbers: there is no right answer
+    for answer, right in zip(_objective_and_gradients(setup, model), first, strict=True):
+        if right.isfinite().all() and not _alike(answer, right, ALTOGETHER):
+            raise IntegrityError("a step of the compiled model is another one than that of the plain model")
+
+
+def _check_replayed(setup: Setup, graphed: GraphedStep) -> None:
+    """A replay runs no Python to look into: hold its update against the gradients of the plain model."""
+    first, second = (_objective_and_gradients(setup, _plain(setup)) for _ in range(2))
+    if not all(_alike(again, once, REPEATED) for again, once in zip(second, first, strict=True)):
+        return  # random numbers: there is no right answer
+    state = {name: value.clone() for name, value in setup.model.state_dict().items()}
+    before = [parameter.detach().clone() for parameter in setup.model.parameters()]
+    graphed.start(torch.arange(len(setup.train_data), device=setup.device))
+    graphed.replay()
+    updates = [
+        (old - parameter.detach()).double() / setup.recipe.lr
+        for old, parameter in zip(before, setup.model.parameters(), strict=True)
+    ]
+    setup.model.load_state_dict(state)
+    if setup.amp.dtype == torch.float16 and not any(bool(update.any()) for update in updates):
+        return  # a gradient overflowed, and the step was left out
+    for old, update, right in zip(before, updates, first[1:], strict=True):
+        rounding = torch.finfo(old.dtype).eps * float(old.norm()) / setup.recipe.lr
+        off = float((update - right).norm())
+        if right.isfinite().all() and not off <= ALTOGETHER * float(right.norm()) + rounding:
+            raise IntegrityError("a replayed step is another one than that of the plain model")
+
+
+def _plain(setup: Setup) -> nn.Module:
+    """The model computed by torch; in another way where torch is known to be wrong on this machine."""
+    if not faults_here():
+        return setup.model
+    return use_backend(setup.model, Backend("torch alone", "leaves everything to torch", load=dict))
+
+
+def _alike(answer: Tensor, right: Tensor, share: float) -> bool:
+    return bool((answer - right).norm() <= share * right.norm())
+
+
+def _objective_and_gradients(setup: Setup, model: nn.Module) -> list[Tensor]:
+    state = {name: value.clone() for name, value in setup.model.state_dict().items()}
+    model.train()
+    model.zero_grad()
+    x, y = _batch(setup, setup.train_data)
+    with setup.amp.autocast():
+        objective = setup.train_data.objective(model(x), y)
+    if objective.requires_grad:
+        objective.backward(setup.train_data.grad_output)
+    parameters = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    answers = [each.detach().double().clone() for each in (objective, *parameters)]
+    model.zero_grad()
+    setup.model.load_state_dict(state)  # batch norm's statistics
+    return answers

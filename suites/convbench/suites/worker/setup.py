@@ -1,0 +1,217 @@
+"""What the jobs on a combination have in common: its records, its device, its model, its data."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convbench.registry import Architecture, Backend, Recipe, Unsupported, discover
+from convbench.registry.conformance.cases import Case, model_cases
+from convbench.registry.conformance.fused_cases import fused_cases
+from convbench.registry.conformance.verify import Attempt, at_once, verify
+from convbench.registry.integrity.global_state import GlobalState
+from convbench.registry.integrity.monkeypatch_guard import IntegrityError
+from convbench.registry.models.factory import create_model, initialise
+from convbench.registry.ops.dtypes import arithmetic
+from convbench.registry.records import chooses
+from convbench.registry.routing.dispatch import use_backend
+from convbench.suites.measure.amp import Amp
+from convbench.suites.measure.cuda_graphs import GraphedStep
+from convbench.suites.measure.data import (
+    MEMORY_FORMATS,
+    Batches,
+    image_batches,
+    problem_batches,
+    read_images,
+    translated,
+)
+from convbench.suites.measure.devices import check_capability, obstacle_to_graphs, select
+from convbench.suites.measure.training import prime
+from convbench.suites.worker.originals import originals
+
+Job = Mapping[str, Any]
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+
+
+class Setup:
+    """One combination, ready to be measured in this process."""
+
+    def __init__(self, job: Job, data: int) -> None:
+        self._flushed = set_process(job)
+        self.arithmetic = arithmetic(job["combination"]["dtype"])
+        self.arithmetic.set()
+        torch.backends.cudnn.benchmark = job["timing"]["cudnn"] == "trial"
+        self._state = GlobalState()  # before any plugin is loaded
+        combination = job["combination"]
+        registry = discover()
+        self.architecture: Architecture = registry.architecture(combination["architecture"])
+        self.backend: Backend = registry.backend(combination["backend"])
+        recipe = dict(job["recipe"])
+        recipe["resize"] = tuple(recipe["resize"]) if recipe["resize"] else None
+        self.recipe = Recipe(**recipe)
+        self.batch_size: int = combination["batch_size"]
+        self.mode: str = combination["mode"]
+        self.fuse: bool = job.get("fuse", False)
+        self.seed: int = combination["seed"]
+        self.device = torch.device(combination["device"])
+        select(self.device)
+        self.memory_format: str = combination["memory_format"]
+        check_capability(self.device, self.arithmetic)
+        problem = self.architecture.problem
+        dtype = self.arithmetic.tensors
+        self.amp = Amp()
+        if dtype.itemsize < 4 and (
+            problem is None or problem.loss is not None
+        ):  # trained, and so by autocast
+            self.amp = Amp(self.device, dtype)
+            dtype = torch.float32
+        images = None if problem else read_images(job["data"], data)
+        channels = images.train_images.shape[1] if images else self.architecture.input_shape[0]
+        torch.manual_seed(self.seed)
+        model = create_model(self.architecture, num_classes=job["num_classes"], in_channels=channels)
+        if self.recipe.init != self.architecture.recipe.init:
+            torch.manual_seed(self.seed)
+            initialise(model, self.recipe.init)
+        self.model = model.to(self.device, dtype).to(memory_format=MEMORY_FORMATS[self.memory_format])
+        self.train_data: Batches
+        self.test_data: Batches
+        self.translated_data: Batches | None = None
+        if problem is not None:
+            own = problem_batches(problem, self.model, self.batch_size, self.seed, dtype, self.memory_format)
+            self.train_data = self.test_data = own
+        elif images is not None:
+            where = (self.device, dtype, self.memory_format, self.recipe.resize)
+            self.train_data = image_batches(images.train_images, images.train_labels, *where)
+            self.test_data = image_batches(images.test_images, images.test_labels, *where)
+            if job.get("test_translation_px"):
+                moved = translated(images.test_images, job["test_translation_px"], seed=self.seed)
+                self.translated_data = image_batches(moved, images.test_labels, *where)
+
+    @property
+    def sample(self) -> Tensor:
+        """One batch of real inputs; with a gradient where a step has one."""
+        inputs, _ = self.train_data.batch(torch.arange(self.batch_size, device=self.device))
+        return inputs.detach().requires_grad_(self.train_data.grad_output is not None)
+
+    def check_process(self) -> None:
+        """Raise IntegrityError if a plugin changed functions that measurements use, or settings of the process."""
+        originals().check()
+        self._state.check()
+
+    def conditions(self) -> dict[str, Any]:
+        """What this process runs under, as it is now: a plugin may have changed it."""
+        conditions: dict[str, Any] = {
+            "threads": torch.get_num_threads(),
+            "flush_denormal": int(self._flushed),
+            "autocast": int(self.amp.dtype is not None),
+        }
+        if self.device.type == "cuda":
+            conditions["cudnn"] = "trial" if torch.backends.cudnn.benchmark else "heuristic"
+        return conditions
+
+    def runnable(self) -> nn.Module:
+        """The model on its backend, in its mode."""
+        routed = use_backend(self.model, self.backend, fuse=self.fuse)
+        if self.mode == "compile":
+            if not self.backend.compiles:
+                raise Unsupported(f"backend {self.backend.name!r} says that it cannot be compiled")
+            if chooses(self.backend):
+                prime(routed, self.train_data, self.batch_size)  # nothing is chosen while the compiler traces
+                routed.reset_counts()
+            compiled: Any = torch.compile(routed)
+            return compiled  # type: ignore[no-any-return]  # a module, whatever its stub says
+        return routed
+
+    def graphed_step(self, model: nn.Module) -> GraphedStep | None:
+        """The captured steps of a runnable model, in mode `graph`; nothing is captured yet."""
+        if self.mode != "graph":
+            return None
+        obstacle = obstacle_to_graphs(self.device.type)
+        if obstacle is not None:
+            raise Unsupported(obstacle)
+        return GraphedStep(
+            model, self.train_data, lr=self.recipe.lr, batch_size=self.batch_size, amp=self.amp
+        )
+
+    def cases(self, *batches: int) -> Mapping[str, list[Case]]:
+        """The distinct op calls of one forward pass, by op; of further passes with batches of these sizes."""
+        distinct: dict[Case, None] = {}
+        for size in dict.fromkeys((self.batch_size, *batches)):
+            distinct |= dict.fromkeys(model_cases(self.model, self.sample[:size]))
+            if self.fuse:  # besides: what is refused of these falls back to those
+                distinct |= dict.fromkeys(fused_cases(self.model, self.backend, self.sample[:size]))
+        cases: dict[str, list[Case]] = {}
+        for case in distinct:
+            cases.setdefault(case.op, []).append(case)
+        return cases
+
+    def verify(
+        self, cases: Mapping[str, list[Case]], seed: int, attempt: Attempt = at_once
+    ) -> dict[str, Any]:
+        """Hold the backend against the reference; the status, and the first failure in a sentence.
+
+        A known fault of other people's code is a failure here like any other: what is wrong is not measured.
+        """
+        try:
+            self.check_process()
+            report = verify(
+                self.backend,
+                device=str(self.device),
+                dtypes=[self.arithmetic.name],
+                cases=cases,
+                seed=seed,
+                attempt=attempt,
+            )
+            self.check_process()
+        except IntegrityError as error:
+            return {"status": "incorrect", "error": str(error)}
+        for outcome in sorted(report.failures, key=lambda each: bool(each.known_fault)):
+            status = "incorrect" if outcome.state == "failed" else "error"
+            if outcome.state == "crashed" and outcome.memory:
+                status = "oom"
+            where = f"{outcome.case}: " if outcome.case else ""
+            where = f"{outcome.known_fault}: {where}" if outcome.known_fault else where
+            return {"status": status, "error": f"{where}{outcome.message}"}
+        if cases and not report.count("passed"):
+            reasons = sorted({f"{outcome.op}: {outcome.message}" for outcome in report.outcomes})
+            return {
+                "status": "unsupported",
+                "error": "; ".join(reasons) or f"it offers none of {', '.join(cases)}",
+            }
+        by_state = {
+            state: {outcome.case for outcome in report.outcomes if outcome.state == state}
+            for state in ("passed", "unsupported")
+        }
+        return {
+            "status": "ok",
+            "max_error": report.max_error if cases else None,
+            "passed": by_state["passed"],
+            "refused": by_state["unsupported"],
+        }
+
+
+def set_process(job: Job) -> bool:
+    """Fix what the speed of every worker depends on, before torch starts its threads.
+
+    Freed memory is kept instead of handed back to the system: otherwise the C library maps and unmaps the
+    tensors of every step, and page faults take a quarter of a LeNet step.
+
+    Returns:
+        whether denormal numbers are flushed to zero, which not every processor can.
+    """
+    keep_freed_memory()
+    torch.set_num_threads(job["threads"])
+    return torch.set_flush_denormal(True)
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc's allocator never to map single blocks nor to trim its heap; elsewhere nothing is changed."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 2**30)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,0 +1,80 @@
+"""The steps of a verification in a worker that may die of any of them.
+
+Before a step the worker tells which one it is, and afterwards what came of it. So the parent knows which step
+ended the process; it starts another worker and tells it all that is known, and that one goes on from there.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from time import monotonic
+from typing import Any
+
+from convbench.registry.conformance.report import CASE, SMALLER, Outcome, step_kind
+from convbench.registry.conformance.verify import Step
+
+IN_A_ROW = 10  # cases of an op and dtype that end their processes; then its others are not tried
+Send = Callable[[dict[str, Any]], None]
+
+
+class Attempts:
+    """Takes steps that are not known yet.
+
+    Args:
+        send: tells the parent.
+        known: the outcomes of steps that other workers took, as `send` told them, in their order.
+        step_seconds: after which a step is taken to hang, and its process ended; None: it is not watched.
+        shrink_seconds: that smaller cases of an op may take altogether, in all workers.
+    """
+
+    def __init__(
+        self,
+        send: Send,
+        known: Iterable[Mapping[str, Any]] = (),
+        step_seconds: float | None = None,
+        shrink_seconds: float = math.inf,
+    ) -> None:
+        self._send, self._step_seconds, self._shrink_seconds = send, step_seconds, shrink_seconds
+        self._known: dict[str, list[Outcome]] = {}
+        self._ends: dict[tuple[str, str], int] = {}  # by op and dtype, in a row
+        self._shrinking: dict[str, float] = {}  # seconds, by op
+        for step in known:
+            self._keep(step["key"], [Outcome(**outcome) for outcome in step["outcomes"]], step["seconds"])
+
+    def __call__(self, key: str, ended: Outcome, step: Step) -> list[Outcome]:
+        if key in self._known:
+            return self._known[key]
+        if step_kind(key) == CASE and self._ends.get((ended.op, ended.dtype), 0) >= IN_A_ROW:
+            message = f"not tried: {IN_A_ROW} cases of {ended.op} in a row ended their processes"
+            return [
+                Outcome(ended.op, ended.case, ended.dtype, ended.device, "crashed", message, kind=ended.kind)
+            ]
+        if step_kind(key) == SMALLER and self._shrinking.get(ended.op, 0.0) >= self._shrink_seconds:
+            message = "not tried: there is no time left for smaller cases"
+            return [Outcome(ended.op, ended.case, ended.dtype, ended.device, "unsupported", message)]
+        self._send({"event": "trying", "key": key, "ended": vars(ended)})
+        began = monotonic()
+        if self._step_seconds is not None:
+            faulthandler.dump_traceback_later(self._step_seconds, exit=True)  # whoever holds Python's lock
+        try:
+            outcomes = step()
+        except SystemExit as leaving:
+            outcomes = [replace(ended, message=f"it called sys.exit({leaving.code!r})", ended_process=False)]
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+        seconds = monotonic() - began
+        self._keep(key, outcomes, seconds)
+        taken = {"key": key, "outcomes": [vars(outcome) for outcome in outcomes], "seconds": seconds}
+        self._send({"event": "tried", **taken})
+        return outcomes
+
+    def _keep(self, key: str, outcomes: list[Outcome], seconds: float) -> None:
+        self._known[key] = outcomes
+        if step_kind(key) == SMALLER:
+            self._shrinking[outcomes[0].op] = self._shrinking.get(outcomes[0].op, 0.0) + seconds
+        if step_kind(key) == CASE and outcomes[0].state != "unsupported":
+            place = outcomes[0].op, outcomes[0].dtype
+            self._ends[place] = self._ends.get(place, 0) + 1 if outcomes[0].ended_process else 0

@@ -1,0 +1,82 @@
+"""A suite with a value for every key, and another value for each."""
+
+from __future__ import annotations
+
+from convbench.suites.config.suite import (
+    Budget,
+    PerBackend,
+    RecipeOverrides,
+    Suite,
+    Timing,
+)
+
+FULL = Suite(
+    name="full-1.0",
+    description='Quotes " and \\, a tab\t, ünïcode, 🙂 and \x7f',
+    dataset="fashion-mnist",
+    architectures=("lenet", "res*"),
+    backends=("torch", "im2col"),
+    devices=("cpu",),
+    dtypes=("float32", "bfloat16"),
+    batch_sizes=(1, 128),
+    memory_formats=("contiguous", "channels_last"),
+    modes=("eager", "compile"),
+    seeds=(0, 7),
+    kinds=("time",),
+    test_translation_px=2,
+    fuse=True,
+    recipe=RecipeOverrides(lr=1e-5, epochs=3, resize=(56, 48), init="default"),
+    budget=Budget(train_seconds=0.5, timeout_seconds=1e16, total_seconds=90.0, memory_mb=512),
+    timing=Timing(
+        rounds=2,
+        max_rounds=9,
+        warmup_steps=0,
+        steps=7,
+        max_steps=70,
+        precision=0.02,
+        max_seconds=1.5,
+        threads=1,
+    ),
+    per_backend={
+        "torch": PerBackend(modes=("eager", "compile")),
+        "acme:fft*": PerBackend(batch_sizes=(1, 2)),
+        'odd.name "x"': PerBackend(batch_sizes=(4,), modes=("graph",)),
+    },
+)
+
+# a value other than FULL's for every key
+OTHER = {
+    "name": "other",
+    "description": "",
+    "dataset": "cifar",
+    "architectures": ("mlp",),
+    "backends": ("loops",),
+    "devices": ("cuda:0",),
+    "dtypes": ("float64",),
+    "batch_sizes": (2,),
+    "memory_formats": ("contiguous",),
+    "modes": ("graph",),
+    "seeds": (3,),
+    "kinds": ("time", "train"),
+    "test_translation_px": 4,
+    "fuse": False,
+    "recipe.lr": 0.25,
+    "recipe.epochs": 9,
+    "recipe.resize": (8, 9),
+    "recipe.init": "xavier_uniform",
+    "budget.train_seconds": 2.0,
+    "budget.timeout_seconds": 3.0,
+    "budget.total_seconds": 4.0,
+    "budget.memory_mb": 1,
+    "timing.rounds": 4,
+    "timing.max_rounds": 6,
+    "timing.warmup_steps": 5,
+    "timing.steps": 6,
+    "timing.max_steps": 60,
+    "timing.precision": 0.1,
+    "timing.max_seconds": 7.0,
+    "timing.cold_steps": 7,
+    "timing.cudnn": "trial",
+    "timing.threads": 8,
+    "timing.quiet_seconds": 9.0,
+}

@@ -1,0 +1,167 @@
+"""Verdicts: equals are seldom called different, different ones are, and what cannot be told is not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from convbench.results.analysis.significance import (
+    ALPHA,
+    MIN_EFFECT,
+    PAIRED_FROM,
+    Judged,
+    critical,
+    effect,
+    judge,
+    log_difference,
+    paired_log_difference,
+)
+from convbench.results.analysis.statistics import t_quantile
+
+MATTERS = math.log1p(MIN_EFFECT)
+Draw = Callable[[np.random.Generator, int, float], NDArray[np.float64]]
+
+
+def verdict(base: list[float], new: list[float]) -> Judged:
+    return judge([log_difference(base, new)], MATTERS)[0]
+
+
+@pytest.mark.parametrize(
+    ("base", "new", "expected"),
+    [
+        ([10.0, 10.1, 9.9], [12.0, 12.1, 11.9], "more"),
+        ([12.0, 12.1, 11.9], [10.0, 10.1, 9.9], "less"),
+        ([10.0, 10.01, 9.99], [10.02, 10.0, 9.99], "same"),
+        ([10.0, 10.01, 9.99], [10.15, 10.16, 10.14], "same"),  # sure, and too small to matter
+        ([10.0, 14.0, 8.0], [12.0, 15.0, 9.0], "unclear"),
+        ([10.0, 10.0, 10.0], [10.0, 10.0, 10.0], "same"),
+        ([10.0, 10.0, 10.0], [20.0, 20.0, 20.0], "more"),
+    ],
+)
+def test_three_processes_a_side(base: list[float], new: list[float], expected: str) -> None:
+    assert verdict(base, new).verdict == expected
+
+
+def test_one_process_a_side_shows_gross_differences_and_never_sameness() -> None:
+    assert verdict([10.0], [10.0]).verdict == "unclear"
+    assert verdict([10.0], [12.0]).verdict == "unclear"
+    assert verdict([10.0], [20.0]).verdict == "more"
+    assert log_difference([10.0], [10.0, 10.1, 9.9]).assumed
+    assert 1.3 < math.exp(verdict([10.0], [12.0]).detectable) < 1.6
+
+
+def test_what_is_called_lies_beyond_what_is_detectable() -> None:
+    random = np.random.default_rng(3)
+    for _ in range(200):
+        base, new = 10 * np.exp(random.normal(0, 0.02, 3)), 11 * np.exp(random.normal(0, 0.02, 3))
+        gap = log_difference(base.tolist(), new.tolist())
+        judged = judge([gap], MATTERS)[0]
+        assert (judged.verdict == "more") == (gap.estimate > judged.detectable)
+
+
+def test_judging_many_together_asks_for_more() -> None:
+    gap = log_difference([10.0, 10.1, 9.9], [10.6, 10.75, 10.5])
+    alone = judge([gap], MATTERS)[0]
+    together = judge([gap] * 30, MATTERS)[0]
+    assert alone.verdict == "more"
+    assert together.verdict == "unclear"
+    assert together.p_value > alone.p_value
+    assert together.detectable > alone.detectable
+
+
+@pytest.mark.parametrize(("ratio", "words"), [(1.125, "12.5%"), (3.14, "3.1×"), (1e9, "more than 100×")])
+def test_the_size_of_an_effect_is_readable(ratio: float, words: str) -> None:
+    assert effect(ratio) == words
+
+
+def normal(random: np.random.Generator, count: int, spread: float) -> NDArray[np.float64]:
+    return np.exp(random.normal(0, spread, count))
+
+
+def skewed(random: np.random.Generator, count: int, spread: float) -> NDArray[np.float64]:
+    return 1 + random.exponential(spread, count)
+
+
+def heavy(random: np.random.Generator, count: int, spread: float) -> NDArray[np.float64]:
+    return np.exp(random.standard_t(2, count) * spread)
+
+
+@pytest.mark.parametrize("pairs", [1, 10])
+@pytest.mark.parametrize("processes", [3, 5])
+@pytest.mark.parametrize("spread", [0.02, 0.1])
+@pytest.mark.parametrize("draw", [normal, skewed, heavy])
+def test_equals_are_called_different_in_at_most_one_of_a_hundred_comparisons(
+    draw: Draw, spread: float, processes: int, pairs: int
+) -> None:
+    random = np.random.default_rng(4)
+    comparisons = 400
+    alarms = 0
+    for _ in range(comparisons):
+        sides = draw(random, 2 * pairs * processes, spread).reshape(pairs, 2, processes).tolist()
+        judged = judge([log_difference(base, new) for base, new in sides], MATTERS)
+        alarms += any(each.verdict in ("more", "less") for each in judged)
+    # Three standard deviations of the count above a true rate of ALPHA.
+    assert alarms <= comparisons * ALPHA + 3 * math.sqrt(comparisons * ALPHA * (1 - ALPHA))
+
+
+@pytest.mark.parametrize("processes", [PAIRED_FROM, 12])
+@pytest.mark.parametrize("draw", [normal, skewed, heavy])
+def test_equals_in_pairs_are_called_different_as_seldom(draw: Draw, processes: int) -> None:
+    random = np.random.default_rng(6)
+    alarms = 0
+    for _ in range(600):
+        drift = np.exp(random.normal(0, 0.5, processes))
+        base, new = drift * draw(random, processes, 0.1), drift * draw(random, processes, 0.1)
+        (judged,) = judge([paired_log_difference(base.tolist(), new.tolist())], MATTERS)
+        alarms += judged.verdict in ("more", "less")
+    assert alarms <= 600 * ALPHA + 3 * math.sqrt(600 * ALPHA * (1 - ALPHA))
+
+
+@pytest.mark.parametrize("apart", [1.2, 2.0])
+@pytest.mark.parametrize(
+    ("processes", "rare", "pairs", "rate"),
+    [
+        (3, 0.5, 1, 0.03),
+        (3, 0.5, 10, 0.3),
+        (3, 0.2, 1, 0.01),
+        (3, 0.2, 10, 0.09),
+        (5, 0.5, 1, 0.01),
+        (5, 0.5, 10, 0.03),
+    ],
+)
+def test_two_modes_defeat_three_processes_as_often_as_is_said(
+    processes: int, rare: float, pairs: int, rate: float, apart: float
+) -> None:
+    random = np.random.default_rng(7)
+    comparisons = 300
+    alarms = 0
+    for _ in range(comparisons):
+        shape = (pairs, 2, processes)
+        modes = np.where(random.random(shape) < rare, apart, 1.0)
+        sides = (modes * np.exp(random.normal(0, 0.005, shape))).tolist()
+        judged = judge([log_difference(base, new) for base, new in sides], MATTERS)
+        alarms += any(each.verdict in ("more", "less") for each in judged)
+    assert alarms <= comparisons * rate + 3 * math.sqrt(comparisons * rate * (1 - rate))
+
+
+@pytest.mark.parametrize(
+    ("spread", "slowdown", "power"), [(0.005, 1.1, 0.9), (0.02, 1.5, 0.9), (0.05, 2.0, 0.7)]
+)
+def test_real_differences_are_found(spread: float, slowdown: float, power: float) -> None:
+    random = np.random.default_rng(5)
+    found = 0
+    for _ in range(300):
+        base, new = normal(random, 3, spread), slowdown * normal(random, 3, spread)
+        found += verdict(base.tolist(), new.tolist()).verdict == "more"
+    assert found >= 300 * power
+
+
+@pytest.mark.parametrize("tail", [0.05, 0.01, 1e-4])
+@pytest.mark.parametrize("freedom", [1.0, 1.37, 2.2, 3.99, 4.0, 17.3, 1e3, 1e6])
+def test_quantiles_between_the_points_of_the_grid_are_good(tail: float, freedom: float) -> None:
+    exact = t_quantile(1 - tail / 2, freedom)
+    assert critical(tail, freedom) == pytest.approx(exact, rel=3e-3)

@@ -1,0 +1,328 @@
+"""The fork server and its workers: what a job gets, how it can end, and that nothing stays behind.
+
+`unavailable` of a backend is the shortest way into a worker: what it returns comes back as an event.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import psutil
+import pytest
+
+import misbehaving
+from convbench.registry import ConvbenchError
+from convbench.suites.processes.protocol import Event, Lines
+from convbench.suites.processes.supervisor import ExitStatus, Supervisor
+from misbehaving import wait_until
+
+PLUGIN = """
+    import ctypes, json, os, signal, subprocess, sys, threading, time
+    from convbench.registry import Backend, hookimpl
+
+    def fresh():
+        seen = getattr(sys, "_seen", 0)
+        sys._seen = seen + 1
+        return str(seen)
+
+    def descriptors():
+        return json.dumps({name: os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")
+                           if os.path.exists(f"/proc/self/fd/{name}")})
+
+    def denormals():
+        import torch
+        torch.set_num_threads(2)
+        torch.set_flush_denormal(True)
+        return str(int((torch.full((1_000_000,), 1e-30) * 1e-10).count_nonzero()))
+
+    def writes_to_data():
+        for descriptor in range(3, 64):
+            try:
+                if os.readlink(f"/proc/self/fd/{descriptor}").startswith("/tmp"):
+                    os.write(descriptor, b"garbage")
+            except OSError:
+                pass
+
+    def shouts():
+        from convbench.suites import worker
+        for descriptor in range(3, 64):
+            try:
+                if "pipe" in os.readlink(f"/proc/self/fd/{descriptor}"):
+                    for _ in range(80):
+                        os.write(descriptor, b"x" * 2**20)
+            except OSError:
+                pass
+        return "heard"
+
+    def child():
+        subprocess.Popen(["sleep", "SLEEP"], start_new_session=True)
+        subprocess.Popen(["sleep", "SLEEP"])
+
+    def regicide():
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(1000)
+
+    CHECKS = {
+        "fresh": fresh,
+        "descriptors": descriptors,
+        "denormals": denormals,
+        "writes-to-data": writes_to_data,
+        "shouts": shouts,
+        "child": child,
+        "sleeps": lambda: time.sleep(1000),
+        "stops": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+        "quits": lambda: os._exit(3),
+        "dies": lambda: os.kill(os.getpid(), signal.SIGKILL),
+        "regicide": regicide,
+        "echo": lambda: json.dumps(dict(os.environ)),
+        "pid": lambda: f"{os.getpid()} {os.getppid()} {os.getsid(0)} {threading.active_count()}",
+    }
+
+    @hookimpl
+    def convbench_backends():
+        return [Backend(name, "a fake", load=dict, unavailable=check) for name, check in CHECKS.items()]
+"""
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("host") / "log"
+
+
+@pytest.fixture(scope="module")
+def host(log: Path) -> Iterator[Supervisor]:
+    """One for all tests of this file: what one of them does to it must not harm the next."""
+    site = misbehaving.install(log.with_name("site"))
+    (site / "misbehaving_plugins.py").write_text(dedent(PLUGIN).replace("SLEEP", misbehaving.SLEEP))
+    with misbehaving.on_path(site), Supervisor(log, threads=1) as host:
+        yield host
+
+
+def ask(host: Supervisor, check: str, timeout: float = 100.0, **job: Any) -> tuple[ExitStatus, list[Event]]:
+    events: list[Event] = []
+    job = {"kind": "availability", "backends": [check]} | job
+    return host.run(job, timeout, events.append), events
+
+
+def answer(host: Supervisor, check: str) -> str:
+    ending, (event, _) = ask(host, check)
+    assert ending == ExitStatus(0)
+    return str(event["reason"])
+
+
+def server_of(host: Supervisor) -> psutil.Process:
+    return psutil.Process(int(answer(host, "pid").split()[1]))
+
+
+def test_a_job_answers_and_ends(host: Supervisor) -> None:
+    ending, events = ask(host, "fresh")
+    assert ending == ExitStatus(0)
+    assert [event["event"] for event in events] == ["availability", "end"]
+    assert events[-1]["status"] == "ok"
+
+
+def test_every_worker_is_fresh_and_leads_its_session(host: Supervisor) -> None:
+    assert [answer(host, "fresh") for _ in range(2)] == ["0", "0"]
+    pid, server, session, threads = answer(host, "pid").split()
+    assert pid == session != server
+    assert threads == "1"
+
+
+def test_the_server_runs_no_thread_of_its_own(host: Supervisor) -> None:
+    assert server_of(host).num_threads() == 1
+
+
+@pytest.mark.parametrize(
+    ("check", "code", "words"),
+    [
+        ("quits", 3, "exited with code 3"),
+        ("dies", -9, "was killed by signal 9 (SIGKILL)"),
+        ("regicide", -9, "was killed by signal 9 (SIGKILL)"),
+    ],
+)
+def test_an_end_without_a_result_is_described(host: Supervisor, check: str, code: int, words: str) -> None:
+    ending, events = ask(host, check)
+    assert ending.code == code
+    assert ending.description == words
+    assert not [event for event in events if event["event"] == "end"]
+    assert answer(host, "fresh") == "0"  # and the next job finds a server
+
+
+def test_a_signal_without_a_name_has_its_number() -> None:
+    assert ExitStatus(-40).description == "was killed by signal 40"
+
+
+@pytest.mark.parametrize("check", ["sleeps", "stops"])
+def test_a_worker_whose_time_is_up_is_killed(host: Supervisor, check: str) -> None:
+    began = time.monotonic()
+    ending, _ = ask(host, check, timeout=0.5)
+    assert ending.code is None
+    assert ending.description == "was killed when its time was up"
+    assert 0.5 <= time.monotonic() - began < 9  # far from the ten seconds that force takes
+    assert answer(host, "fresh") == "0"
+
+
+def test_the_waiting_parent_uses_no_cpu(host: Supervisor) -> None:
+    before = os.times()
+    ask(host, "sleeps", timeout=2.0)
+    after = os.times()
+    assert after.user + after.system - before.user - before.system < 0.1
+
+
+def test_children_do_not_outlive_their_worker(host: Supervisor) -> None:
+    ask(host, "child")
+    assert misbehaving.left_behind() == []
+
+
+def test_a_worker_has_only_the_descriptors_it_needs(host: Supervisor, log: Path) -> None:
+    found = json.loads(answer(host, "descriptors"))
+    assert found["0"] == "/dev/null"
+    assert found["1"] == found["2"] == str(log)
+    others = sorted(target.partition(":")[0] for number, target in found.items() if int(number) > 2)
+    assert [target for target in others if target.startswith("pipe")] == ["pipe"]
+    assert not [target for target in others if "socket" in target or "eventpoll" in target]
+    assert len(others) <= 2  # the pipe, and the data file, whose unlinked name may not be shown
+
+
+def test_jobs_leave_no_descriptor_open_on_either_side(host: Supervisor) -> None:
+    server = server_of(host)
+    before = psutil.Process().num_fds(), server.num_fds()
+    for check in ("fresh", "quits", "child"):
+        ask(host, check)
+    ask(host, "sleeps", timeout=0.2)
+    assert (psutil.Process().num_fds(), server.num_fds()) == before
+
+
+def test_a_job_larger_than_any_buffer_arrives(host: Supervisor) -> None:
+    ending, events = ask(host, "fresh", padding="x" * 5_000_000)
+    assert ending == ExitStatus(0)
+    assert events[-1]["status"] == "ok"
+
+
+def test_the_data_file_can_be_written_only_by_leave(host: Supervisor) -> None:
+    host.data.seek(0)
+    host.data.truncate()
+    host.data.write(b"precious")
+    host.data.flush()
+    ask(host, "writes-to-data")
+    host.data.seek(0)
+    assert host.data.read() == b"precious"
+
+
+def test_a_line_without_end_is_given_up_and_not_hoarded(host: Supervisor) -> None:
+    before = psutil.Process().memory_info().rss
+    ending, events = ask(host, "shouts")
+    assert ending == ExitStatus(0)
+    assert [event["event"] for event in events] == ["availability", "end"]
+    assert psutil.Process().memory_info().rss - before < 300e6
+
+
+def test_libraries_are_told_their_number_of_threads(host: Supervisor) -> None:
+    before = dict(os.environ)
+    variables = json.loads(answer(host, "echo"))
+    assert os.environ == before  # nothing was changed behind the caller's back
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        assert variables[name] == "1"
+
+
+def test_denormals_are_flushed_in_the_pools_threads_too(host: Supervisor) -> None:
+    import torch
+
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this processor cannot flush denormal numbers")
+    assert int((torch.full((1_000_000,), 1e-30) * 1e-10).count_nonzero()) == 1_000_000
+    assert answer(host, "denormals") == "0"
+
+
+def test_a_server_that_cannot_start_is_one_sentence(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(ConvbenchError, match=r"starts workers exited with code 1: it does not say why$"):
+        Supervisor(log)
+
+
+def test_why_a_server_does_not_start_is_said_with_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file with the reason is of no use where its directory is gone by then."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho Traceback >&2\necho 'MemoryError: no room' >&2\necho >&2\nexit 1\n")
+    python.chmod(0o755)
+    log = tmp_path / "log"
+    log.write_text("from before\n")
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(ConvbenchError, match=r"starts workers exited with code 1: MemoryError: no room$"):
+        Supervisor(log)
+
+
+def test_leaving_kills_a_worker_in_the_middle(host: Supervisor, log: Path) -> None:
+    """An interrupt: the context is left while a worker runs."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with Supervisor(log) as other:
+            server = server_of(other)
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(KeyboardInterrupt):
+                ask(other, "sleeps")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert not server.is_running()
+    assert not [child for child in psutil.Process().children() if child.pid == server.pid]
+
+
+def test_a_killed_parent_takes_everything_along(log: Path, tmp_path: Path) -> None:
+    site = misbehaving.install(tmp_path / "site")
+    (site / "misbehaving_plugins.py").write_text(dedent(PLUGIN).replace("SLEEP", misbehaving.SLEEP))
+    script = f"""
+        from pathlib import Path
+        from convbench.suites.processes.supervisor import Supervisor
+        with Supervisor(Path({str(log)!r})) as host:
+            host.run({{"kind": "availability", "backends": ["child", "sleeps"]}}, 1000, lambda event: None)
+    """
+    parent = subprocess.Popen(
+        [sys.executable, "-c", dedent(script)], env=os.environ | {"PYTHONPATH": str(site)}
+    )
+    try:
+        wait_until(lambda: len(misbehaving.left_behind()) == 2)
+        family = psutil.Process(parent.pid).children(recursive=True)
+        assert len(family) == 4  # server, worker, and two children of its own
+    finally:
+        parent.kill()
+        parent.wait()
+    assert wait_until(lambda: not any(map(alive, family)), seconds=10) < 5
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_lines_that_are_no_objects_are_dropped() -> None:
+    read, write = os.pipe()
+    try:
+        lines = Lines(read)
+        os.write(write, b'\xff\xfe\n{"a": 1}\n[1]\n' + b"[" * 20_000 + b'\n3\nnull\n\n{"b": ')
+        assert lines.read()
+        assert lines.take() == [{"a": 1}]
+        os.write(write, b"2}\n")
+        assert lines.read()
+        assert lines.take() == [{"b": 2}]
+    finally:
+        os.close(write)
+        assert not lines.read()
+        os.close(read)
