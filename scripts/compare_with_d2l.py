@@ -268,7 +268,7 @@ def circumstances() -> str:
     """The machine, torch and the day."""
     import torch
 
-    from convbench.results.storage.machine import device_name
+    from convbench.results.storage.environment import device_name
 
     threads = f"{torch.get_num_threads()} threads"
     return f"{device_name('cpu')}, torch {torch.__version__}, {threads}, {datetime.now(UTC):%Y-%m-%d}"

@@ -23,11 +23,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from convbench.results.analysis.contents import Contents, read_contents
+from convbench.results.analysis.standings import Group, Line, center, conditions_of, measured, step_samples
 from convbench.results.analysis.statistics import Interval, ratio_interval
-from convbench.results.analysis.summary import Group, Line, center, measured, race, step_samples
 from convbench.results.charts.roofline_figure import percent, roof
-from convbench.results.storage.contents import Contents, read_contents
-from convbench.results.tables.comparison_table import number
+from convbench.results.wording import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,12 +116,12 @@ def ladder(contents: Contents, architecture: str) -> list[Rung]:
     """The rungs of one network, from the bottom."""
     found = []
     for group in contents.table.groups:
-        if group.race.shared == architecture:
+        if group.conditions.shared == architecture:
             lines = {line.name: line for line in group.lines}
             there = {
                 row.backend: None
                 for row in contents.table.rows
-                if row.architecture == architecture and race(row, architecture) == group.race
+                if row.architecture == architecture and conditions_of(row, architecture) == group.conditions
             }
             found += [rung(name, lines.get(name), group, contents) for name in {**lines, **there}]
     order = {key: place for place, key in enumerate(RUNGS)}
@@ -130,8 +130,8 @@ def ladder(contents: Contents, architecture: str) -> list[Rung]:
 
 def rung(backend: str, line: Line | None, group: Group, contents: Contents) -> Rung:
     """The rung of a backend; it has no line where it cannot run."""
-    mode, batch_size = group.race.mode, group.race.batch_size
-    rows = contents.rows_of(group, backend)
+    mode, batch_size = group.conditions.mode, group.conditions.batch_size
+    rows = contents.table.rows_of(group, backend)
     timed = measured(rows, "time")
     reason = next((row.error for row in rows if row.kind == "verify" and row.error), None) or rows[0].status
     return Rung(
@@ -151,10 +151,12 @@ def rung(backend: str, line: Line | None, group: Group, contents: Contents) -> R
 
 def peak(contents: Contents) -> float:
     """The measured peak of arithmetic of the run's device, in GFLOP/s."""
-    race = contents.table.groups[0].race
-    found = roof(contents.environment, race.device, race.dtype)
+    conditions = contents.table.groups[0].conditions
+    found = roof(contents.environment, conditions.device, conditions.dtype)
     if found is None:
-        sys.exit(f"{contents.name}: its environment.json has no peak of {race.device} in {race.dtype}")
+        sys.exit(
+            f"{contents.name}: its environment.json has no peak of {conditions.device} in {conditions.dtype}"
+        )
     return found.gflops_per_second
 
 
@@ -170,15 +172,15 @@ def body(kind: str, what: str) -> str:
 
 
 def machine(contents: Contents) -> str:
-    race = contents.table.groups[0].race
-    limit = roof(contents.environment, race.device, race.dtype)
+    conditions = contents.table.groups[0].conditions
+    limit = roof(contents.environment, conditions.device, conditions.dtype)
     timed = [row for row in contents.table.rows if row.kind == "time"]
     row = timed[0]
     processes = max(line.processes for group in contents.table.groups for line in group.lines)
     assert limit is not None
     return (
-        f"{row.device_name}, {row.threads} threads, torch {row.torch_version}, {race.dtype}; the machine was "
-        f"measured to do {number(limit.gflops_per_second)} GFLOP/s in matrix products and to move "
+        f"{row.device_name}, {row.threads} threads, torch {row.torch_version}, {conditions.dtype}; the machine "
+        f"was measured to do {number(limit.gflops_per_second)} GFLOP/s in matrix products and to move "
         f"{number(limit.gb_per_second)} GB/s. {processes} fresh processes for each rung, interleaved "
         f"({row.started_at[:10]}; all rows are in [results/reference/{contents.name}]"
         f"(../results/reference/{contents.name}))."

@@ -19,8 +19,8 @@ import click
 
 from convbench.registry import discover
 from convbench.registry.cli.main import build
+from convbench.results.analysis.contents import Contents, read_contents
 from convbench.results.report.write import write_table
-from convbench.results.storage.contents import Contents, read_contents
 from convbench.results.tables.comparison_table import columns_of, machine, markdown, not_run, some, value
 from convbench.results.tables.escaping import escape
 
@@ -58,7 +58,7 @@ def table(contents: Contents) -> str:
         f"torch {', '.join(some(row.torch_version for row in rows))}",
     ]
     lines = [f"| {' | '.join(row)} |" for row in cells]
-    lines += ["", f"{escape(group.race.title)}; {escape('; '.join(facts))}."]
+    lines += ["", f"{escape(group.conditions.title)}; {escape('; '.join(facts))}."]
     if contents.table.not_run:
         lines += ["", f"{escape(not_run(contents.table))}."]
     return "\n".join(lines)

@@ -14,7 +14,7 @@ import pytest
 
 from convbench.registry import discover, hookspecs
 from convbench.registry.cli.main import build
-from convbench.results.analysis.summary import FLAGS
+from convbench.results.analysis.flags import FLAGS
 from convbench.results.schema import STATUSES
 from readme import README, ROOT, block, blocks
 

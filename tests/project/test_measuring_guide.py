@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from convbench.registry import create_model
+from convbench.results.analysis.flags import FLAGS
 from convbench.results.analysis.significance import MIN_EFFECT
-from convbench.results.analysis.summary import FLAGS
 from convbench.results.schema import PHASES, Row, columns
 from convbench.suites.config.suite import KEYS, Suite, Timing
 from convbench.suites.machine import load

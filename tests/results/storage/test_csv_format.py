@@ -13,8 +13,7 @@ import pytest
 
 from convbench.registry import UsageError
 from convbench.results import Row, Sample, read_results
-from convbench.results.storage.csv_format import header, read_records, to_line
-from convbench.results.storage.samples import step_times
+from convbench.results.storage.csv_format import header, read_records, step_times, to_line
 from result_rows import row, samples, write
 
 

@@ -19,13 +19,12 @@ import pytest
 
 from convbench.registry import ConvbenchError, NothingRan, UsageError
 from convbench.results import Row, RunStore, Sample, compare, read_results
+from convbench.results.analysis.contents import read_contents
 from convbench.results.report.write import write_all, write_comparison
 from convbench.results.schema import FILES, columns
-from convbench.results.storage import atomic_write
-from convbench.results.storage.contents import read_contents
-from convbench.results.storage.csv_format import header, read_records, to_line
+from convbench.results.storage import files
+from convbench.results.storage.csv_format import header, read_records, step_times, to_line
 from convbench.results.storage.pytest_benchmark import read_pytest_benchmark
-from convbench.results.storage.samples import step_times
 from convbench.suites.runner import run
 from convbench.suites.runner.recorder import LONGEST, cut
 from result_rows import row, samples, timed, write
@@ -379,8 +378,8 @@ def test_links_devices_and_modes_are_left_as_they_are(tmp_path: Path) -> None:
     real.chmod(0o640)
     link.symlink_to(real)
     device.symlink_to(os.devnull)
-    atomic_write.write_text(link, "new")
-    atomic_write.write_text(device, "new")
+    files.write_text(link, "new")
+    files.write_text(device, "new")
     assert (real.read_text(), real.stat().st_mode & 0o777) == ("new", 0o640)
     assert link.is_symlink()
     assert device.is_symlink()

@@ -11,9 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from convbench.results.storage import environment, machine
-from convbench.results.storage.environment import FACTS, attempt, collect, speed_variables
-from convbench.results.storage.machine import device_name, machine_id
+from convbench.results.storage import environment
+from convbench.results.storage.environment import (
+    FACTS,
+    attempt,
+    collect,
+    device_name,
+    machine_id,
+    speed_variables,
+)
 from convbench.suites.machine.resources import free_memory_mb
 
 
@@ -32,7 +38,7 @@ def test_the_machine_is_the_same_each_time_and_another_one_is_another(
     here = machine_id()
     assert here == machine_id()
     assert re.fullmatch("m[0-9a-f]{12}", here)  # a letter first: 91681823e703 looks like a number
-    monkeypatch.setattr(machine, "cpu_model", lambda: "Another processor")
+    monkeypatch.setattr(environment, "cpu_model", lambda: "Another processor")
     assert machine_id() != here
 
 
@@ -45,15 +51,15 @@ def test_a_machine_without_meminfo_is_a_machine_all_the_same(
     def refuse() -> None:
         raise error
 
-    here, total = machine_id(), machine.memory_gb()
+    here, total = machine_id(), environment.memory_gb()
     monkeypatch.setattr(psutil, "virtual_memory", refuse)
     assert machine_id() == here
-    assert machine.memory_gb() == pytest.approx(total, rel=0.01)
+    assert environment.memory_gb() == pytest.approx(total, rel=0.01)
     assert 0 < (free_memory_mb() or 0) < 1e9
     monkeypatch.setattr(os, "sysconf", lambda name: -1)  # nor does the C library tell
-    assert machine.memory_gb() is None
-    monkeypatch.setattr(machine, "read_text", lambda path: None)
-    assert machine.available_memory_gb() == math.inf
+    assert environment.memory_gb() is None
+    monkeypatch.setattr(environment, "read_text", lambda path: None)
+    assert environment.available_memory_gb() == math.inf
     assert machine_id()
 
 
@@ -64,7 +70,7 @@ def test_hiding_the_gpus_does_not_make_another_machine(monkeypatch: pytest.Monke
 
 
 def test_a_device_has_the_name_of_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "cpu_model", lambda: "A processor")
+    monkeypatch.setattr(environment, "cpu_model", lambda: "A processor")
     assert device_name("cpu") == "A processor"
     assert device_name("mps") == "mps of A processor"
 
@@ -101,9 +107,9 @@ def test_variables_that_change_speed_are_kept_and_secrets_are_not(monkeypatch: p
 
 def test_processor_and_flags_are_read_from_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "processor\t: 0\nmodel name\t: Fast  CPU @ 3 GHz\nflags\t\t: fpu avx2 fma\n"
-    monkeypatch.setattr(machine, "read_text", lambda path: text if path == "/proc/cpuinfo" else None)
-    assert machine.cpu_model() == "Fast CPU @ 3 GHz"
-    assert machine.cpu_flags() == ["avx2", "fma"]
+    monkeypatch.setattr(environment, "read_text", lambda path: text if path == "/proc/cpuinfo" else None)
+    assert environment.cpu_model() == "Fast CPU @ 3 GHz"
+    assert environment.cpu_flags() == ["avx2", "fma"]
 
 
 def test_a_commit_is_told_from_a_checkout_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

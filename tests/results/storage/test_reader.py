@@ -15,7 +15,7 @@ from convbench.results import Row, read_results
 from convbench.results.schema import KINDS, STATUSES, columns
 from convbench.results.storage import reader
 from convbench.results.storage.csv_format import read_records
-from convbench.results.storage.opening import opened
+from convbench.results.storage.files import opened
 from convbench.results.storage.reader import Lines, dtype
 from result_rows import row, timed, write
 

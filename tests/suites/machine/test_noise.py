@@ -184,9 +184,9 @@ def test_a_real_machine_is_examined() -> None:
 def test_programs_are_laid_to_the_gpu_they_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
     busy = {"--id=0": "", "--id=1": "12, python\n"}
     monkeypatch.setattr(
-        "convbench.results.storage.machine.gpus", lambda: [{"name": "H100"}, {"name": "H100"}]
+        "convbench.results.storage.environment.gpus", lambda: [{"name": "H100"}, {"name": "H100"}]
     )
-    monkeypatch.setattr("convbench.results.storage.machine.output", lambda _, which, *query: busy[which])
+    monkeypatch.setattr("convbench.results.storage.environment.output", lambda _, which, *query: busy[which])
     assert [finding.state for finding in gpu_findings()] == ["ok", "warning"]
 
 

@@ -16,7 +16,7 @@ from convbench.registry import Backend, Unsupported, create_model, derived_backw
 from convbench.registry.ops.window import conv2d_window
 from convbench.registry.routing.dispatch import Routed
 from convbench.results import Row, comparison_table, table_markdown
-from convbench.results.analysis.attribution import Attribution, Share, attribution
+from convbench.results.analysis.coverage import Attribution, Share, attribution
 from convbench.results.tables.terminal import print_table
 from convbench.suites.worker.coverage import claims, shares
 from result_rows import row, timed

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from convbench.results.analysis.summary import FLAGS
-from convbench.results.comparison.sides import Measured
-from convbench.results.report.phrasing import count, listed
 from convbench.results.schema import Row
+from convbench.results.wording import count, listed
 
+FLAGS = {
+    "busy": "while other programs were running",
+    "throttled": "while the device or the process was slowed down",
+    "drifting": "with steps that became slower or faster",
+}
 NAMED = 4  # competitors
 
 
@@ -23,18 +26,6 @@ def flag_counts(rows: Iterable[Row]) -> str:
     processes = [row for row in rows if row.kind != "verify"]
     found = Counter(flag for row in processes for flag in flags_of(row))
     return ", ".join(f"{flag} ({struck} of {len(processes)})" for flag, struck in found.most_common())
-
-
-def flags_of_both(base: Measured, new: Measured) -> str:
-    """How many processes of either side of a pair each flag struck; a warning where the sides are not alike."""
-    counts = [len(side.step_ms) for side in (base, new)]
-    struck = {flag: [side.flags.get(flag, 0) for side in (base, new)] for flag in {**base.flags, **new.flags}}
-    listing = ", ".join(
-        f"{flag} in {old} of {counts[0]} processes of the base and {fresh} of {counts[1]} of the new"
-        for flag, (old, fresh) in struck.items()
-    )
-    unlike = any(old * counts[1] != fresh * counts[0] for old, fresh in struck.values())
-    return f"flagged {'unlike' if unlike else 'alike'}: {listing}" if struck else ""
 
 
 def flags_in_words(rows: Sequence[Row]) -> list[str]:
@@ -53,3 +44,13 @@ def flags_in_words(rows: Sequence[Row]) -> list[str]:
             f"{listed([*names[:NAMED], *rest])}."
         )
     return said
+
+
+def flagged(timed: Sequence[Row]) -> list[str]:
+    """How many of the timing processes carry each flag, in a sentence."""
+    counts = {flag: sum(flag in (row.flags or "").split() for row in timed) for flag in FLAGS}
+    return [
+        f"{count} of {len(timed)} processes timed {FLAGS[flag]} ({flag})"
+        for flag, count in counts.items()
+        if count
+    ]

@@ -1,8 +1,8 @@
-"""Who leads each race of a run, and which of the others are shown to be behind.
+"""Aggregates a run: a line for each backend (or architecture of a single backend), in groups of like conditions.
 
-Every other competitor is compared with the first, and all of these comparisons of a run are judged together,
-as in `verdicts`: processes are the sampling unit, and a difference has to be significant and to matter. That
-the first is picked by the very data does no harm: comparisons with the sample's best are as safe as those
+`standings` says which line of a group is the fastest, and which of the others are shown to be slower. Each is
+compared with the first, and all of these comparisons of a run are judged together, as in `significance`. It does
+no harm that the first is picked by the same data: comparisons with the sample's best are as safe as those
 with one that is named beforehand (Hsu, "Constrained simultaneous confidence intervals for multiple comparisons
 with the best", Annals of Statistics 12, 1984).
 """
@@ -10,21 +10,341 @@ with the best", Annals of Statistics 12, 1984).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
+from convbench.results.analysis.coverage import Attribution, Rank, attribution, remarks
+from convbench.results.analysis.flags import flagged
 from convbench.results.analysis.significance import MIN_EFFECT, Difference, judge, log_difference
-from convbench.results.analysis.summary import Group, Line, measured
-from convbench.results.schema import Row
-from convbench.results.storage.contents import Contents
+from convbench.results.analysis.statistics import Interval, geometric_mean, median, ratio_interval
+from convbench.results.schema import MEASURED, Row, Status
+from convbench.results.storage.csv_format import Process
+
+BASELINE = "torch"
+UNKNOWN = "no reason was recorded"
+CONSEQUENCE = "not measured, for its "  # so begins the error of a row that another row already explains
+CANNOT = ("unavailable", "unsupported")  # nothing is wrong: the backend cannot run this, or cannot run here
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The conditions that the lines of one group share.
+
+    `shared` is the architecture that backends compete on, or the backend that architectures are compared on.
+    """
+
+    shared: str
+    device: str
+    dtype: str
+    batch_size: int
+    memory_format: str
+    mode: str
+
+    @property
+    def title(self) -> str:
+        """In words, such as `lenet on cpu, float32, batch 128`."""
+        usual = ("contiguous", "eager")
+        rest = [word for word in (self.memory_format, self.mode) if word not in usual]
+        return ", ".join([f"{self.shared} on {self.device}", self.dtype, f"batch {self.batch_size}", *rest])
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Where training ended: the mean over seeds, and what it took."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+    epochs: float | None
+    seconds: float | None
+    budgeted: bool
+    is_loss: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """One backend or architecture of a group; what was not measured is None.
+
+    `step_ms` is the geometric mean over processes of their median steps, as those that eight of ten lie between
+    are of theirs; `images_per_second` and `ratio` follow
+    from it, so that all of them put competitors in one order, which is that of the verdicts. Of what was trained
+    and not timed, `images_per_second` is the geometric mean over trainings.
+    `ratio` is the speed relative to the baseline's, above one where this backend is faster. `ranked` is False
+    where it left convolutions to torch: its speed is shown, and never wins.
+    """
+
+    name: str
+    status: Status
+    parameters: int | None
+    images_per_second: float | None
+    step_ms: float | None
+    step_ms_p10: float | None
+    step_ms_p90: float | None
+    processes: int
+    ratio: float | None
+    ratio_interval: Interval | None
+    accuracy: Accuracy | None
+    shifted_accuracy: float | None
+    served_flops_fraction: float | None
+    max_error: float | None
+    notes: tuple[str, ...]
+    attribution: Attribution = field(default_factory=Attribution)
+    ranked: bool = True
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A combination's process that measured nothing, and why; `alike` counts the others of the same fate."""
+
+    label: str
+    kind: str
+    status: Status
+    error: str
+    alike: int = 0
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """Backends, or architectures, that cannot run in `groups` of the run's `of` groups, for one reason."""
+
+    names: tuple[str, ...]
+    reason: str
+    groups: int
+    of: int
+
+    def __str__(self) -> str:
+        where = f" in {self.groups} of {self.of} tables" if self.groups < self.of else ""
+        return f"{', '.join(self.names)}{where} ({self.reason})"
+
+
+@dataclass(frozen=True)
+class Group:
+    """A comparison group: its conditions, what its lines are, and those.
+
+    The fastest comes first, then those that are not ranked, then those without a speed.
+    """
+
+    conditions: Conditions
+    subject: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """All that a run measured, ready to be shown; what cannot run has no line in any group."""
+
+    groups: tuple[Group, ...]
+    failures: tuple[Failure, ...]
+    rows: tuple[Row, ...]
+    not_run: tuple[NotRun, ...] = ()
+
+    @cached_property
+    def _by_line(self) -> Mapping[tuple[Conditions, str], list[Row]]:
+        found: dict[tuple[Conditions, str], list[Row]] = defaultdict(list)
+        for group in self.groups[:1]:
+            for row in self.rows:
+                names = row.backend, row.architecture
+                name, shared = names if group.subject == "backend" else names[::-1]
+                found[conditions_of(row, shared), name].append(row)
+        return found
+
+    def rows_of(self, group: Group, name: str) -> Sequence[Row]:
+        """The rows behind one line."""
+        return self._by_line.get((group.conditions, name), ())
+
+
+def comparison_table(
+    rows: Iterable[Row], samples: Mapping[Process, Sequence[float]] | None = None, *, rank: Rank = "served"
+) -> Table:
+    """Sum up a run's rows; `samples` (from `csv_format.step_times`) gives the ratios their intervals.
+
+    Competitors that left convolutions to torch come after the others, unless `rank` is "all".
+    """
+    latest = latest_rows(rows)
+    alone = len({row.backend for row in latest}) == 1 and len({row.architecture for row in latest}) > 1
+    subject, shared_by = ("architecture", "backend") if alone else ("backend", "architecture")
+    found: dict[Conditions, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in latest:
+        found[conditions_of(row, getattr(row, shared_by))][getattr(row, subject)].append(row)
+    groups, failed, idle = [], [], []
+    for conditions, competitors in found.items():
+        idle += [(name, own) for name, own in competitors.items() if cannot_run(own)]
+        competitors = {name: own for name, own in competitors.items() if not cannot_run(own)}
+        failed += [row for own in competitors.values() for row in own]
+        baseline = [] if alone else competitors.get(BASELINE, [])
+        lines = [line(name, own, baseline, samples or {}, rank) for name, own in competitors.items()]
+        lines.sort(
+            key=lambda each: (
+                each.images_per_second is None,
+                not each.ranked,
+                -(each.images_per_second or 0),
+                each.name,
+            )
+        )
+        if lines:
+            groups.append(Group(conditions, subject, tuple(lines)))
+    return Table(tuple(groups), tuple(failures(failed)), tuple(latest), tuple(not_run(idle, len(found))))
+
+
+def cannot_run(rows: Sequence[Row]) -> bool:
+    """Whether a competitor measured nothing in a group because it cannot run there."""
+    unmeasured = [row for row in rows if row.status not in MEASURED]
+    return (
+        bool(unmeasured)
+        and all(row.status in CANNOT for row in unmeasured)
+        and all(row.kind == "verify" for row in rows if row.status in MEASURED)
+    )
+
+
+def not_run(idle: Iterable[tuple[str, Sequence[Row]]], groups: int) -> list[NotRun]:
+    """Each reason once, with everything that it keeps from running."""
+    reasons: dict[tuple[str, str], int] = Counter()
+    for name, rows in idle:
+        errors = [row.error for row in rows if row.error and not row.error.startswith(CONSEQUENCE)]
+        reasons[errors[0] if errors else UNKNOWN, name] += 1
+    together: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for (reason, name), count in reasons.items():
+        together[reason, count].append(name)
+    return [
+        NotRun(tuple(sorted(names)), reason, count, groups) for (reason, count), names in together.items()
+    ]
+
+
+def latest_rows(rows: Iterable[Row]) -> list[Row]:
+    """The last row of each process: a resumed run tries again what had failed, and appends."""
+    last = {(row.run_id, row.combination, row.kind, row.round): row for row in rows}
+    return list(last.values())
+
+
+def conditions_of(row: Row, shared: str) -> Conditions:
+    """The conditions of the group that a row belongs to."""
+    return Conditions(shared, row.device, row.dtype, row.batch_size, row.memory_format, row.mode)
+
+
+def line(
+    name: str,
+    rows: Sequence[Row],
+    baseline: Sequence[Row],
+    samples: Mapping[Process, Sequence[float]],
+    rank: Rank,
+) -> Line:
+    """Sum up one competitor's rows of one group."""
+    timed, trained = measured(rows, "time"), measured(rows, "train")
+    verified = [row for row in rows if row.kind == "verify"]
+    step_ms = center(row.step_ms_median for row in timed)
+    baseline_ms = center(row.step_ms_median for row in measured(baseline, "time"))
+    whose = attribution(rows)
+    ranked = whose.whole or rank == "all"
+    interval = None
+    if name != BASELINE:
+        # The speed's ratio is the inverse of the time's, so the sides change places.
+        interval = ratio_interval(
+            step_samples(timed, samples), step_samples(measured(baseline, "time"), samples)
+        )
+    return Line(
+        name=name,
+        status=worst(rows),
+        parameters=next((row.parameters for row in rows if row.parameters is not None), None),
+        images_per_second=(
+            1000 * timed[0].batch_size / step_ms  # of one group, all have one batch size
+            if step_ms
+            else center(row.images_per_second for row in timed or trained)
+        ),
+        step_ms=step_ms,
+        step_ms_p10=center(row.step_ms_p10 for row in timed),
+        step_ms_p90=center(row.step_ms_p90 for row in timed),
+        processes=len(timed),
+        ratio=baseline_ms / step_ms if baseline_ms and step_ms else None,
+        ratio_interval=interval,
+        accuracy=accuracy(trained),
+        shifted_accuracy=middle(row.shifted_val_accuracy for row in trained),
+        served_flops_fraction=whose.flops,
+        max_error=max((row.max_error for row in verified if row.max_error is not None), default=None),
+        notes=tuple(
+            dict.fromkeys(
+                [*remarks(whose, ranked)] * bool(timed or trained)
+                + [r.notes for r in rows if r.notes]
+                + flagged(timed)
+            )
+        ),
+        attribution=whose,
+        ranked=ranked,
+    )
+
+
+def measured(rows: Iterable[Row], kind: str) -> list[Row]:
+    """The rows of a kind that measured something."""
+    return [row for row in rows if row.kind == kind and row.is_measured]
+
+
+def middle(values: Iterable[float | None]) -> float | None:
+    """The median of what is there."""
+    there = [value for value in values if value is not None]
+    return median(there) if there else None
+
+
+def center(values: Iterable[float | None]) -> float | None:
+    """The geometric mean of what is there, which a time or a speed is only above zero."""
+    there = [value for value in values if value is not None and 0 < value < math.inf]
+    return geometric_mean(there) if there else None
+
+
+def step_samples(rows: Iterable[Row], samples: Mapping[Process, Sequence[float]]) -> list[Sequence[float]]:
+    """The step times of each row's process, where they were kept."""
+    kept = (samples.get((row.combination, row.round)) for row in rows)
+    return [steps for steps in kept if steps]
+
+
+def worst(rows: Iterable[Row]) -> Status:
+    """The status that says most: a failure, else a cut by the budget, else ok."""
+    found = {row.status for row in rows}
+    failed = [row.status for row in rows if row.status not in MEASURED]
+    return failed[0] if failed else "budget" if "budget" in found else "ok"
+
+
+def accuracy(rows: Sequence[Row]) -> Accuracy | None:
+    """The accuracy that training reached, over its seeds; the loss where there is no accuracy."""
+    trained = [(row, row.val_accuracy) for row in rows if row.val_accuracy is not None]
+    is_loss = not trained
+    trained = trained or [(row, row.val_loss) for row in rows if row.val_loss is not None]
+    if not trained:
+        return None
+    values = [value for _, value in trained]
+    return Accuracy(
+        mean=sum(values) / len(values),
+        low=min(values),
+        high=max(values),
+        seeds=len({row.seed for row, _ in trained}),
+        epochs=middle(row.epochs for row, _ in trained),
+        seconds=middle(row.train_seconds for row, _ in trained),
+        budgeted=any(row.status == "budget" for row, _ in trained),
+        is_loss=is_loss,
+    )
+
+
+def failures(rows: Iterable[Row]) -> list[Failure]:
+    """Each thing that went wrong, once, however many rounds and seeds it struck; not what followed from it."""
+    alike: dict[tuple[str, str, str, Status, str], list[str]] = defaultdict(list)
+    for row in rows:
+        error = row.error or UNKNOWN
+        if row.status not in MEASURED and not error.startswith(CONSEQUENCE):
+            alike[row.architecture, row.backend, row.kind, row.status, error].append(row.combination.label)
+    return [
+        Failure(labels[0], kind, status, error, len(set(labels)) - 1)
+        for (_, _, kind, status, error), labels in alike.items()
+    ]
+
 
 Verdict = Literal["behind", "same", "unclear"]
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One race: its timed lines, the fastest first, and how sure it is that the others are behind the first.
+    """A group's timed lines, the fastest first, and how sure it is that the others are behind the first.
 
     `unranked` were timed as well, and left convolutions to torch.
     """
@@ -40,13 +360,13 @@ class Standing:
         return [line for line in self.timed[1:] if self.verdicts[line.name] != "behind"]
 
 
-def standings(contents: Contents) -> list[Standing]:
-    """How each race ended."""
+def standings(table: Table) -> list[Standing]:
+    """Which line of each group is the fastest, and how sure that is."""
     gaps: dict[tuple[int, str], Difference] = {}
-    timed = [timed_lines(group) for group in contents.table.groups]
-    for at, (group, lines) in enumerate(zip(contents.table.groups, timed, strict=True)):
+    timed = [timed_lines(group) for group in table.groups]
+    for at, (group, lines) in enumerate(zip(table.groups, timed, strict=True)):
         for line in lines[1:]:
-            sides = [step_ms(contents.rows_of(group, each.name)) for each in (lines[0], line)]
+            sides = [step_ms(table.rows_of(group, each.name)) for each in (lines[0], line)]
             gaps[at, line.name] = log_difference(*sides)
     judged = dict(zip(gaps, judge(list(gaps.values()), math.log1p(MIN_EFFECT)), strict=True))
     words: dict[str, Verdict] = {"more": "behind", "same": "same", "less": "unclear", "unclear": "unclear"}
@@ -55,7 +375,7 @@ def standings(contents: Contents) -> list[Standing]:
         found[at][name] = words[each.verdict]
     return [
         Standing(group, tuple(lines), verdicts, tuple(timed_lines(group, ranked=False)))
-        for group, lines, verdicts in zip(contents.table.groups, timed, found, strict=True)
+        for group, lines, verdicts in zip(table.groups, timed, found, strict=True)
     ]
 
 

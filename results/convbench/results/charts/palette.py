@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from convbench.results.analysis.summary import BASELINE
-from convbench.results.storage.contents import Contents
+from convbench.results.analysis.contents import Contents
+from convbench.results.analysis.standings import BASELINE
 
 
 def hues(contents: Contents) -> Mapping[str, int]:

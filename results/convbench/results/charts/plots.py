@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from convbench.registry.errors import UsageError
-from convbench.results.analysis.attribution import Rank
+from convbench.results.analysis.contents import Contents, read_contents
+from convbench.results.analysis.coverage import Rank
 from convbench.results.analysis.statistics import median
 from convbench.results.charts.figures import Bars, Curves, Dots, Figure, Roofline, Stacks, Strips
 from convbench.results.charts.roofline_figure import rooflines
 from convbench.results.charts.run_figures import figures
 from convbench.results.charts.scales import logarithmic, short
-from convbench.results.storage.contents import Contents, read_contents
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +72,7 @@ def every_figure(contents: Contents) -> Iterator[tuple[str, Figure]]:
     """The charts of the report, each with the race it is about, if it is about one."""
     for group in contents.table.groups:
         for figure in figures(contents, group):
-            yield group.race.title, figure
+            yield group.conditions.title, figure
     for roofline in rooflines(contents):
         yield "", roofline
 

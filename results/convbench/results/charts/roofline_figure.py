@@ -11,14 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from convbench.results.analysis.summary import Group, center, measured, middle
+from convbench.results.analysis.contents import Contents
+from convbench.results.analysis.standings import Group, center, measured, middle
 from convbench.results.charts.figures import Axis, Roof, Roofline, Spot
 from convbench.results.charts.palette import hues
 from convbench.results.charts.scales import positive
-from convbench.results.report.phrasing import count
 from convbench.results.report.speed_findings import nothing_to_serve
-from convbench.results.storage.contents import Contents
-from convbench.results.tables.comparison_table import number
+from convbench.results.wording import count, number
 
 DRAWN = 120  # combinations under the roofs of one device
 SPOKEN = 6  # networks that are told of in words
@@ -59,7 +58,7 @@ class Reached:
     def text(self) -> str:
         """All of it in a line."""
         return (
-            f"{self.name}, {self.group.race.title}: {number(self.gflops_per_second)} GFLOP/s at "
+            f"{self.name}, {self.group.conditions.title}: {number(self.gflops_per_second)} GFLOP/s at "
             f"{self.intensity:.3g} FLOPs per byte{self.shares}"
         )
 
@@ -68,9 +67,9 @@ def rooflines(contents: Contents) -> Iterator[Roofline]:
     """A chart for each device whose peaks were measured, if the bytes of a step were counted."""
     colours = hues(contents)
     places = reached(contents)
-    for device in dict.fromkeys(place.group.race.device for place in places):
-        here = [place for place in places if place.group.race.device == device and place.roof]
-        dtypes = dict.fromkeys(place.group.race.dtype for place in here)
+    for device in dict.fromkeys(place.group.conditions.device for place in places):
+        here = [place for place in places if place.group.conditions.device == device and place.roof]
+        dtypes = dict.fromkeys(place.group.conditions.dtype for place in here)
         roofs = {dtype: roof(contents.environment, device, dtype) for dtype in dtypes}
         if here:
             yield Roofline(
@@ -80,7 +79,7 @@ def rooflines(contents: Contents) -> Iterator[Roofline]:
                 tuple(each for each in roofs.values() if each),
                 tuple(
                     Spot(
-                        place.name + f" {place.group.race.dtype}" * (len(dtypes) > 1),
+                        place.name + f" {place.group.conditions.dtype}" * (len(dtypes) > 1),
                         colours[place.name],
                         place.network,
                         place.intensity,
@@ -97,14 +96,14 @@ def reached(contents: Contents) -> list[Reached]:
     """Each combination of which operations, bytes and time are known."""
     found = []
     for group in contents.table.groups:
-        limit = roof(contents.environment, group.race.device, group.race.dtype)
+        limit = roof(contents.environment, group.conditions.device, group.conditions.dtype)
         contested = not nothing_to_serve(group, contents)
         for line in group.lines:
-            timed = measured(contents.rows_of(group, line.name), "time")
+            timed = measured(contents.table.rows_of(group, line.name), "time")
             intensity = middle(row.arithmetic_intensity for row in timed)
             speed = center(row.gflops_per_second for row in timed)
             if positive(intensity) and positive(speed):
-                network = group.race.shared if group.subject == "backend" else line.name
+                network = group.conditions.shared if group.subject == "backend" else line.name
                 fraction = center(row.roofline_fraction for row in timed)
                 found.append(
                     Reached(
@@ -162,7 +161,9 @@ def under_the_roof(contents: Contents) -> list[str]:
     """What the peaks are, what limits each network, and who came nearest to that, in sentences."""
     places = reached(contents)
     said = []
-    for device, dtype in dict.fromkeys((each.group.race.device, each.group.race.dtype) for each in places):
+    for device, dtype in dict.fromkeys(
+        (each.group.conditions.device, each.group.conditions.dtype) for each in places
+    ):
         limit = roof(contents.environment, device, dtype)
         if limit is None:
             said.append(f"The peaks of {device} with {dtype} were not measured, so it has no roof here.")
@@ -172,7 +173,7 @@ def under_the_roof(contents: Contents) -> list[str]:
             f"copy {number(limit.gb_per_second)} GB/s: below {limit.ridge:.3g} FLOPs per byte, memory is the "
             f"limit; above, arithmetic."
         )
-        here = [each for each in places if each.roof == limit and each.group.race.device == device]
+        here = [each for each in places if each.roof == limit and each.group.conditions.device == device]
         networks = list(dict.fromkeys(each.network for each in here))
         said += [
             nearest([each for each in here if each.network == name], limit) for name in networks[:SPOKEN]

@@ -6,8 +6,9 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from convbench.results.analysis.contents import Contents
+from convbench.results.analysis.standings import Group, Line, measured, middle, step_samples
 from convbench.results.analysis.statistics import median_interval
-from convbench.results.analysis.summary import Group, Line, measured, middle, step_samples
 from convbench.results.charts.figures import (
     Axis,
     Bar,
@@ -23,8 +24,7 @@ from convbench.results.charts.figures import (
 from convbench.results.charts.palette import hues
 from convbench.results.charts.scales import positive
 from convbench.results.schema import Epoch, Row
-from convbench.results.storage.contents import Contents
-from convbench.results.tables.comparison_table import number
+from convbench.results.wording import number
 
 DRAWN = 24  # competitors in one chart: more cannot be told apart, and the tables hold them all
 STEPS_DRAWN = 120  # of one process, at even ranks of their order, so that their distribution stays
@@ -37,7 +37,7 @@ def figures(contents: Contents, group: Group) -> Iterator[Figure]:
     colours = hues(contents)
     lines = [line for line in group.lines if line.images_per_second is not None or line.accuracy]
     names = [line.name for line in lines[:DRAWN]]
-    rows = {line.name: contents.rows_of(group, line.name) for line in lines}
+    rows = {line.name: contents.table.rows_of(group, line.name) for line in lines}
     note = f"the first {DRAWN} of {len(lines)} {group.subject}s" if len(lines) > DRAWN else ""
     epochs: dict[str, list[Epoch]] = defaultdict(list)
     trained = {row.combination for own in rows.values() for row in own}

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from convbench.registry.errors import NothingRan, UsageError
-from convbench.results.analysis.attribution import served_change, unlike_shares
-from convbench.results.analysis.flags import flags_of_both
+from convbench.results.analysis.coverage import served_change, unlike_shares
 from convbench.results.analysis.significance import (
     FLOOR_POINTS,
     MIN_EFFECT,
@@ -28,7 +27,7 @@ from convbench.results.analysis.significance import (
 from convbench.results.analysis.statistics import geometric_mean
 from convbench.results.comparison.gate import gate
 from convbench.results.comparison.history import Trend, trends
-from convbench.results.comparison.pairing import Left, Match, apart, joined, match, reasons
+from convbench.results.comparison.pairing import Left, Match, apart, flags_of_both, joined, match, reasons
 from convbench.results.comparison.sides import read_side
 from convbench.results.schema import Combination
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from convbench.registry.errors import GateFailed, NothingRan, UsageError
-from convbench.results.analysis.attribution import served_change, unlike_shares
+from convbench.results.analysis.coverage import served_change, unlike_shares
 from convbench.results.analysis.significance import effect
 from convbench.results.comparison.pairing import name
-from convbench.results.report.phrasing import count
+from convbench.results.wording import count
 
 if TYPE_CHECKING:
     from convbench.results.comparison.compare import Comparison

@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from convbench.results.comparison.sides import CONDITIONS, LATER, Measured, Side
-from convbench.results.report.phrasing import count
 from convbench.results.schema import Combination
+from convbench.results.wording import count
 
 UNKNOWN = frozenset({""})
 SHARED = 5  # conditions that a combination's name ends with, before its seed
@@ -100,6 +100,18 @@ def differences(base: Measured, new: Measured) -> Iterator[str]:
             continue  # a file of an earlier version does not say
         if old != fresh or len(old) > 1:
             yield f"{condition} ({words(old)} and {words(fresh)})"
+
+
+def flags_of_both(base: Measured, new: Measured) -> str:
+    """How many processes of either side of a pair each flag struck; a warning where the sides are not alike."""
+    counts = [len(side.step_ms) for side in (base, new)]
+    struck = {flag: [side.flags.get(flag, 0) for side in (base, new)] for flag in {**base.flags, **new.flags}}
+    listing = ", ".join(
+        f"{flag} in {old} of {counts[0]} processes of the base and {fresh} of {counts[1]} of the new"
+        for flag, (old, fresh) in struck.items()
+    )
+    unlike = any(old * counts[1] != fresh * counts[0] for old, fresh in struck.values())
+    return f"flagged {'unlike' if unlike else 'alike'}: {listing}" if struck else ""
 
 
 def words(values: frozenset[str]) -> str:

@@ -10,7 +10,7 @@ from convbench.results.analysis.significance import effect
 from convbench.results.comparison.compare import Comparison, TimePair
 from convbench.results.comparison.history import Trend
 from convbench.results.comparison.pairing import name
-from convbench.results.report.phrasing import count, listed
+from convbench.results.wording import count, listed
 
 
 def verdicts_in_words(comparison: Comparison) -> list[str]:

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from convbench.results.analysis.contents import Contents
 from convbench.results.analysis.standings import standings
-from convbench.results.report.phrasing import count, listed, some
 from convbench.results.report.speed_findings import speed, winner
 from convbench.results.report.training_findings import accuracy
 from convbench.results.schema import Status
-from convbench.results.storage.contents import Contents
+from convbench.results.wording import count, listed, some
 
 FATES: Mapping[Status, str] = {
     "ok": "ok",
@@ -73,9 +73,9 @@ def findings(contents: Contents) -> list[Finding]:
     """What is to be said of each race."""
     return [
         Finding(
-            title=standing.group.race.title,
+            title=standing.group.conditions.title,
             sentences=(*speed(standing, contents), *accuracy(standing.group)),
             winner=winner(standing, contents),
         )
-        for standing in standings(contents)
+        for standing in standings(contents.table)
     ]

@@ -18,6 +18,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from convbench.results.analysis.contents import Contents
 from convbench.results.analysis.flags import flags_in_words
 from convbench.results.charts.charts import svg
 from convbench.results.charts.comparison_figures import comparison_figures
@@ -31,9 +32,7 @@ from convbench.results.report import findings as narrative
 from convbench.results.report.comparison_findings import verdicts_in_words
 from convbench.results.report.environment_facts import environment_facts
 from convbench.results.report.findings import Finding
-from convbench.results.report.phrasing import count
 from convbench.results.report.run_facts import facts
-from convbench.results.storage.contents import Contents
 from convbench.results.tables.comparison_table import not_run, warnings
 from convbench.results.tables.coverage import served_table
 from convbench.results.tables.escaping import printable
@@ -46,6 +45,7 @@ from convbench.results.tables.run_tables import (
     rows_table,
     terms,
 )
+from convbench.results.wording import count
 
 DRAWN = 30  # races with charts: a page of more is slow to open, and its tables hold them all
 OPEN = 4  # races whose charts are unfolded at first

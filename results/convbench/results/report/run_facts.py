@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from convbench.results.storage.contents import Contents
+from convbench.results.analysis.contents import Contents
 from convbench.results.tables.comparison_table import dataset, some
 
 

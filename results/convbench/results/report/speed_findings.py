@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from convbench.results.analysis.attribution import left_to_torch
+from convbench.results.analysis.contents import Contents
+from convbench.results.analysis.coverage import left_to_torch
 from convbench.results.analysis.significance import MIN_EFFECT
-from convbench.results.analysis.standings import Standing
+from convbench.results.analysis.standings import BASELINE, Group, Line, Standing, measured, step_samples
 from convbench.results.analysis.statistics import Interval, ratio_interval
-from convbench.results.analysis.summary import BASELINE, Group, Line, measured, step_samples
-from convbench.results.report.phrasing import listed, times
-from convbench.results.storage.contents import Contents
-from convbench.results.tables.comparison_table import number, share
+from convbench.results.wording import listed, number, share, times
 
 NAMED = 4  # of those that may be as fast as the first
 
@@ -37,8 +35,8 @@ def speed(standing: Standing, contents: Contents) -> list[str]:
     if nothing_to_serve(group, contents):
         span = f"{number(others[-1].images_per_second)} to {number(first.images_per_second)} images/s"
         return [
-            f"No layer of {group.race.shared} uses an op that backends implement: all of them ran torch's code, "
-            f"and their differences ({span}) are noise or overhead."
+            f"No layer of {group.conditions.shared} uses an op that backends implement: all of them ran "
+            f"torch's code, and their differences ({span}) are noise or overhead."
         ]
     said = [ranked(standing, what)]
     if not standing.tied:
@@ -87,7 +85,7 @@ def lead_interval(group: Group, first: Line, other: Line, contents: Contents) ->
         behind = other.ratio_interval
         return Interval(1 / behind.value, 1 / behind.high, 1 / behind.low) if behind else None
     leading, trailing = (
-        step_samples(measured(contents.rows_of(group, each.name), "time"), contents.samples)
+        step_samples(measured(contents.table.rows_of(group, each.name), "time"), contents.samples)
         for each in (first, other)
     )
     return ratio_interval(leading, trailing)
@@ -146,6 +144,6 @@ def nothing_to_serve(group: Group, contents: Contents) -> bool:
     """Whether verification found no op in the network that a backend could serve."""
     if group.subject != "backend":
         return False
-    rows = [row for line in group.lines for row in contents.rows_of(group, line.name)]
+    rows = [row for line in group.lines for row in contents.table.rows_of(group, line.name)]
     verified = [row for row in rows if row.kind == "verify" and row.status == "ok"]
     return bool(verified) and not any(row.served or row.served_calls for row in verified)

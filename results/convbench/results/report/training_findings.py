@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 
 from convbench.results.analysis.significance import MIN_POINTS
-from convbench.results.analysis.summary import Accuracy, Group
-from convbench.results.report.phrasing import count
-from convbench.results.tables.comparison_table import number
+from convbench.results.analysis.standings import Accuracy, Group
+from convbench.results.wording import count, number
 
 SAME_LOSS = 1e-3  # of the loss: round-off takes trainings of the same weights this far apart
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convbench.registry.errors import UsageError
-from convbench.results.analysis.attribution import Rank
-from convbench.results.storage import atomic_write
-from convbench.results.storage.contents import Contents, read_contents
+from convbench.results.analysis.contents import Contents, read_contents
+from convbench.results.analysis.coverage import Rank
+from convbench.results.storage.files import write_or_refuse
 from convbench.results.tables.comparison_table import markdown
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def write_table(run_dir: Path | str, contents: Contents | None = None, *, rank: 
     """
     path = directory(run_dir)
     contents = contents or read_contents(path, rank=rank)
-    return write_text(path / "table.md", markdown(contents.table, contents.environment))
+    return write_or_refuse(path / "table.md", markdown(contents.table, contents.environment))
 
 
 def write_report(run_dir: Path | str, contents: Contents | None = None, *, rank: Rank = "served") -> Path:
@@ -49,7 +49,7 @@ def write_report(run_dir: Path | str, contents: Contents | None = None, *, rank:
 
     path = directory(run_dir)
     contents = contents or read_contents(path, rank=rank)
-    return write_text(path / "report.html", report_html(contents))
+    return write_or_refuse(path / "report.html", report_html(contents))
 
 
 def write_comparison(comparison: Comparison, target: Path) -> Path:
@@ -60,7 +60,7 @@ def write_comparison(comparison: Comparison, target: Path) -> Path:
     """
     from convbench.results.report.page import comparison_html
 
-    return write_text(target, comparison_html(comparison))
+    return write_or_refuse(target, comparison_html(comparison))
 
 
 def show_page(page: Path, open_it: bool = False) -> None:
@@ -91,7 +91,7 @@ def directory(run_dir: Path | str) -> Path:
 
 
 def check_writable(target: Path) -> None:
-    """Refuse a file that `write_text` could not write, and leave what is there as it is; raises UsageError."""
+    """Refuse a file that cannot be written, and leave what is there as it is; raises UsageError."""
     new = not target.exists()
     try:
         with target.open("a", encoding="utf-8"):
@@ -100,12 +100,3 @@ def check_writable(target: Path) -> None:
             target.unlink()
     except OSError as error:
         raise UsageError(f"cannot write {target}: {error.strerror}") from None
-
-
-def write_text(target: Path, text: str) -> Path:
-    """Write a file whole or not at all, and return its path; raises UsageError."""
-    try:
-        atomic_write.write_text(target, text)
-    except OSError as error:
-        raise UsageError(f"cannot write {target}: {error.strerror}") from None
-    return target

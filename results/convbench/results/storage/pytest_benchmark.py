@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from convbench.registry.errors import NothingRan, UsageError, shown
-from convbench.results.report.write import write_text
 from convbench.results.schema import COMBINATION, MEASURED, Combination, Row, columns
-from convbench.results.storage.csv_format import from_cell, read_records
-from convbench.results.storage.machine import cpu_model, logical_cores
-from convbench.results.storage.opening import read_json
+from convbench.results.storage.csv_format import Process, from_cell, read_records, step_times
+from convbench.results.storage.environment import cpu_model, logical_cores
+from convbench.results.storage.files import read_json, write_or_refuse
 from convbench.results.storage.reader import results_file
-from convbench.results.storage.samples import Process, step_times
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,7 +183,7 @@ def write_pytest_benchmark(run_dir: Path | str, target: Path) -> Path:
         "datetime": datetime.now(UTC).isoformat(),
         "version": VERSION,
     }
-    return write_text(target, json.dumps(content, indent=4) + "\n")
+    return write_or_refuse(target, json.dumps(content, indent=4) + "\n")
 
 
 def exported(rows: Iterable[Row], samples: Mapping[Process, list[float]]) -> Iterator[dict[str, Any]]:

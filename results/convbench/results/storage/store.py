@@ -13,9 +13,8 @@ from types import TracebackType
 
 from convbench.registry.errors import ConvbenchError, UsageError
 from convbench.results.schema import FILES, Combination, Combined, Epoch, Row, Sample, Trace, columns
-from convbench.results.storage.atomic_write import write_text
 from convbench.results.storage.csv_format import Record, difference, header, read_records, to_line
-from convbench.results.storage.opening import check_format, read_header
+from convbench.results.storage.files import check_format, read_header, write_text
 
 LOCK = ".lock"
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convbench.results.analysis.attribution import Rank
-from convbench.results.analysis.summary import (
+from convbench.results.analysis.coverage import Rank
+from convbench.results.analysis.standings import (
     BASELINE,
     Accuracy,
     Failure,
@@ -20,10 +20,9 @@ from convbench.results.analysis.summary import (
 )
 from convbench.results.schema import Row
 from convbench.results.tables.escaping import code, escape
+from convbench.results.wording import EMPTY, number, share
 
 __all__ = ["comparison_table", "table_markdown"]
-
-EMPTY = "–"
 
 
 def table_markdown(run: Path | str | Iterable[Row], *, rank: Rank = "served") -> str:
@@ -44,7 +43,7 @@ def markdown(table: Table, environment: Mapping[str, Any]) -> str:
         parts.append("Nothing was run.\n")
     for group in table.groups:
         if len(table.groups) > 1:
-            parts.append(f"## {escape(group.race.title)}\n")
+            parts.append(f"## {escape(group.conditions.title)}\n")
         parts.append(group_markdown(group))
         notes = notes_of(group)
         parts += [f"- {', '.join(map(code, names))}: {escape(note)}" for note, names in notes.items()]
@@ -86,7 +85,7 @@ def legend(table: Table) -> str:
 
 def load(directory: Path, rank: Rank) -> tuple[Table, Mapping[str, Any]]:
     """The table and the environment of a run directory."""
-    from convbench.results.storage.contents import read_contents
+    from convbench.results.analysis.contents import read_contents
 
     contents = read_contents(directory, rank=rank)
     return contents.table, contents.environment
@@ -99,7 +98,7 @@ def heading(table: Table, environment: Mapping[str, Any]) -> list[str]:
         return ["# convbench\n"]
     title = f"# {escape(' and '.join(some(row.suite for row in rows)))}\n"
     if len(table.groups) == 1:
-        title += f"\n{escape(table.groups[0].race.title)}.\n"
+        title += f"\n{escape(table.groups[0].conditions.title)}.\n"
     facts = [
         ("run", some(row.run_id for row in rows)),
         ("data set", some(dataset(row) for row in rows)),
@@ -262,19 +261,6 @@ def accuracy(reached: Accuracy | None) -> str:
     if reached.seconds is not None:
         took.append(f"{reached.seconds:.3g} s")
     return f"{text}{' after ' * bool(took)}{', '.join(took)}{' (budget)' * reached.budgeted}"
-
-
-def number(value: float | None) -> str:
-    """Three significant digits of a measure, all of an integer part."""
-    if value is None:
-        return EMPTY
-    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
-
-
-def share(fraction: float) -> str:
-    """Per cent, where 100 % means all of it and nothing less."""
-    percent = fraction * 100
-    return f"{percent:.0f} %" if percent in (0, 100) else f"{min(percent, 99.9):.1f} %"
 
 
 def speed(line: Line) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from convbench.results.analysis.attribution import names, shares
+from convbench.results.analysis.contents import Contents
+from convbench.results.analysis.coverage import names, shares
 from convbench.results.schema import STATUSES, Row
-from convbench.results.storage.contents import Contents
-from convbench.results.tables.comparison_table import EMPTY, share
 from convbench.results.tables.html import HtmlTable, state, table
+from convbench.results.wording import EMPTY, share
 
 BEFORE = ("verification", "share of FLOPs")
 AFTER = ("claims", "derived backward", "max error", "plugin")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from convbench.results.schema import MEASURED, Combined, columns
-from convbench.results.tables.comparison_table import EMPTY, number
 from convbench.results.tables.escaping import printable
+from convbench.results.wording import EMPTY, number
 
 MOST_ROWS = 5000  # of one table: a browser sorts so many at once, and the CSV file has them all
 MOST_CHOICES = 40  # of a column's filter

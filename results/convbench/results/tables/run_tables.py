@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from convbench.results.analysis.flags import flag_counts
-from convbench.results.analysis.statistics import Interval
-from convbench.results.analysis.summary import (
+from convbench.results.analysis.contents import Contents
+from convbench.results.analysis.flags import flag_counts, flagged
+from convbench.results.analysis.standings import (
     BASELINE,
     Accuracy,
     Group,
     Line,
     center,
-    flagged,
     measured,
     middle,
 )
+from convbench.results.analysis.statistics import Interval
 from convbench.results.charts.roofline_figure import Reached, peaks_of, percent, reached
 from convbench.results.schema import Epoch, Row
-from convbench.results.storage.contents import Contents
-from convbench.results.tables.comparison_table import EMPTY, MEANINGS, number, served
+from convbench.results.tables.comparison_table import MEANINGS, served
 from convbench.results.tables.html import HtmlTable, records_table, spaced, state, table
+from convbench.results.wording import EMPTY, number
 
 CONDITIONS = ("device", "dtype", "batch_size", "memory_format", "mode")
 
@@ -47,19 +47,19 @@ class Entry(NamedTuple):
 def results_table(contents: Contents) -> HtmlTable | None:
     """Every line of every race, under the conditions that differ between them; a number to a cell."""
     groups = contents.table.groups
-    under_roofs = {(place.group.race, place.name): place for place in reached(contents)}
+    under_roofs = {(place.group.conditions, place.name): place for place in reached(contents)}
     entries = []
     for group in groups:
         for line in group.lines:
-            rows = contents.rows_of(group, line.name)
-            place = under_roofs.get((group.race, line.name))
+            rows = contents.table.rows_of(group, line.name)
+            place = under_roofs.get((group.conditions, line.name))
             entries.append(Entry(group, line, tuple(rows), tuple(measured(rows, "time")), place))
     if not entries:
         return None
-    varying = [name for name in CONDITIONS if len({getattr(group.race, name) for group in groups}) > 1]
+    varying = [name for name in CONDITIONS if len({getattr(group.conditions, name) for group in groups}) > 1]
     subject = groups[0].subject
     shared = "architecture" if subject == "backend" else "backend"
-    conditions = [shared, *varying] if len({group.race.shared for group in groups}) > 1 else varying
+    conditions = [shared, *varying] if len({group.conditions.shared for group in groups}) > 1 else varying
     return table(
         "results",
         "One line per combination; its processes and seeds are summed up",
@@ -68,7 +68,11 @@ def results_table(contents: Contents) -> HtmlTable | None:
             [
                 entry.line.name,
                 *(
-                    str(entry.group.race.shared if name == shared else getattr(entry.group.race, name))
+                    str(
+                        entry.group.conditions.shared
+                        if name == shared
+                        else getattr(entry.group.conditions, name)
+                    )
                     for name in conditions
                 ),
                 *(measure.cell(entry) for measure in RESULTS),

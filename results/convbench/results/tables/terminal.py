@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from convbench.registry.cli import terminal
 from convbench.registry.cli.terminal import Column
-from convbench.results.analysis.attribution import Rank
-from convbench.results.analysis.summary import Group, Line, comparison_table
+from convbench.results.analysis.coverage import Rank
+from convbench.results.analysis.standings import Group, Line, comparison_table
 from convbench.results.schema import MEASURED, Row
 from convbench.results.tables.comparison_table import columns_of, load, not_run, notes_of, others, warnings
 from convbench.results.tables.escaping import flatten
@@ -28,7 +28,7 @@ def print_table(out: Console, run: Path | str | Iterable[Row], *, rank: Rank = "
     for note in warnings(table, environment):
         say(out, note.lstrip("> ").replace("**", "").replace("`", ""), "bold red")
     for group in table.groups:
-        say(out, group.race.title, "bold")
+        say(out, group.conditions.title, "bold")
         left_out |= dict.fromkeys(
             terminal.print_table(out, terminal_columns(group), styles=[style(line) for line in group.lines])
         )

@@ -190,7 +190,7 @@ def _suites(registry: Registry) -> Iterable[dict[str, Any]]:
 
 
 def _devices(registry: Registry) -> Iterable[dict[str, Any]]:
-    from convbench.results.storage.machine import device_name
+    from convbench.results.storage.environment import device_name
     from convbench.suites.measure.devices import available_devices
 
     for device in available_devices():

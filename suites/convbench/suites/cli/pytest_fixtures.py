@@ -234,7 +234,7 @@ def _named(backend: Backend, device: str, dtype: str, seed: int) -> dict[str, An
     import torch
 
     from convbench.registry import discover
-    from convbench.results.storage.machine import device_name, machine_id
+    from convbench.results.storage.environment import device_name, machine_id
 
     registry = discover()
     plugin = registry.backends.plugin(backend.name)

@@ -9,7 +9,7 @@ from typing import Any
 
 from convbench.registry import UsageError
 from convbench.registry.errors import choices
-from convbench.results.storage.opening import read_text
+from convbench.results.storage.files import read_text
 from convbench.suites.config.suite import KEYS, PER_BACKEND, Suite, keys_of
 
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from convbench.results.storage.machine import output, read_text
+from convbench.results.storage.environment import output, read_text
 from convbench.suites.machine.nvml import Clocks, clocks_of
 
 _wall, _own = (

@@ -15,9 +15,8 @@ from typing import Any, Literal
 
 from convbench.results.analysis.significance import ALPHA
 from convbench.results.analysis.statistics import t_quantile
-from convbench.results.storage import machine
-from convbench.results.storage.environment import attempt
-from convbench.results.storage.machine import read_text
+from convbench.results.storage import environment
+from convbench.results.storage.environment import attempt, read_text
 from convbench.suites.machine.load import BUSY_SHARE, STOLEN_SHARE, Observation, allowed_cpus, since, snapshot
 
 State = Literal["ok", "warning", "unknown"]
@@ -60,8 +59,8 @@ def examine() -> list[Finding]:
         lambda: judge_load(observed, programs, len(allowed_cpus())),
         lambda: judge_steal(observed),
         lambda: judge_throttling(observed),
-        lambda: judge_governor(attempt(machine.governors), attempt(machine.turbo)),
-        lambda: judge_cores(read_text(SMT), attempt(machine.cpu_quota), len(allowed_cpus())),
+        lambda: judge_governor(attempt(environment.governors), attempt(environment.turbo)),
+        lambda: judge_cores(read_text(SMT), attempt(environment.cpu_quota), len(allowed_cpus())),
         lambda: judge_openmp(os.environ),
         judge_power,
         judge_clock,
@@ -285,7 +284,7 @@ def judge_clock() -> Finding:
 def gpu_findings() -> list[Finding]:
     """Who else uses each GPU, and whether its driver stays loaded; nothing where there is none."""
     try:
-        return [judge_gpu(number, gpu, programs_on(number)) for number, gpu in enumerate(machine.gpus())]
+        return [judge_gpu(number, gpu, programs_on(number)) for number, gpu in enumerate(environment.gpus())]
     except (OSError, subprocess.SubprocessError):
         return []
 
@@ -293,7 +292,7 @@ def gpu_findings() -> list[Finding]:
 def programs_on(number: int) -> list[str]:
     """The programs that compute on one GPU, as nvidia-smi has them: `pid, name`."""
     query = ("--query-compute-apps=pid,name", "--format=csv,noheader")
-    return machine.output("nvidia-smi", f"--id={number}", *query).strip().splitlines()
+    return environment.output("nvidia-smi", f"--id={number}", *query).strip().splitlines()
 
 
 def judge_gpu(number: int, gpu: dict[str, Any], programs: Sequence[str]) -> Finding:

@@ -6,7 +6,7 @@ import math
 import os
 from pathlib import Path
 
-from convbench.results.storage.machine import cpu_quota, memory, read_text
+from convbench.results.storage.environment import cpu_quota, memory, read_text
 
 MEMORY_SHARE = 0.8  # of what is free when the run begins
 CONTROL_GROUP = Path("/sys/fs/cgroup")

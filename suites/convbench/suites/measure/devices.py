@@ -12,7 +12,7 @@ import torch
 from convbench.registry import Unsupported
 from convbench.registry.errors import out_of_memory
 from convbench.registry.ops.dtypes import Arithmetic
-from convbench.results.storage.machine import read_text
+from convbench.results.storage.environment import read_text
 
 _now_ns = time.perf_counter_ns  # the clock itself, whatever a plugin puts in its place
 

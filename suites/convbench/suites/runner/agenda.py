@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from convbench.results.analysis.summary import BASELINE
+from convbench.results.analysis.standings import BASELINE
 from convbench.results.schema import Combination, Row
 from convbench.suites.config.durations import span
 from convbench.suites.config.suite import Suite

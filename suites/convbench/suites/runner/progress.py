@@ -10,7 +10,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TextIO
 
 from convbench.registry.cli.terminal import console
-from convbench.results.analysis.summary import CONSEQUENCE
+from convbench.results.analysis.standings import CONSEQUENCE
 from convbench.results.schema import Epoch, Row
 from convbench.suites.config.durations import clock, span
 from convbench.suites.config.plan import obstacles

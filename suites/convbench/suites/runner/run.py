@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 from convbench.registry import ConvbenchError, NothingRan, Registry, UsageError, discover
 from convbench.results.schema import Row
-from convbench.results.storage.atomic_write import write_text
+from convbench.results.storage.files import write_text
 from convbench.results.storage.store import RunStore
 from convbench.suites.config.plan import (
     Planned,

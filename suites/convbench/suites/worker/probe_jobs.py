@@ -13,8 +13,7 @@ from convbench.registry import UnknownName, Unsupported, discover
 from convbench.registry.conformance.verify import verify
 from convbench.registry.discovery.plugins import describe
 from convbench.registry.ops.dtypes import arithmetic
-from convbench.results.storage.environment import collect
-from convbench.results.storage.machine import device_name
+from convbench.results.storage.environment import collect, device_name
 from convbench.suites.machine.load import allowed_cpus, since, snapshot
 from convbench.suites.measure.data import check_images, write_images
 from convbench.suites.measure.devices import available_devices, select

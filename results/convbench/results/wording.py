@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from convbench.results.tables.comparison_table import number
+EMPTY = "–"  # where there is no value
 
 
 def count(amount: int, noun: str, plural: str = "") -> str:
@@ -25,3 +25,16 @@ def listed(words: Sequence[str]) -> str:
 def times(ratio: float) -> str:
     """A factor in as many digits as one reads."""
     return f"{ratio:.2f}" if ratio < 10 else number(ratio)
+
+
+def number(value: float | None) -> str:
+    """Three significant digits of a measure, all of an integer part."""
+    if value is None:
+        return EMPTY
+    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
+
+
+def share(fraction: float) -> str:
+    """Per cent, where 100 % means all of it and nothing less."""
+    percent = fraction * 100
+    return f"{percent:.0f} %" if percent in (0, 100) else f"{min(percent, 99.9):.1f} %"

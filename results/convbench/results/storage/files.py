@@ -1,10 +1,12 @@
-"""Opens the files of a run, also those that somebody saved, joined, cut or mistook, or says what is wrong."""
+"""Opens the files of a run, also edited or damaged ones, with a clear error; writes files whole or not at all."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import os
+import shutil
 import sys
 import warnings
 from collections.abc import Collection, Iterator, Sequence
@@ -235,3 +237,42 @@ def check_line(cells: Sequence[str], names: Sequence[str], where: str) -> None:
         raise UsageError(f"{where}: {len(cells)} cells instead of {len(names)}")
     if tuple(cells) == tuple(names):
         raise UsageError(f"{where}: a second header; files that were joined have to be given one by one")
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write beside the target, then rename: what was there stays until the new text is complete.
+
+    What is no text in UTF-8 is written in escapes. A pipe, a device, or a file in a directory
+    where no other can be made is written to as it is.
+
+    Raises:
+        OSError: it cannot be written; a file that was there is as it was.
+    """
+    data = text.encode("utf-8", errors="backslashreplace")
+    real = Path(os.path.realpath(target))  # a link goes on pointing there
+    there = real.exists()
+    if there and not (real.is_file() and os.access(real.parent, os.W_OK)):
+        real.write_bytes(data)
+        return
+    beside = real.with_name(f".{os.getpid()}.tmp")
+    try:
+        beside.write_bytes(data)
+        if there:
+            shutil.copymode(real, beside)
+        beside.replace(real)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write_or_refuse(target: Path, text: str) -> Path:
+    """Write a file as `write_text` does, and return its path.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        write_text(target, text)
+    except OSError as error:
+        raise UsageError(f"cannot write {target}: {error.strerror}") from None
+    return target

@@ -14,12 +14,9 @@ from typing import Literal
 
 from convbench.results.schema import Row
 
-Rank = Literal["served", "all"]  # who may win a race: those that served its convolutions wholly, or everybody
+Rank = Literal["served", "all"]  # which backends are ranked: those that served all convolutions, or all
 
-RACED = (
-    "conv2d",
-    "conv2d_activation",
-)  # what backends compete on, where a network has it; elsewhere on all its ops
+COMPARED_OPS = ("conv2d", "conv2d_activation")  # where a network has none of these: all its ops
 CALLS = re.compile(r"(\w+) (\d+)/(\d+)")
 SAME = 1e-6  # shares of FLOPs that differ by less are alike: they are counted, and written with nine digits
 FLOPS = re.compile(r"(\w+) ([0-9.e+-]+)")
@@ -61,13 +58,13 @@ class Attribution:
 
     @property
     def missing(self) -> tuple[Share, ...]:
-        """What it left to torch of the ops that are raced on."""
-        raced = [share for share in self.shares if share.op in RACED] or self.shares
-        return tuple(share for share in raced if not share.whole)
+        """What it left to torch of the ops that backends are compared on."""
+        compared = [share for share in self.shares if share.op in COMPARED_OPS] or self.shares
+        return tuple(share for share in compared if not share.whole)
 
     @property
     def whole(self) -> bool:
-        """Whether it served wholly what is raced on, as far as is known."""
+        """Whether it served all that backends are compared on, as far as is known."""
         if not self.shares:
             return self.flops is None or self.flops == 1.0
         return not self.missing

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from convbench.registry.errors import UsageError, shown
-from convbench.results.analysis.attribution import Rank
-from convbench.results.analysis.summary import Group, Race, Table, comparison_table, race
+from convbench.results.analysis.coverage import Rank
+from convbench.results.analysis.standings import Table, comparison_table
 from convbench.results.schema import Epoch, Row
-from convbench.results.storage.csv_format import read_records
-from convbench.results.storage.opening import read_json, read_text
+from convbench.results.storage.csv_format import Process, read_records, step_times
+from convbench.results.storage.files import read_json, read_text
 from convbench.results.storage.reader import results_file
-from convbench.results.storage.samples import Process, step_times
 
 SHOWN: Mapping[str, Any] = {  # what a report reads of environment.json
     "cpu_model": str,
@@ -45,21 +42,6 @@ class Contents:
     samples: Mapping[Process, list[float]] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     suite: str = ""
-
-    @cached_property
-    def by_line(self) -> Mapping[tuple[Race, str], list[Row]]:
-        """The rows that count, by what line of which race they belong to."""
-        found: dict[tuple[Race, str], list[Row]] = defaultdict(list)
-        for group in self.table.groups[:1]:
-            for row in self.table.rows:
-                names = row.backend, row.architecture
-                name, shared = names if group.subject == "backend" else names[::-1]
-                found[race(row, shared), name].append(row)
-        return found
-
-    def rows_of(self, group: Group, name: str) -> Sequence[Row]:
-        """The rows behind one line."""
-        return self.by_line.get((group.race, name), ())
 
 
 def read_contents(run_dir: Path | str, *, rank: Rank = "served") -> Contents:
