@@ -154,7 +154,7 @@ def test_a_decision_holds_until_a_version_or_a_source_changes(tmp_path: Path) ->
     assert len(decided(tmp_path)) == 1
     assert not decided(tmp_path)
     assert len(decided(tmp_path, release="1.1")) == 1
-    assert len(decided(tmp_path, sources="2")) == 1
+    assert len(decided(tmp_path, code_digest="2")) == 1
     assert not decided(tmp_path)
     threads = torch.get_num_threads()
     try:

@@ -126,15 +126,15 @@ def test_a_table_that_nobody_reads_is_no_success() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     script = (
-        "import click; from rich.console import Console; from convbench.registry import cli\n"
+        "import click; from rich.console import Console; from convbench.registry.cli import main\n"
         "def build(registry):\n"
-        "    @click.group(cls=cli.CommandGroup)\n"
+        "    @click.group(cls=main.CommandGroup)\n"
         "    def group(): pass\n"
         "    @group.command()\n"
         "    def table(): Console().print('a table')\n"
         "    return group\n"
-        "cli.build = build\n"
-        "cli.main(['table'])\n"
+        "main.build = build\n"
+        "main.main(['table'])\n"
     )
     with os.fdopen(writing, "w") as gone:
         ended = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -166,9 +167,9 @@ def test_a_failure_is_shrunk_and_printed_as_python(
 
 
 CRASHING_TORCH = """
-import sys
+import os
 
-if sys.argv[0] == "-c":  # a worker
+if os.getpid() != TESTS:  # a worker
     from pathlib import Path
     import torch.nn.functional as F
     import faulty_upstream
@@ -189,7 +190,7 @@ def test_torch_that_crashes_is_named_by_its_known_fault(
     install: Install, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
-    install("crashing-torch", CRASHING_TORCH)
+    install("crashing-torch", f"TESTS = {os.getpid()}\n{CRASHING_TORCH}")
     with pytest.raises(SystemExit) as end:
         main(["verify", "torch", "--dtype", "float32", "--cases", "0"])
     out = capsys.readouterr().out

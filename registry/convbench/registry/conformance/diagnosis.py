@@ -94,7 +94,7 @@ def _compiler_message(text: str) -> str:
     reason = lines[0] if lines else ""
     if reason.endswith("raised:") and len(lines) > 1:  # a compiler behind dynamo
         reason = lines[1]
-    inner = re.search(r"\bgot (\w+)\((['\"])(.*)\2\)\s*$", " ".join(lines))
+    inner = re.search(r"\bgot (\w+)\((['\"])(.*?)\2\)(?= Hint:|$)", " ".join(lines))
     if inner is not None:  # the arguments of the call, page after page, come before it
         reason = f"{inner[1]}: {inner[3]}"
     stopped = re.findall(r'File "([^"]+)", line (\d+)', user_code)
