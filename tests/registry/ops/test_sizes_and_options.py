@@ -202,7 +202,9 @@ def outcomes() -> dict[str, dict[str, str]]:
         pytest.skip("the limit of memory is Linux's")
     found: dict[str, dict[str, str]] = {name: {} for name in names()}
     here = Path(__file__).parent
-    code = f"import sys; sys.path[:0] = [{str(here)!r}, {str(here.parents[1])!r}]; import {__name__} as here; "
+    code = (
+        f"import sys; sys.path[:0] = [{str(here)!r}, {str(here.parents[1])!r}]; import {__name__} as here; "
+    )
     command = [sys.executable, "-c", code + f"here.make_calls({names()!r})"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     lines = [json.loads(line) for line in ended.stdout.splitlines()]
