@@ -20,8 +20,6 @@ from convbench.registry.cli.terminal import Column, console, print_table, print_
 from convbench.registry.discovery.plugin_errors import without_entry_point
 from convbench.registry.discovery.plugins import Plugin
 from convbench.results.tables.escaping import flatten
-from convbench.suites.processes.probe import ask_availability, survey
-from convbench.suites.processes.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -149,6 +147,8 @@ def _fine(report: Mapping[str, Sequence[Mapping[str, Any]]], checks: Sequence[st
 
 
 def _backends(registry: Registry) -> Iterable[dict[str, Any]]:
+    from convbench.suites.processes.probe import ask_availability
+
     reasons = ask_availability(list(registry.backends))
     for name, backend in registry.backends.items():
         reason = reasons.get(name)
@@ -252,6 +252,9 @@ def _origin(plugin: Any) -> str:
 
 def _survey(data_dir: Path | None) -> dict[str, list[dict[str, Any]]]:
     """Devices and data, as a worker of a run would find them."""
+    from convbench.suites.processes.probe import survey
+    from convbench.suites.processes.supervisor import Supervisor
+
     with TemporaryDirectory() as scratch, Supervisor(Path(scratch) / "log") as supervisor:
         try:
             found = survey(supervisor, "fashion-mnist", data_dir)

@@ -195,6 +195,10 @@ def _kill_group(pid: int) -> None:
 
 def _kill_orphans() -> None:
     """Kill every descendant that is left, also those that fled into a session of their own."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # none is left: an orphan would be our child
+        return
     import psutil
 
     deadline = time.monotonic() + 1.0

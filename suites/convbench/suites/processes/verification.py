@@ -11,13 +11,14 @@ from typing import Any
 
 from convbench.registry import Registry, UnknownName, UsageError
 from convbench.registry.conformance.report import (
+    CASE,
+    EXPLAINED,
     GENERATED,
     SMALLER,
     SPARED,
     TORCHS,
     Outcome,
     Report,
-    step_kind,
 )
 from convbench.registry.ops.dtypes import DTYPES
 from convbench.suites.machine.resources import free_memory_mb, usable_cores
@@ -117,7 +118,7 @@ def _verify(supervisor: Supervisor, job: ConformJob, timeout: float) -> Verifica
             case Failed(word, error):
                 if status.result.usage:
                     raise UsageError(error)
-                return Verification(name, word, f"{name}: {word}, {error}", Report(name, _outcomes(known)))
+                return Verification(name, word, f"{name}: {word}, {error}", Report(name, outcomes_of(known)))
         trying = steps.trying
         if trying is not None:
             message = how_it_ended(steps.hung or status.description, trying.ended)
@@ -127,7 +128,7 @@ def _verify(supervisor: Supervisor, job: ConformJob, timeout: float) -> Verifica
             line = f"{name}: {word}, {status.description}"
             if trying is not None:
                 line = f"{name}: {word}, {timeout:g} s were up during {trying.ended.case}"
-            return Verification(name, word, line, Report(name, _outcomes(known)))
+            return Verification(name, word, line, Report(name, outcomes_of(known)))
 
 
 def how_it_ended(description: str, ended: Outcome) -> str:
@@ -135,14 +136,16 @@ def how_it_ended(description: str, ended: Outcome) -> str:
     return f"its process {description}" + (f"; {ended.message}" if ended.message else "")
 
 
-def _outcomes(known: Iterable[Tried]) -> tuple[Outcome, ...]:
+def outcomes_of(known: Iterable[Tried]) -> tuple[Outcome, ...]:
     """The outcomes of a verification that was cut off, without what was tried to judge or shrink others."""
-    return tuple(
-        outcome
-        for step in known
-        if step_kind(step.key) not in (SMALLER, SPARED, TORCHS)
-        for outcome in step.outcomes
-    )
+    found: dict[str, tuple[Outcome, ...]] = {}
+    for step in known:
+        kind, _, about = step.key.partition(" ")
+        if kind == EXPLAINED:
+            found[f"{CASE} {about}"] = step.outcomes
+        elif kind not in (SMALLER, SPARED, TORCHS):
+            found[step.key] = step.outcomes
+    return tuple(outcome for outcomes in found.values() for outcome in outcomes)
 
 
 @dataclass
