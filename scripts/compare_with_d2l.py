@@ -187,7 +187,7 @@ def train_convbench(root: Path, epochs: int, seed: int, backend: str, *options: 
     from convbench.suites.measure.training import train
     from convbench.suites.worker.setup import set_process
 
-    set_process({"threads": torch.get_num_threads()})  # as in a worker
+    set_process(torch.get_num_threads())  # as in a worker
     images = discover().dataset("fashion-mnist").load(root)
     torch.manual_seed(seed)
     model: Any = use_backend(create_model("lenet"), backend, fuse="fuse" in options)

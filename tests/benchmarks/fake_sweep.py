@@ -11,7 +11,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
 from textwrap import dedent
@@ -21,9 +21,32 @@ from unittest import mock
 from convbench.results.schema import PHASES
 from convbench.suites import Suite, run
 from convbench.suites.config.suite import Budget, Timing
+from convbench.suites.processes.protocol import (
+    Availability,
+    AvailabilityJob,
+    CombinationJob,
+    Done,
+    EpochEnd,
+    Event,
+    FitJob,
+    ImageFile,
+    Job,
+    Measured,
+    Peak,
+    PeaksJob,
+    Result,
+    Samples,
+    Survey,
+    SurveyJob,
+    decode_event,
+    decode_job,
+    dumps,
+    encode,
+)
 from convbench.suites.processes.supervisor import ExitStatus
 from convbench.suites.runner.progress import Silent
 
+Sent = Event | Result
 SIZES = {10: (5, 2), 100: (10, 10), 1000: (50, 20)}  # combinations: architectures times backends
 STEPS, EPOCHS, ROUNDS = 30, 10, 3
 PROCESSES = 2 + ROUNDS  # of one combination: verified, timed in rounds, trained
@@ -82,17 +105,15 @@ class InstantSupervisor:
         self._answered = 0
 
     def run(
-        self,
-        job: Mapping[str, Any],
-        timeout: float,
-        on_event: Callable[[dict[str, Any]], None],
-        *,
-        may_write_data: bool = False,
+        self, job: Job, timeout: float, on_event: Callable[[Event], None] = lambda event: None
     ) -> ExitStatus:
         self._answered += 1
-        for event in ANSWERS[job["kind"]](self, json.loads(json.dumps(job))):
-            on_event(json.loads(json.dumps(event)))
-        return ExitStatus(0)
+        job = decode_job(json.loads(dumps(encode(job))))
+        answer = ANSWERS[job.kind if isinstance(job, CombinationJob) else type(job)]
+        *events, result = (decode_event(json.loads(dumps(encode(each)))) for each in answer(self, job))
+        for event in events:
+            on_event(event)  # type: ignore[arg-type]  # only the last one is a result
+        return ExitStatus(0, result)  # type: ignore[arg-type]
 
     def __enter__(self) -> InstantSupervisor:
         return self
@@ -100,29 +121,23 @@ class InstantSupervisor:
     def __exit__(self, *_: object) -> None:
         self.data.close()
 
-    def survey(self, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        shapes = {name: [60000, 1, 28, 28] for name in ("train_images", "test_images")}
-        found = {
-            "environment": {"machine_id": "0123456789ab", "logical_cores": 2},
-            "torch_version": "2.11.0",
-            "devices": {"cpu": "a processor"},
-            "data": {"name": "tiny", "shapes": shapes},
-        }
-        yield {"event": "end", "status": "ok", "found": found}
+    def survey(self, job: SurveyJob) -> Iterator[Sent]:
+        shapes = dict.fromkeys(("train_images", "test_images"), (60000, 1, 28, 28))
+        environment = {"machine_id": "0123456789ab", "logical_cores": 2}
+        yield Survey(environment, "2.11.0", {"cpu": "a processor"}, ImageFile("tiny", shapes))
 
-    def fit(self, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        yield {"event": "end", "status": "ok"}
+    def fit(self, job: FitJob) -> Iterator[Sent]:
+        yield Done()
 
-    def availability(self, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        for name in job["backends"]:
-            yield {"event": "availability", "backend": name, "reason": None}
-        yield {"event": "end", "status": "ok"}
+    def availability(self, job: AvailabilityJob) -> Iterator[Sent]:
+        for name in job.backends:
+            yield Availability(name, None)
+        yield Done()
 
-    def peaks(self, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        roof = {"gflops_per_second": 100.0, "gb_per_second": 20.0}
-        yield {"event": "end", "status": "ok", "roof": roof, "busy": False}
+    def peaks(self, job: PeaksJob) -> Iterator[Sent]:
+        yield Peak({"gflops_per_second": 100.0, "gb_per_second": 20.0}, busy=False)
 
-    def verify(self, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def verify(self, job: CombinationJob) -> Iterator[Sent]:
         measures = {
             "parameters": 61706,
             "flops_per_image": 833040.0,
@@ -139,35 +154,38 @@ class InstantSupervisor:
             "threads": 2,
             "flush_denormal": 1,
         }
-        yield {"event": "end", "status": "ok", "measures": measures, "notes": []}
+        yield Measured("ok", measures=measures)
 
-    def time(self, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def time(self, job: CombinationJob) -> Iterator[Sent]:
         base = 5.0 + self._answered % 17
-        times = [base + 0.01 * (number * 7 % 11) for number in range(STEPS)]
-        phases = {name: [time / len(PHASES) for time in times] for name in PHASES}
-        yield {"event": "samples", "step_ms": times, **phases}
+        times = tuple(base + 0.01 * (number * 7 % 11) for number in range(STEPS))
+        yield Samples(times, {name: tuple(time / len(PHASES) for time in times) for name in PHASES})
         measures = {"steps": STEPS, "setup_seconds": 1.0, "compile_seconds": 0.5, "peak_memory_mb": 300.0}
-        yield {"event": "end", "status": "ok", "measures": {**measures, "threads": 2}, "notes": []}
+        yield Measured("ok", measures={**measures, "threads": 2})
 
-    def train(self, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def train(self, job: CombinationJob) -> Iterator[Sent]:
         for number in range(1, EPOCHS + 1):
-            yield {
-                "event": "epoch",
-                "epoch": float(number),
-                "steps": 469 * number,
-                "train_images_seen": 60000 * number,
-                "train_seconds": 3.5 * number,
-                "train_loss": 2.3 / number,
-                "val_loss": 2.3 / number,
-                "val_accuracy": 0.9 - 0.8 / number,
-            }
+            yield EpochEnd(
+                epoch=float(number),
+                steps=469 * number,
+                train_images_seen=60000 * number,
+                train_seconds=3.5 * number,
+                train_loss=2.3 / number,
+                val_loss=2.3 / number,
+                val_accuracy=0.9 - 0.8 / number,
+            )
         measures = {"epochs": 10.0, "steps": 4690, "train_seconds": 35.0, "images_per_second": 17000.0}
-        yield {"event": "end", "status": "ok", "measures": measures, "notes": []}
+        yield Measured("ok", measures=measures)
 
 
-ANSWERS = {
-    name: getattr(InstantSupervisor, name)
-    for name in ("survey", "availability", "fit", "peaks", "verify", "time", "train")
+ANSWERS: dict[object, Callable[[InstantSupervisor, Any], Iterator[Sent]]] = {
+    SurveyJob: InstantSupervisor.survey,
+    AvailabilityJob: InstantSupervisor.availability,
+    FitJob: InstantSupervisor.fit,
+    PeaksJob: InstantSupervisor.peaks,
+    "verify": InstantSupervisor.verify,
+    "time": InstantSupervisor.time,
+    "train": InstantSupervisor.train,
 }
 
 

@@ -115,7 +115,7 @@ def _timed(step: Callable[[], None]) -> float:
 
 @pytest.fixture(autouse=True, scope="module")
 def as_in_a_worker() -> None:
-    set_process({"threads": usable_cores()})
+    set_process(usable_cores())
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
@@ -181,6 +181,6 @@ def table(networks: Sequence[Network]) -> str:
 
 
 if __name__ == "__main__":
-    set_process({"threads": usable_cores()})
+    set_process(usable_cores())
     wanted = sys.argv[1:] or [network.name for network in NETWORKS]
     print(table([network for network in NETWORKS if network.name in wanted]))

@@ -164,7 +164,7 @@ def as_in_a_worker() -> None:
     reason = BACKEND.unavailable()
     if reason is not None:
         pytest.skip(reason)
-    set_process({"threads": usable_cores()})
+    set_process(usable_cores())
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
@@ -232,5 +232,5 @@ def times(figures: Figures) -> str:
 
 
 if __name__ == "__main__":
-    set_process({"threads": int(sys.argv[1]) if len(sys.argv) > 1 else usable_cores()})
+    set_process(int(sys.argv[1]) if len(sys.argv) > 1 else usable_cores())
     print(table())

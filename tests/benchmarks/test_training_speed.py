@@ -21,7 +21,7 @@ BATCH, STEPS, ROUNDS = 128, 50, 25
 
 @pytest.fixture(scope="module")
 def images() -> tuple[Tensor, Tensor]:
-    set_process({"threads": torch.get_num_threads()})  # as in a worker, for both sides
+    set_process(torch.get_num_threads())  # as in a worker, for both sides
     data = discover().dataset("fashion-mnist-sample").load(None)
     repeated = torch.arange(BATCH * STEPS) % len(data.train_labels)
     return data.train_images[repeated], data.train_labels[repeated]

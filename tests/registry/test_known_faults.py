@@ -19,6 +19,8 @@ from convbench.registry import OPS, Backend, UnknownName, UsageError, known_faul
 from convbench.registry.conformance import verify as conformance
 from convbench.registry.conformance.cases import Case, conformance_cases, conv2d, fused, pool
 from convbench.registry.conformance.random_cases import generated_cases
+from convbench.registry.conformance.report import Outcome
+from convbench.registry.conformance.verify import Step
 from convbench.registry.integrity.monkeypatch_guard import Originals
 from convbench.registry.known_faults import (
     fault_of_case,
@@ -30,6 +32,8 @@ from convbench.registry.known_faults import (
 )
 from convbench.registry.ops.dtypes import DTYPES, arithmetic
 from convbench.results.storage import environment
+from convbench.suites.processes.protocol import Tried
+from convbench.suites.processes.verification import outcomes_of
 from convbench.suites.worker.setup import Setup
 from faulty_upstream import LABEL, declared
 
@@ -243,6 +247,22 @@ def test_a_call_that_the_entry_does_not_name_is_not_excused(
     assert [outcome.known_fault for outcome in report.failures] == [""]
 
 
+def test_a_verification_that_is_cut_off_keeps_the_names_of_faults(faulty: None) -> None:
+    """Its parent knows no more than the steps that were taken before."""
+    steps: list[Tried] = []
+
+    def attempt(key: str, ended: Outcome, step: Step) -> list[Outcome]:
+        outcomes = step()
+        steps.append(Tried(key, tuple(outcomes), 0.0))
+        return outcomes
+
+    report = verified(by_torch, STRIDED, PLAIN, attempt=attempt, shrink=True)
+    cut_off = outcomes_of(steps)
+    assert [outcome.state for outcome in cut_off] == ["failed", "passed"]
+    assert [outcome.known_fault for outcome in cut_off] == [LABEL, ""]
+    assert [outcome.known_fault for outcome in report.outcomes] == [LABEL, ""]
+
+
 def test_what_is_shrunk_fails_for_the_same_reason(faulty: None) -> None:
     report = verified(by_torch, conv2d((1, 1, 2, 1), (1, 1, 1, 1), bias=False, stride=3), PLAIN, shrink=True)
     (outcome,) = report.failures
@@ -266,8 +286,9 @@ def test_a_run_measures_nothing_that_is_wrong_and_names_the_fault(faulty: None) 
         arithmetic=arithmetic("float32"),
     )
     found = Setup.verify(setup, {"conv2d": [PLAIN, STRIDED]}, seed=0)
-    assert found["status"] == "incorrect"
-    assert found["error"].startswith(f"{LABEL}: conv2d(input=(2, 3, 9, 9), weight=(4, 3, 1, 1), ")
+    assert found.status == "incorrect"
+    assert found.error is not None
+    assert found.error.startswith(f"{LABEL}: conv2d(input=(2, 3, 9, 9), weight=(4, 3, 1, 1), ")
 
 
 # --- another way ---

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -18,6 +18,10 @@ Implementation = Callable[..., Any]
 # One thread at a time loads ops. Where a plugin defines an op of torch a second time, torch destroys the first
 # one, and a thread that is calling it meanwhile ends the process.
 _loading = threading.RLock()
+if hasattr(
+    os, "register_at_fork"
+):  # the thread that loads is not in a child process, which would wait forever
+    os.register_at_fork(after_in_child=lambda: globals().update(_loading=threading.RLock()))
 
 
 def always_available() -> str | None:
@@ -87,18 +91,19 @@ class Backend:
         kind = device.partition(":")[0]
         return tuple(dtype for dtype in self.dtypes if kind in self.dtype_devices.get(dtype, (kind,)))
 
-    @cached_property
+    @property  # a `cached_property` has a lock of its own before Python 3.12, which a fork would copy as well
     def ops(self) -> Mapping[str, Implementation]:
         """The implementations by op name, loaded at first use.
 
         Raises:
             PluginError: `load` raised, or returned something other than a mapping of names to callables.
         """
-        with _loading:
-            if "ops" not in self.__dict__:  # another thread may have loaded them meanwhile
-                self.__dict__["ops"] = self._loaded()
-            loaded: Mapping[str, Implementation] = self.__dict__["ops"]
-            return loaded
+        if "ops" not in self.__dict__:
+            with _loading:
+                if "ops" not in self.__dict__:  # another thread may have loaded them meanwhile
+                    self.__dict__["ops"] = self._loaded()
+        loaded: Mapping[str, Implementation] = self.__dict__["ops"]
+        return loaded
 
     def _loaded(self) -> Mapping[str, Implementation]:
         try:

@@ -122,6 +122,33 @@ def test_a_forked_process_waits_for_no_thread_of_its_parent() -> None:
     assert not ended.returncode, ended.stderr
 
 
+LOADING_CHILD = """
+import os, sys, threading
+from convbench.registry import Backend
+begun, over = threading.Event(), threading.Event()
+def load():
+    begun.set()
+    over.wait(30)
+    return {}
+thread = threading.Thread(target=lambda: Backend("slow", "loads for long", load=load).ops)
+thread.start()
+begun.wait(30)
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if Backend("quick", "loads at once", load=lambda: {"conv2d": print}).ops else 3)
+ended = os.waitpid(pid, 0)[1]
+over.set()
+thread.join()
+sys.exit(os.waitstatus_to_exitcode(ended))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_process_that_is_forked_while_ops_are_loaded_loads_others() -> None:
+    ended = subprocess.run([sys.executable, "-c", LOADING_CHILD], capture_output=True, text=True, timeout=20)
+    assert not ended.returncode, ended.stderr
+
+
 STRESS = """
 import faulthandler, threading, torch
 faulthandler.enable()

@@ -16,7 +16,7 @@ from convbench.registry.cli.main import main
 from convbench.registry.cli.terminal import console
 from convbench.suites.cli.doctor import LISTINGS, _diagnose
 from convbench.suites.machine.noise import Finding
-from convbench.suites.processes import availability
+from convbench.suites.processes import probe
 
 pytestmark = pytest.mark.usefixtures("preloaded_servers")
 
@@ -40,7 +40,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def command(site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> List:
-    monkeypatch.setattr(availability.ask_availability, "__defaults__", (3.0,))
+    monkeypatch.setattr(probe, "LISTING_SECONDS", 3.0)
 
     def run(*arguments: str) -> str:
         with misbehaving.on_path(site), pytest.raises(SystemExit) as end:

@@ -18,7 +18,7 @@ from convbench.registry.cli.main import main
 from convbench.registry.conformance.report import Kind, Outcome, Report, State
 from convbench.suites.processes import verification
 from convbench.suites.processes.verification import Verification, status_of, summary, verify_backends
-from convbench.suites.worker import verification_steps
+from convbench.suites.worker import conform
 from faulty_upstream import LABEL
 
 pytestmark = pytest.mark.usefixtures("preloaded_servers")
@@ -136,7 +136,7 @@ def test_when_every_case_ends_its_process_not_all_are_tried(verified: dict[str, 
         if outcome.kind == "case" and outcome.state != "unsupported"
     ]
     tried = [outcome for outcome in cases if outcome.ended_process]
-    assert len(tried) == verification_steps.IN_A_ROW
+    assert len(tried) == conform.IN_A_ROW
     assert cases[-1].message == "not tried: 10 cases of conv2d in a row ended their processes"
 
 

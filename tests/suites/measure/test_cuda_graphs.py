@@ -20,6 +20,7 @@ from convbench.suites.measure.data import ImageBatches
 from convbench.suites.measure.steps import time_steps
 from convbench.suites.measure.training import Progress, train
 from convbench.suites.worker.recheck import recheck
+from convbench.suites.worker.setup import Verdict
 
 
 @pytest.fixture(autouse=True)
@@ -157,14 +158,14 @@ def test_a_replay_is_held_against_a_plain_step(factor: float, status: str) -> No
         train_data=plain,
         batch_size=16,
         cases=lambda *sizes: {},
-        verify=lambda cases, seed: {"status": "ok", "passed": set(), "refused": set()},
+        verify=lambda cases, seed: Verdict("ok"),
         check_process=lambda: None,
     )
     before = {name: value.clone() for name, value in data.model.state_dict().items()}
     found = recheck(setup, 1, data, trained=False, graphed=graphed)
-    assert found["status"] == status, found
+    assert found.status == status, found
     if status == "incorrect":
-        assert found["error"] == "a replayed step is another one than that of the plain model"
+        assert found.error == "a replayed step is another one than that of the plain model"
     assert all(torch.equal(value, before[name]) for name, value in data.model.state_dict().items())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -20,7 +19,8 @@ from convbench.suites.measure.devices import (
     select,
     synchronize,
 )
-from convbench.suites.worker import probe_jobs, setup
+from convbench.suites.processes.protocol import CombinationJob, ConformJob, ImageFile, PeaksJob
+from convbench.suites.worker import conform, probe_jobs, setup
 
 ACCELERATORS = [device for device in available_devices() if device != "cpu"]
 
@@ -117,24 +117,33 @@ def test_every_job_on_a_device_selects_it_before_it_works(kind: str, monkeypatch
     def stop(device: torch.device) -> None:
         raise Selected(device)
 
-    monkeypatch.setattr(setup, "select", stop)
-    monkeypatch.setattr(probe_jobs, "select", stop)
-    monkeypatch.setattr(setup, "set_process", lambda job: True)
-    monkeypatch.setattr(probe_jobs, "set_process", lambda job: True)
-    monkeypatch.setattr(probe_jobs, "available_devices", lambda: ["cpu", "cuda:0", "cuda:1"])
-    combination = vars(Combination("lenet", "torch", "cuda:1", "float32", 2, "contiguous", "eager", 0))
-    job: dict[str, Any] = {
-        "combination": combination,
-        "recipe": asdict(Recipe()),
-        "timing": {"cudnn": "heuristic"},
-        "device": "cuda:1",
-        "dtype": "float32",
-        "backend": "torch",
-    }
+    for module in (setup, probe_jobs, conform):
+        monkeypatch.setattr(module, "select", stop)
+        monkeypatch.setattr(module, "set_process", lambda threads: True)
+    monkeypatch.setattr(conform, "available_devices", lambda: ["cpu", "cuda:0", "cuda:1"])
+    combination = CombinationJob(
+        kind="time",
+        combination=Combination("lenet", "torch", "cuda:1", "float32", 2, "contiguous", "eager", 0),
+        recipe=Recipe(),
+        images=ImageFile("none", {}),
+        num_classes=10,
+        threads=1,
+    )
+    peak = PeaksJob(device="cuda:1", dtype="float32", threads=1)
+    backend = ConformJob(
+        backend="torch",
+        device="cuda:1",
+        dtypes=None,
+        generated=0,
+        seed=0,
+        step_seconds=1.0,
+        shrink_seconds=1.0,
+        threads=1,
+    )
     works = {
-        "combination": lambda: setup.Setup(job, 0),
-        "peaks": lambda: probe_jobs.peaks(job, print, 0),
-        "conform": lambda: probe_jobs.conform(job, print, 0),
+        "combination": lambda: setup.Setup(combination, 0),
+        "peaks": lambda: probe_jobs.peaks(peak, print, 0),
+        "conform": lambda: conform.conform(backend, print, 0),
     }
     with pytest.raises(Selected, match="cuda:1"):
         works[kind]()

@@ -17,8 +17,8 @@ from convbench.suites import run
 from convbench.suites.measure import devices, roofline
 from convbench.suites.measure.op_counter import Work
 from convbench.suites.measure.roofline import Roof, measure_roof
+from convbench.suites.processes.probe import find_peaks
 from convbench.suites.processes.supervisor import Supervisor
-from convbench.suites.processes.survey import find_peaks
 from convbench.suites.runner.progress import Silent
 
 pytestmark = pytest.mark.usefixtures("preloaded_servers")
@@ -109,14 +109,14 @@ class Notes(Silent):
 
 
 def test_a_pair_that_cannot_be_measured_is_left_out_with_a_note(tmp_path: Path) -> None:
-    notes = Notes()
+    notes: list[str] = []
     wanted = [("cpu", "float32"), ("cpu", "float32"), ("cpu", "float31")]
     with Supervisor(tmp_path / "log") as host:
-        peaks = find_peaks(host, notes, wanted, threads=1, memory_mb=2000)
+        peaks = find_peaks(host, wanted, notes.append, threads=1, memory_mb=2000)
     assert list(peaks) == ["cpu"]
     assert list(peaks["cpu"]) == ["float32"]
     assert set(peaks["cpu"]["float32"]) == {"gflops_per_second", "gb_per_second"}
-    assert any(text.startswith("no roofline for float31 on cpu: ") for text in notes.texts)
+    assert any(text.startswith("no roofline for float31 on cpu: ") for text in notes)
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
 
 import psutil
 import pytest
 
 import misbehaving
 from convbench.registry import ConvbenchError
-from convbench.suites.processes.protocol import Event, Lines
+from convbench.suites.processes.protocol import Availability, AvailabilityJob, Done, Event, FitJob, Lines
 from convbench.suites.processes.supervisor import ExitStatus, Supervisor
+from convbench.suites.processes.versions import python_environment
 from misbehaving import wait_until
 
 PLUGIN = """
@@ -107,16 +107,16 @@ def host(log: Path) -> Iterator[Supervisor]:
         yield host
 
 
-def ask(host: Supervisor, check: str, timeout: float = 100.0, **job: Any) -> tuple[ExitStatus, list[Event]]:
+def ask(host: Supervisor, check: str, timeout: float = 100.0) -> tuple[ExitStatus, list[Event]]:
     events: list[Event] = []
-    job = {"kind": "availability", "backends": [check]} | job
-    return host.run(job, timeout, events.append), events
+    return host.run(AvailabilityJob(backends=(check,)), timeout, events.append), events
 
 
 def answer(host: Supervisor, check: str) -> str:
-    ending, (event, _) = ask(host, check)
-    assert ending == ExitStatus(0)
-    return str(event["reason"])
+    status, (event,) = ask(host, check)
+    assert status == ExitStatus(0, Done())
+    assert isinstance(event, Availability)
+    return str(event.reason)
 
 
 def server_of(host: Supervisor) -> psutil.Process:
@@ -124,10 +124,9 @@ def server_of(host: Supervisor) -> psutil.Process:
 
 
 def test_a_job_answers_and_ends(host: Supervisor) -> None:
-    ending, events = ask(host, "fresh")
-    assert ending == ExitStatus(0)
-    assert [event["event"] for event in events] == ["availability", "end"]
-    assert events[-1]["status"] == "ok"
+    status, events = ask(host, "fresh")
+    assert status == ExitStatus(0, Done())
+    assert events == [Availability("fresh", "0")]
 
 
 def test_every_worker_is_fresh_and_leads_its_session(host: Supervisor) -> None:
@@ -150,10 +149,9 @@ def test_the_server_runs_no_thread_of_its_own(host: Supervisor) -> None:
     ],
 )
 def test_an_end_without_a_result_is_described(host: Supervisor, check: str, code: int, words: str) -> None:
-    ending, events = ask(host, check)
-    assert ending.code == code
-    assert ending.description == words
-    assert not [event for event in events if event["event"] == "end"]
+    status, _ = ask(host, check)
+    assert status == ExitStatus(code, None)
+    assert status.description == words
     assert answer(host, "fresh") == "0"  # and the next job finds a server
 
 
@@ -203,9 +201,9 @@ def test_jobs_leave_no_descriptor_open_on_either_side(host: Supervisor) -> None:
 
 
 def test_a_job_larger_than_any_buffer_arrives(host: Supervisor) -> None:
-    ending, events = ask(host, "fresh", padding="x" * 5_000_000)
-    assert ending == ExitStatus(0)
-    assert events[-1]["status"] == "ok"
+    long = "x" * 5_000_000
+    status = host.run(FitJob(networks={long: (1, 8, 8)}, num_classes=10), 100.0)
+    assert status == ExitStatus(0, Done())
 
 
 def test_the_data_file_can_be_written_only_by_leave(host: Supervisor) -> None:
@@ -220,9 +218,9 @@ def test_the_data_file_can_be_written_only_by_leave(host: Supervisor) -> None:
 
 def test_a_line_without_end_is_given_up_and_not_hoarded(host: Supervisor) -> None:
     before = psutil.Process().memory_info().rss
-    ending, events = ask(host, "shouts")
-    assert ending == ExitStatus(0)
-    assert [event["event"] for event in events] == ["availability", "end"]
+    status, events = ask(host, "shouts")
+    assert status == ExitStatus(0, Done())
+    assert [type(event) for event in events] == [Availability]
     assert psutil.Process().memory_info().rss - before < 300e6
 
 
@@ -288,13 +286,12 @@ def test_a_killed_parent_takes_everything_along(log: Path, tmp_path: Path) -> No
     (site / "misbehaving_plugins.py").write_text(dedent(PLUGIN).replace("SLEEP", misbehaving.SLEEP))
     script = f"""
         from pathlib import Path
+        from convbench.suites.processes.protocol import AvailabilityJob
         from convbench.suites.processes.supervisor import Supervisor
-        with Supervisor(Path({str(log)!r})) as host:
-            host.run({{"kind": "availability", "backends": ["child", "sleeps"]}}, 1000, lambda event: None)
+        with Supervisor(Path({str(log)!r})) as supervisor:
+            supervisor.run(AvailabilityJob(backends=("child", "sleeps")), 1000)
     """
-    parent = subprocess.Popen(
-        [sys.executable, "-c", dedent(script)], env=os.environ | {"PYTHONPATH": str(site)}
-    )
+    parent = subprocess.Popen([sys.executable, "-c", dedent(script)], env=python_environment(site))
     try:
         wait_until(lambda: len(misbehaving.left_behind()) == 2)
         family = psutil.Process(parent.pid).children(recursive=True)

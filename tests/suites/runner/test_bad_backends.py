@@ -15,7 +15,7 @@ from convbench.registry import DataError, NothingRan
 from convbench.results.schema import KINDS, Kind, Row
 from convbench.results.storage.store import RunStore
 from convbench.suites import Suite, run
-from convbench.suites.processes import survey
+from convbench.suites.processes import probe
 from convbench.suites.processes.supervisor import Supervisor
 from convbench.suites.runner.progress import Silent
 
@@ -221,14 +221,14 @@ def _measured_or_not(suite: Suite, out: Path, **options: Any) -> list[Row]:
 )
 def test_a_dataset_that_misbehaves_is_one_sentence(host: Supervisor, dataset: str, words: str) -> None:
     with pytest.raises(DataError) as refusal:
-        survey.look_around(host, Silent(), dataset, None)
+        probe.survey(host, dataset, None)
     assert str(refusal.value) == words
 
 
 def test_a_dataset_that_hangs_is_ended(host: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(survey, "SURVEY_SECONDS", 1.0)
+    monkeypatch.setattr(probe, "SURVEY_SECONDS", 1.0)
     with pytest.raises(DataError) as refusal:
-        survey.look_around(host, Silent(), "data-hangs", None)
+        probe.survey(host, "data-hangs", None)
     assert str(refusal.value) == (
         "dataset 'data-hangs' cannot be loaded: the process that loads it was killed when its time was up"
     )
@@ -243,10 +243,10 @@ def test_a_run_without_data_leaves_no_directory(site: Path, tmp_path: Path) -> N
 def test_checks_for_availability_that_hang_or_crash_cost_their_backends_only(
     host: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(survey, "AVAILABILITY_SECONDS", 3.0)
+    monkeypatch.setattr(probe, "AVAILABILITY_SECONDS", 3.0)
     asked = ("right", "never-answers", "never-asked", "absent", "raises")
-    assert survey.find_unavailable(host, asked) == {
-        "never-answers": "its check for availability failed: its process was killed when its time was up",
+    assert probe.find_unavailable(host, asked) == {
+        "never-answers": "its check for availability failed: no answer within 3 s",
         "never-asked": "its check for availability failed: its process exited with code 5",
         "absent": "no such card",
     }

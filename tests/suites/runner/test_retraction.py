@@ -7,11 +7,19 @@ from pathlib import Path
 from unittest import mock
 
 from convbench.registry import Recipe, discover
-from convbench.results.schema import Epoch, Kind, Row
+from convbench.results.schema import Epoch, Kind, Row, Status
 from convbench.results.storage.store import RunStore
 from convbench.suites.config.plan import Planned
 from convbench.suites.config.suite import Suite
-from convbench.suites.runner.recorder import FIGURES, Circumstances, Recorder, retract, without_figures
+from convbench.suites.processes.protocol import ImageFile
+from convbench.suites.runner.recorder import (
+    FIGURES,
+    Circumstances,
+    Recorder,
+    TaskResult,
+    retract,
+    without_figures,
+)
 from convbench.suites.runner.schedule import Task
 from result_rows import LENET, row, samples
 
@@ -61,14 +69,16 @@ def test_samples_that_have_no_row_yet_are_not_withdrawn(tmp_path: Path) -> None:
 
 def test_files_are_rewritten_only_where_there_is_something_to_take_back(tmp_path: Path) -> None:
     """A run of a thousand wrong combinations would otherwise rewrite all of its rows a thousand times."""
-    data = {"name": "fashion-mnist", "shapes": {"train_images": [60000, 1, 28, 28]}}
-    facts = Circumstances("0.1.0", "2.11.0", "machine", {"cpu": "a processor"}, data, discover(installed=()))
+    images = ImageFile("fashion-mnist", {"train_images": (60000, 1, 28, 28)})
+    facts = Circumstances(
+        "0.1.0", "2.11.0", "machine", {"cpu": "a processor"}, images, discover(installed=())
+    )
 
     def task(kind: Kind, round: int) -> Task:
         return Task(Planned(LENET, Recipe()), kind, round, order=round, key="0")
 
-    def write(recorder: Recorder, kind: Kind, round: int, status: str) -> None:
-        recorder.write(task(kind, round), status, None, dict(SPEED), "2026-01-01T00:00:00+00:00")  # type: ignore[arg-type]
+    def write(recorder: Recorder, kind: Kind, round: int, status: Status) -> None:
+        recorder.write(task(kind, round), TaskResult(status, measures=SPEED))
 
     with (
         RunStore.create(tmp_path / "run", exact=True) as store,

@@ -22,11 +22,12 @@ from convbench.results.storage.store import RunStore
 from convbench.suites import Suite, load_suite, run
 from convbench.suites.config.plan import Planned
 from convbench.suites.config.suite import Budget, RecipeOverrides, Timing
+from convbench.suites.processes.protocol import ImageFile
 from convbench.suites.runner import schedule
 from convbench.suites.runner.progress import Silent
 from convbench.suites.runner.run import RunResult, preview
 from convbench.suites.runner.schedule import Task
-from convbench.suites.runner.task import Turn, Turns
+from convbench.suites.runner.task import RunContext
 
 pytestmark = pytest.mark.usefixtures("preloaded_servers")
 
@@ -366,13 +367,12 @@ def test_a_share_of_a_total_budget_is_what_a_worker_is_told() -> None:
         0,
         "",
     )
-    unused: Any = SimpleNamespace(data={}, num_classes=lambda dataset: 10)
+    suite = suite.override({"timing.threads": 1})
+    unused: Any = SimpleNamespace(images=ImageFile("tiny", {}))
     for share, seconds in ((None, (20.0, 60.0)), (7.5, (7.5, 7.5))):
-        turn = Turn(
-            Turns(suite, unused, {}, unused, Silent()), replace(task, share=share), unused, timeout=1.0
-        )
-        told = turn.job
-        assert (told["timing"]["max_seconds"], told["budget"]["train_seconds"]) == seconds
+        context = RunContext(suite, unused, {}, 10, unused, unused, Silent())
+        job = context.job(replace(task, share=share))
+        assert (job.max_seconds, job.train_seconds) == seconds
 
 
 class Notes(Silent):

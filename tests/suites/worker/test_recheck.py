@@ -14,6 +14,7 @@ from convbench.registry.ops.dtypes import arithmetic
 from convbench.suites.measure.amp import Amp
 from convbench.suites.measure.data import image_batches
 from convbench.suites.worker.recheck import recheck
+from convbench.suites.worker.setup import Verdict
 
 
 class Compiled(nn.Module):
@@ -39,7 +40,7 @@ def network(last: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10), last)
 
 
-def rechecked(model: nn.Module, factor: float) -> dict[str, Any]:
+def rechecked(model: nn.Module, factor: float) -> Verdict:
     images = torch.randint(0, 256, (8, 1, 6, 6), dtype=torch.uint8)
     data = image_batches(images, torch.arange(8), torch.device("cpu"), torch.float32, "contiguous", None)
     setup: Any = SimpleNamespace(
@@ -51,7 +52,7 @@ def rechecked(model: nn.Module, factor: float) -> dict[str, Any]:
         train_data=data,
         batch_size=8,
         cases=lambda *sizes: {},
-        verify=lambda cases, seed: {"status": "ok", "passed": set(), "refused": set()},
+        verify=lambda cases, seed: Verdict("ok"),
         check_process=lambda: None,
     )
     return recheck(setup, 1, Compiled(model, factor), trained=False)
@@ -59,16 +60,18 @@ def rechecked(model: nn.Module, factor: float) -> dict[str, Any]:
 
 @pytest.mark.parametrize("last", [nn.Identity(), Unsteady()])
 def test_a_compiled_step_is_held_against_the_plain_one(last: nn.Module) -> None:
-    assert rechecked(network(last), 1.0) == {"status": "ok"}
-    assert rechecked(network(last), 2.0)["error"].startswith("a step of the compiled model is another one")
+    assert rechecked(network(last), 1.0) == Verdict("ok")
+    error = rechecked(network(last), 2.0).error
+    assert error is not None
+    assert error.startswith("a step of the compiled model is another one")
 
 
 def test_a_model_that_has_diverged_hides_nothing() -> None:
     model = network(nn.Identity())
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
-    assert rechecked(model, 2.0)["status"] == "incorrect"
+    assert rechecked(model, 2.0).status == "incorrect"
 
 
 def test_there_is_no_right_answer_of_a_model_that_draws_random_numbers() -> None:
-    assert rechecked(network(nn.Dropout()), 1.0) == {"status": "ok"}
+    assert rechecked(network(nn.Dropout()), 1.0) == Verdict("ok")

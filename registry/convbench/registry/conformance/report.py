@@ -17,8 +17,9 @@ from convbench.registry.records import Accuracy
 GENERATED = 25  # cases of each op and dtype, beside the curated ones
 
 # What a step of a verification is about, which its key begins with: a case; a smaller one in place of it; the case
-# without the library that has a known fault; the case on torch's own op.
-CASE, SMALLER, SPARED, TORCHS = "case", "smaller", "spared", "torch's"
+# without the library that has a known fault; the case on torch's own op; the case again, with the known fault that
+# explains its outcome.
+CASE, SMALLER, SPARED, TORCHS, EXPLAINED = "case", "smaller", "spared", "torch's", "explained"
 
 State = Literal["passed", "failed", "crashed", "unsupported"]
 Kind = Literal["case", "refusal", "compile", "opcheck"]

@@ -22,6 +22,7 @@ from convbench.registry.conformance.diagnosis import crash_message
 from convbench.registry.conformance.random_cases import generated_cases
 from convbench.registry.conformance.report import (
     CASE,
+    EXPLAINED,
     GENERATED,
     SMALLER,
     SPARED,
@@ -252,18 +253,23 @@ class _Verifier:
         """What comes of a case, with the known fault that explains a failure."""
         outcome = self._step(label, case, dtype, self.backend.ops[self.op.name])
         fault = fault_of_case(case, dtype, self.device)
-        if fault is None or outcome.state == "unsupported":
+        if fault is None or not self._explains(fault, outcome, case, dtype):
             return outcome
+        explained = replace(outcome, known_fault=str(fault))
+        if label == CASE:  # a step of its own, so that it is known wherever the verification is cut off
+            self.attempt(f"{EXPLAINED} {dtype} {literal(case)}", explained, lambda: [explained])
+        return explained
+
+    def _explains(self, fault: KnownFault, outcome: Outcome, case: Case, dtype: str) -> bool:
+        """Whether the fault is the reason of a failure, or should have made a case of torch's own op fail."""
         its_own = self.backend.ops[self.op.name]
         torchs_own = its_own is self.op.reference or its_own in self.op.functions
-        if outcome.state == "passed":
-            return replace(outcome, known_fault=str(fault)) if torchs_own else outcome
+        if not outcome.is_failure:
+            return torchs_own and outcome.state == "passed"
         # an excuse only if torch's own answer is wrong too, and the backend's right once the library is out of it
         if can_disable(fault.library) and self._step(SPARED, case, dtype, its_own, fault).is_failure:
-            return outcome
-        if not torchs_own and not self._step(TORCHS, case, dtype, self.op.reference).is_failure:
-            return outcome
-        return replace(outcome, known_fault=str(fault))
+            return False
+        return torchs_own or self._step(TORCHS, case, dtype, self.op.reference).is_failure
 
     def minimized(self, found: Found) -> Iterator[Outcome]:
         """The outcomes, the first that fails in each way with the smallest case that fails so."""

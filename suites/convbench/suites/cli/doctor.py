@@ -20,7 +20,6 @@ from convbench.registry.cli.terminal import Column, console, print_table, print_
 from convbench.registry.discovery.plugin_errors import without_entry_point
 from convbench.registry.discovery.plugins import Plugin
 from convbench.results.tables.escaping import flatten
-from convbench.suites.processes.availability import ask_availability
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -148,9 +147,11 @@ def _fine(report: Mapping[str, Sequence[Mapping[str, Any]]], checks: Sequence[st
 
 
 def _backends(registry: Registry) -> Iterable[dict[str, Any]]:
+    from convbench.suites.processes.probe import ask_availability
+
     reasons = ask_availability(list(registry.backends))
     for name, backend in registry.backends.items():
-        reason = reasons[name]
+        reason = reasons.get(name)
         yield {
             "name": name,
             "summary": backend.summary,
@@ -251,25 +252,23 @@ def _origin(plugin: Any) -> str:
 
 def _survey(data_dir: Path | None) -> dict[str, list[dict[str, Any]]]:
     """Devices and data, as a worker of a run would find them."""
+    from convbench.suites.processes.probe import survey
     from convbench.suites.processes.supervisor import Supervisor
-    from convbench.suites.processes.survey import look_around
-    from convbench.suites.runner.progress import Silent
 
-    with TemporaryDirectory() as scratch, Supervisor(Path(scratch) / "log") as host:
+    with TemporaryDirectory() as scratch, Supervisor(Path(scratch) / "log") as supervisor:
         try:
-            survey = look_around(host, Silent(), "fashion-mnist", data_dir)
+            found = survey(supervisor, "fashion-mnist", data_dir)
         except ConvbenchError as error:
             return {"data": [{"name": "fashion-mnist", "state": f"broken: {error}"}]}
-    shapes = survey.data["shapes"]
-    faults = survey.environment["known_faults"] or {}
+    faults = found.environment["known_faults"] or {}
     return {
         "known_faults": [{"name": name, "summary": summary} for name, summary in faults.items()],
-        "devices": [{"name": name, "model": model} for name, model in survey.devices.items()],
+        "devices": [{"name": name, "model": model} for name, model in found.devices.items()],
         "data": [
             {
-                "name": survey.data["name"],
-                "train_images": shapes["train_images"][0],
-                "test_images": shapes["test_images"][0],
+                "name": found.images.name,
+                "train_images": found.train_images,
+                "test_images": found.test_images,
             }
         ],
     }

@@ -19,18 +19,21 @@ import sys
 import time
 from typing import Any, NoReturn
 
+from convbench.suites.processes.protocol import SurveyJob, decode_job, dumps
+
 LONGEST_FILE = 2**30  # bytes a worker may write into one file: the log is one
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # Linux, <sys/prctl.h>
 
 
-def main(descriptor: int) -> NoReturn:
-    """Serve the socket of that descriptor until it closes."""
+def main(descriptor: int, preload: bool = True) -> NoReturn:
+    """Serve the socket of that descriptor until it closes; with `preload`, torch is imported before."""
     control = socket.socket(fileno=descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's to handle
     # what a dead worker leaves behind becomes ours to kill
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # while the imports keep us from looking at the socket
-    _preload()
+    if preload:
+        _preload()
     _prctl(PR_SET_PDEATHSIG, 0)  # from here on we have something to clean up first
     server = _Server(control)
     try:
@@ -96,7 +99,7 @@ class _Server:
         if pid == 0:
             ours = [self._control, self._woken, self._waker]
             self._selector.close()
-            _become_worker(message["job"], handed_over, [end.detach() for end in ours])
+            _become_worker(message, handed_over, [end.detach() for end in ours])
         self._workers[pid] = message["number"]
         for descriptor in handed_over:
             os.close(descriptor)
@@ -120,7 +123,7 @@ class _Server:
             if not self._workers:
                 _kill_orphans()
             report = {"number": number, "ended": os.waitstatus_to_exitcode(status)}
-            self._control.sendall(json.dumps(report).encode() + b"\n")
+            self._control.sendall(dumps(report))
 
 
 def _preload() -> None:
@@ -132,13 +135,14 @@ def _preload() -> None:
     torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     import torch.utils.flop_counter
 
-    import convbench.suites.worker.main  # noqa: F401
     from convbench.registry import discover
+    from convbench.suites.worker.main import load_jobs
 
+    load_jobs()
     discover(installed=())  # the modules of our own plugins
 
 
-def _become_worker(job: dict[str, Any], handed_over: list[int], inherited: list[int]) -> NoReturn:
+def _become_worker(message: dict[str, Any], handed_over: list[int], inherited: list[int]) -> NoReturn:
     """Turn the forked child into a worker: its own session, limits, and output into the run's log."""
     code = 1
     try:
@@ -162,18 +166,18 @@ def _become_worker(job: dict[str, Any], handed_over: list[int], inherited: list[
         for kept in (results, data):
             os.set_inheritable(kept, False)
         faulthandler.enable()  # a crash leaves its stack in the log
-        limit = job.get("memory_mb")
-        if limit is not None:
+        job = decode_job(message["job"])
+        if job.memory_mb is not None:
             # private writable memory; address space would count CUDA's reservations and mapped libraries
-            resource.setrlimit(resource.RLIMIT_DATA, (limit * 10**6, limit * 10**6))
+            resource.setrlimit(resource.RLIMIT_DATA, (job.memory_mb * 10**6,) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if job["kind"] != "survey":  # which writes the dataset
+        if not isinstance(job, SurveyJob):  # which writes the dataset
             _, most = resource.getrlimit(resource.RLIMIT_FSIZE)  # the user's own may be lower
             limit = LONGEST_FILE if most == resource.RLIM_INFINITY else min(LONGEST_FILE, most)
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         from convbench.suites.worker.main import work
 
-        code = work(job, results, data)
+        code = work(job, message["token"], results, data)
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
@@ -191,6 +195,10 @@ def _kill_group(pid: int) -> None:
 
 def _kill_orphans() -> None:
     """Kill every descendant that is left, also those that fled into a session of their own."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # none is left: an orphan would be our child
+        return
     import psutil
 
     deadline = time.monotonic() + 1.0

@@ -1,8 +1,7 @@
-"""The run's side of its worker processes: hand out a job, read what comes back, end it when its time is up."""
+"""Start a worker process for each job from a fork server, read its events, and kill it after a timeout."""
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import selectors
@@ -20,7 +19,18 @@ from types import TracebackType
 from typing import Any
 
 from convbench.registry import ConvbenchError
-from convbench.suites.processes.protocol import Event, Lines
+from convbench.suites.processes.protocol import (
+    Dropped,
+    Event,
+    Job,
+    Lines,
+    ProtocolError,
+    Result,
+    SurveyJob,
+    decode_event,
+    dumps,
+    encode,
+)
 from convbench.suites.processes.versions import python_environment
 
 LONGEST_WAIT = 1.0  # seconds at a time: an interrupt that comes just before a wait does not end it
@@ -37,9 +47,10 @@ THREAD_VARIABLES = (
 
 @dataclass(frozen=True)
 class ExitStatus:
-    """How a worker ended: its exit code (negative for a signal), None where its time was up."""
+    """How a worker ended: its exit code (negative for a signal), None where its time was up; and its result."""
 
     code: int | None
+    result: Result | None = None
 
     @property
     def description(self) -> str:
@@ -67,6 +78,8 @@ class Supervisor:
         log: Path,
         threads: int | None = None,
         first: Path | None = None,
+        *,
+        preload: bool = True,
     ) -> None:
         """Start the fork server.
 
@@ -75,12 +88,14 @@ class Supervisor:
             threads: how many threads libraries other than torch may start in a worker; torch's own number is
                 part of a job.
             first: a directory in which workers look for packages before all others.
+            preload: import torch before the first job. Without it the server starts within 0.2 s, and takes jobs
+                that need no torch.
 
         Raises:
             ConvbenchError: it does not start; the log has the reason.
         """
         self._log = log.open("a+b", buffering=0)
-        self._threads, self._first = threads, first
+        self._threads, self._first, self._preload = threads, first, preload
         # unlinked: it goes with its last user, even after kill -9
         self.data = TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._readable = _read_only(self.data.fileno())
@@ -93,31 +108,28 @@ class Supervisor:
 
     def run(
         self,
-        job: Mapping[str, Any],
+        job: Job,
         timeout: float,
-        on_event: Callable[[Event], None],
-        *,
-        may_write_data: bool = False,
+        on_event: Callable[[Event], None] = lambda event: None,
     ) -> ExitStatus:
         """Run one job in a worker of its own and wait for it, asleep.
 
         Args:
-            job: what `convbench.suites.worker.main.work` takes.
+            job: what the worker does. Only a `SurveyJob` can write the data file that all workers read.
             timeout: seconds until the worker is killed.
-            on_event: called with every event the worker sends; with one that says `foreign` for whatever else
-                comes through the same pipe, for a plugin may write to any descriptor.
-            may_write_data: whether the worker can write the data file that all workers read.
+            on_event: called with every event the worker sends, and with `Dropped` for whatever else comes through
+                its pipe, for a plugin may write to any descriptor.
 
         Raises:
             ConvbenchError: no worker can be started.
         """
         self._jobs += 1
         token = secrets.token_hex(16)  # whoever does not know it is not the worker's own code
-        message = json.dumps({"number": self._jobs, "job": {**job, "token": token}}).encode() + b"\n"
+        message = dumps({"number": self._jobs, "token": token, "job": encode(job)})
         printed = os.fstat(self._log.fileno()).st_size
         read, write = os.pipe()
         try:
-            data = self.data.fileno() if may_write_data else self._readable
+            data = self.data.fileno() if isinstance(job, SurveyJob) else self._readable
             self._hand_over(message, [write, self._log.fileno(), data])
         except BaseException:
             os.close(read)
@@ -125,7 +137,17 @@ class Supervisor:
         finally:
             os.close(write)
         try:
-            return self._follow(read, time.monotonic() + timeout, _only(token, on_event))
+            results: list[Result] = []
+
+            def receive(message: dict[str, Any]) -> None:
+                event = _event(message, token)
+                if isinstance(event, Result):
+                    results.append(event)
+                else:
+                    on_event(event)
+
+            code = self._follow(read, time.monotonic() + timeout, receive)
+            return ExitStatus(code, results[-1] if results else None)
         finally:
             os.close(read)
             self._shorten_log(printed)
@@ -164,7 +186,9 @@ class Supervisor:
         if self._threads is not None:
             environment |= dict.fromkeys(THREAD_VARIABLES, str(self._threads))
             environment.setdefault("OMP_PROC_BIND", "true")  # a thread that wanders between cores is slower
-        command = f"from convbench.suites.processes.forkserver import main; main({other.fileno()})"
+        command = (
+            f"from convbench.suites.processes.forkserver import main; main({other.fileno()}, {self._preload})"
+        )
         with other:
             self._server = subprocess.Popen(
                 [sys.executable, "-c", command],
@@ -206,7 +230,8 @@ class Supervisor:
         self.data.close()
         os.close(self._readable)
 
-    def _follow(self, read: int, deadline: float, on_event: Callable[[Event], None]) -> ExitStatus:
+    def _follow(self, read: int, deadline: float, receive: Callable[[dict[str, Any]], None]) -> int | None:
+        """Hand on what a worker sends until it has ended; returns its exit code, None where it was killed."""
         events = Lines(read)
         timed_out = False
         selector = selectors.DefaultSelector()
@@ -224,17 +249,17 @@ class Supervisor:
                     if key.fileobj == read:
                         if not events.read():
                             selector.unregister(read)
-                        for event in events.take():
-                            on_event(event)
+                        for message in events.take():
+                            receive(message)
                         continue
                     alive = self._lines.read()
                     for report in self._lines.take():
                         if report.get("number") == self._jobs and "ended" in report:
-                            self._drain(events, on_event)
-                            return ExitStatus(None if timed_out else report["ended"])
+                            self._drain(events, receive)
+                            return None if timed_out else int(report["ended"])
                     if not alive:  # somebody killed the server, and its workers with it
                         code = self._server.wait()
-                        return ExitStatus(None if timed_out else code)
+                        return None if timed_out else code
         finally:
             selector.close()
 
@@ -251,32 +276,30 @@ class Supervisor:
             file.write(b"\n[%d bytes were dropped here]\n" % dropped + last)
             file.truncate()
 
-    def _drain(self, events: Lines, on_event: Callable[[Event], None]) -> None:
+    def _drain(self, events: Lines, receive: Callable[[dict[str, Any]], None]) -> None:
         """Read what is still in the pipe; a grandchild may hold its other end open, so do not wait."""
         os.set_blocking(events.descriptor, False)
         for _ in range(16):  # more than a pipe can hold
             if not events.read():
                 break
-        for event in events.take():
-            on_event(event)
+        for message in events.take():
+            receive(message)
 
     def _send(self, message: Mapping[str, Any]) -> None:
         try:
-            self._control.sendall(json.dumps(message).encode() + b"\n")
+            self._control.sendall(dumps(message))
         except OSError:
             pass  # the server is gone, which the caller is about to read
 
 
-def _only(token: str, on_event: Callable[[Event], None]) -> Callable[[Event], None]:
-    """Pass on what carries the token; say of everything else only that it came."""
-
-    def receive(event: Event) -> None:
-        if event.pop("token", None) == token:
-            on_event(event)
-        else:
-            on_event({"event": "foreign"})
-
-    return receive
+def _event(message: dict[str, Any], token: str) -> Event | Result:
+    """What a worker has sent, if it carries the worker's token; what it is not, otherwise."""
+    if message.pop("token", None) != token:
+        return Dropped("it does not carry the token of its worker")
+    try:
+        return decode_event(message)
+    except ProtocolError as error:
+        return Dropped(str(error))
 
 
 def _read_only(descriptor: int) -> int:

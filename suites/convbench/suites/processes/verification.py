@@ -1,26 +1,35 @@
-"""Hold whole backends against the contract, each in a worker process of its own, or more where it crashes."""
+"""Verify whole backends, each in a worker process of its own, or in several where it crashes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
-from convbench.registry import Accuracy, Registry, UnknownName, UsageError
+from convbench.registry import Registry, UnknownName, UsageError
 from convbench.registry.conformance.report import (
+    CASE,
+    EXPLAINED,
     GENERATED,
     SMALLER,
     SPARED,
     TORCHS,
     Outcome,
     Report,
-    step_kind,
 )
 from convbench.registry.ops.dtypes import DTYPES
 from convbench.suites.machine.resources import free_memory_mb, usable_cores
+from convbench.suites.processes.protocol import (
+    Conformance,
+    ConformJob,
+    Event,
+    Failed,
+    Tried,
+    Trying,
+)
 from convbench.suites.processes.supervisor import Supervisor
 
 STEP_SECONDS = 240.0  # a step, such as one case on one backend, that takes longer is taken to hang
@@ -78,44 +87,48 @@ def verify_backends(
         if dtype not in DTYPES:
             raise UnknownName("dtype", dtype, DTYPES)
     threads = threads or usable_cores()
-    with TemporaryDirectory() as scratch, Supervisor(Path(scratch) / "log", threads) as host:
-        job = {
-            "kind": "conform",
-            "device": device,
-            "dtypes": list(dtypes) if dtypes else None,
-            "generated": generated,
-            "seed": seed,
-            "step_seconds": STEP_SECONDS,
-            "shrink_seconds": SHRINK_SECONDS,
-            "threads": threads,
-            "memory_mb": free_memory_mb() if device == "cpu" else None,
-        }
-        return [_verify(host, name, {**job, "backend": name}, timeout) for name in names]
+    job = ConformJob(
+        backend="",
+        device=device,
+        dtypes=tuple(dtypes) if dtypes else None,
+        generated=generated,
+        seed=seed,
+        step_seconds=STEP_SECONDS,
+        shrink_seconds=SHRINK_SECONDS,
+        threads=threads,
+        memory_mb=free_memory_mb() if device == "cpu" else None,
+    )
+    with TemporaryDirectory() as scratch, Supervisor(Path(scratch) / "log", threads) as supervisor:
+        return [_verify(supervisor, replace(job, backend=name), timeout) for name in names]
 
 
-def _verify(host: Supervisor, name: str, job: dict[str, Any], timeout: float) -> Verification:
+def _verify(supervisor: Supervisor, job: ConformJob, timeout: float) -> Verification:
     """Verify one backend, in as many workers as its crashes take."""
-    deadline = monotonic() + timeout
-    known: list[dict[str, Any]] = []
+    name, deadline = job.backend, monotonic() + timeout
+    known: list[Tried] = []
     while True:
-        worker = _Worker()
-        ending = host.run({**job, "known": known}, max(0.0, deadline - monotonic()), worker.take)
-        known += worker.known
-        if worker.end:
-            return _concluded(name, worker)
-        time_is_up = ending.code is None
-        if worker.trying is not None:
-            ended = Outcome(**worker.trying["ended"])
-            ended = replace(ended, message=how_it_ended(worker.hung or ending.description, ended))
-            taken = {"key": worker.trying["key"], "outcomes": [vars(ended)], "seconds": worker.waited}
-            known.append(taken)
-        if time_is_up or worker.trying is None:
-            outcomes = _of(known)
-            status = "timeout" if time_is_up else "crashed"
-            line = f"{name}: {status}, {ending.description}"
-            if worker.trying is not None:
-                line = f"{name}: {status}, {timeout:g} s were up during {worker.trying['ended']['case']}"
-            return Verification(name, status, line, Report(name, outcomes))
+        steps = _Steps(known)
+        left = max(0.0, deadline - monotonic())
+        status = supervisor.run(replace(job, known=tuple(known)), left, steps.handle_event)
+        match status.result:
+            case Conformance(outcomes, accuracy, derived):
+                report = Report(name, outcomes, accuracy, derived)
+                word = status_of(report)
+                return Verification(name, word, f"{name}: {word}, {summary(report)}", report)
+            case Failed(word, error):
+                if status.result.usage:
+                    raise UsageError(error)
+                return Verification(name, word, f"{name}: {word}, {error}", Report(name, outcomes_of(known)))
+        trying = steps.trying
+        if trying is not None:
+            message = how_it_ended(steps.hung or status.description, trying.ended)
+            known.append(Tried(trying.key, (replace(trying.ended, message=message),), steps.waited))
+        if status.code is None or trying is None:
+            word = "timeout" if status.code is None else "crashed"
+            line = f"{name}: {word}, {status.description}"
+            if trying is not None:
+                line = f"{name}: {word}, {timeout:g} s were up during {trying.ended.case}"
+            return Verification(name, word, line, Report(name, outcomes_of(known)))
 
 
 def how_it_ended(description: str, ended: Outcome) -> str:
@@ -123,63 +136,44 @@ def how_it_ended(description: str, ended: Outcome) -> str:
     return f"its process {description}" + (f"; {ended.message}" if ended.message else "")
 
 
-def _of(known: Iterable[Mapping[str, Any]]) -> tuple[Outcome, ...]:
+def outcomes_of(known: Iterable[Tried]) -> tuple[Outcome, ...]:
     """The outcomes of a verification that was cut off, without what was tried to judge or shrink others."""
-    return tuple(
-        Outcome(**outcome)
-        for step in known
-        if step_kind(step["key"]) not in (SMALLER, SPARED, TORCHS)
-        for outcome in step["outcomes"]
-    )
+    found: dict[str, tuple[Outcome, ...]] = {}
+    for step in known:
+        kind, _, about = step.key.partition(" ")
+        if kind == EXPLAINED:
+            found[f"{CASE} {about}"] = step.outcomes
+        elif kind not in (SMALLER, SPARED, TORCHS):
+            found[step.key] = step.outcomes
+    return tuple(outcome for outcomes in found.values() for outcome in outcomes)
 
 
-class _Worker:
-    """What one worker tells."""
+@dataclass
+class _Steps:
+    """The steps that one worker takes; those that are over are added to `known`."""
 
-    def __init__(self) -> None:
-        self.known: list[dict[str, Any]] = []
-        self.outcomes: list[Outcome] = []
-        self.trying: dict[str, Any] | None = None
-        self.end: dict[str, Any] = {}
-        self._since = 0.0
+    known: list[Tried]
+    trying: Trying | None = None
+    since: float = 0.0
 
     @property
     def waited(self) -> float:
         """Seconds since it began to take its last step."""
-        return monotonic() - self._since
+        return monotonic() - self.since
 
     @property
     def hung(self) -> str:
         """Why it was ended, where the step it was taking took too long."""
         return f"gave no answer within {STEP_SECONDS:g} s" if self.waited >= STEP_SECONDS else ""
 
-    def take(self, event: dict[str, Any]) -> None:
-        """Take in an event."""
-        kind = event.pop("event", None)
-        if kind == "trying":
-            self.trying, self._since = event, monotonic()
-        elif kind == "tried":
-            self.trying = None
-            self.known.append(event)
-        elif kind == "outcome":
-            self.outcomes.append(Outcome(**event))
-        elif kind == "end":
-            self.end = event
-
-
-def _concluded(name: str, worker: _Worker) -> Verification:
-    end = worker.end
-    if end.get("usage"):
-        raise UsageError(end["error"])
-    if "accuracy" not in end:
-        outcomes = _of(worker.known)
-        return Verification(
-            name, end["status"], f"{name}: {end['status']}, {end['error']}", Report(name, outcomes)
-        )
-    accuracy = {op: Accuracy(**declared) for op, declared in end["accuracy"].items()}
-    report = Report(name, tuple(worker.outcomes), accuracy, tuple(end["derived"]))
-    status = status_of(report)
-    return Verification(name, status, f"{name}: {status}, {summary(report)}", report)
+    def handle_event(self, event: Event) -> None:
+        """Keep what a step came to, and which one is being taken."""
+        match event:
+            case Trying():
+                self.trying, self.since = event, monotonic()
+            case Tried():
+                self.trying = None
+                self.known.append(event)
 
 
 def status_of(report: Report) -> str:

@@ -20,9 +20,10 @@ from typing import Any
 from convbench.registry import Registry, UsageError, discover
 from convbench.results.schema import Epoch, Row
 from convbench.suites.config.suite import Suite
+from convbench.suites.processes.protocol import Beat
 from convbench.suites.processes.versions import install
 from convbench.suites.runner.agenda import Outlook
-from convbench.suites.runner.progress import Beat, Silent, Watcher
+from convbench.suites.runner.progress import Silent, Watcher
 from convbench.suites.runner.run import RunResult, resolve_suite, running
 from convbench.suites.runner.schedule import Task
 

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from convbench.registry.cli.terminal import console
 from convbench.results.analysis.standings import CONSEQUENCE
 from convbench.results.schema import Epoch, Row
 from convbench.suites.config.durations import clock, span
 from convbench.suites.config.plan import obstacles
+from convbench.suites.processes.protocol import Beat
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,14 +26,6 @@ if TYPE_CHECKING:
 LONGEST_TEXT = 240  # characters; results.csv has the whole
 LINE_SECONDS = 30.0  # between lines that say how far a process is, where there is no terminal
 BAR_WIDTH = 20
-
-
-class Beat(NamedTuple):
-    """How far a process is: its steps, epochs where it trains, and the mean loss of the epoch so far."""
-
-    steps: int
-    epoch: float | None = None
-    loss: float | None = None
 
 
 class Watcher(Protocol):

@@ -1,9 +1,7 @@
-"""Turn what a worker sends, and how it ended, into rows."""
+"""Write the rows, samples and epochs of a run, and withdraw the figures of what turns out wrong."""
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -11,11 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from convbench.registry import Plugin, Registry
-from convbench.results.schema import MEASURED, PHASES, Combination, Epoch, Kind, Row, Sample, Status
+from convbench.results.schema import MEASURED, Combination, Epoch, Kind, Row, Sample, Status
 from convbench.results.storage.store import RunStore
 from convbench.suites.config.suite import Suite
-from convbench.suites.processes.supervisor import ExitStatus
-from convbench.suites.processes.versions import normalised
+from convbench.suites.processes.protocol import EpochEnd, ImageFile, Samples, Survey
+from convbench.suites.processes.versions import OtherVersion, normalised
 from convbench.suites.runner.schedule import Task
 
 # what verification finds out about a combination and its later rows repeat
@@ -49,9 +47,23 @@ class Circumstances:
     torch_version: str
     machine_id: str
     device_names: Mapping[str, str]
-    data: Mapping[str, Any]
+    images: ImageFile
     registry: Registry
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_run(cls, registry: Registry, survey: Survey, other: OtherVersion | None) -> Circumstances:
+        """Those of a run whose workers find `other` in place of what is installed."""
+        versions = other.versions if other is not None else {}
+        return cls(
+            convbench_version=versions.get("convbench", registry.version),
+            torch_version=survey.torch_version,
+            machine_id=survey.environment["machine_id"],
+            device_names=survey.devices,
+            images=survey.images,
+            registry=registry,
+            versions=versions,
+        )
 
     def version(self, plugin: Plugin) -> str:
         """The version of a plugin's distribution in the workers."""
@@ -66,10 +78,26 @@ class Circumstances:
             "torch": self.torch_version,
             "machine": self.machine_id,
             "device": self.device_names.get(combination.device, ""),
-            "dataset": str(self.data),
+            "dataset": str(self.images),
             "backend": f"{backend.distribution} {self.version(backend)}",
             "architecture": f"{architecture.distribution} {self.version(architecture)}",
         }
+
+
+def utc_now() -> str:
+    """The time in UTC, as rows have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """How a task ended; `measures` are further columns of its row."""
+
+    status: Status
+    error: str | None = None
+    notes: str | None = None
+    measures: Mapping[str, Any] = field(default_factory=dict)
+    started_at: str = field(default_factory=utc_now)
 
 
 class Recorder:
@@ -91,17 +119,20 @@ class Recorder:
             if row.kind == "time":
                 self._timed[row.combination].append(row)
 
-    def begin(self, task: Task) -> Process:
-        """A process is about to start."""
-        return Process(self, task)
+    def keep_epoch(self, task: Task, event: EpochEnd) -> Epoch:
+        """Store an epoch before its task has ended, so that a killed training still shows its curve."""
+        epoch = Epoch(run_id=self.run_id, **vars(task.combination), **vars(event))
+        self.store.append_epochs([epoch])
+        return epoch
 
-    def skip(self, task: Task, status: Status, reason: str) -> Row:
-        """Write the row of a process that is not started, and why."""
-        return self.write(task, status, reason, {}, _now())
-
-    def leave_out(self, task: Task, reason: str) -> Row:
-        """Write the row of a process that there is no time for; the reason is no error, but a note."""
-        return self.write(task, "budget", None, {"notes": reason}, _now())
+    def keep_samples(self, task: Task, samples: Samples) -> None:
+        """Store the step times of a process."""
+        identity = {"run_id": self.run_id, "round": task.round, **vars(task.combination)}
+        times: dict[str, Any] = {"step_ms": samples.step_ms, **samples.phases}
+        self.store.append_samples(
+            Sample(**identity, step=step, **{name: values[step] for name, values in times.items()})
+            for step in range(len(samples.step_ms))
+        )
 
     def found_wrong(self, combination: Combination) -> tuple[Status, str] | None:
         """The status and reason that keep a combination from being measured: fail closed."""
@@ -116,15 +147,9 @@ class Recorder:
         """The timing rounds of a combination so far."""
         return self._timed[combination]
 
-    def num_classes(self, dataset: str) -> int:
-        """How many classes the dataset has."""
-        return self.facts.registry.dataset(dataset).num_classes
-
-    def write(
-        self, task: Task, status: Status, error: str | None, measures: Mapping[str, Any], started_at: str
-    ) -> Row:
-        """Append one row."""
-        error = cut(error)
+    def write(self, task: Task, result: TaskResult) -> Row:
+        """Append the row of a task."""
+        status, error = result.status, cut(result.error)
         combination, recipe, problem = task.combination, task.planned.recipe, task.planned.problem
         plugin = self.facts.registry.backends.plugin(combination.backend)
         verified = self._verified.get(combination)
@@ -134,8 +159,8 @@ class Recorder:
             "threads": self.suite.timing.threads,
             "beside": 0,
             "fused": int(self.suite.fuse),
-            "dataset": problem.name if problem else self.facts.data["name"],
-            "train_images": None if problem else self.facts.data["shapes"]["train_images"][0],
+            "dataset": problem.name if problem else self.facts.images.name,
+            "train_images": None if problem else self.facts.images.shapes["train_images"][0],
             "convbench_version": self.facts.convbench_version,
             "plugin": plugin.distribution,
             "plugin_version": self.facts.version(plugin),
@@ -144,8 +169,8 @@ class Recorder:
             "machine_id": self.facts.machine_id,
             "recipe": f"lr={recipe.lr:g} epochs={recipe.epochs} resize={resize} init={recipe.init}",
             **shared,
-            **measures,
-            "notes": cut(measures.get("notes")),
+            **result.measures,
+            "notes": cut(result.notes),
         }
         if values.get("images_per_second") and values.get("step_flops_per_image"):
             values["gflops_per_second"] = values["images_per_second"] * values["step_flops_per_image"] / 1e9
@@ -159,7 +184,7 @@ class Recorder:
             round=task.round,
             status=status,
             error=error,
-            started_at=started_at,
+            started_at=result.started_at,
             order=task.order,
             combination_key=task.cut_key if status == "budget" and task.share is not None else task.key,
             **asdict(combination),
@@ -185,103 +210,12 @@ class Recorder:
         return row
 
 
-@dataclass
-class Process:
-    """One worker process: collects its events, and becomes a row when it has ended."""
-
-    recorder: Recorder
-    task: Task
-    started_at: str = field(default_factory=lambda: _now())
-    began: float = field(default_factory=time.monotonic)
-    measures: dict[str, Any] = field(default_factory=dict)
-    ending: dict[str, Any] = field(default_factory=dict)
-    trying: dict[str, Any] | None = None  # a case that is being verified, as an `Outcome`
-
-    def epoch(self, event: Mapping[str, Any]) -> Epoch:
-        """Keep an epoch at once, so that a killed training still shows its curve."""
-        values = {name: value for name, value in event.items() if name != "event"}
-        epoch = Epoch(**self._identity, **values)
-        self.recorder.store.append_epochs([epoch])
-        self.measures |= {
-            "epochs": epoch.epoch,
-            "steps": epoch.steps,
-            "train_seconds": epoch.train_seconds,
-            "train_loss": epoch.train_loss,
-            "val_loss": epoch.val_loss,
-            "val_accuracy": epoch.val_accuracy,
-        }
-        return epoch
-
-    def take(self, event: Mapping[str, Any]) -> None:
-        """Take in samples, or how the work ended."""
-        if event["event"] == "samples":
-            self._samples(event)
-        elif event["event"] in ("trying", "tried"):
-            self.trying = event.get("ended")
-        elif event["event"] == "end":
-            self.ending = dict(event)
-            self.measures |= event.get("measures") or {}
-
-    def finish(self, ending: ExitStatus, timeout: float) -> Row:
-        """The process is over: write its row."""
-        status: Status | None = self.ending.get("status")
-        error: str | None = self.ending.get("error")
-        if status is None:
-            if ending.code is None:
-                status, error = "timeout", f"no end after {round(timeout, 1):g} s; its process was killed"
-            else:
-                status, error = "crashed", f"its process {ending.description} without a result"
-            if self.trying is not None:
-                hint = f"; {self.trying['message']}" if self.trying.get("message") else ""
-                error = f"{self.trying.get('case')}: {error}{hint}"
-        measures = {
-            **self.measures,
-            "notes": "; ".join(self.ending.get("notes") or ()) or None,
-            "process_seconds": time.monotonic() - self.began,
-        }
-        return self.recorder.write(self.task, status, error, measures, self.started_at)
-
-    @property
-    def _identity(self) -> dict[str, Any]:
-        return {"run_id": self.recorder.run_id, **asdict(self.task.combination)}
-
-    def _samples(self, event: Mapping[str, Any]) -> None:
-        step_ms: list[float] = event["step_ms"]
-        identity = self._identity
-        self.recorder.store.append_samples(
-            Sample(
-                **identity,
-                round=self.task.round,
-                step=number,
-                step_ms=time,
-                **{phase: event[phase][number] for phase in PHASES if phase in event},  # a replay has none
-            )
-            for number, time in enumerate(step_ms)
-        )
-        median = statistics.median(step_ms)
-        deciles = (
-            statistics.quantiles(step_ms, n=10, method="inclusive") if len(step_ms) > 1 else [median] * 9
-        )
-        self.measures |= {
-            "steps": len(step_ms),
-            "step_ms_median": median,
-            "step_ms_p10": deciles[0],
-            "step_ms_p90": deciles[8],
-            "images_per_second": self.task.combination.batch_size / median * 1000,
-            **{phase: statistics.median(event[phase]) for phase in PHASES if phase in event},
-        }
-
-
 def cut(text: str | None) -> str | None:
-    """A text of a plugin's as a row keeps it: of a long one the beginning and the end."""
+    """A plugin's text as a row keeps it: the beginning and the end of a long one."""
     if text is None or len(text) <= LONGEST:
         return text
     kept = LONGEST // 2
     return f"{text[:kept]} ... [{len(text) - 2 * kept:,} characters were cut here] ... {text[-kept:]}"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 # of a timing or a training; what else a row has is true all the same

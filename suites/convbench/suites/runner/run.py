@@ -31,16 +31,18 @@ from convbench.suites.config.plan import (
 from convbench.suites.config.suite import Suite
 from convbench.suites.config.suite_files import load_suite
 from convbench.suites.machine.resources import free_memory_mb, usable_cores
+from convbench.suites.processes import probe
+from convbench.suites.processes.probe import Peaks
+from convbench.suites.processes.protocol import Survey
 from convbench.suites.processes.supervisor import Supervisor
-from convbench.suites.processes.survey import Survey, find_misfits, find_peaks, find_unavailable, look_around
 from convbench.suites.processes.versions import OtherVersion
 from convbench.suites.runner.agenda import Agenda, slot
 from convbench.suites.runner.forecast import Forecast
 from convbench.suites.runner.progress import Silent, Watcher
 from convbench.suites.runner.quiet import Quiet
 from convbench.suites.runner.recorder import Circumstances, Recorder
-from convbench.suites.runner.schedule import left_alone, planned_processes, schedule, still_valid
-from convbench.suites.runner.task import Turns
+from convbench.suites.runner.schedule import Task, left_alone, planned_processes, schedule, still_valid
+from convbench.suites.runner.task import RunContext
 
 THREADS_PER_CORE = 8  # at most; more is a slip of the hand
 WAITED_SHARE = 0.1  # of a total budget: at most for other programs to end
@@ -156,11 +158,11 @@ def running(
             watcher.stage("starting the process that measures")
             with Supervisor(
                 store.path / "run.log", suite.timing.threads, other.path if other else None
-            ) as host:
+            ) as supervisor:
                 yield from _measure(
                     suite,
                     registry,
-                    host,
+                    supervisor,
                     store,
                     watcher,
                     data_dir,
@@ -210,8 +212,9 @@ def preview(
     check_threads(suite)
     watcher.stage("looking at the machine, the data and the backends")
     try:
-        with TemporaryDirectory() as scratch, Supervisor(Path(scratch) / "run.log") as host:
-            return _plan(suite, registry, host, look_around(host, Silent(), suite.dataset, data_dir))
+        with TemporaryDirectory() as scratch, Supervisor(Path(scratch) / "run.log") as supervisor:
+            survey = probe.survey(supervisor, suite.dataset, data_dir)
+            return _plan(suite, registry, supervisor, survey)
     finally:
         watcher.end()
 
@@ -258,7 +261,7 @@ def check_resumed(suite: Suite, directory: Path) -> None:
 def _measure(
     suite: Suite,
     registry: Registry,
-    host: Supervisor,
+    supervisor: Supervisor,
     store: RunStore,
     watcher: Watcher,
     data_dir: Path | str | None,
@@ -268,77 +271,83 @@ def _measure(
     run_id: str | None,
     other: OtherVersion | None,
 ) -> Generator[None, None, None]:
+    """Survey, plan, schedule and write down what is to be run; then run it, task by task."""
     watcher.stage("looking at the machine and the data")
-    survey = look_around(host, watcher, suite.dataset, data_dir)
+    survey = probe.survey(supervisor, suite.dataset, data_dir, watcher.note)
     began = clock.monotonic()  # of a total budget: to download the data may take longer than all of the run
     watcher.stage("asking the backends whether they can run here")
-    planned = _plan(suite, registry, host, survey)
+    planned = _plan(suite, registry, supervisor, survey)
     if not store.rows():  # of a run that is resumed there is something to show
         check_possible(planned)
     watcher.note(f"results go to {store.path}")
     suite = suite.override({"budget.memory_mb": suite.budget.memory_mb or free_memory_mb()})
     time, train = time and "time" in suite.kinds, train and "train" in suite.kinds
-    to_run = [entry.combination for entry in planned if entry.obstacle is None and (time or train)]
     watcher.stage("measuring what the machine could do at most")
-    peaks = find_peaks(
-        host,
-        watcher,
-        [(combination.device, combination.dtype) for combination in to_run],
-        threads=suite.timing.threads,
-        memory_mb=suite.budget.memory_mb,
-    )
+    peaks = _peaks(suite, supervisor, watcher, planned if time or train else [])
+    facts = Circumstances.of_run(registry, survey, other)
+    # two sides of one directory go through the same order
+    seed = store.path.name if other is None and run_id is None else store.path.absolute().parent.name
+    tasks = schedule(suite, planned, facts.of_combination, seed, time=time, train=train)
+    kept, others = still_valid(store.rows(), tasks), left_alone(store.rows(), tasks)
     environment = {**survey.environment, "peaks": peaks}
     if other is not None:
         environment["in_place_of_the_installed"] = {
             "package": other.package,
             "versions": dict(other.versions),
         }
-
-    versions = other.versions if other is not None else {}
-    facts = Circumstances(
-        convbench_version=versions.get("convbench", registry.version),
-        torch_version=survey.torch_version,
-        machine_id=survey.environment["machine_id"],
-        device_names=survey.devices,
-        data=survey.data,
-        registry=registry,
-        versions=versions,
-    )
-    # two sides of one directory go through the same order
-    seed = store.path.name if other is None and run_id is None else store.path.absolute().parent.name
-    tasks = schedule(suite, planned, facts.of_combination, seed, time=time, train=train)
-    kept, others = still_valid(store.rows(), tasks), left_alone(store.rows(), tasks)
     environment["planned_processes"] = planned_processes(tasks, others)
     _write(store.path / "environment.json", json.dumps(environment, indent=2) + "\n")
     _write(store.path / "suite.toml", suite.to_toml())
     store.keep(others + kept)
-    turns = Turns(suite, survey, peaks, Recorder(suite, store, facts, run_id), watcher)
+    context = RunContext(
+        suite=suite,
+        survey=survey,
+        peaks=peaks,
+        num_classes=registry.dataset(suite.dataset).num_classes,
+        supervisor=supervisor,
+        recorder=Recorder(suite, store, facts, run_id),
+        watcher=watcher,
+    )
+    agenda = _agenda(context, tasks, kept, began)
+    yield
+    yield from _run_agenda(agenda, context)
+
+
+def _peaks(suite: Suite, supervisor: Supervisor, watcher: Watcher, planned: Sequence[Planned]) -> Peaks:
+    """The peaks of every device and dtype that something is to run on."""
+    to_run = [entry.combination for entry in planned if entry.obstacle is None]
+    return probe.find_peaks(
+        supervisor,
+        [(combination.device, combination.dtype) for combination in to_run],
+        watcher.note,
+        threads=suite.timing.threads or usable_cores(),
+        memory_mb=suite.budget.memory_mb,
+    )
+
+
+def _agenda(context: RunContext, tasks: Sequence[Task], kept: Sequence[Row], began: float) -> Agenda:
+    """The agenda of a run; the rows that are kept are done."""
+    suite, survey = context.suite, context.survey
     forecast = Forecast(suite, survey.train_images, survey.test_images)
     forecast.learn(kept)
     done = [(row.kind, row.round, row.combination) for row in kept]
-    deadline = _deadline(suite, began, kept)
-    numbers = count(1 + max((row.order or 0 for row in kept), default=-1))
     certain = [task for task in tasks if not task.optional]
-    watcher.begin(certain, len(certain) - len({slot(task) for task in certain}.difference(done)))
-
-    agenda = Agenda(
+    context.watcher.begin(certain, len(certain) - len({slot(task) for task in certain}.difference(done)))
+    return Agenda(
         suite,
         tasks,
         forecast,
-        blocked=lambda task: turns.obstacle(task) is not None,
-        timed=turns.recorder.timed,
+        blocked=lambda task: context.obstacle(task) is not None,
+        timed=context.recorder.timed,
         done=done,
-        deadline=deadline,
-        order=numbers,
+        deadline=_deadline(suite, began, kept),
+        order=count(1 + max((row.order or 0 for row in kept), default=-1)),
     )
-    yield
-    yield from _run_agenda(agenda, host, turns, suite, watcher)
 
 
-def _run_agenda(
-    agenda: Agenda, host: Supervisor, turns: Turns, suite: Suite, watcher: Watcher
-) -> Generator[None, None, None]:
+def _run_agenda(agenda: Agenda, context: RunContext) -> Generator[None, None, None]:
     """Run what an agenda hands out, one process at a time, and none while other programs are busy."""
+    suite, watcher = context.suite, context.watcher
     limit = suite.timing.quiet_seconds
     if suite.budget.total_seconds is not None:
         limit = min(limit, WAITED_SHARE * suite.budget.total_seconds)
@@ -349,15 +358,15 @@ def _run_agenda(
             watcher.outlook(agenda.outlook())
             took = clock.monotonic() - now
             look_at = now + max(OUTLOOK_SECONDS, took / OUTLOOK_SHARE)
-        if task.kind != "verify" and turns.obstacle(task) is None:
+        blocked = context.obstacle(task) is not None
+        if task.kind != "verify" and not blocked:
             quiet.wait()
-        turn = turns.begin(task, agenda.timeout())
-        if turn is not None:
-            row = turn.finish(host.run(turn.job, turn.timeout, turn.take))
+        row = context.run(task, agenda.timeout())
+        if not blocked:
             agenda.forecast.learn([row])
             quiet.learn(row)
         yield
-    turns.leave_out(agenda.left_out())
+    context.leave_out(agenda.left_out())
 
 
 def _deadline(suite: Suite, began: float, kept: Sequence[Row]) -> float:
@@ -367,14 +376,14 @@ def _deadline(suite: Suite, began: float, kept: Sequence[Row]) -> float:
     return began + suite.budget.total_seconds - sum(row.process_seconds or 0.0 for row in kept)
 
 
-def _plan(suite: Suite, registry: Registry, host: Supervisor, survey: Survey) -> list[Planned]:
-    unavailable = find_unavailable(host, registry.backends.matching(suite.backends))
+def _plan(suite: Suite, registry: Registry, supervisor: Supervisor, survey: Survey) -> list[Planned]:
+    unavailable = probe.find_unavailable(supervisor, registry.backends.matching(suite.backends))
     planned = plan(suite, registry, list(survey.devices), unavailable)
     if unlike := unlike_images(planned, registry, survey.image_shape):
-        misfits = find_misfits(host, unlike, registry.dataset(suite.dataset).num_classes)
-        planned = with_misfits(planned, registry, misfits, survey.data["name"], survey.image_shape)
-    check_batch_sizes(planned, survey.train_images, survey.data["name"])
-    check_translation(suite.test_translation_px, survey.image_size, survey.data["name"])
+        misfits = probe.find_misfits(supervisor, unlike, registry.dataset(suite.dataset).num_classes)
+        planned = with_misfits(planned, registry, misfits, survey.images.name, survey.image_shape)
+    check_batch_sizes(planned, survey.train_images, survey.images.name)
+    check_translation(suite.test_translation_px, survey.image_size, survey.images.name)
     return planned
 
 

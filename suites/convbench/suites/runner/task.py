@@ -1,29 +1,45 @@
-"""A task's turn: what its worker is told, what that tells, and the row it ends as."""
+"""Run one task in a worker process: make its job, handle its events, and hand its result to the recorder."""
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from convbench.registry.discovery.plugins import describe
 from convbench.results.schema import Row, Status
 from convbench.suites.config.suite import Suite
-from convbench.suites.processes.protocol import Event
-from convbench.suites.processes.supervisor import ExitStatus
-from convbench.suites.processes.survey import Peaks, Survey
-from convbench.suites.runner.progress import Beat, Watcher
-from convbench.suites.runner.recorder import Process, Recorder
+from convbench.suites.processes.probe import Peaks
+from convbench.suites.processes.protocol import (
+    Beat,
+    CombinationJob,
+    Dropped,
+    EpochEnd,
+    Event,
+    Failed,
+    Measured,
+    Note,
+    Samples,
+    Survey,
+    Tried,
+    Trying,
+)
+from convbench.suites.processes.supervisor import ExitStatus, Supervisor
+from convbench.suites.runner.progress import Watcher
+from convbench.suites.runner.recorder import Recorder, TaskResult, utc_now
 from convbench.suites.runner.schedule import Task
 
 
 @dataclass(frozen=True)
-class Turns:
-    """What all turns of a run share."""
+class RunContext:
+    """What all tasks of a run share."""
 
     suite: Suite
     survey: Survey
     peaks: Peaks
+    num_classes: int
+    supervisor: Supervisor
     recorder: Recorder
     watcher: Watcher
 
@@ -31,88 +47,132 @@ class Turns:
         """The status and reason of a task that is known not to run."""
         return task.planned.obstacle or self.recorder.found_wrong(task.combination)
 
-    def begin(self, task: Task, timeout: float) -> Turn | None:
-        """Begin a task's turn; None where that is its end too, for it is known that it cannot run.
-
-        After `timeout` seconds its worker will be killed.
-        """
+    def run(self, task: Task, timeout: float) -> Row:
+        """Run a task, or write down why it cannot run; its worker is killed after `timeout` seconds."""
         self.watcher.start(task)
         obstacle = self.obstacle(task)
-        if obstacle is None:
-            return Turn(self, task, self.recorder.begin(task), timeout)
-        self.watcher.finish(task, self.recorder.skip(task, *obstacle))
-        return None
+        if obstacle is not None:
+            row = self.recorder.write(task, TaskResult(*obstacle))
+        else:
+            run = TaskRun(self, task)
+            status = self.supervisor.run(self.job(task), timeout, run.handle_event)
+            row = self.recorder.write(task, run.result(status, timeout))
+        self.watcher.finish(task, row)
+        return row
 
     def leave_out(self, left: Sequence[tuple[Task, str]]) -> None:
-        """Write the rows of tasks that the total budget has no time for, and say it by name."""
-        said: dict[str, dict[str, None]] = {}
+        """Write the rows of tasks that the total budget has no time for, and name them."""
+        named: dict[str, dict[str, None]] = {}
         for task, reason in left:
             obstacle = self.obstacle(task)
             if obstacle is not None:
-                self.recorder.skip(task, *obstacle)
+                self.recorder.write(task, TaskResult(*obstacle))
                 continue
-            self.recorder.leave_out(task, reason)
-            said.setdefault(reason, {})[task.combination.label] = None
-        for reason, labels in said.items():
+            self.recorder.write(task, TaskResult("budget", notes=reason))  # the reason is no error
+            named.setdefault(reason, {})[task.combination.label] = None
+        for reason, labels in named.items():
             self.watcher.note(f"{', '.join(labels)}: {reason}")
 
+    def job(self, task: Task) -> CombinationJob:
+        """What the worker of a task is told."""
+        suite, timing, combination = self.suite, self.suite.timing, task.combination
+        assert timing.threads is not None  # resolved when the run began
+        return CombinationJob(
+            kind=task.kind,
+            round=task.round,
+            combination=combination,
+            recipe=task.planned.recipe,
+            images=self.survey.images,
+            num_classes=self.num_classes,
+            threads=timing.threads,
+            test_translation_px=suite.test_translation_px,
+            fuse=suite.fuse,
+            peaks=self.peaks.get(combination.device, {}).get(combination.dtype),
+            warmup_steps=timing.warmup_steps,
+            steps=timing.steps,
+            max_steps=timing.max_steps,
+            max_seconds=timing.max_seconds if task.share is None else task.share,
+            cold_steps=timing.cold_steps,
+            precision=timing.precision,
+            cudnn=timing.cudnn,
+            train_seconds=suite.budget.train_seconds if task.share is None else task.share,
+            # CUDA reserves far more than it uses; there the device says when memory runs out
+            memory_mb=suite.budget.memory_mb if combination.device == "cpu" else None,
+        )
 
-@dataclass(frozen=True)
-class Turn:
-    """A task whose worker is at work."""
 
-    turns: Turns
+@dataclass
+class TaskRun:
+    """A task while its worker runs: what the worker has sent so far."""
+
+    context: RunContext
     task: Task
-    process: Process
-    timeout: float
-    noise: set[str] = field(default_factory=set)
+    started_at: str = field(default_factory=utc_now)
+    began: float = field(default_factory=time.monotonic)
+    measures: dict[str, Any] = field(default_factory=dict)
+    trying: Trying | None = None
+    dropped: bool = False
 
-    @property
-    def job(self) -> dict[str, Any]:
-        """What the worker is told."""
-        suite, combination = self.turns.suite, self.task.combination
-        on_accelerator = combination.device != "cpu"
-        timing, budget = asdict(suite.timing), asdict(suite.budget)
-        if self.task.share is not None:
-            timing["max_seconds"] = budget["train_seconds"] = self.task.share
-        return {
-            "kind": self.task.kind,
-            "round": self.task.round,
-            "combination": asdict(combination),
-            "recipe": asdict(self.task.planned.recipe),
-            "timing": timing,
-            "budget": budget,
-            "test_translation_px": suite.test_translation_px,
-            "fuse": suite.fuse,
-            "threads": suite.timing.threads,
-            "data": self.turns.survey.data,
-            "peaks": self.turns.peaks.get(combination.device, {}).get(combination.dtype),
-            "num_classes": self.turns.recorder.num_classes(suite.dataset),
-            # CUDA reserves far more than it uses; out-of-memory there is the device's to say
-            "memory_mb": None if on_accelerator else suite.budget.memory_mb,
-        }
+    def handle_event(self, event: Event) -> None:
+        """Show, store or remember what the worker sends. Epochs and samples are stored at once."""
+        watcher, recorder = self.context.watcher, self.context.recorder
+        match event:
+            case Note(text):
+                watcher.note(text)
+            case Beat():
+                watcher.beat(self.task, event)
+            case EpochEnd():
+                watcher.progress(self.task, recorder.keep_epoch(self.task, event))
+                self.measures |= {
+                    "epochs": event.epoch,
+                    "steps": event.steps,
+                    "train_seconds": event.train_seconds,
+                    "train_loss": event.train_loss,
+                    "val_loss": event.val_loss,
+                    "val_accuracy": event.val_accuracy,
+                }
+            case Samples():
+                recorder.keep_samples(self.task, event)
+                self.measures |= figures(event, self.task.combination.batch_size)
+            case Trying():
+                self.trying = event
+            case Tried():
+                self.trying = None
+            case Dropped(reason):
+                if not self.dropped:
+                    watcher.note(f"{self.task.label}: what is no event was dropped ({reason})")
+                self.dropped = True
 
-    def take(self, event: Event) -> None:
-        """Take in what the worker tells."""
-        watcher = self.turns.watcher
-        try:
-            if event["event"] == "foreign":
-                raise ValueError("it does not carry the mark of ours")
-            if event["event"] == "note":
-                watcher.note(event["text"])
-            elif event["event"] == "beat":
-                watcher.beat(self.task, Beat(event["steps"], event["epoch"], event["loss"]))
-            elif event["event"] == "epoch":
-                watcher.progress(self.task, self.process.epoch(event))
-            else:
-                self.process.take(event)
-        except (KeyError, TypeError, ValueError) as error:  # a plugin wrote to the descriptor of events
-            if not self.noise:
-                watcher.note(f"{self.task.label}: what is no event was dropped ({describe(error)})")
-            self.noise.add(describe(error))
+    def result(self, status: ExitStatus, timeout: float) -> TaskResult:
+        """How the task ended, from how its worker ended."""
+        self.measures["process_seconds"] = time.monotonic() - self.began
+        match status.result:
+            case Measured(word, error, measures, notes):
+                measures = {**self.measures, **measures}
+                return TaskResult(word, error, "; ".join(notes) or None, measures, self.started_at)
+            case Failed(word, error):
+                return TaskResult(word, error, None, self.measures, self.started_at)
+        if status.code is None:
+            error = f"no end after {round(timeout, 1):g} s; its process was killed"
+        else:
+            error = f"its process {status.description} without a result"
+        if self.trying is not None:
+            ended = self.trying.ended
+            error = f"{ended.case}: {error}" + (f"; {ended.message}" if ended.message else "")
+        word = "timeout" if status.code is None else "crashed"
+        return TaskResult(word, error, None, self.measures, self.started_at)
 
-    def finish(self, ending: ExitStatus) -> Row:
-        """The worker has ended: write its row."""
-        row = self.process.finish(ending, self.timeout)
-        self.turns.watcher.finish(self.task, row)
-        return row
+
+def figures(samples: Samples, batch_size: int) -> dict[str, float]:
+    """Medians and deciles of the step times of one process, as columns of its row."""
+    times = samples.step_ms
+    median = statistics.median(times)
+    deciles = statistics.quantiles(times, n=10, method="inclusive") if len(times) > 1 else [median] * 9
+    return {
+        "steps": len(times),
+        "step_ms_median": median,
+        "step_ms_p10": deciles[0],
+        "step_ms_p90": deciles[8],
+        "images_per_second": batch_size / median * 1000,
+        **{phase: statistics.median(phase_ms) for phase, phase_ms in samples.phases.items()},
+    }

@@ -1,4 +1,4 @@
-"""What happens inside a worker process: one job, its events, and the status it ends with.
+"""What happens inside a worker process: one job, its events, and its result.
 
 All plugin code of a run is executed here. Events are JSON lines on a descriptor of their own; what plugins
 print goes to the run's log.
@@ -6,74 +6,94 @@ print goes to the run's log.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any
+from importlib import import_module
 
 from convbench.registry import ConvbenchError, Unsupported, UsageError
 from convbench.registry.discovery.plugins import describe
 from convbench.registry.errors import out_of_memory
-from convbench.suites.worker.jobs import Send, time_combination, train_combination, verify_combination
-from convbench.suites.worker.originals import originals
-from convbench.suites.worker.probe_jobs import availability, conform, fit, peaks, survey
-from convbench.suites.worker.setup import Job
+from convbench.results.schema import Status
+from convbench.suites.processes.protocol import (
+    AvailabilityJob,
+    CombinationJob,
+    ConformJob,
+    Event,
+    Failed,
+    FitJob,
+    Job,
+    Note,
+    PeaksJob,
+    Result,
+    Send,
+    SurveyJob,
+    dumps,
+    encode,
+)
+
+# The function of each kind of job. It is imported when it is needed: not every server has imported torch.
+FUNCTIONS: Mapping[type[Job], tuple[str, str]] = {
+    SurveyJob: ("probe_jobs", "survey"),
+    AvailabilityJob: ("availability", "availability"),
+    FitJob: ("probe_jobs", "fit"),
+    PeaksJob: ("probe_jobs", "peaks"),
+    CombinationJob: ("jobs", "run_combination"),
+    ConformJob: ("conform", "conform"),
+}
 
 
-def work(job: Job, results: int, data: int) -> int:
-    """Do one job. The last event has a `status`; any exception becomes one.
+def work(job: Job, token: str, results: int, data: int) -> int:
+    """Do one job. The last message is its result; any exception becomes one.
 
     Args:
-        job: `kind`, and what that kind of job needs, see the functions of JOBS; and the `token` by which
-            events are known to be ours.
-        results: where events are written.
+        job: what to do.
+        token: by which the parent knows our messages.
+        results: where messages are written.
         data: the file the dataset is kept in.
 
     Returns:
-        the process's exit code, 0 whenever the last event was written.
+        the process's exit code, 0 whenever the result was written.
     """
     lock = threading.RLock()
-    token = job["token"]
-    job = {name: value for name, value in job.items() if name != "token"}
 
-    def send(event: dict[str, Any]) -> None:
+    def send(message: Event | Result) -> None:
         # the first line end cuts off whatever a plugin has written here
-        line = b"\n" + json.dumps({**event, "token": token}).encode() + b"\n"
+        line = b"\n" + dumps({**encode(message), "token": token})
         with lock:
             while line:
                 line = line[os.write(results, line) :]
 
     _forward_notes(send)
     try:
-        ending = JOBS[job["kind"]](job, send, data)
+        result = _function(type(job))(job, send, data)
     except BaseException as error:  # noqa: BLE001 - the worker's edge: whatever it is becomes a row
         _log_traceback()
-        ending = {
-            "status": _status(error),
-            "error": _explain(error),
-            "ours": isinstance(error, ConvbenchError),
-            "usage": isinstance(error, UsageError),
-        }
-    send({"event": "end", **ending})
+        result = Failed(
+            _status(error), _explain(error), isinstance(error, ConvbenchError), isinstance(error, UsageError)
+        )
+    send(result)
     return 0
 
 
-JOBS: Mapping[str, Callable[[Job, Send, int], dict[str, Any]]] = {
-    "survey": survey,
-    "availability": availability,
-    "fit": fit,
-    "peaks": peaks,
-    "verify": verify_combination,
-    "time": time_combination,
-    "train": train_combination,
-    "conform": conform,
-}
+def load_jobs() -> None:
+    """Import the functions of all jobs, and note what no plugin may replace: no plugin is loaded yet."""
+    for kind in FUNCTIONS:
+        _function(kind)
+    from convbench.suites.worker.setup import originals
 
-originals()  # of a process that has loaded no plugin
+    originals()
+
+
+def _function(kind: type[Job]) -> Callable[[Job, Send, int], Result]:
+    module, name = FUNCTIONS[kind]
+    function: Callable[[Job, Send, int], Result] = getattr(
+        import_module(f"convbench.suites.worker.{module}"), name
+    )
+    return function
 
 
 def _log_traceback() -> None:
@@ -83,7 +103,7 @@ def _log_traceback() -> None:
         pass
 
 
-def _status(error: BaseException) -> str:
+def _status(error: BaseException) -> Status:
     if isinstance(error, Unsupported):
         return "unsupported"
     return "oom" if out_of_memory(error) else "error"
@@ -99,7 +119,7 @@ class _Notes(logging.Handler):
         self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._send({"event": "note", "text": record.getMessage()})
+        self._send(Note(record.getMessage()))
 
 
 def _forward_notes(send: Send) -> None:

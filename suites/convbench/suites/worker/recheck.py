@@ -5,9 +5,6 @@ What holds at first need not hold later, nor outside of verification. None of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +16,7 @@ from convbench.registry.known_faults import faults_here
 from convbench.registry.routing.dispatch import Routed, use_backend
 from convbench.suites.measure.cuda_graphs import GraphedStep
 from convbench.suites.measure.data import Batches
-from convbench.suites.worker.setup import Setup
+from convbench.suites.worker.setup import Setup, Verdict
 
 ALTOGETHER = 0.1  # of the norm: how far a compiled step may be off, whose single answers nobody can see
 REPEATED = (
@@ -29,7 +26,7 @@ REPEATED = (
 
 def recheck(
     setup: Setup, seed: int, model: nn.Module, *, trained: bool, graphed: GraphedStep | None = None
-) -> dict[str, Any]:
+) -> Verdict:
     """Verify once more on new data, and hold real steps of the model against the reference.
 
     Args:
@@ -38,14 +35,11 @@ def recheck(
         model: what was timed or trained.
         trained: whether there were evaluations as well, and smaller batches at the end of each split.
         graphed: the captured steps that were, in mode `graph`.
-
-    Returns:
-        the status, and what is wrong in a sentence.
     """
     splits = (setup.train_data, setup.test_data) if trained else ()
     sizes = filter(None, (len(data) % setup.batch_size for data in splits))
     verified = setup.verify(setup.cases(*sizes), seed)
-    if verified["status"] != "ok":
+    if verified.status != "ok":
         return verified
     _make_finite(setup.model)
     try:
@@ -60,8 +54,8 @@ def recheck(
             _check_service(calls[:in_a_step], model)
         setup.check_process()
     except IntegrityError as error:
-        return {"status": "incorrect", "error": str(error)}
-    return {"status": "ok"}
+        return Verdict("incorrect", str(error))
+    return Verdict("ok")
 
 
 def _take_steps(setup: Setup, calls: list[Call], evaluate: bool) -> int:
@@ -102,13 +96,13 @@ def _batch(setup: Setup, data: Batches) -> tuple[Tensor, Tensor]:
     return data.batch(torch.arange(min(setup.batch_size, len(data)), device=data.device))
 
 
-def _check_refusals(setup: Setup, calls: list[Call], verified: Mapping[str, Any]) -> None:
+def _check_refusals(setup: Setup, calls: list[Call], verified: Verdict) -> None:
     """What is refused must be the same in verification and at work."""
     for call in calls:
-        if not call.served and str(call.case) in verified["passed"]:
+        if not call.served and str(call.case) in verified.passed:
             raise IntegrityError(f"{call.case}: it is served in verification and refused in a training step")
         # what is refused may have been a gradient that the step has no need of
-        if call.served and str(call.case) in verified["refused"] and _refuses(setup, call.case):
+        if call.served and str(call.case) in verified.refused and _refuses(setup, call.case):
             raise IntegrityError(f"{call.case}: it is refused in verification and served in a training step")
 
 

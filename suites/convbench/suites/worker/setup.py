@@ -1,24 +1,29 @@
-"""What the jobs on a combination have in common: its records, its device, its model, its data."""
+"""What the jobs on a combination share: its records, its device, its model, its data, and how it is verified."""
 
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from convbench.registry import Architecture, Backend, Recipe, Unsupported, discover
+from convbench.registry import Architecture, Backend, Unsupported, discover
 from convbench.registry.conformance.cases import Case, model_cases
 from convbench.registry.conformance.fused_cases import fused_cases
 from convbench.registry.conformance.verify import Attempt, at_once, verify
 from convbench.registry.integrity.global_state import GlobalState
-from convbench.registry.integrity.monkeypatch_guard import IntegrityError
+from convbench.registry.integrity.monkeypatch_guard import FOUNDATIONS, IntegrityError, Originals, Owner
 from convbench.registry.models.factory import create_model, initialise
 from convbench.registry.ops.dtypes import arithmetic
 from convbench.registry.records import chooses
 from convbench.registry.routing.dispatch import use_backend
+from convbench.results.schema import Status
 from convbench.suites.measure.amp import Amp
 from convbench.suites.measure.cuda_graphs import GraphedStep
 from convbench.suites.measure.data import (
@@ -31,36 +36,44 @@ from convbench.suites.measure.data import (
 )
 from convbench.suites.measure.devices import check_capability, obstacle_to_graphs, select
 from convbench.suites.measure.training import prime
-from convbench.suites.worker.originals import originals
+from convbench.suites.processes.protocol import CombinationJob
 
-Job = Mapping[str, Any]
-
+ROOMS = ("convbench.registry", "convbench.suites", "convbench.results")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a verification; `passed` and `refused` are the cases that did, as text."""
+
+    status: Status
+    error: str | None = None
+    max_error: float | None = None
+    passed: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()
 
 
 class Setup:
     """One combination, ready to be measured in this process."""
 
-    def __init__(self, job: Job, data: int) -> None:
-        self._flushed = set_process(job)
-        self.arithmetic = arithmetic(job["combination"]["dtype"])
+    def __init__(self, job: CombinationJob, data: int) -> None:
+        combination = job.combination
+        self._flushed = set_process(job.threads)
+        self.arithmetic = arithmetic(combination.dtype)
         self.arithmetic.set()
-        torch.backends.cudnn.benchmark = job["timing"]["cudnn"] == "trial"
+        torch.backends.cudnn.benchmark = job.cudnn == "trial"
         self._state = GlobalState()  # before any plugin is loaded
-        combination = job["combination"]
         registry = discover()
-        self.architecture: Architecture = registry.architecture(combination["architecture"])
-        self.backend: Backend = registry.backend(combination["backend"])
-        recipe = dict(job["recipe"])
-        recipe["resize"] = tuple(recipe["resize"]) if recipe["resize"] else None
-        self.recipe = Recipe(**recipe)
-        self.batch_size: int = combination["batch_size"]
-        self.mode: str = combination["mode"]
-        self.fuse: bool = job.get("fuse", False)
-        self.seed: int = combination["seed"]
-        self.device = torch.device(combination["device"])
+        self.architecture: Architecture = registry.architecture(combination.architecture)
+        self.backend: Backend = registry.backend(combination.backend)
+        self.recipe = job.recipe
+        self.batch_size = combination.batch_size
+        self.mode = combination.mode
+        self.fuse = job.fuse
+        self.seed = combination.seed
+        self.device = torch.device(combination.device)
         select(self.device)
-        self.memory_format: str = combination["memory_format"]
+        self.memory_format = combination.memory_format
         check_capability(self.device, self.arithmetic)
         problem = self.architecture.problem
         dtype = self.arithmetic.tensors
@@ -70,10 +83,10 @@ class Setup:
         ):  # trained, and so by autocast
             self.amp = Amp(self.device, dtype)
             dtype = torch.float32
-        images = None if problem else read_images(job["data"], data)
+        images = None if problem else read_images(vars(job.images), data)
         channels = images.train_images.shape[1] if images else self.architecture.input_shape[0]
         torch.manual_seed(self.seed)
-        model = create_model(self.architecture, num_classes=job["num_classes"], in_channels=channels)
+        model = create_model(self.architecture, num_classes=job.num_classes, in_channels=channels)
         if self.recipe.init != self.architecture.recipe.init:
             torch.manual_seed(self.seed)
             initialise(model, self.recipe.init)
@@ -88,8 +101,8 @@ class Setup:
             where = (self.device, dtype, self.memory_format, self.recipe.resize)
             self.train_data = image_batches(images.train_images, images.train_labels, *where)
             self.test_data = image_batches(images.test_images, images.test_labels, *where)
-            if job.get("test_translation_px"):
-                moved = translated(images.test_images, job["test_translation_px"], seed=self.seed)
+            if job.test_translation_px:
+                moved = translated(images.test_images, job.test_translation_px, seed=self.seed)
                 self.translated_data = image_batches(moved, images.test_labels, *where)
 
     @property
@@ -150,10 +163,8 @@ class Setup:
             cases.setdefault(case.op, []).append(case)
         return cases
 
-    def verify(
-        self, cases: Mapping[str, list[Case]], seed: int, attempt: Attempt = at_once
-    ) -> dict[str, Any]:
-        """Hold the backend against the reference; the status, and the first failure in a sentence.
+    def verify(self, cases: Mapping[str, list[Case]], seed: int, attempt: Attempt = at_once) -> Verdict:
+        """Hold the backend against the reference; an error is the first failure in a sentence.
 
         A known fault of other people's code is a failure here like any other: what is wrong is not measured.
         """
@@ -169,33 +180,40 @@ class Setup:
             )
             self.check_process()
         except IntegrityError as error:
-            return {"status": "incorrect", "error": str(error)}
+            return Verdict("incorrect", str(error))
         for outcome in sorted(report.failures, key=lambda each: bool(each.known_fault)):
-            status = "incorrect" if outcome.state == "failed" else "error"
+            status: Status = "incorrect" if outcome.state == "failed" else "error"
             if outcome.state == "crashed" and outcome.memory:
                 status = "oom"
             where = f"{outcome.case}: " if outcome.case else ""
             where = f"{outcome.known_fault}: {where}" if outcome.known_fault else where
-            return {"status": status, "error": f"{where}{outcome.message}"}
+            return Verdict(status, f"{where}{outcome.message}")
         if cases and not report.count("passed"):
             reasons = sorted({f"{outcome.op}: {outcome.message}" for outcome in report.outcomes})
-            return {
-                "status": "unsupported",
-                "error": "; ".join(reasons) or f"it offers none of {', '.join(cases)}",
-            }
-        by_state = {
-            state: {outcome.case for outcome in report.outcomes if outcome.state == state}
+            return Verdict("unsupported", "; ".join(reasons) or f"it offers none of {', '.join(cases)}")
+        passed, refused = (
+            frozenset(outcome.case for outcome in report.outcomes if outcome.state == state)
             for state in ("passed", "unsupported")
-        }
-        return {
-            "status": "ok",
-            "max_error": report.max_error if cases else None,
-            "passed": by_state["passed"],
-            "refused": by_state["unsupported"],
-        }
+        )
+        return Verdict("ok", None, report.max_error if cases else None, passed, refused)
 
 
-def set_process(job: Job) -> bool:
+@cache
+def originals() -> Originals:
+    """What no plugin may replace: convbench's modules and what they call, as they are at the first call."""
+    modules = [module for name, module in sorted(sys.modules.items()) if name.startswith(ROOMS)]
+    return Originals([*FOUNDATIONS, *modules, *(kind for module in modules for kind in _classes(module))])
+
+
+def _classes(module: ModuleType) -> list[Owner]:
+    return [
+        member
+        for member in vars(module).values()
+        if isinstance(member, type) and member.__module__ == module.__name__
+    ]
+
+
+def set_process(threads: int) -> bool:
     """Fix what the speed of every worker depends on, before torch starts its threads.
 
     Freed memory is kept instead of handed back to the system: otherwise the C library maps and unmaps the
@@ -205,7 +223,7 @@ def set_process(job: Job) -> bool:
         whether denormal numbers are flushed to zero, which not every processor can.
     """
     keep_freed_memory()
-    torch.set_num_threads(job["threads"])
+    torch.set_num_threads(threads)
     return torch.set_flush_denormal(True)
 
 

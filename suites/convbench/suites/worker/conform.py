@@ -1,4 +1,4 @@
-"""The steps of a verification in a worker that may die of any of them.
+"""The job that verifies a whole backend, and the steps of a verification in a worker that may die of any of them.
 
 Before a step the worker tells which one it is, and afterwards what came of it. So the parent knows which step
 ended the process; it starts another worker and tells it all that is known, and that one goes on from there.
@@ -8,16 +8,49 @@ from __future__ import annotations
 
 import faulthandler
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from time import monotonic
-from typing import Any
 
+import torch
+
+from convbench.registry import UnknownName, Unsupported, discover
 from convbench.registry.conformance.report import CASE, SMALLER, Outcome, step_kind
-from convbench.registry.conformance.verify import Step
+from convbench.registry.conformance.verify import Step, verify
+from convbench.suites.measure.devices import available_devices, select
+from convbench.suites.processes.protocol import Conformance, ConformJob, Failed, Send, Tried, Trying
+from convbench.suites.worker.setup import set_process
 
 IN_A_ROW = 10  # cases of an op and dtype that end their processes; then its others are not tried
-Send = Callable[[dict[str, Any]], None]
+
+
+def conform(job: ConformJob, send: Send, data: int) -> Conformance | Failed:
+    """Verify one backend: an event before and after every step."""
+    set_process(job.threads)
+    present = available_devices()
+    if job.device not in present and f"{job.device}:0" not in present:
+        raise UnknownName("device", job.device, present)
+    select(torch.device(job.device))
+    backend = discover().backend(job.backend)
+    if job.device.partition(":")[0] not in backend.devices:
+        raise Unsupported(f"backend {backend.name!r} runs on {', '.join(backend.devices)}")
+    reason = backend.unavailable()
+    if reason is not None:
+        return Failed("unavailable", str(reason))
+    claimed = backend.dtypes_on(job.device)
+    dtypes = [dtype for dtype in job.dtypes or claimed if dtype in claimed]
+    if not dtypes:
+        raise Unsupported(f"backend {backend.name!r} takes {', '.join(claimed)} on {job.device}")
+    report = verify(
+        backend,
+        device=job.device,
+        dtypes=dtypes,
+        generated=job.generated,
+        seed=job.seed,
+        shrink=True,
+        attempt=Attempts(send, job.known, job.step_seconds, job.shrink_seconds),
+    )
+    return Conformance(report.outcomes, report.accuracy, report.derived)
 
 
 class Attempts:
@@ -25,7 +58,7 @@ class Attempts:
 
     Args:
         send: tells the parent.
-        known: the outcomes of steps that other workers took, as `send` told them, in their order.
+        known: the steps that other workers took, in their order.
         step_seconds: after which a step is taken to hang, and its process ended; None: it is not watched.
         shrink_seconds: that smaller cases of an op may take altogether, in all workers.
     """
@@ -33,7 +66,7 @@ class Attempts:
     def __init__(
         self,
         send: Send,
-        known: Iterable[Mapping[str, Any]] = (),
+        known: Iterable[Tried] = (),
         step_seconds: float | None = None,
         shrink_seconds: float = math.inf,
     ) -> None:
@@ -42,7 +75,7 @@ class Attempts:
         self._ends: dict[tuple[str, str], int] = {}  # by op and dtype, in a row
         self._shrinking: dict[str, float] = {}  # seconds, by op
         for step in known:
-            self._keep(step["key"], [Outcome(**outcome) for outcome in step["outcomes"]], step["seconds"])
+            self._keep(step.key, list(step.outcomes), step.seconds)
 
     def __call__(self, key: str, ended: Outcome, step: Step) -> list[Outcome]:
         if key in self._known:
@@ -55,7 +88,7 @@ class Attempts:
         if step_kind(key) == SMALLER and self._shrinking.get(ended.op, 0.0) >= self._shrink_seconds:
             message = "not tried: there is no time left for smaller cases"
             return [Outcome(ended.op, ended.case, ended.dtype, ended.device, "unsupported", message)]
-        self._send({"event": "trying", "key": key, "ended": vars(ended)})
+        self._send(Trying(key, ended))
         began = monotonic()
         if self._step_seconds is not None:
             faulthandler.dump_traceback_later(self._step_seconds, exit=True)  # whoever holds Python's lock
@@ -67,8 +100,7 @@ class Attempts:
             faulthandler.cancel_dump_traceback_later()
         seconds = monotonic() - began
         self._keep(key, outcomes, seconds)
-        taken = {"key": key, "outcomes": [vars(outcome) for outcome in outcomes], "seconds": seconds}
-        self._send({"event": "tried", **taken})
+        self._send(Tried(key, tuple(outcomes), seconds))
         return outcomes
 
     def _keep(self, key: str, outcomes: list[Outcome], seconds: float) -> None:

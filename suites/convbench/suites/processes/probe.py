@@ -1,0 +1,133 @@
+"""Ask worker processes about the machine, the dataset, the backends and the networks, before anything is measured.
+
+Plugin code does not run in this process: a plugin that hangs or crashes costs a sentence about itself, and not the
+run. `convbench list` and `doctor` ask in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from convbench.registry import DataError
+from convbench.suites.processes.protocol import (
+    Availability,
+    AvailabilityJob,
+    Event,
+    Failed,
+    FitJob,
+    Misfit,
+    Note,
+    Peak,
+    PeaksJob,
+    Survey,
+    SurveyJob,
+)
+from convbench.suites.processes.supervisor import ExitStatus, Supervisor
+
+SURVEY_SECONDS = 600.0  # a first use may download the dataset
+PEAKS_SECONDS = 60.0  # it takes one or two; a dtype that the device has to emulate, more
+FIT_SECONDS = 60.0
+AVAILABILITY_SECONDS = 60.0  # a backend may import a compiler, and a compiler start a GPU
+LISTING_SECONDS = 10.0  # the same, while a person waits for a list
+
+Say = Callable[[str], None]
+Peaks = dict[str, dict[str, dict[str, float]]]  # by device and dtype
+
+
+def survey(
+    supervisor: Supervisor,
+    dataset: str,
+    data_dir: Path | str | None,
+    say: Say = lambda text: None,
+) -> Survey:
+    """Have a worker describe the machine and write the dataset into the supervisor's data file.
+
+    Raises:
+        DataError: the dataset cannot be loaded.
+    """
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Note):
+            say(event.text)
+
+    job = SurveyJob(dataset=dataset, data_dir=None if data_dir is None else str(data_dir))
+    status = supervisor.run(job, SURVEY_SECONDS, on_event)
+    if isinstance(status.result, Survey):
+        return status.result
+    if isinstance(status.result, Failed) and status.result.ours:
+        raise DataError(status.result.error)
+    raise DataError(f"dataset {dataset!r} cannot be loaded: {_why(status, 'the process that loads it')}")
+
+
+def ask_availability(backends: Sequence[str]) -> dict[str, str]:
+    """`find_unavailable` without a run: its workers come from a server that has not imported torch."""
+    with TemporaryDirectory() as scratch, Supervisor(Path(scratch) / "log", preload=False) as supervisor:
+        return find_unavailable(supervisor, backends, LISTING_SECONDS)
+
+
+def find_unavailable(
+    supervisor: Supervisor, backends: Sequence[str], seconds: float | None = None
+) -> dict[str, str]:
+    """Why backends cannot run here, by name; those that can are left out."""
+    answers: dict[str, str | None] = {}
+    seconds = AVAILABILITY_SECONDS if seconds is None else seconds
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Availability):
+            answers[event.backend] = event.reason
+
+    while waiting := [name for name in backends if name not in answers]:
+        status = supervisor.run(AvailabilityJob(backends=tuple(waiting)), seconds, on_event)
+        silent = next((name for name in waiting if name not in answers), None)
+        if silent is not None:  # another worker asks the others
+            reason = f"no answer within {seconds:g} s" if status.code is None else _why(status, "its process")
+            answers[silent] = f"its check for availability failed: {reason}"
+    return {name: reason for name, reason in answers.items() if reason is not None}
+
+
+def find_misfits(
+    supervisor: Supervisor, networks: Mapping[str, tuple[int, int, int]], num_classes: int
+) -> dict[str, str]:
+    """Why networks cannot take images of these shapes (C, H, W), by name; those that can are left out."""
+    misfits: dict[str, str] = {}
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Misfit):
+            misfits[event.architecture] = event.error
+
+    supervisor.run(FitJob(networks=networks, num_classes=num_classes), FIT_SECONDS, on_event)
+    return misfits
+
+
+def find_peaks(
+    supervisor: Supervisor,
+    wanted: Iterable[tuple[str, str]],
+    say: Say,
+    *,
+    threads: int,
+    memory_mb: int | None,
+) -> Peaks:
+    """The measured peaks of the (device, dtype) pairs that are wanted.
+
+    A pair that cannot be measured is left out, with a note. The worker tries again, once, where other programs are
+    in the way.
+    """
+    peaks: Peaks = {}
+    for device, dtype in sorted(set(wanted)):
+        limit = memory_mb if device == "cpu" else None
+        job = PeaksJob(device=device, dtype=dtype, threads=threads, memory_mb=limit)
+        status = supervisor.run(job, PEAKS_SECONDS)
+        if not isinstance(status.result, Peak):
+            say(f"no roofline for {dtype} on {device}: {_why(status, 'the process that measures it')}")
+            continue
+        if status.result.busy:
+            say(f"other programs are running: {device} may do more {dtype} per second than its roofline says")
+        peaks.setdefault(device, {})[dtype] = dict(status.result.peaks)
+    return peaks
+
+
+def _why(status: ExitStatus, process: str) -> str:
+    """Why a worker did not do its job."""
+    return status.result.error if isinstance(status.result, Failed) else f"{process} {status.description}"
