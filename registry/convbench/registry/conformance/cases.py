@@ -66,7 +66,9 @@ class Case:
             values = torch.randn(shape, generator=generator, dtype=_drawn(dtype))
             if name == "input" and self.special:
                 places = torch.randperm(values.numel(), generator=generator)[:2]
-                values.view(-1)[places] = torch.tensor([math.inf, math.nan], dtype=values.dtype)[: len(places)]
+                values.view(-1)[places] = torch.tensor([math.inf, math.nan], dtype=values.dtype)[
+                    : len(places)
+                ]
             arguments[name] = laid_out(values.to(device, dtype), layouts.get(name, "contiguous"))
         return arguments | dict(self.options)
 
