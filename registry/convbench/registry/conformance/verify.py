@@ -1,7 +1,7 @@
 """Is a backend right? Forward and gradients against a float64 reference, on random data, trusting nothing.
 
-Each case runs three times, unless it passed before: on memory that was filled with NaN, so that unwritten output shows; on new data of
-the same shapes, so that a remembered answer shows; and on the first data again, so that chance shows. In
+Each case runs three times: on memory that was filled with NaN, so that unwritten output shows; on new data of
+the same shapes, so that a remembered answer shows; and on the first data again, so that randomness shows. In
 between, inputs are compared with what was handed over. docs/correctness.md explains all of it.
 """
 
