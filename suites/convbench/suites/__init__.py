@@ -6,14 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convbench.suites.config.suite import Suite
-    from convbench.suites.config.suite_files import load_suite
+    from convbench.suites.config.suite import Suite, load_suite
     from convbench.suites.runner.run import RunResult, run
 
 _LAZY = {
     "RunResult": "runner.run",
     "Suite": "config.suite",
-    "load_suite": "config.suite_files",
+    "load_suite": "config.suite",
     "run": "runner.run",
 }
 

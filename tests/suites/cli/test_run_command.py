@@ -18,8 +18,7 @@ from convbench.registry import UsageError, discover
 from convbench.registry.cli.main import build, main
 from convbench.results.report.write import check_writable
 from convbench.suites.cli.run import OPTION_KEYS, overridden
-from convbench.suites.config.suite import DOTTED_KEYS, Suite
-from convbench.suites.config.suite_files import load_suite
+from convbench.suites.config.suite import DOTTED_KEYS, Suite, load_suite
 from convbench.suites.runner.run import RunResult
 from synthetic_run import synthetic_run
 

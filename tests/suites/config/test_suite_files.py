@@ -12,8 +12,8 @@ from convbench.suites.config.suite import (
     DOTTED_KEYS,
     KEYS,
     Suite,
+    load_suite,
 )
-from convbench.suites.config.suite_files import load_suite
 from full_suite import FULL, OTHER
 
 

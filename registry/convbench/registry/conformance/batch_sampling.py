@@ -16,7 +16,7 @@ from torch import Tensor
 from convbench.registry.ops.contract import Op
 
 WORK = 1e9  # floating-point operations of a call whose every image is compared
-ELEMENTS = 2**23  # numbers in the output of such a call
+ELEMENTS = 2**22  # numbers in its input, and in its output
 FEWEST = 4
 
 
@@ -31,7 +31,8 @@ def sample_images(op: Op, arguments: Mapping[str, Any], seed: int) -> Tensor | N
     shapes, output = op.on_meta(arguments)
     images = len(output)
     work = op.flops(output, **shapes)
-    count = max(FEWEST, int(images * min(WORK / max(work, 1), ELEMENTS / max(output.numel(), 1))))
+    elements = max(arguments["input"].numel(), output.numel())
+    count = max(FEWEST, int(images * min(WORK / max(work, 1), ELEMENTS / max(elements, 1))))
     if count >= images:
         return None
     generator = torch.Generator().manual_seed(seed + 15485863)

@@ -63,18 +63,25 @@ class Case:
         layouts: dict[str, Layout] = {"input": self.layout, "weight": self.weight_layout}
         arguments: dict[str, Any] = {}
         for name, shape in self.shapes:
-            values = torch.randn(shape, generator=generator, dtype=torch.float64)
+            values = torch.randn(shape, generator=generator, dtype=_drawn(dtype))
             if name == "input" and self.special:
                 places = torch.randperm(values.numel(), generator=generator)[:2]
-                values.view(-1)[places] = torch.tensor([math.inf, math.nan])[: len(places)].double()
+                values.view(-1)[places] = torch.tensor([math.inf, math.nan], dtype=values.dtype)[
+                    : len(places)
+                ]
             arguments[name] = laid_out(values.to(device, dtype), layouts.get(name, "contiguous"))
         return arguments | dict(self.options)
 
     def grad_output(self, shape: torch.Size, dtype: torch.dtype, device: torch.device, seed: int) -> Tensor:
         """The gradient of an output of that shape: random, and in the layout of the case."""
         generator = torch.Generator().manual_seed(seed + 7919)
-        values = torch.randn(shape, generator=generator, dtype=torch.float64)
+        values = torch.randn(shape, generator=generator, dtype=_drawn(dtype))
         return laid_out(values.to(device, dtype), self.grad_output_layout)
+
+
+def _drawn(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which numbers are drawn that are then converted: float32 is four times as fast as float64."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def conv2d(

@@ -180,7 +180,7 @@ def _datasets(registry: Registry) -> Iterable[dict[str, Any]]:
 
 
 def _suites(registry: Registry) -> Iterable[dict[str, Any]]:
-    from convbench.suites.config.suite_files import load_suite
+    from convbench.suites.config.suite import load_suite
 
     for name, path in registry.suites.items():
         try:

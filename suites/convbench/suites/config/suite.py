@@ -1,26 +1,31 @@
-"""A suite: what to run and how, what each of its keys may hold, and the file that says the same."""
+"""A suite: what to run and how; each key's type, default and bounds; reading and writing its TOML file."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
+import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_type_hints
 
 from convbench.registry import UsageError
 from convbench.registry.errors import choices, shown
 from convbench.registry.models.factory import INITS
 from convbench.registry.ops.dtypes import DTYPES
 from convbench.results.schema import KINDS
+from convbench.results.storage.files import read_text
 
 MODES = ("eager", "compile", "graph")
 MEMORY_FORMATS = ("contiguous", "channels_last")
 CUDNN = ("heuristic", "trial")
 
 MOST_ROUNDS, MANY = 10_000, 10**9  # what is larger is a slip of the hand
+TABLES, PER_BACKEND = ("recipe", "budget", "timing"), "per_backend"
 CEILINGS = {"rounds": "max_rounds", "steps": "max_steps"}  # of [timing]
 
 
@@ -85,14 +90,35 @@ class Key:
         return None
 
 
+def _key(default: Any = MISSING, **bounds: Any) -> Any:
+    """A field that a suite file may set, with the bounds of a `Key`; its annotation says the rest."""
+    return field(default=default, metadata=bounds)
+
+
+def _keys_in(record: type) -> dict[str, Key]:
+    """The keys that stand for the fields of a record made by `_key`."""
+    hints = get_type_hints(record)
+    keys = {}
+    for each in fields(record):
+        if each.name in (*TABLES, PER_BACKEND):
+            continue
+        hint = hints[each.name]
+        if isinstance(hint, UnionType):  # with None
+            hint = get_args(hint)[0]
+        items = get_args(hint)
+        length = len(items) if items and items[-1] is not Ellipsis else None
+        keys[each.name] = Key(items[0] if items else hint, bool(items), length=length, **each.metadata)
+    return keys
+
+
 @dataclass(frozen=True)
 class RecipeOverrides:
     """What replaces the architecture's own recipe; None keeps it."""
 
-    lr: float | None = None
-    epochs: int | None = None
-    resize: tuple[int, int] | None = None
-    init: str | None = None
+    lr: float | None = _key(None, above=0)
+    epochs: int | None = _key(None, least=1, most=MANY)
+    resize: tuple[int, int] | None = _key(None, least=1, most=MANY)
+    init: str | None = _key(None, allowed=INITS)
 
 
 @dataclass(frozen=True)
@@ -102,40 +128,40 @@ class Budget:
     Memory in MB (10^6 bytes); None takes what the machine can give.
     """
 
-    train_seconds: float = 60.0
-    timeout_seconds: float = 600.0
-    total_seconds: float | None = None
-    memory_mb: int | None = None
+    train_seconds: float = _key(60.0, above=0)
+    timeout_seconds: float = _key(600.0, above=0)
+    total_seconds: float | None = _key(None, above=0)
+    memory_mb: int | None = _key(None, least=1, most=10**12)
 
 
 @dataclass(frozen=True)
 class Timing:
     """How steps are timed: `rounds` fresh processes of `steps` steps each after `warmup_steps`.
 
-    With `max_rounds` further rounds follow for combinations whose 95% interval over processes is wider than
-    `precision` to either side, as a share of the median; with `max_steps` likewise further steps in a process.
+    With `max_rounds`, more rounds follow for a combination whose 95% interval over processes is wider than
+    `precision` to either side, as a share of the median; with `max_steps`, likewise more steps in a process.
     A round ends early, and says so, once its steps have taken `max_seconds`. `cold_steps` more are timed with the
     device's caches flushed before each. cuDNN chooses its algorithms by `heuristic`, or by `trial` at first use.
     `threads` is torch's intra-op thread count in every worker; None takes every core this process may use.
     While other programs keep the CPUs busy no process is started, until the run has waited `quiet_seconds` in all.
     """
 
-    rounds: int = 3
-    max_rounds: int | None = None
-    warmup_steps: int = 5
-    steps: int = 30
-    max_steps: int | None = None
-    precision: float = 0.05
-    max_seconds: float = 20.0
-    cold_steps: int = 0
-    cudnn: str = "heuristic"
-    threads: int | None = None
-    quiet_seconds: float = 30.0
+    rounds: int = _key(3, least=1, most=MOST_ROUNDS)
+    max_rounds: int | None = _key(None, least=1, most=MOST_ROUNDS)
+    warmup_steps: int = _key(5, least=0, most=MANY)
+    steps: int = _key(30, least=1, most=MANY)
+    max_steps: int | None = _key(None, least=1, most=MANY)
+    precision: float = _key(0.05, above=0, below=1)
+    max_seconds: float = _key(20.0, above=0)
+    cold_steps: int = _key(0, least=0, most=MANY)
+    cudnn: str = _key("heuristic", allowed=CUDNN)
+    threads: int | None = _key(None, least=1, most=MANY)
+    quiet_seconds: float = _key(30.0, least=0)
 
 
 @dataclass(frozen=True)
 class PerBackend:
-    """What some backends are run with in place of the suite's own; None keeps that."""
+    """What replaces the suite's own values for some backends; None keeps those."""
 
     batch_sizes: tuple[int, ...] | None = None
     modes: tuple[str, ...] | None = None
@@ -143,30 +169,29 @@ class PerBackend:
 
 @dataclass(frozen=True)
 class Suite:
-    """What to run. The lists are globs over registered names, or values; every combination of them is run.
+    """What to run: every combination of the listed values. Names are globs over what is registered.
 
-    An empty `batch_sizes` takes each architecture's own. `kinds` are what is done with a combination; it is
-    verified in any case. With `test_translation_px`, a trained network is also tested on images moved by up to so
-    many pixels.
-    `per_backend` has what holds for the backends that match its globs alone, such as the batch that a slow one can
-    carry; a glob that no backend matches is no error, and where several match the last one holds.
-    With `fuse`, layers next to each other are one op where a backend has one for them.
+    An empty `batch_sizes` takes each architecture's own. `kinds` says what is done with a combination; it is
+    verified in any case. With `test_translation_px`, a trained network is also tested on images that are moved by
+    up to so many pixels. With `fuse`, neighbouring layers are one op where a backend has one for them.
+    `per_backend` replaces values for the backends that match its globs, such as the batch size of a slow one. A
+    glob that matches no backend is no error; where several match, the last one holds.
     """
 
-    name: str
-    description: str = ""
-    dataset: str = "fashion-mnist"
-    architectures: tuple[str, ...] = ("*",)
-    backends: tuple[str, ...] = ("*",)
-    devices: tuple[str, ...] = ("*",)
-    dtypes: tuple[str, ...] = ("float32",)
-    batch_sizes: tuple[int, ...] = ()
-    memory_formats: tuple[str, ...] = ("contiguous",)
-    modes: tuple[str, ...] = ("eager",)
-    seeds: tuple[int, ...] = (0,)
-    kinds: tuple[str, ...] = KINDS
-    test_translation_px: int | None = None
-    fuse: bool = False
+    name: str = _key(pattern=r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # it becomes part of a directory's name
+    description: str = _key("")
+    dataset: str = _key("fashion-mnist")
+    architectures: tuple[str, ...] = _key(("*",))
+    backends: tuple[str, ...] = _key(("*",))
+    devices: tuple[str, ...] = _key(("*",))
+    dtypes: tuple[str, ...] = _key(("float32",), allowed=tuple(DTYPES))
+    batch_sizes: tuple[int, ...] = _key((), least=1, most=MANY)
+    memory_formats: tuple[str, ...] = _key(("contiguous",), allowed=MEMORY_FORMATS)
+    modes: tuple[str, ...] = _key(("eager",), allowed=MODES)
+    seeds: tuple[int, ...] = _key((0,), least=0, most=2**63 - 1)
+    kinds: tuple[str, ...] = _key(KINDS, allowed=KINDS)
+    test_translation_px: int | None = _key(None, least=1, most=MANY)
+    fuse: bool = _key(False)
     recipe: RecipeOverrides = RecipeOverrides()
     budget: Budget = Budget()
     timing: Timing = Timing()
@@ -222,7 +247,7 @@ class Suite:
     def to_toml(self) -> str:
         """The suite as a file that reads back as the same suite."""
         lines = _toml_lines(self)
-        for table in ("recipe", "budget", "timing"):
+        for table in TABLES:
             body = _toml_lines(getattr(self, table))
             if body:
                 lines += ["", f"[{table}]", *body]
@@ -231,52 +256,12 @@ class Suite:
         return "\n".join(lines) + "\n"
 
 
-KEYS: Mapping[str, Mapping[str, Key]] = {
-    "": {
-        "name": Key(str, pattern=r"[A-Za-z0-9][A-Za-z0-9_.+-]*"),  # it becomes part of a directory's name
-        "description": Key(str),
-        "dataset": Key(str),
-        "architectures": Key(str, many=True),
-        "backends": Key(str, many=True),
-        "devices": Key(str, many=True),
-        "dtypes": Key(str, many=True, allowed=DTYPES),
-        "batch_sizes": Key(int, many=True, least=1, most=MANY),
-        "memory_formats": Key(str, many=True, allowed=MEMORY_FORMATS),
-        "modes": Key(str, many=True, allowed=MODES),
-        "seeds": Key(int, many=True, least=0, most=2**63 - 1),
-        "kinds": Key(str, many=True, allowed=KINDS),
-        "test_translation_px": Key(int, least=1, most=MANY),
-        "fuse": Key(bool),
-    },
-    "recipe": {
-        "lr": Key(float, above=0),
-        "epochs": Key(int, least=1, most=MANY),
-        "resize": Key(int, many=True, least=1, most=MANY, length=2),
-        "init": Key(str, allowed=INITS),
-    },
-    "budget": {
-        "train_seconds": Key(float, above=0),
-        "timeout_seconds": Key(float, above=0),
-        "total_seconds": Key(float, above=0),
-        "memory_mb": Key(int, least=1, most=10**12),
-    },
-    "timing": {
-        "rounds": Key(int, least=1, most=MOST_ROUNDS),
-        "max_rounds": Key(int, least=1, most=MOST_ROUNDS),
-        "warmup_steps": Key(int, least=0, most=MANY),
-        "steps": Key(int, least=1, most=MANY),
-        "max_steps": Key(int, least=1, most=MANY),
-        "precision": Key(float, above=0, below=1),
-        "max_seconds": Key(float, above=0),
-        "cold_steps": Key(int, least=0, most=MANY),
-        "cudnn": Key(str, allowed=CUDNN),
-        "threads": Key(int, least=1, most=MANY),
-        "quiet_seconds": Key(float, least=0),
-    },
+KEYS: Mapping[str, Mapping[str, Key]] = {  # of a suite file, by table
+    "": _keys_in(Suite),
+    "recipe": _keys_in(RecipeOverrides),
+    "budget": _keys_in(Budget),
+    "timing": _keys_in(Timing),
 }
-
-
-PER_BACKEND = "per_backend"
 PER_BACKEND_KEYS = {each.name: KEYS[""][each.name] for each in fields(PerBackend)}
 
 
@@ -305,7 +290,7 @@ def _toml_lines(record: Any) -> list[str]:
     lines = []
     for each in fields(record):
         value = getattr(record, each.name)
-        if value in (None, ()) or each.name in ("recipe", "budget", "timing", PER_BACKEND):
+        if value in (None, ()) or each.name in (*TABLES, PER_BACKEND):
             continue
         lines.append(f"{each.name} = {_toml_value(list(value) if isinstance(value, tuple) else value)}")
     return lines
@@ -314,3 +299,91 @@ def _toml_lines(record: Any) -> list[str]:
 def _toml_value(value: Any) -> str:
     # JSON's strings, numbers and lists are TOML's too, but for this one character
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def load_suite(path: Path) -> Suite:
+    """Read and check a suite file.
+
+    Raises:
+        UsageError: no such file, or one that cannot be used; with the line, the key and what is allowed.
+    """
+    text = read_text(path, "suite")
+    try:
+        content = tomllib.loads(text)
+    except ValueError as error:  # also a number of more digits than Python reads
+        raise UsageError(f"{path}: not a TOML file: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: not a TOML file: its brackets are nested too deeply") from None
+
+    values: dict[str, Any] = {}
+    for name, value in content.items():
+        if name == PER_BACKEND:
+            values |= _per_backend(path, text, value)
+        elif name in KEYS and name:
+            if not isinstance(value, dict):
+                raise UsageError(f"{path}, line {_line(text, '', name)}: {name} must be a table, [{name}]")
+            for key, inner in value.items():
+                _check(path, text, name, key, inner)
+                values[f"{name}.{key}"] = inner
+        else:
+            _check(path, text, "", name, value)
+            values[name] = value
+    if "name" not in values:
+        raise UsageError(f"{path}: the key 'name' is missing")
+    suite = Suite(name=values["name"]).override(values)
+    try:
+        suite.check()
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+    return suite
+
+
+def _per_backend(path: Path, text: str, content: object) -> dict[str, Any]:
+    """The values of `[per_backend.GLOB]`, by dotted key."""
+    values: dict[str, Any] = {}
+    line = _line(text, "", PER_BACKEND)
+    for pattern, table in content.items() if isinstance(content, dict) else [("GLOB", content)]:
+        if not isinstance(table, dict) or not pattern:
+            raise UsageError(f"{path}, line {line}: {PER_BACKEND} must be tables, [{PER_BACKEND}.GLOB] each")
+        for key, value in table.items():
+            _check(path, text, f"{PER_BACKEND}.{pattern}", key, value)
+            values[f"{PER_BACKEND}.{pattern}.{key}"] = value
+    return values
+
+
+def _check(path: Path, text: str, table: str, key: str, value: object) -> None:
+    where = f"{path}, line {_line(text, table, key)}"
+    known = keys_of(table)
+    label = f"{table}.{key}" if table else key
+    if key not in known:
+        names = [*known, *(name for name in (*KEYS, PER_BACKEND) if name and not table)]
+        raise UsageError(f"{where}: unknown key {label!r}; {choices(key, names)}")
+    wrong = known[key].wrong(value)
+    if wrong:
+        raise UsageError(f"{where}: {label} {wrong}")
+
+
+def _line(text: str, table: str, key: str) -> int:
+    """The line on which a key is set, counted from 1; that of its table where it is written in it."""
+    parents = table.split(".") if table else []
+    wanted = [*parents, key]
+    current: list[str] = []
+    nearest = 1
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*\[\[?([^\[\]]+)\]", line)
+        if header:
+            current = _parts(header[1])
+            path = current
+        elif assignment := re.match(r"([^=#]+)=", line):
+            path = [*current, *_parts(assignment[1])]
+        else:
+            continue
+        if path[: len(wanted)] == wanted:
+            return number
+        if table and path == parents:
+            nearest = number
+    return nearest
+
+
+def _parts(dotted: str) -> list[str]:
+    return [part.strip().strip("\"'") for part in dotted.split(".")]

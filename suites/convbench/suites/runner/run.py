@@ -28,8 +28,7 @@ from convbench.suites.config.plan import (
     unlike_images,
     with_misfits,
 )
-from convbench.suites.config.suite import Suite
-from convbench.suites.config.suite_files import load_suite
+from convbench.suites.config.suite import Suite, load_suite
 from convbench.suites.machine.resources import free_memory_mb, usable_cores
 from convbench.suites.processes import probe
 from convbench.suites.processes.probe import Peaks
