@@ -1,9 +1,9 @@
 """A differentiable `conv2d`, and one with a fused activation, from the three kernels of a convolution.
 
 A convolution, its input gradient and its weight gradient are each linear in both of their tensors, and the
-derivatives of each are the other two: gradients of gradients work to any order. The slope of an activation follows
-from its output. An author writes the kernels (`ConvKernels`), and `convolution_ops` registers them with torch twice,
-for eager calls and for compilers (`torch_library`).
+derivatives of each are the other two: gradients of gradients work to any order. The slope of an activation
+follows from its output. An author writes the kernels (`ConvKernels`), and `convolution_ops` registers them with
+torch, once for eager calls and once for compilers (`torch_library`).
 """
 
 from __future__ import annotations
