@@ -67,7 +67,7 @@ def weight_gradient(
 ) -> tuple[Tensor, Tensor]:
     weight = input.new_zeros(grad_output.shape[1], input.shape[1] // options[-1], *size)
     _, found, of_bias = torchs_gradients(grad_output, input, weight, *options)
-    return laid_out(found, last), of_bias if with_bias else grad_output.new_empty(0)
+    return laid_out(found, last), of_bias if with_bias else of_bias * float("nan")
 
 
 KEEPS = [False]  # whether the kernels keep the layout; of the library in use

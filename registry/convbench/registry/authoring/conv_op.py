@@ -40,7 +40,7 @@ class ConvKernels:
             one as a further argument, and applies it to the output.
         input_gradient: `(grad_output, weight, size, channels_last, *options) -> (N, C, *size)`.
         weight_gradient: `(grad_output, input, kernel_size, with_bias, channels_last, *options)` ->
-            `(O, C/groups, *kernel_size)` and the bias's gradient, which is (O,) with `with_bias` and else (0,).
+            `(O, C/groups, *kernel_size)` and (O,), the bias's gradient, which is read only with `with_bias`.
         activations: the names that `forward` takes; without any there is no `conv2d_activation`.
         activation_gradient: `(grad_output, output, activation) -> gradient`, contiguous; by default
             torch computes it.
@@ -239,8 +239,7 @@ def _register(registered: Registered, kernels: ConvKernels) -> Callable[..., Any
         grad_output, input = ctx.saved_tensors
         of_grad_output = of_input = None
         if ctx.needs_input_grad[0]:
-            bias = change_of_bias if len(change_of_bias) else None  # (0,) where it was not asked for
-            of_grad_output = calls.conv2d(input, change, bias, *ctx.options)
+            of_grad_output = calls.conv2d(input, change, change_of_bias, *ctx.options)
         if ctx.needs_input_grad[1]:
             last = layout and channels_last(input)
             of_input = calls.conv2d_input_gradient(grad_output, change, input.shape[2:], last, *ctx.options)
@@ -261,8 +260,7 @@ def _register(registered: Registered, kernels: ConvKernels) -> Callable[..., Any
         grad_output: Tensor, input: Tensor, size: Sequence[int], with_bias: bool, last: bool, *options: Any
     ) -> tuple[Tensor, Tensor]:
         shape = grad_output.shape[1], input.shape[1] // options[-1], *size
-        of_bias = grad_output.new_empty(shape[:1] if with_bias else (0,))
-        return new_images(grad_output, shape, last), of_bias
+        return new_images(grad_output, shape, last), grad_output.new_empty(shape[:1])
 
     def keep_options_from(first: int) -> Callable[[Any, tuple[Any, ...], Any], None]:
         def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

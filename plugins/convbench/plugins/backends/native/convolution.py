@@ -88,12 +88,12 @@ def weight_gradient(
     dilation: Sequence[int],
     groups: int,
 ) -> tuple[Tensor, Tensor]:
-    """(N, O, H', W'), (N, C, H, W), (kh, kw) -> (O, C/groups, kh, kw) of the weight; (O,) of the bias or (0,)."""
+    """(N, O, H', W'), (N, C, H, W), (kh, kw) -> (O, C/groups, kh, kw) of the weight and (O,) of the bias."""
     shape = torch.Size((grad_output.shape[1], input.shape[1] // groups, *kernel_size))
     geometry, _ = _geometry(input.shape, shape, *map(tuple, (stride, padding, dilation)), groups)
     gradient, of_bias = grad_output.new_empty(shape), grad_output.new_empty(shape[:1])
     call("conv2d_weight_gradient", geometry, grad_output, input, gradient, of_bias)
-    return gradient, of_bias if with_bias else of_bias.new_empty(0)  # the kernel has no way to leave it out
+    return gradient, of_bias
 
 
 def activation_gradient(grad_output: Tensor, output: Tensor, activation: str) -> Tensor:
