@@ -116,8 +116,7 @@ def emulated(emulator: Emulator, name: str) -> Backend:
     place = namespace(emulator, name), "cpu", backend.DTYPES
     pools = pooling.Pooling(emulator, fixed=name == "cuda")
     if name == "cuda":
-        kernels = launch_config.Convolution(emulator)
-        ops = torch_ops.operations(*place, kernels, pools, kernels)
+        ops = torch_ops.operations(*place, launch_config.Convolution(emulator), pools)
     else:
         ops = torch_ops.operations(*place, NaiveConvolution(emulator), pools)
     return replace(

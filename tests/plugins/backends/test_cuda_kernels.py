@@ -265,8 +265,8 @@ def calls(ops: Any) -> dict[str, tuple[Any, ...]]:
     return {
         "conv2d": (images, kernels, bias, *options),
         "conv2d_activation": (images, kernels, bias, *options, "tanh"),
-        "conv2d_input_gradient": (upstream, kernels, (9, 7), *options),
-        "conv2d_weight_gradient": (upstream, images, (3, 3), True, *options),
+        "conv2d_input_gradient": (upstream, kernels, (9, 7), False, *options),
+        "conv2d_weight_gradient": (upstream, images, (3, 3), True, False, *options),
         "max_pool2d": (images, (5, 3), *window, (1, 1)),
         "max_pool2d_gradient": (pooled, choices, (9, 7), *window, (1, 1)),
         "avg_pool2d": (images, (5, 3), *window, 1, 0),

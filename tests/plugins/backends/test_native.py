@@ -164,8 +164,8 @@ def calls() -> dict[str, tuple[Any, ...]]:
     pooled, choices = torch.ops.convbench_native.max_pool2d(images, (5, 3), *window, (1, 1))
     return {
         "conv2d": (images, kernels, bias, *options),
-        "conv2d_input_gradient": (upstream, kernels, (9, 7), *options),
-        "conv2d_weight_gradient": (upstream, images, (3, 3), *options),
+        "conv2d_input_gradient": (upstream, kernels, (9, 7), False, *options),
+        "conv2d_weight_gradient": (upstream, images, (3, 3), True, False, *options),
         "max_pool2d": (images, (5, 3), *window, (1, 1)),
         "max_pool2d_gradient": (pooled, choices, (9, 7), *window, (1, 1)),
         "avg_pool2d": (images, (5, 3), *window, 1, 0),

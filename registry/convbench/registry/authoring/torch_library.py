@@ -48,6 +48,25 @@ class Registered:
         self.eager: Any = SimpleNamespace()
         self.kernels: Any = SimpleNamespace()
 
+    def add(
+        self,
+        schema: str,
+        kernel: Callable[..., Any],
+        fake: Callable[..., Any],
+        derivative: Derivative,
+        keep: Keep,
+    ) -> None:
+        """Make both ops of a kernel.
+
+        Args:
+            schema: the op's name and arguments, as torch writes them.
+            kernel: computes the op.
+            fake: allocates its outputs from the shapes of its arguments, for tracing.
+            derivative: of the op.
+            keep: called with the context, inputs and outputs, to keep what the derivative needs.
+        """
+        raise NotImplementedError
+
     def add_eager(
         self, name: str, kernel: Callable[..., Any], derivative: Derivative, keep: Keep
     ) -> tuple[Callable[..., None], Callable[..., tuple[Any, ...]]]:
@@ -55,7 +74,7 @@ class Registered:
 
         Args:
             name: of the op.
-            kernel: what computes it.
+            kernel: computes it.
             derivative: of the op.
             keep: called with the context, inputs and outputs, to keep what the derivative needs.
 
@@ -105,15 +124,6 @@ class Library(Registered):
         derivative: Derivative,
         keep: Keep,
     ) -> None:
-        """Make both ops of a kernel.
-
-        Args:
-            schema: the op's name and arguments, as torch writes them.
-            kernel: what computes it.
-            fake: what says the shapes that come out.
-            derivative: of the op.
-            keep: called with the context, inputs and outputs, to keep what the derivative needs.
-        """
         name = schema.partition("(")[0]
         setup_context, backward = self.add_eager(name, kernel, derivative, keep)
         qualified = f"{self.namespace}::{name}"

@@ -2,8 +2,8 @@
 
 `kernels/` is to be read: `direct.cu` for few channels, `gemm.cu` on tensor cores for the rest, `pooling.cu`.
 They are compiled by NVRTC (`compiler.py`) and kept on disk (`compile_cache.py`); `driver.py` runs them,
-`launch_config.py` and `pooling.py` choose kernel and grid; `conv_torch_ops.py` and `torch_ops.py` make ops of
-torch of it. `docs/cuda.md` draws it.
+`launch_config.py` and `pooling.py` choose kernel and grid; `torch_ops.py` makes ops of torch of it.
+`docs/cuda.md` draws it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ def load() -> Mapping[str, Any]:
     from convbench.plugins.backends.cuda.torch_ops import operations
 
     gpu = Gpu()
-    kernels = Convolution(gpu)
-    return operations("convbench_cuda", "cuda", DTYPES, kernels, Pooling(gpu, fixed=True), kernels)
+    return operations("convbench_cuda", "cuda", DTYPES, Convolution(gpu), Pooling(gpu, fixed=True))
 
 
 @hookimpl

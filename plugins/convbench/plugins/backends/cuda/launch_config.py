@@ -89,9 +89,9 @@ class Convolution:
     def weight_gradient(
         self, upstream: Tensor, input: Tensor, shape: Shape, with_bias: bool
     ) -> tuple[Tensor, Tensor]:
-        """(N, O, H', W'), (N, C, H, W) -> (O, C/groups, kh, kw) of the weight, and (O,) of the bias or (0,)."""
+        """(N, O, H', W'), (N, C, H, W) -> (O, C/groups, kh, kw) of the weight, and (O,) of the bias."""
         size = shape.filters, shape.channels // shape.groups, *shape.kernel
-        of_bias = upstream.new_empty(shape.filters if with_bias else 0)
+        of_bias = upstream.new_empty(shape.filters)
         if not shape.images:
             return upstream.new_zeros(size), of_bias.zero_()
         gradient, correlation = upstream.new_empty(size), forward(shape)

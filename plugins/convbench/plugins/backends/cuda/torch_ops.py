@@ -1,112 +1,72 @@
-"""The contract's ops from the kernels of convolution and pooling: arguments are checked, torch's ops called."""
+"""The contract's ops from the kernels of convolution and pooling, registered with torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from convbench.plugins.backends.cuda.conv_torch_ops import (
-    SLOPES,
-    Activating,
-    Convolving,
-    Ints,
-    keep,
-    register_activated,
-    register_convolution,
-)
+from convbench.plugins.backends.cuda.kernel_arguments import Shape
 from convbench.plugins.backends.cuda.pooling import Pooling
 from convbench.registry import Unsupported
+from convbench.registry.authoring.conv_op import ConvKernels, convolution_ops, output_size
 from convbench.registry.authoring.torch_library import Library
-from convbench.registry.ops.activations import activation_of
-from convbench.registry.ops.call_arguments import being_traced, convolution_options, pooling_options
-from convbench.registry.ops.contract import OPS
+from convbench.registry.ops.call_arguments import being_traced, pooling_options
 from convbench.registry.ops.window import IntPair, mean_divisor
-from convbench.registry.routing.autocast import autocasting
 
+ACTIVATIONS = ("relu", "sigmoid", "tanh")
 MOST_PIXELS = 2**16  # of a window, whose places are kept as 16 bits
 WINDOW = "int[] kernel, int[] stride, int[] padding"
+
+Ints = Sequence[int]
+
+
+class Convolution(Protocol):
+    """The kernels of a convolution, on contiguous tensors."""
+
+    def forward(self, input: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape) -> Tensor: ...
+
+    def input_gradient(self, grad_output: Tensor, weight: Tensor, shape: Shape) -> Tensor: ...
+
+    def weight_gradient(
+        self, grad_output: Tensor, input: Tensor, shape: Shape, with_bias: bool
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+class FusedConvolution(Convolution, Protocol):
+    """Kernels that apply an activation to the sums before they are written."""
+
+    def activated(
+        self, input: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape, activation: str
+    ) -> Tensor: ...
 
 
 def operations(
     namespace: str,
     device_type: str,
     dtypes: Sequence[str],
-    convolving: Convolving,
+    convolution: Convolution | FusedConvolution,
     pooling: Pooling,
-    activating: Activating | None = None,
 ) -> Mapping[str, Callable[..., Tensor]]:
-    """`conv2d`, `max_pool2d` and `avg_pool2d`, their parts registered as `torch.ops.NAMESPACE`.
+    """`conv2d`, `max_pool2d` and `avg_pool2d`, and `conv2d_activation` where the kernels have activations.
 
     Args:
-        namespace: of the registered ops; every call of this function needs one of its own.
+        namespace: of the registered ops, `torch.ops.NAMESPACE`; every call of this function needs its own.
         device_type: of the tensors that the kernels take.
         dtypes: which they take, by name.
-        convolving: the kernels of a convolution.
+        convolution: the kernels of a convolution.
         pooling: the kernels of pooling.
-        activating: those of a convolution with an activation; with them there is `conv2d_activation` too.
     """
     registered = Library(namespace, device_type)
-    register_convolution(registered, convolving)
     _register_pooling(registered, pooling)
-    if activating is not None:
-        register_activated(registered, activating)
     kinds = frozenset(getattr(torch, dtype) for dtype in dtypes)
 
     def refuse_others(input: Tensor) -> None:
         if input.device.type != device_type or input.dtype not in kinds:
             raise Unsupported(f"{input.dtype} on {input.device.type}")
-
-    def conv2d(
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: IntPair = 1,
-        padding: IntPair | str = 0,
-        dilation: IntPair = 1,
-        groups: int = 1,
-    ) -> Tensor:
-        """Cross-correlation: (N, C, H, W), (O, C/groups, kh, kw), (O,) -> (N, O, H', W')."""
-        return convolved("conv2d", (), input, weight, bias, stride, padding, dilation, groups)
-
-    def conv2d_activation(
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: IntPair = 1,
-        padding: IntPair | str = 0,
-        dilation: IntPair = 1,
-        groups: int = 1,
-        activation: str = "relu",
-    ) -> Tensor:
-        """activation(conv2d(...)): (N, C, H, W), (O, C/groups, kh, kw), (O,) -> (N, O, H', W')."""
-        name = activation_of(activation).name
-        if name not in SLOPES:
-            raise Unsupported(f"activation {name!r}")
-        return convolved("conv2d_activation", (name,), input, weight, bias, stride, padding, dilation, groups)
-
-    def convolved(
-        op: str,
-        further: tuple[str, ...],
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: IntPair,
-        padding: IntPair | str,
-        dilation: IntPair,
-        groups: int,
-    ) -> Tensor:
-        refuse_others(input)
-        traced = being_traced(input)
-        for tensor in () if traced else (weight, bias):
-            if tensor is not None and tensor.device != input.device:
-                raise ValueError(f"input is on {input.device}, but weight or bias on {tensor.device}")
-        options = convolution_options(traced, input, weight, bias, stride, padding, dilation, groups)
-        library = registered.ops if traced else registered.eager
-        output: Tensor = getattr(library, op)(input, weight, bias, *options, *further)
-        return output
 
     def max_pool2d(
         input: Tensor,
@@ -146,10 +106,58 @@ def operations(
         mean: Tensor = (registered.ops if traced else registered.eager).avg_pool2d(input, *options)
         return mean
 
-    found: dict[str, Callable[..., Tensor]] = {"max_pool2d": max_pool2d, "avg_pool2d": avg_pool2d}
-    for op in (conv2d,) if activating is None else (conv2d, conv2d_activation):
-        found[op.__name__] = autocasting(OPS[op.__name__], op)
-    return found
+    convolutions = convolution_ops(registered, _kernels(convolution), refuse_others, autocast=True)
+    return {**convolutions, "max_pool2d": max_pool2d, "avg_pool2d": avg_pool2d}
+
+
+# --- convolution ------------------------------------------------------------------------------------------------
+
+
+def _kernels(convolution: Any) -> ConvKernels:
+    """The kernels as the registration calls them; they get contiguous tensors and a `Shape`."""
+
+    def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
+        *options_of_shape, activation = options if len(options) == 5 else (*options, None)
+        shape = _shape_of(input.shape, weight.shape, *options_of_shape)
+        tensors = input.contiguous(), weight.contiguous(), None if bias is None else bias.contiguous()
+        output: Tensor
+        if activation is None:
+            output = convolution.forward(*tensors, shape)
+        else:
+            output = convolution.activated(*tensors, shape, activation)
+        return output
+
+    def input_gradient(grad_output: Tensor, weight: Tensor, size: Ints, _: bool, *options: Any) -> Tensor:
+        shape = _shape_of(
+            (grad_output.shape[0], weight.shape[1] * options[-1], *size), weight.shape, *options
+        )
+        gradient: Tensor = convolution.input_gradient(grad_output.contiguous(), weight.contiguous(), shape)
+        return gradient
+
+    def weight_gradient(
+        grad_output: Tensor, input: Tensor, kernel_size: Ints, with_bias: bool, _: bool, *options: Any
+    ) -> tuple[Tensor, Tensor]:
+        weight = grad_output.shape[1], input.shape[1] // options[-1], *kernel_size
+        shape = _shape_of(input.shape, weight, *options)
+        gradients: tuple[Tensor, Tensor] = convolution.weight_gradient(
+            grad_output.contiguous(), input.contiguous(), shape, with_bias
+        )
+        return gradients
+
+    activations = ACTIVATIONS if hasattr(convolution, "activated") else ()
+    return ConvKernels(forward, input_gradient, weight_gradient, activations)
+
+
+def _shape_of(input: Ints, weight: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Shape:
+    return _shape(tuple(input), tuple(weight), *map(tuple, (stride, padding, dilation)), groups)
+
+
+@lru_cache(maxsize=1024)
+def _shape(input: Any, weight: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Shape:
+    output = output_size(input[2:], weight[2:], stride, padding, dilation)
+    return Shape(
+        input[0], input[1], input[2:], weight[0], weight[2:], stride, padding[:2], dilation, groups, output
+    )
 
 
 # --- pooling ----------------------------------------------------------------------------------------------------
@@ -164,13 +172,14 @@ def _register_pooling(registered: Library, pooling: Pooling) -> None:
         _keep_choices,
     )
     registered.add(
-        f"max_pool2d_gradient(Tensor upstream, Tensor choices, SymInt[] size, {WINDOW}, int[] dilation) -> Tensor",
-        lambda upstream, choices, *options: pooling.largest_gradient(
-            upstream.contiguous(), choices.contiguous(), *options
+        f"max_pool2d_gradient(Tensor grad_output, Tensor choices, SymInt[] size, {WINDOW}, int[] dilation) "
+        "-> Tensor",
+        lambda grad_output, choices, *options: pooling.largest_gradient(
+            grad_output.contiguous(), choices.contiguous(), *options
         ),
-        lambda upstream, choices, *options: _fake_pool(upstream, *options),
+        lambda grad_output, choices, *options: _fake_pool(grad_output, *options),
         _of_largest_gradient,
-        lambda ctx, inputs, _: keep(ctx, inputs[1:2], inputs[3:]),
+        lambda ctx, inputs, _: _keep(ctx, inputs[1:2], inputs[3:]),
     )
     registered.add(
         f"avg_pool2d(Tensor input, SymInt[] size, {WINDOW}, int count_padding, int divisor) -> Tensor",
@@ -180,12 +189,18 @@ def _register_pooling(registered: Library, pooling: Pooling) -> None:
         _keep_size,
     )
     registered.add(
-        f"avg_pool2d_gradient(Tensor upstream, SymInt[] size, {WINDOW}, int count_padding, int divisor) -> Tensor",
-        lambda upstream, *options: pooling.mean_gradient(upstream.contiguous(), *options),
+        f"avg_pool2d_gradient(Tensor grad_output, SymInt[] size, {WINDOW}, int count_padding, int divisor) "
+        "-> Tensor",
+        lambda grad_output, *options: pooling.mean_gradient(grad_output.contiguous(), *options),
         _fake_pool,
         _of_mean_gradient,
         _keep_size,
     )
+
+
+def _keep(ctx: Any, tensors: tuple[Tensor, ...], options: tuple[Any, ...]) -> None:
+    ctx.save_for_backward(*tensors)
+    ctx.options = options
 
 
 def _fake_pool(input: Tensor, size: Ints, *_: Any) -> Tensor:
@@ -199,7 +214,7 @@ def _fake_largest(input: Tensor, size: Ints, *_: Any) -> tuple[Tensor, Tensor]:
 
 def _keep_choices(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.mark_non_differentiable(output[1])
-    keep(ctx, (output[1],), (inputs[0].shape[2:], *inputs[2:]))
+    _keep(ctx, (output[1],), (inputs[0].shape[2:], *inputs[2:]))
 
 
 def _keep_size(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -207,8 +222,8 @@ def _keep_size(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.options = inputs[0].shape[2:], *inputs[2:]
 
 
-def _of_largest(calls: Any, ctx: Any, upstream: Tensor, _: Any) -> tuple[Any, ...]:
-    gradient = calls.max_pool2d_gradient(upstream, *ctx.saved_tensors, *ctx.options)
+def _of_largest(calls: Any, ctx: Any, grad_output: Tensor, _: Any) -> tuple[Any, ...]:
+    gradient = calls.max_pool2d_gradient(grad_output, *ctx.saved_tensors, *ctx.options)
     return gradient, None, None, None, None, None
 
 
@@ -225,8 +240,8 @@ def _of_largest_gradient(calls: Any, ctx: Any, change: Tensor) -> tuple[Any, ...
     return chosen, None, None, None, None, None, None
 
 
-def _of_mean(calls: Any, ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
-    return calls.avg_pool2d_gradient(upstream, *ctx.options), None, None, None, None, None, None
+def _of_mean(calls: Any, ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+    return calls.avg_pool2d_gradient(grad_output, *ctx.options), None, None, None, None, None, None
 
 
 def _of_mean_gradient(calls: Any, ctx: Any, change: Tensor) -> tuple[Any, ...]:

@@ -55,11 +55,12 @@ class Convolution:
     def weight_gradient(
         self, upstream: Tensor, input: Tensor, shape: Shape, with_bias: bool
     ) -> tuple[Tensor, Tensor]:
-        """(N, O, H', W'), (N, C, H, W) -> (O, C/groups, kh, kw) of the weight, and (O,) of the bias or (0,)."""
+        """(N, O, H', W'), (N, C, H, W) -> (O, C/groups, kh, kw) of the weight, and (O,) of the bias."""
         gradient = upstream.new_empty((shape.filters, shape.channels // shape.groups, *shape.kernel))
-        of_bias = upstream.new_empty(shape.filters if with_bias else 0)
+        of_bias = upstream.new_empty(shape.filters)
         self._launch("conv2d_weight_gradient", shape, gradient, upstream, input)
-        self._launch("conv2d_bias_gradient", shape, of_bias, upstream)
+        if with_bias:
+            self._launch("conv2d_bias_gradient", shape, of_bias, upstream)
         return gradient, of_bias
 
     def _launch(self, kernel: str, shape: Shape, written: Tensor, *read: Argument) -> None:

@@ -2,8 +2,8 @@
 
 A convolution sums products over taps, and keeps a block of its output in registers meanwhile;
 `core/correlation.hpp` draws it. The library is built when convbench is installed from source and comes with its
-wheels (`build.py`), `library.py` calls it, and `convolution.py`, `pooling.py` and `fused.py` make ops of
-torch of it. `docs/native.md` has what it reaches, and why.
+wheels (`build.py`), `library.py` calls it, and `convolution.py` and `pooling.py` make ops of torch of it.
+`docs/native.md` has what it reaches, and why.
 """
 
 from __future__ import annotations
@@ -14,24 +14,21 @@ from typing import Any
 from convbench.plugins.backends.native.library import unavailable
 from convbench.registry import Backend, hookimpl
 
+OPS = (
+    "conv2d",
+    "max_pool2d",
+    "avg_pool2d",
+    "conv2d_activation",
+    "activation_max_pool2d",
+    "activation_avg_pool2d",
+)
+
 
 def load() -> Mapping[str, Any]:
-    from convbench.plugins.backends.native.convolution import conv2d
-    from convbench.plugins.backends.native.fused import (
-        activation_avg_pool2d,
-        activation_max_pool2d,
-        conv2d_activation,
-    )
-    from convbench.plugins.backends.native.pooling import avg_pool2d, max_pool2d
+    from convbench.plugins.backends.native import pooling
+    from convbench.plugins.backends.native.convolution import OPS as CONVOLUTIONS
 
-    return {
-        "conv2d": conv2d,
-        "max_pool2d": max_pool2d,
-        "avg_pool2d": avg_pool2d,
-        "conv2d_activation": conv2d_activation,
-        "activation_max_pool2d": activation_max_pool2d,
-        "activation_avg_pool2d": activation_avg_pool2d,
-    }
+    return {name: CONVOLUTIONS.get(name) or getattr(pooling, name) for name in OPS}
 
 
 @hookimpl
@@ -43,12 +40,5 @@ def convbench_backends() -> Iterable[Backend]:
         devices=("cpu",),
         dtypes=("float32", "float64"),
         unavailable=unavailable,
-        second_order=(
-            "conv2d",
-            "max_pool2d",
-            "avg_pool2d",
-            "conv2d_activation",
-            "activation_max_pool2d",
-            "activation_avg_pool2d",
-        ),
+        second_order=OPS,
     )

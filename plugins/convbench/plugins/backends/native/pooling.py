@@ -1,7 +1,9 @@
-"""`max_pool2d` and `avg_pool2d` as ops of torch (`torch_ops.py`).
+"""`max_pool2d` and `avg_pool2d` as ops of torch, with and without an activation before them.
 
-The gradient of a mean is linear, and its derivative is the mean again. That of a maximum hands each value to the
-place that was chosen; its derivative gathers from there, which torch does.
+The gradient of a mean is linear, and its derivative is the mean again. The gradient of a maximum adds each
+value to the place that was chosen; its derivative gathers from there, with torch. The slope of an activation
+follows from its output: the maximum itself, or for a mean a tensor that the same pass over the input writes.
+For a ReLU the input is enough.
 """
 
 from __future__ import annotations
@@ -13,12 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convbench.plugins.backends.native.convolution import call, int64s, refuse_others
-from convbench.plugins.backends.native.torch_ops import EAGER, OPS, register
+from convbench.plugins.backends.native.convolution import (
+    ACTIVATIONS,
+    LIBRARY,
+    call,
+    int64s,
+    refuse_others,
+)
 from convbench.registry import Unsupported
+from convbench.registry.authoring.conv_op import slope_and_curvature
+from convbench.registry.ops.activations import activation_of
 from convbench.registry.ops.call_arguments import Pair, PoolingOptions, being_traced, pooling_options
 from convbench.registry.ops.window import IntPair, mean_divisor
 
+OPS, EAGER, register = LIBRARY.ops, LIBRARY.eager, LIBRARY.add
 MOST_PIXELS = 2**16  # of a window, whose places are kept as 16 bits
 
 
@@ -54,6 +64,46 @@ def avg_pool2d(
         traced, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
     )
     mean: Tensor = OPS.avg_pool2d(input, *options) if traced else EAGER.avg_pool2d(input, *options)
+    return mean
+
+
+def activation_max_pool2d(
+    input: Tensor,
+    kernel_size: IntPair,
+    stride: IntPair | None = None,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    ceil_mode: bool = False,
+    activation: str = "relu",
+) -> Tensor:
+    """The largest activation in each window: (N, C, H, W) -> (N, C, H', W')."""
+    name = activation_of(activation).name
+    traced = being_traced(input)
+    options = window_options(traced, input, kernel_size, stride, padding, dilation, ceil_mode)
+    refuse_large(options[1])
+    largest: Tensor
+    largest, _ = (OPS if traced else EAGER).activation_max_pool2d(input, *options, name)
+    return largest
+
+
+def activation_avg_pool2d(
+    input: Tensor,
+    kernel_size: IntPair,
+    stride: IntPair | None = None,
+    padding: IntPair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    activation: str = "relu",
+) -> Tensor:
+    """The mean activation of each window: (N, C, H, W) -> (N, C, H', W')."""
+    name = activation_of(activation).name
+    traced = being_traced(input)
+    options = mean_options(
+        traced, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
+    mean: Tensor
+    mean, _ = (OPS if traced else EAGER).activation_avg_pool2d(input, *options, name)
     return mean
 
 
@@ -97,7 +147,7 @@ def largest_of(
     stride: Ints,
     padding: Ints,
     dilation: Ints,
-    activation: int = 0,
+    activation: str = "none",
 ) -> tuple[Tensor, Tensor]:
     """(N, C, H, W) -> the largest values (N, C, H', W'), and their places in their windows."""
     output = input.new_empty((*input.shape[:2], *size))
@@ -108,7 +158,7 @@ def largest_of(
 
 
 def _largest_gradient(
-    upstream: Tensor,
+    grad_output: Tensor,
     choices: Tensor,
     image: Ints,
     kernel: Ints,
@@ -117,9 +167,11 @@ def _largest_gradient(
     dilation: Ints,
 ) -> Tensor:
     """(N, C, H', W') -> (N, C, H, W): every value added to the place that was chosen."""
-    gradient = upstream.new_empty((*upstream.shape[:2], *image))
-    options = kernel, stride, padding, dilation, upstream.shape[2:]
-    call("max_pool2d_gradient", _pooling(gradient.shape, *map(tuple, options)), upstream, choices, gradient)
+    gradient = grad_output.new_empty((*grad_output.shape[:2], *image))
+    options = kernel, stride, padding, dilation, grad_output.shape[2:]
+    call(
+        "max_pool2d_gradient", _pooling(gradient.shape, *map(tuple, options)), grad_output, choices, gradient
+    )
     return gradient
 
 
@@ -131,7 +183,7 @@ def mean_of(
     padding: Ints,
     count_padding: int,
     divisor: int,
-    activation: int = 0,
+    activation: str = "none",
     activated: Tensor | None = None,
 ) -> Tensor:
     """(N, C, H, W) -> (N, C, H', W'); activations of the input are written to `activated` where it is there."""
@@ -142,7 +194,7 @@ def mean_of(
 
 
 def mean_gradient(
-    upstream: Tensor,
+    grad_output: Tensor,
     image: Ints,
     kernel: Ints,
     stride: Ints,
@@ -150,27 +202,66 @@ def mean_gradient(
     count_padding: int,
     divisor: int,
     activated: Tensor | None = None,
-    activation: int = 0,
+    activation: str = "none",
 ) -> Tensor:
     """(N, C, H', W') -> (N, C, H, W): every value shared out among its window, times an activation's slope."""
-    gradient = upstream.new_empty((*upstream.shape[:2], *image))
-    options = kernel, stride, padding, (1, 1), upstream.shape[2:], (count_padding, divisor, activation)
-    call("avg_pool2d_gradient", _pooling(gradient.shape, *map(tuple, options)), upstream, activated, gradient)
+    gradient = grad_output.new_empty((*grad_output.shape[:2], *image))
+    options = kernel, stride, padding, (1, 1), grad_output.shape[2:], (count_padding, divisor, activation)
+    call(
+        "avg_pool2d_gradient",
+        _pooling(gradient.shape, *map(tuple, options)),
+        grad_output,
+        activated,
+        gradient,
+    )
     return gradient
 
 
+def _activated_mean(
+    input: Tensor,
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    count_padding: int,
+    divisor: int,
+    activation: str,
+) -> tuple[Tensor, Tensor]:
+    """(N, C, H, W) -> (N, C, H', W'), and the activations where the input does not tell their slopes."""
+    activated = input.new_empty(0 if activation == "relu" else input.shape)
+    options = size, kernel, stride, padding, count_padding, divisor, activation
+    return mean_of(input, *options, None if activation == "relu" else activated), activated
+
+
+def _activated_mean_gradient(
+    grad_output: Tensor,
+    activated: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    count_padding: int,
+    divisor: int,
+    activation: str,
+) -> Tensor:
+    """(N, C, H', W'), (N, C, H, W) -> (N, C, H, W)."""
+    options = kernel, stride, padding, count_padding, divisor, activated, activation
+    return mean_gradient(grad_output, activated.shape[2:], *options)
+
+
 @lru_cache(maxsize=1024)
-def _pooling(shape: torch.Size, *options: tuple[int, ...]) -> Any:
+def _pooling(shape: torch.Size, *options: tuple[int | str, ...]) -> Any:
     """`Pooling` of core.hpp."""
-    numbers = [shape[0] * shape[1], *shape[2:], *(number for pair in options for number in pair)]
+    given = (value for pair in options for value in pair)
+    numbers = [ACTIVATIONS.index(value) if isinstance(value, str) else value for value in given]
+    numbers = [shape[0] * shape[1], *shape[2:], *numbers]
     return int64s([*numbers, *[0] * (16 - len(numbers))])  # what is not told is zero
 
 
 # --- their derivatives -------------------------------------------------------------------------------------------
 
 
-def _of_largest(calls: Any, ctx: Any, upstream: Tensor, _: Any) -> tuple[Any, ...]:
-    gradient = calls.max_pool2d_gradient(upstream, *ctx.saved_tensors, *ctx.options)
+def _of_largest(calls: Any, ctx: Any, grad_output: Tensor, _: Any) -> tuple[Any, ...]:
+    gradient = calls.max_pool2d_gradient(grad_output, *ctx.saved_tensors, *ctx.options)
     return gradient, None, None, None, None, None
 
 
@@ -194,12 +285,40 @@ def _of_largest_gradient(calls: Any, ctx: Any, change: Tensor) -> tuple[Any, ...
     return chosen, None, None, None, None, None, None
 
 
-def _of_mean(calls: Any, ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
-    return calls.avg_pool2d_gradient(upstream, *ctx.options), None, None, None, None, None, None
+def _of_mean(calls: Any, ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+    return calls.avg_pool2d_gradient(grad_output, *ctx.options), None, None, None, None, None, None
 
 
 def _of_mean_gradient(calls: Any, ctx: Any, change: Tensor) -> tuple[Any, ...]:
     return calls.avg_pool2d(change, *ctx.options), None, None, None, None, None, None
+
+
+def _of_activated_largest(calls: Any, ctx: Any, grad_output: Tensor, _: Any) -> tuple[Any, ...]:
+    output, choices = ctx.saved_tensors
+    grad_output = calls.activation_gradient(grad_output, output, ctx.activation)
+    gradient = calls.max_pool2d_gradient(grad_output, choices, *ctx.options)
+    return gradient, None, None, None, None, None, None
+
+
+def _of_activated_mean(
+    calls: Any, ctx: Any, grad_output: Tensor | None, of_kept: Tensor | None
+) -> tuple[Any, ...]:
+    (kept,) = ctx.saved_tensors
+    gradient = None
+    if grad_output is not None:
+        gradient = calls.activation_avg_pool2d_gradient(grad_output, kept, *ctx.options, ctx.activation)
+    if of_kept is not None and ctx.activation != "relu":  # in gradients of gradients only
+        direct = calls.activation_gradient(of_kept, kept, ctx.activation)
+        gradient = direct if gradient is None else gradient + direct
+    return gradient, None, None, None, None, None, None, None
+
+
+def _of_activated_mean_gradient(calls: Any, ctx: Any, change: Tensor) -> tuple[Any, ...]:
+    grad_output, activated = ctx.saved_tensors
+    slope, curvature = slope_and_curvature(activated, ctx.activation)
+    of_grad_output = calls.avg_pool2d(change * slope, grad_output.shape[2:], *ctx.options)
+    shared = calls.avg_pool2d_gradient(grad_output, activated.shape[2:], *ctx.options)
+    return of_grad_output, change * shared * curvature, None, None, None, None, None, None
 
 
 def _keep_choices(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -218,6 +337,23 @@ def _keep_size(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.options = inputs[0].shape[2:], *inputs[2:]
 
 
+def _keep_activated_largest(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*output)
+    ctx.options, ctx.activation = (inputs[0].shape[2:], *inputs[2:-1]), inputs[-1]
+
+
+def _keep_activated_mean(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(inputs[0] if inputs[-1] == "relu" else output[1])
+    ctx.options, ctx.activation = inputs[2:-1], inputs[-1]
+
+
+def _keep_activated_both(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[0], inputs[1])
+    ctx.options, ctx.activation = inputs[2:-1], inputs[-1]
+
+
 # --- both kinds of ops ------------------------------------------------------------------------------------------
 
 
@@ -230,6 +366,10 @@ def fake_largest(input: Tensor, size: Sequence[int], *_: Any) -> tuple[Tensor, T
     return output, torch.empty_like(output, dtype=torch.int16)
 
 
+def _fake_activated_mean(input: Tensor, size: Sequence[int], *options: Any) -> tuple[Tensor, Tensor]:
+    return fake_pool(input, size), input.new_empty(0 if options[-1] == "relu" else input.shape)
+
+
 WINDOW = "int[] kernel, int[] stride, int[] padding"
 register(
     f"max_pool2d(Tensor input, SymInt[] size, {WINDOW}, int[] dilation) -> (Tensor, Tensor)",
@@ -239,9 +379,9 @@ register(
     _keep_choices,
 )
 register(
-    f"max_pool2d_gradient(Tensor upstream, Tensor choices, SymInt[] size, {WINDOW}, int[] dilation) -> Tensor",
+    f"max_pool2d_gradient(Tensor grad_output, Tensor choices, SymInt[] size, {WINDOW}, int[] dilation) -> Tensor",
     _largest_gradient,
-    lambda upstream, choices, *options: fake_pool(upstream, *options),
+    lambda grad_output, choices, *options: fake_pool(grad_output, *options),
     _of_largest_gradient,
     _keep_the_choices_given,
 )
@@ -253,9 +393,33 @@ register(
     _keep_size,
 )
 register(
-    f"avg_pool2d_gradient(Tensor upstream, SymInt[] size, {WINDOW}, int count_padding, int divisor) -> Tensor",
+    f"avg_pool2d_gradient(Tensor grad_output, SymInt[] size, {WINDOW}, int count_padding, int divisor) -> Tensor",
     mean_gradient,
     fake_pool,
     _of_mean_gradient,
     _keep_size,
+)
+register(
+    f"activation_max_pool2d(Tensor input, SymInt[] size, {WINDOW}, int[] dilation, str activation) "
+    "-> (Tensor, Tensor)",
+    largest_of,
+    fake_largest,
+    _of_activated_largest,
+    _keep_activated_largest,
+)
+register(
+    f"activation_avg_pool2d(Tensor input, SymInt[] size, {WINDOW}, int count_padding, int divisor, "
+    "str activation) -> (Tensor, Tensor)",
+    _activated_mean,
+    _fake_activated_mean,
+    _of_activated_mean,
+    _keep_activated_mean,
+)
+register(
+    f"activation_avg_pool2d_gradient(Tensor grad_output, Tensor activated, {WINDOW}, int count_padding, "
+    "int divisor, str activation) -> Tensor",
+    _activated_mean_gradient,
+    lambda grad_output, activated, *_: torch.empty_like(activated, memory_format=torch.contiguous_format),
+    _of_activated_mean_gradient,
+    _keep_activated_both,
 )
