@@ -17,10 +17,10 @@ from functools import cached_property
 from typing import Literal
 
 from convbench.results.analysis.coverage import Attribution, Rank, attribution, remarks
-from convbench.results.analysis.flags import flagged
+from convbench.results.analysis.flags import flag_counts, flagged
 from convbench.results.analysis.significance import MIN_EFFECT, Difference, judge, log_difference
 from convbench.results.analysis.statistics import Interval, geometric_mean, median, ratio_interval
-from convbench.results.schema import MEASURED, Row, Status
+from convbench.results.schema import MEASURED, Row, Status, Summary
 from convbench.results.storage.csv_format import Process
 
 BASELINE = "torch"
@@ -389,3 +389,60 @@ def step_ms(rows: Sequence[Row]) -> list[float]:
     """The median step time of each process that was timed."""
     times = (row.step_ms_median for row in measured(rows, "time"))
     return [value for value in times if value and 0 < value < math.inf]
+
+
+def summaries(table: Table) -> list[Summary]:
+    """Every line of every group as one flat record: what tables show, and `.table()` gives as a DataFrame."""
+    return [
+        summary(group, each, table.rows_of(group, each.name))
+        for group in table.groups
+        for each in group.lines
+    ]
+
+
+def summary(group: Group, line: Line, rows: Sequence[Row]) -> Summary:
+    """Sum up one line of a group."""
+    timed, reached, conditions = measured(rows, "time"), line.accuracy, group.conditions
+    names = (line.name, conditions.shared) if group.subject == "backend" else (conditions.shared, line.name)
+    loss = reached is not None and reached.is_loss
+    accuracy = None if loss else reached
+    memory = [row.peak_memory_mb for row in timed or rows if row.peak_memory_mb is not None]
+    interval = line.ratio_interval
+    return Summary(
+        backend=names[0],
+        architecture=names[1],
+        device=conditions.device,
+        dtype=conditions.dtype,
+        batch_size=conditions.batch_size,
+        memory_format=conditions.memory_format,
+        mode=conditions.mode,
+        status=line.status,
+        flags=flag_counts(rows) or None,
+        parameters=line.parameters,
+        images_per_second=line.images_per_second,
+        step_ms=line.step_ms,
+        step_ms_p10=line.step_ms_p10,
+        step_ms_p90=line.step_ms_p90,
+        processes=line.processes or None,
+        speedup=line.ratio,
+        speedup_low=interval.low if interval else None,
+        speedup_high=interval.high if interval else None,
+        val_accuracy=accuracy.mean if accuracy else None,
+        val_accuracy_low=accuracy.low if accuracy else None,
+        val_accuracy_high=accuracy.high if accuracy else None,
+        val_loss=reached.mean if reached and loss else None,
+        seeds=reached.seeds if reached else None,
+        epochs=reached.epochs if reached else None,
+        train_seconds=reached.seconds if reached else None,
+        shifted_val_accuracy=line.shifted_accuracy,
+        gflops_per_second=center(row.gflops_per_second for row in timed),
+        roofline_fraction=center(row.roofline_fraction for row in timed),
+        coverage=line.served_flops_fraction,
+        ranked=int(line.ranked),
+        max_error=line.max_error,
+        derived_backward=", ".join(line.attribution.derived) or None,
+        peak_memory_mb=max(memory, default=None),
+        setup_seconds=middle(row.setup_seconds for row in timed),
+        compile_seconds=middle(row.compile_seconds for row in timed),
+        notes="; ".join(line.notes) or None,
+    )
