@@ -162,20 +162,14 @@ class Rates:
 
 def judged(groups: Iterator[Sequence[Round]]) -> Rates:
     """Judge both equals, and the slowed ones against the first of the equals, for each group of rounds."""
-    from convbench.results.analysis.significance import (
-        MIN_EFFECT,
-        PAIRED_FROM,
-        judge,
-        log_difference,
-        paired_log_difference,
-    )
+    from convbench.results.analysis.significance import MIN_EFFECT, judge, time_difference
 
     rates = Rates(Counter(), Counter(), Counter())
     for group in groups:
         base, *others = zip(*group, strict=True)
         for counts, new in zip((rates.equal, rates.slower_5, rates.slower_10), others, strict=True):
-            difference = paired_log_difference if len(group) >= PAIRED_FROM else log_difference
-            (found,) = judge([difference(base, new)], math.log1p(MIN_EFFECT))
+            gap = time_difference(dict(enumerate(base)), dict(enumerate(new)))
+            (found,) = judge([gap], math.log1p(MIN_EFFECT))
             counts[found.verdict] += 1
     return rates
 

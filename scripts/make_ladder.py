@@ -24,8 +24,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convbench.results.analysis.contents import Contents, read_contents
-from convbench.results.analysis.standings import Group, Line, center, conditions_of, measured, step_samples
-from convbench.results.analysis.statistics import Interval, ratio_interval
+from convbench.results.analysis.significance import Times, time_ratio
+from convbench.results.analysis.standings import (
+    Group,
+    Line,
+    center,
+    conditions_of,
+    measured,
+    step_ms_by_process,
+)
+from convbench.results.analysis.statistics import Interval
 from convbench.results.charts.roofline_figure import percent, roof
 from convbench.results.wording import number
 
@@ -94,7 +102,7 @@ class Rung:
     images_per_second: float | None
     gflops_per_second: float | None
     roofline_fraction: float | None
-    image_ms: tuple[tuple[float, ...], ...]
+    image_ms: Times
     reason: str
 
     @property
@@ -104,7 +112,7 @@ class Rung:
 
     def times(self, other: Rung) -> Interval | None:
         """How many times as fast as another rung, image by image, with an interval over processes."""
-        return ratio_interval(self.image_ms, other.image_ms)
+        return time_ratio(self.image_ms, other.image_ms)
 
 
 @cache
@@ -142,9 +150,7 @@ def rung(backend: str, line: Line | None, group: Group, contents: Contents) -> R
         images_per_second=line and line.images_per_second,
         gflops_per_second=center(row.gflops_per_second for row in timed),
         roofline_fraction=center(row.roofline_fraction for row in timed),
-        image_ms=tuple(
-            tuple(step / batch_size for step in steps) for steps in step_samples(timed, contents.samples)
-        ),
+        image_ms={process: step / batch_size for process, step in step_ms_by_process(rows).items()},
         reason=reason,
     )
 

@@ -7,7 +7,19 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "torchvision", "pandas", "matplotlib", "numba", "triton", "timm", "numpy", "rich", "psutil")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "pandas",
+    "matplotlib",
+    "numba",
+    "triton",
+    "timm",
+    "numpy",
+    "rich",
+    "psutil",
+    "scipy",
+)
 SCRIPT = f"""
 import sys
 from convbench.registry.cli.main import main

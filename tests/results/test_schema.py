@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from convbench.registry import UsageError
-from convbench.results.schema import FILES, Row, columns
+from convbench.results.analysis.standings import comparison_table, summaries
+from convbench.results.schema import FILES, Row, Summary, column, columns
 from convbench.results.tables.documentation import with_columns
 from result_rows import LENET, row
 
@@ -64,7 +65,41 @@ def test_storing_and_showing_rows_does_without_pandas_and_torch() -> None:
 import sys
 from convbench.results import Row, RunStore, table_markdown
 import convbench.results.cli.compare, convbench.results.storage.environment
-print([name for name in ("torch", "pandas", "matplotlib", "numpy") if name in sys.modules])
+print([name for name in ("torch", "pandas", "matplotlib", "numpy", "scipy") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("record", [*FILES.values(), Summary])
+def test_a_column_names_itself_and_formats_its_values(record: type) -> None:
+    headings = [each.heading for each in columns(record)]
+    assert len(set(headings)) == len(headings)
+    assert all(each.text(None) == "–" for each in columns(record))
+
+
+@pytest.mark.parametrize(
+    ("name", "heading", "value", "text"),
+    [
+        ("step_ms", "step, ms", 12.3456, "12.3"),
+        ("images_per_second", "images/s", 12345.6, "12,346"),
+        ("speedup", "x torch", 1.2345, "1.23×"),
+        ("val_accuracy", "accuracy", 0.87654, "0.877"),
+        ("coverage", "coverage", 0.9999, "99.9 %"),
+        ("max_error", "max error", 1.234e-6, "1.2e-06"),
+        ("backend", "backend", "im2col", "im2col"),
+    ],
+)
+def test_headings_and_numbers_are_those_that_people_read(
+    name: str, heading: str, value: object, text: str
+) -> None:
+    found = column(Summary, name)
+    assert (found.heading, found.text(value)) == (heading, text)
+
+
+def test_a_summary_is_flat_and_over_all_processes() -> None:
+    rows = [row(backend=name, kind="time", round=at, step_ms_median=ms + at, status="ok")
+            for name, ms in (("torch", 10.0), ("im2col", 20.0)) for at in range(3)]  # fmt: skip
+    first, second = summaries(comparison_table(rows))
+    assert (first.backend, second.backend, second.processes) == ("torch", "im2col", 3)
+    assert second.speedup == pytest.approx((first.step_ms or 0) / (second.step_ms or 1))

@@ -1,17 +1,20 @@
-"""What a run records: the columns of results.csv, curves.csv and samples.csv, and what each of them means.
+"""The one table of columns: each column's name, type, unit, meaning, heading and number format.
 
-A dataclass is a file, a field is a column, and the order of the fields is the order of the columns. Readers,
-writers and the documentation are made from these classes, so that a column is described in one place.
+`Row`, `Epoch` and `Sample` are the lines of results.csv, curves.csv and samples.csv; `Summary` is a line of every
+table of a run. A field is a column, and the order of the fields is the order of the columns. Readers, writers,
+tables and the documentation take `columns(record)`, so each fact about a column is stated here and nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from functools import cached_property
-from typing import Any, Literal, NamedTuple, get_args, get_type_hints
+from functools import cached_property, partial
+from typing import Any, Literal, get_args, get_type_hints
 
 from convbench.registry.errors import shown
+from convbench.results.wording import EMPTY, number, share
 
 Kind = Literal["verify", "time", "train"]
 Status = Literal[
@@ -32,20 +35,67 @@ PHASES = ("data_ms", "forward_ms", "backward_ms", "optimizer_ms")  # of a step, 
 MEASURED: tuple[Status, ...] = ("ok", "budget")  # the rest carry no speed and no accuracy to compare
 
 
-class Column(NamedTuple):
-    """A column: its type (`str`, `int` or `float`), whether it may be empty, and its documentation."""
+@dataclass(frozen=True)
+class Column:
+    """A column: what it is called, what it holds (`str`, `int` or `float`), what it means, how it is shown."""
 
     name: str
     type: type
     required: bool
-    later: bool  # joined after the documented columns; a reader does without it
+    later: bool  # added after the documented columns; files without it can be read
     unit: str
     description: str
+    heading: str  # for people, with the unit
+    format: Callable[[float], str]
+
+    def text(self, value: Any) -> str:
+        """A value for people to read; `EMPTY` where there is none."""
+        if value is None or value == "" or value != value:
+            return EMPTY
+        return str(value) if self.type is str else self.format(value)
 
 
-def about(description: str, unit: str = "", *, later: bool = False) -> Mapping[str, Any]:
-    """Document a field."""
-    return {"description": description, "unit": unit, "later": later}
+def about(
+    description: str,
+    unit: str = "",
+    *,
+    later: bool = False,
+    heading: str = "",
+    format: Callable[[float], str] | None = None,
+) -> Mapping[str, Any]:
+    """Document a field: its meaning and unit, and how tables name and format it."""
+    return {"description": description, "unit": unit, "later": later, "heading": heading, "format": format}
+
+
+def optional(description: str, unit: str = "", **more: Any) -> Any:
+    """A documented field that may be empty."""
+    return field(default=None, metadata=about(description, unit, **more))
+
+
+later = partial(optional, later=True)
+
+
+def whole(value: float) -> str:
+    """A count."""
+    return f"{value:,.0f}"
+
+
+def factor(value: float) -> str:
+    """How many times as fast."""
+    return f"{number(value)}×"
+
+
+def rounded(spec: str) -> Callable[[float], str]:
+    """A number by Python's format specification."""
+    return lambda value: format(value, spec)
+
+
+def significant(value: float) -> str:
+    """Three significant digits, and all of an integer part."""
+    return f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+accuracy = rounded(".3f")
 
 
 @dataclass(frozen=True)
@@ -95,7 +145,7 @@ class Row(Combined):
     status: Status = field(
         metadata=about(f"how it ended: {', '.join(f'`{status}`' for status in STATUSES)}"),
     )
-    error: str | None = field(default=None, metadata=about("what went wrong, in one line"))
+    error: str | None = optional("what went wrong, in one line")
 
     architecture: str = field(metadata=COMBINATION["architecture"])
     backend: str = field(metadata=COMBINATION["backend"])
@@ -105,258 +155,141 @@ class Row(Combined):
     memory_format: str = field(metadata=COMBINATION["memory_format"])
     mode: str = field(metadata=COMBINATION["mode"])
     seed: int = field(metadata=COMBINATION["seed"])
-    threads: int | None = field(default=None, metadata=about("torch's intra-op threads in the process"))
+    threads: int | None = optional("torch's intra-op threads in the process")
 
-    dataset: str | None = field(default=None, metadata=about("data set that was really used"))
-    train_images: int | None = field(default=None, metadata=about("size of the training set", "images"))
-    epochs: float | None = field(
-        default=None,
-        metadata=about("passes over the training set; a fraction where the budget ended one", "epochs"),
+    dataset: str | None = optional("data set that was really used")
+    train_images: int | None = optional("size of the training set", "images")
+    epochs: float | None = optional(
+        "passes over the training set; a fraction where the budget ended one", "epochs"
     )
-    steps: int | None = field(default=None, metadata=about("training steps measured or trained", "steps"))
-    train_seconds: float | None = field(
-        default=None, metadata=about("time spent training, evaluation apart", "s")
-    )
-    images_per_second: float | None = field(default=None, metadata=about("training throughput", "images/s"))
+    steps: int | None = optional("training steps measured or trained", "steps")
+    train_seconds: float | None = optional("time spent training, evaluation apart", "s")
+    images_per_second: float | None = optional("training throughput", "images/s", heading="images/s")
 
-    step_ms_median: float | None = field(
-        default=None, metadata=about("median time of a whole training step", "ms")
-    )
-    step_ms_p10: float | None = field(default=None, metadata=about("10th percentile of the step time", "ms"))
-    step_ms_p90: float | None = field(default=None, metadata=about("90th percentile of the step time", "ms"))
-    forward_ms: float | None = field(default=None, metadata=about("median time of the forward pass", "ms"))
-    backward_ms: float | None = field(default=None, metadata=about("median time of the backward pass", "ms"))
-    optimizer_ms: float | None = field(default=None, metadata=about("median time of the update", "ms"))
-    data_ms: float | None = field(
-        default=None, metadata=about("median time to gather and normalise a batch", "ms")
-    )
-    setup_seconds: float | None = field(
-        default=None,
-        metadata=about("imports, building, compiling and first steps, outside every other figure", "s"),
+    step_ms_median: float | None = optional("median time of a whole training step", "ms", heading="step, ms")
+    step_ms_p10: float | None = optional("10th percentile of the step time", "ms")
+    step_ms_p90: float | None = optional("90th percentile of the step time", "ms")
+    forward_ms: float | None = optional("median time of the forward pass", "ms")
+    backward_ms: float | None = optional("median time of the backward pass", "ms")
+    optimizer_ms: float | None = optional("median time of the update", "ms")
+    data_ms: float | None = optional("median time to gather and normalise a batch", "ms")
+    setup_seconds: float | None = optional(
+        "imports, building, compiling and first steps, outside every other figure", "s"
     )
 
-    train_loss: float | None = field(default=None, metadata=about("training loss of the last epoch", "nats"))
-    val_loss: float | None = field(default=None, metadata=about("validation loss at the end", "nats"))
-    val_accuracy: float | None = field(default=None, metadata=about("validation accuracy at the end"))
-    best_val_accuracy: float | None = field(
-        default=None, metadata=about("highest validation accuracy of any epoch")
-    )
-    peak_memory_mb: float | None = field(
-        default=None,
-        metadata=about(
-            "peak of the device's allocated memory, or of the process on a CPU", "MB (10^6 bytes)"
-        ),
+    train_loss: float | None = optional("training loss of the last epoch", "nats")
+    val_loss: float | None = optional("validation loss at the end", "nats")
+    val_accuracy: float | None = optional("validation accuracy at the end")
+    best_val_accuracy: float | None = optional("highest validation accuracy of any epoch")
+    peak_memory_mb: float | None = optional(
+        "peak of the device's allocated memory, or of the process on a CPU", "MB (10^6 bytes)"
     )
 
-    parameters: int | None = field(default=None, metadata=about("trainable parameters of the network"))
-    flops_per_image: float | None = field(
-        default=None,
-        metadata=about("floating-point operations of one image's forward pass, counted", "FLOPs"),
+    parameters: int | None = optional("trainable parameters of the network")
+    flops_per_image: float | None = optional(
+        "floating-point operations of one image's forward pass, counted", "FLOPs"
     )
-    gflops_per_second: float | None = field(
-        default=None, metadata=about("counted operations over measured time", "GFLOP/s")
+    gflops_per_second: float | None = optional(
+        "counted operations over measured time", "GFLOP/s", heading="GFLOP/s"
     )
-    roofline_fraction: float | None = field(
-        default=None,
-        metadata=about("share of the speed that the machine's measured peaks allow: see docs/measuring.md"),
-    )
-
-    served_calls: int | None = field(
-        default=None, metadata=about("op calls of one forward pass that the backend served itself")
-    )
-    served_flops_fraction: float | None = field(
-        default=None,
-        metadata=about(
-            "share of the FLOPs of all op calls that the backend served itself; torch did the rest"
-        ),
-    )
-    max_error: float | None = field(
-        default=None,
-        metadata=about("largest error against the float64 reference, relative to its magnitude"),
+    roofline_fraction: float | None = optional(
+        "share of the speed that the machine's measured peaks allow: see docs/measuring.md",
+        heading="of the roofline",
+        format=share,
     )
 
-    convbench_version: str | None = field(default=None, metadata=about("version of convbench"))
-    plugin: str | None = field(default=None, metadata=about("distribution that brought the backend"))
-    plugin_version: str | None = field(default=None, metadata=about("its version"))
-    torch_version: str | None = field(default=None, metadata=about("version of torch, with its build"))
-    device_name: str | None = field(default=None, metadata=about("model of the processor or accelerator"))
-    machine_id: str | None = field(
-        default=None, metadata=about("short hash of the machine's hardware and identity")
+    served_calls: int | None = optional("op calls of one forward pass that the backend served itself")
+    served_flops_fraction: float | None = optional(
+        "share of the FLOPs of all op calls that the backend served itself; torch did the rest",
+        heading="coverage",
+        format=share,
     )
-    started_at: str | None = field(default=None, metadata=about("when the process started", "UTC, ISO 8601"))
-
-    order: int | None = field(
-        default=None, metadata=about("position in the run's randomised schedule", later=True)
-    )
-    notes: str | None = field(
-        default=None, metadata=about("what a reader should know, such as a cut by the budget", later=True)
-    )
-    served: str | None = field(
-        default=None, metadata=about("calls served of calls made, op by op: `conv2d 2/2`", later=True)
-    )
-    flush_denormal: int | None = field(
-        default=None, metadata=about("1 where denormal numbers were flushed to zero, 0 where not", later=True)
-    )
-    recipe: str | None = field(
-        default=None, metadata=about("how it was trained: learning rate, epochs, resize, init", later=True)
-    )
-    shifted_val_accuracy: float | None = field(
-        default=None, metadata=about("validation accuracy on images moved by a few pixels", later=True)
-    )
-    step_flops_per_image: float | None = field(
-        default=None,
-        metadata=about("floating-point operations of one image's whole step, counted", "FLOPs", later=True),
-    )
-    combination_key: str | None = field(
-        default=None,
-        metadata=about(
-            "hash of combination, plugin version and environment; a resumed run skips by it", later=True
-        ),
-    )
-    served_flops: str | None = field(
-        default=None,
-        metadata=about("share of the FLOPs served, op by op: `conv2d 0.853, avg_pool2d 0`", later=True),
-    )
-    claimed: str | None = field(
-        default=None, metadata=about("ops that the backend implements: `conv2d, avg_pool2d`", later=True)
-    )
-    derived_backward: str | None = field(
-        default=None,
-        metadata=about(
-            "ops whose gradients were derived from the forward, at its cost: `conv2d`", later=True
-        ),
+    max_error: float | None = optional(
+        "largest error against the float64 reference, relative to its magnitude", format=rounded(".1e")
     )
 
-    step_bytes_per_image: float | None = field(
-        default=None,
-        metadata=about(
-            "least that the layers of one image's step read and write, forward and backward, counted",
-            "bytes",
-            later=True,
-        ),
+    convbench_version: str | None = optional("version of convbench")
+    plugin: str | None = optional("distribution that brought the backend")
+    plugin_version: str | None = optional("its version")
+    torch_version: str | None = optional("version of torch, with its build")
+    device_name: str | None = optional("model of the processor or accelerator")
+    machine_id: str | None = optional("short hash of the machine's hardware and identity")
+    started_at: str | None = optional("when the process started", "UTC, ISO 8601")
+
+    order: int | None = later("position in the run's randomised schedule")
+    notes: str | None = later("what a reader should know, such as a cut by the budget")
+    served: str | None = later("calls served of calls made, op by op: `conv2d 2/2`")
+    flush_denormal: int | None = later("1 where denormal numbers were flushed to zero, 0 where not")
+    recipe: str | None = later("how it was trained: learning rate, epochs, resize, init")
+    shifted_val_accuracy: float | None = later("validation accuracy on images moved by a few pixels")
+    step_flops_per_image: float | None = later(
+        "floating-point operations of one image's whole step, counted", "FLOPs"
     )
-    arithmetic_intensity: float | None = field(
-        default=None,
-        metadata=about("`step_flops_per_image` over `step_bytes_per_image`", "FLOPs/byte", later=True),
+    combination_key: str | None = later(
+        "hash of combination, plugin version and environment; a resumed run skips by it"
     )
-    roofline_step_ms: float | None = field(
-        default=None,
-        metadata=about(
-            "shortest time the machine's measured peaks allow for a step's layers, one after the other",
-            "ms",
-            later=True,
-        ),
+    served_flops: str | None = later("share of the FLOPs served, op by op: `conv2d 0.853, avg_pool2d 0`")
+    claimed: str | None = later("ops that the backend implements: `conv2d, avg_pool2d`")
+    derived_backward: str | None = later(
+        "ops whose gradients were derived from the forward, at its cost: `conv2d`"
     )
-    compile_seconds: float | None = field(
-        default=None,
-        metadata=about(
-            "part of `setup_seconds`: what the first step took beyond a usual one, such as compiling",
-            "s",
-            later=True,
-        ),
+
+    step_bytes_per_image: float | None = later(
+        "least that the layers of one image's step read and write, forward and backward, counted",
+        "bytes",
     )
-    other_load: float | None = field(
-        default=None,
-        metadata=about("CPUs that other programs kept busy meanwhile, on average", "CPUs", later=True),
+    arithmetic_intensity: float | None = later(
+        "`step_flops_per_image` over `step_bytes_per_image`", "FLOPs/byte"
     )
-    steal_fraction: float | None = field(
-        default=None,
-        metadata=about("share of CPU time that a hypervisor gave to others meanwhile", later=True),
+    roofline_step_ms: float | None = later(
+        "shortest time the machine's measured peaks allow for a step's layers, one after the other",
+        "ms",
     )
-    context_switches: int | None = field(
-        default=None,
-        metadata=about("times a thread of the process lost its CPU against its will", later=True),
+    compile_seconds: float | None = later(
+        "part of `setup_seconds`: what the first step took beyond a usual one, such as compiling",
+        "s",
     )
-    throttle_events: int | None = field(
-        default=None,
-        metadata=about(
-            "times the device was slowed for heat or power, or the process stopped for its CPU quota",
-            later=True,
-        ),
+    other_load: float | None = later("CPUs that other programs kept busy meanwhile, on average", "CPUs")
+    steal_fraction: float | None = later("share of CPU time that a hypervisor gave to others meanwhile")
+    context_switches: int | None = later("times a thread of the process lost its CPU against its will")
+    throttle_events: int | None = later(
+        "times the device was slowed for heat or power, or the process stopped for its CPU quota",
     )
-    cpu_mhz: float | None = field(
-        default=None,
-        metadata=about("mean clock of the CPUs right afterwards, where it can be read", "MHz", later=True),
+    cpu_mhz: float | None = later("mean clock of the CPUs right afterwards, where it can be read", "MHz")
+    flags: str | None = later("what makes the times doubtful, words of `busy`, `throttled` and `drifting`")
+    fused: int | None = later(
+        "1 where layers next to each other were computed by one op of the backend that has such, 0 where not",
     )
-    flags: str | None = field(
-        default=None,
-        metadata=about(
-            "what makes the times doubtful, words of `busy`, `throttled` and `drifting`", later=True
-        ),
+    chosen: str | None = later(
+        "of a backend that chooses: who computed each call, one name for all of it or one each for its "
+        "forward, input gradient and weight gradient: `conv2d 32x64x24x24 * 64x64x3x3: native/torch/native`",
     )
-    fused: int | None = field(
-        default=None,
-        metadata=about(
-            "1 where layers next to each other were computed by one op of the backend that has such, 0 where not",
-            later=True,
-        ),
+    autocast: int | None = later(
+        "1 where weights are float32 and the dtype is autocast's, 0 where tensors are of the dtype",
     )
-    chosen: str | None = field(
-        default=None,
-        metadata=about(
-            "of a backend that chooses: who computed each call, one name for all of it or one each for its "
-            "forward, input gradient and weight gradient: `conv2d 32x64x24x24 * 64x64x3x3: native/torch/native`",
-            later=True,
-        ),
+    cudnn: str | None = later("how cuDNN chose its algorithms: by `heuristic`, or by `trial` at first use")
+    host_ms: float | None = later(
+        "time the host was busy with a step, on average, before it could hand over the next",
+        "ms",
     )
-    autocast: int | None = field(
-        default=None,
-        metadata=about(
-            "1 where weights are float32 and the dtype is autocast's, 0 where tensors are of the dtype",
-            later=True,
-        ),
+    cold_step_ms: float | None = later(
+        "median time of a step before which the device's caches were flushed; all other times are with "
+        "what the step before left there",
+        "ms",
     )
-    cudnn: str | None = field(
-        default=None,
-        metadata=about(
-            "how cuDNN chose its algorithms: by `heuristic`, or by `trial` at first use", later=True
-        ),
+    gpu_mhz: float | None = later("clock of the GPU's processors right afterwards", "MHz")
+    gpu_memory_mhz: float | None = later("clock of the GPU's memory right afterwards", "MHz")
+    throttle_reasons: str | None = later(
+        "why the GPU's clock was held down meanwhile, in nvidia-smi's words: `sw_power_cap`"
     )
-    host_ms: float | None = field(
-        default=None,
-        metadata=about(
-            "time the host was busy with a step, on average, before it could hand over the next",
-            "ms",
-            later=True,
-        ),
+    beside: int | None = later(
+        "other devices on which processes of the same run could work at the same time; 0 where one process "
+        "ran at a time",
+        "devices",
     )
-    cold_step_ms: float | None = field(
-        default=None,
-        metadata=about(
-            "median time of a step before which the device's caches were flushed; all other times are with "
-            "what the step before left there",
-            "ms",
-            later=True,
-        ),
-    )
-    gpu_mhz: float | None = field(
-        default=None, metadata=about("clock of the GPU's processors right afterwards", "MHz", later=True)
-    )
-    gpu_memory_mhz: float | None = field(
-        default=None, metadata=about("clock of the GPU's memory right afterwards", "MHz", later=True)
-    )
-    throttle_reasons: str | None = field(
-        default=None,
-        metadata=about(
-            "why the GPU's clock was held down meanwhile, in nvidia-smi's words: `sw_power_cap`", later=True
-        ),
-    )
-    beside: int | None = field(
-        default=None,
-        metadata=about(
-            "other devices on which processes of the same run could work at the same time; 0 where one process "
-            "ran at a time",
-            "devices",
-            later=True,
-        ),
-    )
-    process_seconds: float | None = field(
-        default=None,
-        metadata=about(
-            "how long the worker process took from its start to its end, checks and evaluation included",
-            "s",
-            later=True,
-        ),
+    process_seconds: float | None = later(
+        "how long the worker process took from its start to its end, checks and evaluation included",
+        "s",
     )
 
     @property
@@ -399,9 +332,9 @@ class Epoch(Trace):
     steps: int = field(metadata=about("training steps done", "steps"))
     train_images_seen: int = field(metadata=about("training images seen, repeats included", "images"))
     train_seconds: float = field(metadata=about("time spent training so far, evaluation apart", "s"))
-    train_loss: float | None = field(default=None, metadata=about("mean training loss of the epoch", "nats"))
-    val_loss: float | None = field(default=None, metadata=about("validation loss", "nats"))
-    val_accuracy: float | None = field(default=None, metadata=about("validation accuracy"))
+    train_loss: float | None = optional("mean training loss of the epoch", "nats")
+    val_loss: float | None = optional("validation loss", "nats")
+    val_accuracy: float | None = optional("validation accuracy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -410,37 +343,144 @@ class Sample(Trace):
 
     round: int = field(metadata=about("which of the repeated processes, from 0"))
     step: int = field(metadata=about("which step of the process, from 0, warm-up apart"))
-    data_ms: float | None = field(default=None, metadata=about("time to gather and normalise a batch", "ms"))
-    forward_ms: float | None = field(default=None, metadata=about("time of the forward pass", "ms"))
-    backward_ms: float | None = field(default=None, metadata=about("time of the backward pass", "ms"))
-    optimizer_ms: float | None = field(default=None, metadata=about("time of the update", "ms"))
-    step_ms: float | None = field(default=None, metadata=about("time of the whole step", "ms"))
+    data_ms: float | None = optional("time to gather and normalise a batch", "ms")
+    forward_ms: float | None = optional("time of the forward pass", "ms")
+    backward_ms: float | None = optional("time of the backward pass", "ms")
+    optimizer_ms: float | None = optional("time of the update", "ms")
+    step_ms: float | None = optional("time of the whole step", "ms")
 
 
 FILES: Mapping[str, type[Combined]] = {"results.csv": Row, "curves.csv": Epoch, "samples.csv": Sample}
 
 
-def read_columns(record: type[Combined]) -> tuple[Column, ...]:
-    """Make the columns of a file from the fields of its records."""
-    hints = get_type_hints(record)
-    return tuple(
-        Column(
-            name=f.name,
-            type=next(
-                (kind for kind in (float, int) if kind in (hints[f.name], *get_args(hints[f.name]))), str
-            ),
-            required=f.default is MISSING,
-            later=f.metadata["later"],
-            unit=f.metadata["unit"],
-            description=f.metadata["description"],
-        )
-        for f in fields(record)  # type: ignore[arg-type]  # Combined itself has no fields, its subclasses do
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One line of a run's tables: a backend under one set of conditions, over all its processes and seeds."""
+
+    architecture: str = field(metadata=COMBINATION["architecture"])
+    backend: str = field(metadata=COMBINATION["backend"])
+    device: str = field(metadata=COMBINATION["device"])
+    dtype: str = field(metadata=COMBINATION["dtype"])
+    batch_size: int = field(metadata=COMBINATION["batch_size"])
+    memory_format: str = field(metadata=COMBINATION["memory_format"])
+    mode: str = field(metadata=COMBINATION["mode"])
+    status: str = field(
+        metadata=about("ok, or what went wrong; `budget` marks a combination that its budget ended early")
     )
+    flags: str | None = optional("what makes times doubtful, and in how many processes")
+    parameters: int | None = optional("trainable parameters of the network")
+    images_per_second: float | None = optional(
+        "training throughput, higher is better", "images/s", heading="images/s"
+    )
+    step_ms: float | None = optional(
+        "time of a training step: the geometric mean over processes of their median steps; images/s and "
+        "x torch are derived from it",
+        "ms",
+        heading="step, ms",
+    )
+    step_ms_p10: float | None = optional("a tenth of the steps takes less", "ms", heading="p10, ms")
+    step_ms_p90: float | None = optional("a tenth of the steps takes more", "ms", heading="p90, ms")
+    processes: int | None = optional("number of fresh processes timed, in random order across combinations")
+    speedup: float | None = optional(
+        "speed relative to torch: above 1 is faster", heading="x torch", format=factor
+    )
+    speedup_low: float | None = optional("lower end of the 95 % interval of x torch", heading="x torch, low")
+    speedup_high: float | None = optional(
+        "upper end of the 95 % interval of x torch", heading="x torch, high"
+    )
+    val_accuracy: float | None = optional(
+        "validation accuracy at the end of the epochs or of the budget; the mean over seeds",
+        heading="accuracy",
+        format=accuracy,
+    )
+    val_accuracy_low: float | None = optional(
+        "lowest accuracy of any seed", heading="accuracy, lowest", format=accuracy
+    )
+    val_accuracy_high: float | None = optional(
+        "highest accuracy of any seed", heading="accuracy, highest", format=accuracy
+    )
+    val_loss: float | None = optional(
+        "validation loss at the end, where there is no accuracy",
+        "nats",
+        heading="final loss",
+        format=accuracy,
+    )
+    seeds: int | None = optional("number of trainings, each with a seed of its own")
+    epochs: float | None = optional(
+        "passes over the training set", "epochs", heading="epochs", format=rounded(".3g")
+    )
+    train_seconds: float | None = optional(
+        "time spent training, evaluation apart", "s", heading="training, s", format=significant
+    )
+    shifted_val_accuracy: float | None = optional(
+        "validation accuracy on images moved by a few pixels", heading="shifted", format=accuracy
+    )
+    gflops_per_second: float | None = optional(
+        "counted operations of a step over its time", "GFLOP/s", heading="GFLOP/s"
+    )
+    roofline_fraction: float | None = optional(
+        "share of the speed that the machine's measured peaks allow, layer by layer",
+        heading="of the roofline",
+        format=share,
+    )
+    coverage: float | None = optional(
+        "share of the FLOPs of convolutions and poolings that the backend computed itself; torch computed the "
+        "rest. `PARTLY` marks a backend that left calls of an op that it implements to torch; backends that "
+        "left convolutions to torch are listed last, without a rank",
+        format=share,
+    )
+    ranked: int | None = optional("1 where the backend computed every convolution itself, 0 where not")
+    max_error: float | None = optional(
+        "largest error against the float64 reference in verification, relative to its magnitude",
+        format=rounded(".1e"),
+    )
+    derived_backward: str | None = optional(
+        "ops whose gradients are computed by the forward ops, which takes longer", heading="backward"
+    )
+    peak_memory_mb: float | None = optional(
+        "peak of a timing process, on its device", "MB", heading="memory, MB", format=whole
+    )
+    setup_seconds: float | None = optional(
+        "imports, building and first steps, outside every other figure", "s", heading="set-up, s"
+    )
+    compile_seconds: float | None = optional(
+        "part of the set-up: what the first step took beyond a usual one, such as compiling",
+        "s",
+        heading="compiling, s",
+    )
+    notes: str | None = optional("what else a reader should know", heading="note")
 
 
-_COLUMNS = {record: read_columns(record) for record in (*FILES.values(), Trace)}
-
-
-def columns(record: type[Combined]) -> tuple[Column, ...]:
-    """The columns of the file that holds such records, in order."""
+def columns(record: type) -> tuple[Column, ...]:
+    """The columns of such records, in order: of the file that holds them, or of the table that shows them."""
     return _COLUMNS[record]
+
+
+def column(record: type, name: str) -> Column:
+    """One of them."""
+    return next(each for each in columns(record) if each.name == name)
+
+
+def read_columns(record: type[Combined | Summary]) -> tuple[Column, ...]:
+    """Make the columns from the fields of a record."""
+    hints = get_type_hints(record)
+    found = []
+    for f in fields(record):  # type: ignore[arg-type]  # Combined itself has no fields, its subclasses do
+        kinds = (hints[f.name], *get_args(hints[f.name]))
+        kind = next((kind for kind in (float, int) if kind in kinds), str)
+        words = {**f.metadata, "heading": f.metadata["heading"] or heading(f.name, f.metadata["unit"])}
+        words["format"] = words["format"] or (number if kind is float else whole)
+        found.append(Column(name=f.name, type=kind, required=f.default is MISSING, **words))
+    return tuple(found)
+
+
+def heading(name: str, unit: str) -> str:
+    """A column's name as words, with its unit unless the name has it."""
+    words = name.replace("_", " ")
+    parts = [part for part in re.split(r"[ /(]", unit) if part]
+    return f"{words}, {unit}" if parts and not any(part in name for part in (parts[0], "seconds")) else words
+
+
+_COLUMNS: Mapping[type, tuple[Column, ...]] = {
+    record: read_columns(record) for record in (*FILES.values(), Trace, Summary)
+}

@@ -8,19 +8,20 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 
 from convbench.results.analysis.significance import (
     ALPHA,
     MIN_EFFECT,
     PAIRED_FROM,
     Judged,
-    critical,
     effect,
     judge,
     log_difference,
     paired_log_difference,
+    time_difference,
+    time_ratio,
 )
-from convbench.results.analysis.statistics import t_quantile
 
 MATTERS = math.log1p(MIN_EFFECT)
 Draw = Callable[[np.random.Generator, int, float], NDArray[np.float64]]
@@ -160,8 +161,46 @@ def test_real_differences_are_found(spread: float, slowdown: float, power: float
     assert found >= 300 * power
 
 
-@pytest.mark.parametrize("tail", [0.05, 0.01, 1e-4])
-@pytest.mark.parametrize("freedom", [1.0, 1.37, 2.2, 3.99, 4.0, 17.3, 1e3, 1e6])
-def test_quantiles_between_the_points_of_the_grid_are_good(tail: float, freedom: float) -> None:
-    exact = t_quantile(1 - tail / 2, freedom)
-    assert critical(tail, freedom) == pytest.approx(exact, rel=3e-3)
+@pytest.mark.parametrize("processes", [3, 8])
+@pytest.mark.parametrize("spread", [0.02, 0.1])
+@pytest.mark.parametrize("draw", [normal, heavy])
+def test_intervals_hold_the_true_ratio_as_often_as_they_say(
+    draw: Draw, spread: float, processes: int
+) -> None:
+    random = np.random.default_rng(8)
+    held = 0
+    for _ in range(600):
+        base, new = 10 * draw(random, processes, spread), 20 * draw(random, processes, spread)
+        ratio = time_ratio(
+            dict(enumerate(base.tolist())), {-1 - at: ms for at, ms in enumerate(new.tolist())}
+        )
+        assert ratio is not None
+        assert ratio.value == pytest.approx(math.exp(np.log(new).mean() - np.log(base).mean()))
+        held += ratio.low <= 2 <= ratio.high
+    assert held >= 600 * 0.95 - 3 * math.sqrt(600 * 0.95 * 0.05)
+
+
+def test_the_method_is_that_of_scipy() -> None:
+    random = np.random.default_rng(9)
+    for count in (3, 5, 8):
+        base, new = normal(random, count, 0.05), 1.1 * normal(random, count, 0.05)
+        welch = stats.ttest_ind(np.log(new), np.log(base), equal_var=False)
+        gap = log_difference(base.tolist(), new.tolist())
+        interval = welch.confidence_interval(0.95)
+        assert (gap.p_value, gap.freedom) == pytest.approx((welch.pvalue, welch.df))
+        assert gap.estimate + gap.margin(0.05) == pytest.approx(interval.high)
+        paired = stats.ttest_rel(np.log(new), np.log(base))
+        assert paired_log_difference(base.tolist(), new.tolist()).p_value == pytest.approx(paired.pvalue)
+
+
+def test_processes_of_one_run_are_paired_from_six_on() -> None:
+    drift = [1.0, 1.5, 0.7, 2.0, 1.1, 0.9]
+    base = {("run", at): 10 * each for at, each in enumerate(drift)}
+    new = {("run", at): 11 * each for at, each in reversed(list(enumerate(drift)))}
+    assert time_difference(base, new).paired
+    assert not time_difference(base, {("another", at): ms for (_, at), ms in new.items()}).paired
+    few = [{process: ms for process, ms in side.items() if process[1] < 5} for side in (base, new)]
+    assert not time_difference(*few).paired
+    ratio = time_ratio(base, new)
+    assert ratio is not None
+    assert ratio.high - ratio.low < 0.01  # what the machine did to both alike cancels

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from convbench.registry import GateFailed, NothingRan, UsageError
 from convbench.results import Comparison, Row, compare, read_results
+from convbench.results.analysis.contents import read_contents
 from convbench.results.comparison.formats import as_json, as_markdown, as_table
 from convbench.results.report.page import comparison_html
 from convbench.results.storage.store import RunStore
@@ -414,6 +417,31 @@ def test_a_history_has_gaps(against: Any) -> None:
     assert trend.low is None
 
 
+# One method for intervals
+
+
+@pytest.mark.parametrize("processes", [3, 5, 8])
+def test_the_table_of_a_run_and_compare_give_the_same_interval(
+    against: Any, tmp_path: Path, processes: int
+) -> None:
+    random = np.random.default_rng(processes)
+    drift = random.lognormal(0, 0.1, processes)
+    times = {
+        name: (ms * drift * random.lognormal(0, 0.02, processes)).tolist()
+        for name, ms in (("torch", 10), ("im2col", 14))
+    }
+    sides = {name: timed(step_ms, backend=name) for name, step_ms in times.items()}
+    write(tmp_path / "run" / "results.csv", [row for rows in sides.values() for row in rows])
+    contents = read_contents(tmp_path / "run")
+    (line,) = (each for each in contents.table.groups[0].lines if each.name == "im2col")
+    # the same rows, as if each backend had been measured by a run of its own
+    found = against(*([replace(row, backend="mine") for row in sides[name]] for name in ("im2col", "torch")))
+    (pair,) = found.times
+    assert pair.paired == (processes >= 6)
+    assert line.ratio_interval == pytest.approx((pair.ratio, pair.low, pair.high), rel=1e-6)
+    assert line.ratio == pytest.approx(pair.ratio, rel=1e-6)
+
+
 # The gate
 
 
@@ -434,7 +462,7 @@ def test_the_gate_passes_what_is_faster_or_the_same(against: Any) -> None:
 def test_the_gate_does_not_pass_where_noise_hides_as_much(against: Any) -> None:
     blind = against(timed(BASE), timed([9.0, 13.0, 11.0]))
     with pytest.raises(
-        NothingRan, match=r"by 5\.0% could not have shown in 1 of 1 pairs; in lenet/im2col.* from "
+        NothingRan, match=r"in 1 of 1 pairs a slow-down by 5\.0% is not ruled out; lenet/im2col.* up to "
     ):
         blind.gate(0.05)
     with pytest.raises(NothingRan, match="in 1 of 1 pairs"):

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
+from convbench.results.analysis.statistics import mean_interval
 from convbench.suites.measure.stopping import (
     half_width,
     median_bounds,
-    process_bounds,
     rounds_suffice,
     steps_suffice,
 )
@@ -41,7 +41,7 @@ def test_too_few_values_have_no_interval_and_never_suffice() -> None:
     for count in range(6):
         assert median_bounds([1.0] * count) is None
         assert not steps_suffice([1.0] * count, precision=1e9)
-    assert process_bounds([1.0]) is None
+    assert mean_interval([1.0]) is None
     assert not rounds_suffice([], 1e9)
     assert not rounds_suffice([1.0], 1e9)
 
@@ -57,7 +57,7 @@ def test_the_interval_of_a_median_holds_it_as_often_as_it_says() -> None:
 
 def test_the_interval_of_processes_is_students() -> None:
     """Of the logarithms 0, 0.1 and 0.2: 0.1 and 4.303 * 0.1 / sqrt(3) to either side."""
-    bounds = process_bounds([1.0, 1.10517092, 1.22140276])
+    bounds = mean_interval([1.0, 1.10517092, 1.22140276])
     assert bounds is not None
     assert bounds.value == pytest.approx(1.10517092)
     assert bounds.high == pytest.approx(1.10517092 * 1.28201, rel=1e-4)
@@ -94,7 +94,7 @@ def test_stopping_early_costs_little_of_what_an_interval_promises(spread: float)
     """Stopping where the scatter looks small is a choice too; docs/measuring.md has the long version of this."""
     source, held, biased = random.Random(3), 0, 0.0
     for _ in range(500):
-        bounds = process_bounds(adaptive(source, spread, least=3, most=10))
+        bounds = mean_interval(adaptive(source, spread, least=3, most=10))
         assert bounds is not None
         held += bounds.low <= 1.0 <= bounds.high
         biased += bounds.value - 1.0

@@ -60,7 +60,7 @@ def read_contents(run_dir: Path | str, *, rank: Rank = "served") -> Contents:
     return Contents(
         name=directory.absolute().name,
         rows=tuple(rows),
-        table=comparison_table(rows, samples, rank=rank),
+        table=comparison_table(rows, rank=rank),
         epochs=tuple(read_records(curves, Epoch)) if curves.exists() else (),
         samples=samples,
         environment=read_environment(directory / "environment.json"),

@@ -1,15 +1,17 @@
-"""Decides whether one side is faster than the other, and owns up where the data cannot tell.
+"""Decides whether one side is faster than the other, and says where the data cannot tell.
 
-A side is the median step times of its processes, one number each: steps of one process are not independent,
-processes are (see `statistics`). Times are compared by their logarithms, for noise multiplies, with Welch's t
-test, which lets each side have its own spread and pays for few processes with few degrees of freedom. The
-bootstrap was tried and not taken: with three processes a side, its 99 % interval misses the equality of
-equals one time in seven.
+A side is the median step times of its processes, one number each: steps of one process share its memory layout,
+its autotuner's choice and its thread placement and are not independent, processes are (Kalibera & Jones,
+"Rigorous benchmarking in reasonable time", ISMM 2013). Times are compared by their logarithms, for noise
+multiplies, with Welch's t test, which lets each side have its own spread and pays for few processes with few
+degrees of freedom. This is the only method for intervals: the table of a run, its charts and `compare` show the
+same numbers for the same processes. A bootstrap was tried and dropped: with three processes a side, its 99 %
+interval misses the equality of equals one time in seven.
 
-Where both sides come from one interleaved run (`convbench run --against`), a process has a counterpart that
-ran just before or after it. From PAIRED_FROM of them on, the logarithms of their ratios are tested instead,
-with Student's t: what a busy machine does to both alike then cancels. Which test is taken depends on how many
-there are and never on what they say.
+Where both sides come from one interleaved run, a process has a counterpart that ran just before or after it.
+From PAIRED_FROM of them on, the logarithms of their ratios are tested instead, with Student's t: what a busy
+machine does to both alike then cancels. Which test is taken depends on how many there are and never on what they
+say.
 
 A pair is called `faster` or `slower` when its p-value, corrected by Holm for all pairs that are judged with
 it, is below ALPHA, *and* the difference exceeds the smallest that matters: two runs of one program at
@@ -28,17 +30,19 @@ five processes a side, at most 1 % and 3 %.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Literal
+from statistics import variance
+from typing import Literal, TypeAlias
 
-from convbench.results.analysis.statistics import holm, t_quantile, t_tail, welch_freedom
+from convbench.results.analysis.statistics import Interval, exponential, holm, t_quantile, t_tail
+
+Times: TypeAlias = Mapping[Hashable, float]  # the median step of each process, by what names the process
 
 Verdict = Literal["faster", "slower", "higher", "lower", "same", "unclear"]
 
 ALPHA = 0.01  # chance that any pair of a comparison of equals is called different
-CONFIDENCE = 0.95  # of the intervals shown
+CONFIDENCE = 0.95  # of the intervals shown, and of the one-sided ones that a gate goes by
 MIN_EFFECT = 0.03  # of time: our choice, for the drift between two runs cannot be seen within either
 MIN_POINTS = 0.01  # of accuracy: one percentage point
 
@@ -49,7 +53,6 @@ KNOWN = 1e6  # values that an assumed spread counts as: there is nothing uncerta
 FLOOR_SPREAD = 0.001  # three processes may agree by chance, or their times be rounded
 FLOOR_POINTS = 0.001  # of accuracy: ten of ten thousand images
 PAIRED_FROM = 6  # processes a side: pairs have half as many degrees of freedom, which fewer cannot spare
-LARGEST = 700.0  # the logarithm of about the largest float
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Difference:
     error: float
     freedom: float
     assumed: bool = False  # a spread was assumed for a side of a single process
+    paired: bool = False  # each process was compared with its counterpart
 
     @property
     def p_value(self) -> float:
@@ -68,7 +72,7 @@ class Difference:
 
     def margin(self, tail: float) -> float:
         """Half the width of the interval that leaves `tail` on both sides together."""
-        return critical(tail, self.freedom) * self.error
+        return -t_quantile(tail / 2, self.freedom) * self.error
 
 
 def difference(
@@ -91,10 +95,28 @@ def difference(
     return Difference(estimate, error, welch_freedom(variances), single)
 
 
-def variance(values: Sequence[float]) -> float:
-    """The variance of what the values are a sample of."""
-    mean = sum(values) / len(values)
-    return sum([(value - mean) ** 2 for value in values]) / (len(values) - 1)
+def welch_freedom(variances: Sequence[tuple[float, float]]) -> float:
+    """Welch and Satterthwaite's degrees of freedom from (number, squared standard error) of each side."""
+    total = sum(squared for _, squared in variances)
+    parts = sum(squared**2 / (number - 1) for number, squared in variances)
+    return total**2 / parts if parts > 0 else float(sum(number - 1 for number, _ in variances))
+
+
+def time_difference(base: Times, new: Times) -> Difference:
+    """The difference of the logarithms of two sides' times, paired where both have the same PAIRED_FROM or more
+    processes."""
+    if len(base) >= PAIRED_FROM and base.keys() == new.keys():
+        return paired_log_difference(list(base.values()), [new[process] for process in base])
+    return log_difference(list(base.values()), list(new.values()))
+
+
+def time_ratio(base: Times, new: Times) -> Interval | None:
+    """The ratio new / base of times with its interval; None where a side has fewer than two processes."""
+    if min(len(base), len(new)) < 2:
+        return None
+    gap = time_difference(base, new)
+    margin = gap.margin(1 - CONFIDENCE)
+    return Interval(*map(exponential, (gap.estimate, gap.estimate - margin, gap.estimate + margin)))
 
 
 def log_difference(base: Sequence[float], new: Sequence[float]) -> Difference:
@@ -110,7 +132,7 @@ def paired_log_difference(base: Sequence[float], new: Sequence[float]) -> Differ
     gaps = [math.log(after / before) for before, after in zip(base, new, strict=True)]
     count = len(gaps)
     error = math.sqrt(max(variance(gaps), 2 * FLOOR_SPREAD**2) / count)
-    return Difference(sum(gaps) / count, error, count - 1)
+    return Difference(sum(gaps) / count, error, count - 1, paired=True)
 
 
 @dataclass(frozen=True)
@@ -122,6 +144,7 @@ class Judged:
     high: float
     p_value: float  # corrected for the number of differences judged together
     detectable: float  # the smallest difference that would have been called
+    upper: float  # the end of the one-sided interval: the true difference is hardly larger
 
 
 def judge(differences: Sequence[Difference], matters: float) -> list[Judged]:
@@ -137,13 +160,9 @@ def judge(differences: Sequence[Difference], matters: float) -> list[Judged]:
         elif -matters < low and high < matters and not each.assumed:
             verdict = "same"
         detectable = max(each.margin(ALPHA / len(differences)), matters)
-        judged.append(Judged(verdict, low, high, p_value, detectable))
+        upper = each.estimate + each.margin(2 * (1 - CONFIDENCE))
+        judged.append(Judged(verdict, low, high, p_value, detectable, upper))
     return judged
-
-
-def as_ratio(log_difference: float) -> float:
-    """The ratio of a difference of logarithms; a number even where noise makes it larger than a float holds."""
-    return math.exp(max(-LARGEST, min(log_difference, LARGEST)))
 
 
 def effect(ratio: float) -> str:
@@ -151,27 +170,3 @@ def effect(ratio: float) -> str:
     if ratio > 100:
         return "more than 100×"
     return f"{ratio:.1f}×" if ratio > 2 else f"{ratio - 1:.1%}"
-
-
-def critical(tail: float, freedom: float) -> float:
-    """The quantile of Student's t that leaves `tail` on both sides together, interpolated between freedoms.
-
-    Thousands of pairs each have their own freedom; between neighbours in the grid the quantile is linear in
-    1 / freedom to within a thousandth.
-    """
-    above = next((point for point in GRID if point >= freedom), GRID[-1])
-    below = GRID[max(GRID.index(above) - 1, 0)]
-    if below == above or freedom >= above:
-        return grid_quantile(tail, above)
-    share = (1 / below - 1 / freedom) / (1 / below - 1 / above)
-    high, low = grid_quantile(tail, below), grid_quantile(tail, above)
-    return math.exp((1 - share) * math.log(high) + share * math.log(low))
-
-
-GRID = (*(1 + step / 20 for step in range(60)), *(4 * 1.05**step for step in range(120)), KNOWN)
-
-
-@cache
-def grid_quantile(tail: float, freedom: float) -> float:
-    """Student's t at a point of the grid."""
-    return t_quantile(1 - tail / 2, freedom)

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 from convbench.results.analysis.coverage import Attribution, Rank, attribution, remarks
-from convbench.results.analysis.flags import flagged
-from convbench.results.analysis.significance import MIN_EFFECT, Difference, judge, log_difference
-from convbench.results.analysis.statistics import Interval, geometric_mean, median, ratio_interval
-from convbench.results.schema import MEASURED, Row, Status
+from convbench.results.analysis.flags import flag_counts, flagged
+from convbench.results.analysis.significance import MIN_EFFECT, Difference, judge, time_difference, time_ratio
+from convbench.results.analysis.statistics import Interval, geometric_mean, median
+from convbench.results.schema import MEASURED, Row, Status, Summary
 from convbench.results.storage.csv_format import Process
 
 BASELINE = "torch"
@@ -157,10 +157,8 @@ class Table:
         return self._by_line.get((group.conditions, name), ())
 
 
-def comparison_table(
-    rows: Iterable[Row], samples: Mapping[Process, Sequence[float]] | None = None, *, rank: Rank = "served"
-) -> Table:
-    """Sum up a run's rows; `samples` (from `csv_format.step_times`) gives the ratios their intervals.
+def comparison_table(rows: Iterable[Row], *, rank: Rank = "served") -> Table:
+    """Sum up a run's rows.
 
     Competitors that left convolutions to torch come after the others, unless `rank` is "all".
     """
@@ -176,7 +174,7 @@ def comparison_table(
         competitors = {name: own for name, own in competitors.items() if not cannot_run(own)}
         failed += [row for own in competitors.values() for row in own]
         baseline = [] if alone else competitors.get(BASELINE, [])
-        lines = [line(name, own, baseline, samples or {}, rank) for name, own in competitors.items()]
+        lines = [line(name, own, baseline, rank) for name, own in competitors.items()]
         lines.sort(
             key=lambda each: (
                 each.images_per_second is None,
@@ -229,7 +227,6 @@ def line(
     name: str,
     rows: Sequence[Row],
     baseline: Sequence[Row],
-    samples: Mapping[Process, Sequence[float]],
     rank: Rank,
 ) -> Line:
     """Sum up one competitor's rows of one group."""
@@ -239,12 +236,6 @@ def line(
     baseline_ms = center(row.step_ms_median for row in measured(baseline, "time"))
     whose = attribution(rows)
     ranked = whose.whole or rank == "all"
-    interval = None
-    if name != BASELINE:
-        # The speed's ratio is the inverse of the time's, so the sides change places.
-        interval = ratio_interval(
-            step_samples(timed, samples), step_samples(measured(baseline, "time"), samples)
-        )
     return Line(
         name=name,
         status=worst(rows),
@@ -259,7 +250,10 @@ def line(
         step_ms_p90=center(row.step_ms_p90 for row in timed),
         processes=len(timed),
         ratio=baseline_ms / step_ms if baseline_ms and step_ms else None,
-        ratio_interval=interval,
+        # the speed's ratio is the inverse of the time's, so the sides change places
+        ratio_interval=None
+        if name == BASELINE
+        else time_ratio(step_ms_by_process(rows), step_ms_by_process(baseline)),
         accuracy=accuracy(trained),
         shifted_accuracy=middle(row.shifted_val_accuracy for row in trained),
         served_flops_fraction=whose.flops,
@@ -366,8 +360,8 @@ def standings(table: Table) -> list[Standing]:
     timed = [timed_lines(group) for group in table.groups]
     for at, (group, lines) in enumerate(zip(table.groups, timed, strict=True)):
         for line in lines[1:]:
-            sides = [step_ms(table.rows_of(group, each.name)) for each in (lines[0], line)]
-            gaps[at, line.name] = log_difference(*sides)
+            sides = [step_ms_by_process(table.rows_of(group, each.name)) for each in (lines[0], line)]
+            gaps[at, line.name] = time_difference(*sides)
     judged = dict(zip(gaps, judge(list(gaps.values()), math.log1p(MIN_EFFECT)), strict=True))
     words: dict[str, Verdict] = {"more": "behind", "same": "same", "less": "unclear", "unclear": "unclear"}
     found: list[dict[str, Verdict]] = [{} for _ in timed]
@@ -385,7 +379,64 @@ def timed_lines(group: Group, *, ranked: bool = True) -> list[Line]:
     return [line for line in lines if line.processes and line.step_ms]
 
 
-def step_ms(rows: Sequence[Row]) -> list[float]:
-    """The median step time of each process that was timed."""
-    times = (row.step_ms_median for row in measured(rows, "time"))
-    return [value for value in times if value and 0 < value < math.inf]
+def step_ms_by_process(rows: Iterable[Row]) -> dict[Hashable, float]:
+    """The median step time of each process that was timed, by run, seed and round."""
+    timed = ((row, row.step_ms_median or 0.0) for row in measured(rows, "time"))
+    return {(row.run_id, row.seed, row.round): value for row, value in timed if 0 < value < math.inf}
+
+
+def summaries(table: Table) -> list[Summary]:
+    """Every line of every group as one flat record: what tables show, and `.table()` gives as a DataFrame."""
+    return [
+        summary(group, each, table.rows_of(group, each.name))
+        for group in table.groups
+        for each in group.lines
+    ]
+
+
+def summary(group: Group, line: Line, rows: Sequence[Row]) -> Summary:
+    """Sum up one line of a group."""
+    timed, reached, conditions = measured(rows, "time"), line.accuracy, group.conditions
+    names = (line.name, conditions.shared) if group.subject == "backend" else (conditions.shared, line.name)
+    loss = reached is not None and reached.is_loss
+    accuracy = None if loss else reached
+    memory = [row.peak_memory_mb for row in timed or rows if row.peak_memory_mb is not None]
+    interval = line.ratio_interval
+    return Summary(
+        backend=names[0],
+        architecture=names[1],
+        device=conditions.device,
+        dtype=conditions.dtype,
+        batch_size=conditions.batch_size,
+        memory_format=conditions.memory_format,
+        mode=conditions.mode,
+        status=line.status,
+        flags=flag_counts(rows) or None,
+        parameters=line.parameters,
+        images_per_second=line.images_per_second,
+        step_ms=line.step_ms,
+        step_ms_p10=line.step_ms_p10,
+        step_ms_p90=line.step_ms_p90,
+        processes=line.processes or None,
+        speedup=line.ratio,
+        speedup_low=interval.low if interval else None,
+        speedup_high=interval.high if interval else None,
+        val_accuracy=accuracy.mean if accuracy else None,
+        val_accuracy_low=accuracy.low if accuracy else None,
+        val_accuracy_high=accuracy.high if accuracy else None,
+        val_loss=reached.mean if reached and loss else None,
+        seeds=reached.seeds if reached else None,
+        epochs=reached.epochs if reached else None,
+        train_seconds=reached.seconds if reached else None,
+        shifted_val_accuracy=line.shifted_accuracy,
+        gflops_per_second=center(row.gflops_per_second for row in timed),
+        roofline_fraction=center(row.roofline_fraction for row in timed),
+        coverage=line.served_flops_fraction,
+        ranked=int(line.ranked),
+        max_error=line.max_error,
+        derived_backward=", ".join(line.attribution.derived) or None,
+        peak_memory_mb=max(memory, default=None),
+        setup_seconds=middle(row.setup_seconds for row in timed),
+        compile_seconds=middle(row.compile_seconds for row in timed),
+        notes="; ".join(line.notes) or None,
+    )

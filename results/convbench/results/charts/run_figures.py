@@ -7,8 +7,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from convbench.results.analysis.contents import Contents
-from convbench.results.analysis.standings import Group, Line, measured, middle, step_samples
-from convbench.results.analysis.statistics import median_interval
+from convbench.results.analysis.standings import (
+    Group,
+    Line,
+    measured,
+    middle,
+    step_ms_by_process,
+    step_samples,
+)
+from convbench.results.analysis.statistics import mean_interval
 from convbench.results.charts.figures import (
     Axis,
     Bar,
@@ -72,7 +79,7 @@ def speed(
             continue
         value = float(line.images_per_second or 0)
         low = high = None
-        interval = median_interval(step_samples(measured(rows[line.name], "time"), contents.samples))
+        interval = mean_interval(list(step_ms_by_process(rows[line.name]).values()))
         if interval is not None and line.step_ms:
             low, high = value * line.step_ms / interval.high, value * line.step_ms / interval.low
         bars.append(

@@ -62,7 +62,7 @@ class Percent(click.ParamType):  # type: ignore[type-arg]  # generic from click 
     "--fail-if-slower",
     type=Percent(),
     help="Exit with 1 if a step became slower by more than this, could not be measured any more, or is torch's "
-    "where it was the backend's; with 3 if a slow-down could not have shown.",
+    "where it was the backend's; with 3 if a slow-down is neither shown nor ruled out.",
 )
 @click.option(
     "--allow-unclear",

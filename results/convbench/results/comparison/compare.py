@@ -14,17 +14,14 @@ from convbench.results.analysis.significance import (
     FLOOR_POINTS,
     MIN_EFFECT,
     MIN_POINTS,
-    PAIRED_FROM,
     Difference,
     Judged,
     Verdict,
-    as_ratio,
     difference,
     judge,
-    log_difference,
-    paired_log_difference,
+    time_difference,
 )
-from convbench.results.analysis.statistics import geometric_mean
+from convbench.results.analysis.statistics import exponential, geometric_mean
 from convbench.results.comparison.gate import gate
 from convbench.results.comparison.history import Trend, trends
 from convbench.results.comparison.pairing import Left, Match, apart, flags_of_both, joined, match, reasons
@@ -46,11 +43,12 @@ SAME_SHARE = (
 class TimePair:
     """The step time of one combination on both sides, geometric means over processes.
 
-    `ratio` is new over base, above one is slower; `detectable` is the smallest ratio that processes so many
-    and so spread could have shown; `note` says what makes the pair less than sound; `paired` where each
-    process was set against its counterpart of the same round of the same run. `base_served` and `new_served` are
-    the shares of the FLOPs that the backend computed itself, None where a side does not tell; torch did the rest.
-    `base_flags` and `new_flags` say how many processes each flag struck.
+    `ratio` is new over base, above one is slower, with its 95 % interval from `low` to `high`; `upper` is the end
+    of the one-sided 95 % interval, which a gate compares with its limit; `detectable` is the smallest ratio that
+    processes so many and so spread could have shown. `note` says what makes the pair less than sound; `paired`
+    marks that each process was compared with its counterpart of the same round of the same run. `base_served` and
+    `new_served` are the shares of the FLOPs that the backend computed itself, None where a side does not tell.
+    `base_flags` and `new_flags` count the processes that have each flag.
     """
 
     combination: Combination
@@ -61,6 +59,7 @@ class TimePair:
     high: float
     p_value: float
     detectable: float
+    upper: float
     base_ms: float
     new_ms: float
     base_processes: int
@@ -119,15 +118,16 @@ class Comparison:
     def gate(self, slower: float, *, allow_unclear: bool = False) -> str:
         """Refuse a slow-down by more than `slower` (0.05 is 5 %); return what passing is worth.
 
-        Refused too is a combination that the base measured, and that a new file planned and could not measure,
-        and one whose backend left more of the work to torch: that time is not the backend's. Where a slow-down
-        of that size could not have shown, the gate does not pass either: nobody can tell. `allow_unclear` lets
-        such pairs pass and counts them, as long as some pair could have shown it.
+        A pair passes where the upper end of its one-sided 95 % interval lies below the limit. It fails where it is
+        shown to be slower, by an estimate beyond the limit. Otherwise it is undecided, and so is the gate;
+        `allow_unclear` lets such pairs pass and counts them, unless all are undecided. Refused too is a
+        combination that the base measured, and that a new file planned and could not measure, and one whose
+        backend left more of the work to torch: that time is not the backend's.
 
         Raises:
             UsageError: this comparison called nothing different that differs by as little as `slower`.
             GateFailed: a pair is slower by more than that, a combination was lost, or a backend did less itself.
-            NothingRan: no step time was compared, or in too few pairs could the slow-down have shown.
+            NothingRan: no step time was compared, or too many pairs are undecided.
         """
         return gate(self, slower, allow_unclear=allow_unclear)
 
@@ -186,22 +186,19 @@ def labels(sources: Sequence[Source]) -> list[str]:
 def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair, ...]:
     """Judge the step times of all pairs together."""
     timed = [each for each in matches if each.base.step_ms and each.new.step_ms]
-    paired = [counterparts(each) for each in timed]
-    gaps = [
-        paired_log_difference(*pairs) if pairs else log_difference(each.base.step_ms, each.new.step_ms)
-        for each, pairs in zip(timed, paired, strict=True)
-    ]
+    gaps = [time_difference(each.base.times, each.new.times) for each in timed]
     words: dict[str, Verdict] = {"more": "slower", "less": "faster", "same": "same", "unclear": "unclear"}
     return tuple(
         TimePair(
             combination=each.combination,
             file=each.file,
             verdict=words[judged.verdict],
-            ratio=as_ratio(gap.estimate),
-            low=as_ratio(judged.low),
-            high=as_ratio(judged.high),
+            ratio=exponential(gap.estimate),
+            low=exponential(judged.low),
+            high=exponential(judged.high),
             p_value=judged.p_value,
-            detectable=as_ratio(judged.detectable),
+            detectable=exponential(judged.detectable),
+            upper=exponential(judged.upper),
             base_ms=geometric_mean(each.base.step_ms),
             new_ms=geometric_mean(each.new.step_ms),
             base_processes=len(each.base.step_ms),
@@ -212,26 +209,14 @@ def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair
                 flags_of_both(each.base, each.new),
                 "one process on a side: its spread is assumed" * gap.assumed,
             ),
-            paired=pairs is not None,
+            paired=gap.paired,
             base_served=each.base.served,
             new_served=each.new.served,
             base_flags=each.base.flags,
             new_flags=each.new.flags,
         )
-        for each, gap, pairs, judged in zip(
-            timed, gaps, paired, judge(gaps, math.log1p(min_effect)), strict=True
-        )
+        for each, gap, judged in zip(timed, gaps, judge(gaps, math.log1p(min_effect)), strict=True)
     )
-
-
-def counterparts(each: Match) -> tuple[list[float], list[float]] | None:
-    """The step times of both sides, round by round of one run; None where they are not of one run, or few."""
-    count = len(each.base.processes)
-    if count < PAIRED_FROM or sorted(each.base.processes) != sorted(each.new.processes):
-        return None
-    base = dict(zip(each.base.processes, each.base.step_ms, strict=True))
-    new = dict(zip(each.new.processes, each.new.step_ms, strict=True))
-    return [base[process] for process in base], [new[process] for process in base]
 
 
 def compare_accuracies(matches: Sequence[Match]) -> tuple[AccuracyPair, ...]:

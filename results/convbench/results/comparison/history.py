@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from convbench.results.analysis.significance import ALPHA, FLOOR_SPREAD, Difference, Verdict, as_ratio, judge
-from convbench.results.analysis.statistics import geometric_mean, t_tail
+from convbench.results.analysis.significance import ALPHA, FLOOR_SPREAD, Difference, Verdict, judge
+from convbench.results.analysis.statistics import exponential, geometric_mean, t_tail
 from convbench.results.comparison.pairing import Match
 from convbench.results.schema import Combination
 
@@ -71,9 +71,9 @@ def trends(files: Sequence[str], matches: Sequence[Match], min_effect: float) ->
             Trend(
                 combination=combination,
                 step_ms=step_ms,
-                change=as_ratio(fits[combination].estimate),
-                low=as_ratio(found_out.low) if found_out else None,
-                high=as_ratio(found_out.high) if found_out else None,
+                change=exponential(fits[combination].estimate),
+                low=exponential(found_out.low) if found_out else None,
+                high=exponential(found_out.high) if found_out else None,
                 verdict=words[found_out.verdict] if found_out else "unclear",
                 changes=tuple(changes(files, step_ms, alpha, math.log1p(min_effect))),
             )
@@ -90,7 +90,7 @@ def changes(
     edges = [0, *change_points(logs, alpha, matters, FLOOR_SPREAD), len(logs)]
     levels = [sum(logs[start:end]) / (end - start) for start, end in pairwise(edges)]
     for start, (before, after) in zip(edges[1:], pairwise(levels), strict=False):
-        yield Change(known[start][0], as_ratio(after - before))
+        yield Change(known[start][0], exponential(after - before))
 
 
 def fit(step_ms: Sequence[float | None]) -> Difference:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -59,6 +59,11 @@ class Measured:
     failure: str | None = None
     conditions: Mapping[str, frozenset[str]] = field(default_factory=dict)
     flags: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def times(self) -> Mapping[Hashable, float]:
+        """The median step time of each process."""
+        return dict(zip(self.processes, self.step_ms, strict=True))
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from convbench.results.analysis.contents import Contents
 from convbench.results.analysis.coverage import left_to_torch
-from convbench.results.analysis.significance import MIN_EFFECT
-from convbench.results.analysis.standings import BASELINE, Group, Line, Standing, measured, step_samples
-from convbench.results.analysis.statistics import Interval, ratio_interval
+from convbench.results.analysis.significance import MIN_EFFECT, time_ratio
+from convbench.results.analysis.standings import BASELINE, Group, Line, Standing, step_ms_by_process
+from convbench.results.analysis.statistics import Interval
 from convbench.results.wording import listed, number, share, times
 
 NAMED = 4  # of those that may be as fast as the first
@@ -84,11 +84,9 @@ def lead_interval(group: Group, first: Line, other: Line, contents: Contents) ->
     if first.name == BASELINE and group.subject == "backend":
         behind = other.ratio_interval
         return Interval(1 / behind.value, 1 / behind.high, 1 / behind.low) if behind else None
-    leading, trailing = (
-        step_samples(measured(contents.table.rows_of(group, each.name), "time"), contents.samples)
-        for each in (first, other)
+    return time_ratio(
+        *(step_ms_by_process(contents.table.rows_of(group, each.name)) for each in (first, other))
     )
-    return ratio_interval(leading, trailing)
 
 
 def certainty(timed: Sequence[Line]) -> str:

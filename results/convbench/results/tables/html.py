@@ -106,7 +106,7 @@ def records_table(name: str, caption: str, record: type[Combined], rows: Sequenc
     return table(
         name,
         caption,
-        [heading(each.name, each.unit) for each in fields],
+        [each.heading for each in fields],
         [[one(row) for one in cells] for row in rows],
         filtered=FILTERED,
         states=[state(getattr(row, "status", "ok")) for row in rows],
@@ -125,13 +125,6 @@ def cell(name: str) -> Callable[[Any], str]:
         return str(value)
 
     return write
-
-
-def heading(name: str, unit: str) -> str:
-    """A column's name as words, with its unit unless the name has it."""
-    words = spaced(name)
-    parts = [part for part in re.split(r"[ /(]", unit) if part]
-    return f"{words}, {unit}" if parts and not any(part in name for part in (parts[0], "seconds")) else words
 
 
 def spaced(name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from convbench.results.analysis.statistics import Interval, median, t_quantile
+from convbench.results.analysis.statistics import Interval, mean_interval, median
 
 CONFIDENCE = 0.95
 FEWEST_STEPS = 6  # below it the extremes of the sample do not hold the median with 95%: 2 * 0.5**5 > 0.05
@@ -23,7 +23,7 @@ def steps_suffice(times: Sequence[float], precision: float) -> bool:
 
 def rounds_suffice(medians: Sequence[float], precision: float) -> bool:
     """Whether the centre of these processes' medians is known to `precision`, as a share of itself."""
-    bounds = process_bounds(medians)
+    bounds = mean_interval(medians, CONFIDENCE)
     return bounds is not None and half_width(bounds) <= precision
 
 
@@ -52,15 +52,3 @@ def median_bounds(values: Sequence[float], confidence: float = CONFIDENCE) -> In
         return None
     ordered = sorted(values)
     return Interval(median(values), ordered[rank - 1], ordered[count - rank])
-
-
-def process_bounds(medians: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
-    """The centre of processes' medians, with Student's interval on their logarithms; None for fewer than 2."""
-    count = len(medians)
-    if count < 2:
-        return None
-    logs = [math.log(each) for each in medians]
-    mean = sum(logs) / count
-    variance = sum((each - mean) ** 2 for each in logs) / (count - 1)
-    margin = math.sqrt(variance / count) * t_quantile((1 + confidence) / 2, count - 1)
-    return Interval(math.exp(mean), math.exp(mean - margin), math.exp(mean + margin))
