@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convbench.results.analysis.contents import Contents, read_contents
+from convbench.results.analysis.roofline import percent, roof
 from convbench.results.analysis.standings import Group, Line, center, conditions_of, measured, step_samples
 from convbench.results.analysis.statistics import Interval, ratio_interval
-from convbench.results.charts.roofline_figure import percent, roof
 from convbench.results.wording import number
 
 if TYPE_CHECKING:

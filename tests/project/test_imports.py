@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "torchvision", "pandas", "matplotlib", "numba", "triton", "timm", "numpy", "rich", "psutil")
+HEAVY = (
+    "torch", "torchvision", "pandas", "altair", "vl_convert", "numba", "triton", "timm", "numpy", "rich", "psutil",
+)  # fmt: skip
 SCRIPT = f"""
 import sys
 from convbench.registry.cli.main import main

@@ -389,3 +389,12 @@ def step_ms(rows: Sequence[Row]) -> list[float]:
     """The median step time of each process that was timed."""
     times = (row.step_ms_median for row in measured(rows, "time"))
     return [value for value in times if value and 0 < value < math.inf]
+
+
+def nothing_to_serve(group: Group, table: Table) -> bool:
+    """Whether verification found no op in the network that a backend could serve."""
+    if group.subject != "backend":
+        return False
+    rows = [row for line in group.lines for row in table.rows_of(group, line.name)]
+    verified = [row for row in rows if row.kind == "verify" and row.status == "ok"]
+    return bool(verified) and not any(row.served or row.served_calls for row in verified)
