@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convbench.results.analysis.contents import Contents, read_contents
+from convbench.results.analysis.roofline import percent, roof
 from convbench.results.analysis.significance import Times, time_ratio
 from convbench.results.analysis.standings import (
     Group,
@@ -34,7 +35,6 @@ from convbench.results.analysis.standings import (
     step_ms_by_process,
 )
 from convbench.results.analysis.statistics import Interval
-from convbench.results.charts.roofline_figure import percent, roof
 from convbench.results.wording import number
 
 if TYPE_CHECKING:

@@ -71,10 +71,10 @@ def digest(run: Path) -> str:
 
 def draw(run: Path, target: Path) -> None:
     """The speeds of a run's backends, and how accurate they become over time."""
+    from convbench.results.charts.run_figures import figures
     from matplotlib.figure import Figure
 
     from convbench.results.charts import plots
-    from convbench.results.charts.run_figures import figures
 
     contents = read_contents(run)
     wanted = ("Training throughput", "Validation accuracy against seconds")

@@ -440,3 +440,12 @@ def summary(group: Group, line: Line, rows: Sequence[Row]) -> Summary:
         compile_seconds=middle(row.compile_seconds for row in timed),
         notes="; ".join(line.notes) or None,
     )
+
+
+def nothing_to_serve(group: Group, table: Table) -> bool:
+    """Whether verification found no op in the network that a backend could serve."""
+    if group.subject != "backend":
+        return False
+    rows = [row for line in group.lines for row in table.rows_of(group, line.name)]
+    verified = [row for row in rows if row.kind == "verify" and row.status == "ok"]
+    return bool(verified) and not any(row.served or row.served_calls for row in verified)

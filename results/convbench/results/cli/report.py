@@ -31,7 +31,7 @@ def warnings_to_stderr() -> Iterator[None]:
 
 @click.command()
 @click.argument("run_dir", type=click.Path(path_type=Path))
-@click.option("--plots", is_flag=True, help="Also write the charts as PNG and SVG files; needs matplotlib.")
+@click.option("--plots", is_flag=True, help="Also write the charts as PNG and SVG files.")
 @click.option(
     "--rank",
     type=click.Choice(["served", "all"]),
@@ -48,7 +48,7 @@ def report(run_dir: Path, plots: bool, rank: Literal["served", "all"], open_page
     with warnings_to_stderr(), working(f"reading {run_dir}"):
         paths = [*write_all(run_dir, rank=rank)]
     if plots:
-        from convbench.results.charts.plots import write_plots
+        from convbench.results.charts.run_charts import write_plots
 
         paths += write_plots(run_dir, rank=rank)
     for path in paths:

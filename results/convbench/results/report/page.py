@@ -10,8 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -20,18 +18,15 @@ from markupsafe import Markup
 
 from convbench.results.analysis.contents import Contents
 from convbench.results.analysis.flags import flags_in_words
-from convbench.results.charts.charts import svg
-from convbench.results.charts.comparison_figures import comparison_figures
-from convbench.results.charts.figures import Curves, Figure, Roofline
-from convbench.results.charts.roofline_figure import rooflines, under_the_roof
-from convbench.results.charts.run_figures import figures
-from convbench.results.charts.svg import mark
+from convbench.results.analysis.roofline import under_the_roof
+from convbench.results.charts.comparison_charts import comparison_charts
+from convbench.results.charts.render import figure
+from convbench.results.charts.run_charts import group_charts, overview, rooflines
 from convbench.results.comparison.compare import Comparison
 from convbench.results.comparison.formats import legend as verdict_legend
 from convbench.results.report import findings as narrative
 from convbench.results.report.comparison_findings import verdicts_in_words
 from convbench.results.report.environment_facts import environment_facts
-from convbench.results.report.findings import Finding
 from convbench.results.report.run_facts import facts
 from convbench.results.tables.comparison_table import not_run, warnings
 from convbench.results.tables.coverage import served_table
@@ -47,35 +42,20 @@ from convbench.results.tables.run_tables import (
 )
 from convbench.results.wording import count
 
-DRAWN = 30  # races with charts: a page of more is slow to open, and its tables hold them all
-OPEN = 4  # races whose charts are unfolded at first
-
-
-@dataclass(frozen=True)
-class Chapter:
-    """One race: what is said of it, and its charts."""
-
-    finding: Finding
-    figures: tuple[Figure, ...]
-    unfolded: bool
-
-    @property
-    def legend(self) -> dict[str, int]:
-        """The colours of the competitors; none where no chart has curves."""
-        return legend(self.figures)
+FULL, BRIEF = 4, 8  # up to so many comparison groups get all charts; of more, the first ones get one each
 
 
 def report_html(contents: Contents) -> str:
     """A run as a page."""
     found = narrative.findings(contents)
-    roofs = list(rooflines(contents))
     results = results_table(contents)
+    groups = contents.table.groups
+    brief = len(groups) > FULL
     chapters = [
-        Chapter(finding, tuple(figures(contents, group)), index < OPEN)
-        for index, (finding, group) in enumerate(
-            zip(found[:DRAWN], contents.table.groups[:DRAWN], strict=True)
-        )
+        (finding.title, [figure(chart) for chart in group_charts(contents, group, brief=brief)])
+        for finding, group in zip(found[:BRIEF], groups[:BRIEF], strict=True)
     ]
+    forest = overview(contents.table)
     return page(
         "report.html.j2",
         title=" and ".join(dict.fromkeys(row.suite for row in contents.rows)) or "Nothing was run",
@@ -88,12 +68,12 @@ def report_html(contents: Contents) -> str:
         overview=narrative.overview(contents),
         victories=narrative.victories(found),
         findings=found,
-        chapters=[chapter for chapter in chapters if chapter.figures],
-        undrawn=max(len(found) - DRAWN, 0),
+        overall=[figure(forest)] if forest else [],
+        chapters=[(title, figures) for title, figures in chapters if figures],
+        undrawn=max(len(found) - BRIEF, 0),
         results=results,
         under_roof=under_the_roof(contents),
-        rooflines=roofs,
-        roof_hues=legend(roofs),
+        rooflines=[figure(chart) for chart in rooflines(contents)],
         peaks=peaks_table(contents),
         served=served_table(contents),
         failures=failures_table(contents),
@@ -110,13 +90,11 @@ def report_html(contents: Contents) -> str:
 
 def comparison_html(comparison: Comparison) -> str:
     """A comparison as a page."""
-    charts = list(comparison_figures(comparison))
     return page(
         "comparison.html.j2",
         title=" and ".join(comparison.files),
         sentences=verdicts_in_words(comparison),
-        figures=charts,
-        hues=legend(charts),
+        figures=[figure(chart) for chart in comparison_charts(comparison)],
         warnings=[f"{remark}." for remark in comparison.remarks] + shared_remarks(comparison),
         tables=comparison_tables(comparison),
         explanation=verdict_legend(comparison),
@@ -132,8 +110,7 @@ def page(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"svg": svg, "prose": prose}
-    environment.globals["key_mark"] = mark
+    environment.filters["prose"] = prose
     style, script = (resource(name) for name in ("report.css", "report.js"))
     policy = (
         f"default-src 'none'; style-src '{digest(style)}'; script-src '{digest(script)}'; base-uri 'none'"
@@ -142,17 +119,6 @@ def page(template: str, **values: Any) -> str:
         style=Markup(style), script=Markup(script), policy=policy, **values
     )
     return printable(rendered)
-
-
-def legend(figures: Iterable[Figure]) -> dict[str, int]:
-    """The competitors that charts do not name themselves, with their colours."""
-    found: dict[str, int] = {}
-    for figure in figures:
-        if isinstance(figure, Curves) and not figure.named_at_ends:
-            found |= {curve.name: curve.hue for curve in figure.curves}
-        if isinstance(figure, Roofline) and not figure.named_at_points:
-            found |= {spot.name: spot.hue for spot in figure.spots}
-    return found
 
 
 def resource(name: str) -> str:

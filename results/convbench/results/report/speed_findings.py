@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from convbench.results.analysis.contents import Contents
 from convbench.results.analysis.coverage import left_to_torch
 from convbench.results.analysis.significance import MIN_EFFECT, time_ratio
-from convbench.results.analysis.standings import BASELINE, Group, Line, Standing, step_ms_by_process
+from convbench.results.analysis.standings import (
+    BASELINE,
+    Group,
+    Line,
+    Standing,
+    nothing_to_serve,
+    step_ms_by_process,
+)
 from convbench.results.analysis.statistics import Interval
 from convbench.results.wording import listed, number, share, times
 
@@ -16,7 +23,9 @@ NAMED = 4  # of those that may be as fast as the first
 
 def winner(standing: Standing, contents: Contents) -> str | None:
     """The competitor that is shown to be faster than all others."""
-    decided = len(standing.timed) > 1 and not standing.tied and not nothing_to_serve(standing.group, contents)
+    decided = (
+        len(standing.timed) > 1 and not standing.tied and not nothing_to_serve(standing.group, contents.table)
+    )
     return standing.timed[0].name if decided else None
 
 
@@ -32,7 +41,7 @@ def speed(standing: Standing, contents: Contents) -> list[str]:
         if standing.unranked:
             only = f"Of those that were timed, only {first.name} left no convolution to torch"
         return [f"{only}: {what}.", *not_ranked(standing)]
-    if nothing_to_serve(group, contents):
+    if nothing_to_serve(group, contents.table):
         span = f"{number(others[-1].images_per_second)} to {number(first.images_per_second)} images/s"
         return [
             f"No layer of {group.conditions.shared} uses an op that backends implement: all of them ran "
@@ -136,12 +145,3 @@ def untimed(standing: Standing) -> list[str]:
         f"No steps were timed; in training, {best.name} had the highest throughput, "
         f"{number(best.images_per_second)} images/s, of one process."
     ]
-
-
-def nothing_to_serve(group: Group, contents: Contents) -> bool:
-    """Whether verification found no op in the network that a backend could serve."""
-    if group.subject != "backend":
-        return False
-    rows = [row for line in group.lines for row in contents.table.rows_of(group, line.name)]
-    verified = [row for row in rows if row.kind == "verify" and row.status == "ok"]
-    return bool(verified) and not any(row.served or row.served_calls for row in verified)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from convbench.results.analysis.contents import Contents
 from convbench.results.analysis.flags import flag_counts, flagged
+from convbench.results.analysis.roofline import Reached, peaks_of, percent, reached
 from convbench.results.analysis.standings import (
     BASELINE,
     Accuracy,
@@ -17,7 +18,6 @@ from convbench.results.analysis.standings import (
     middle,
 )
 from convbench.results.analysis.statistics import Interval
-from convbench.results.charts.roofline_figure import Reached, peaks_of, percent, reached
 from convbench.results.schema import Epoch, Row
 from convbench.results.tables.comparison_table import MEANINGS, served
 from convbench.results.tables.html import HtmlTable, records_table, spaced, state, table

@@ -1,4 +1,4 @@
-"""How near each combination came to what its device allows: the roofline of a run, as a chart and in words.
+"""How near each combination came to what its device allows: the roofline of a run.
 
 Samuel Williams, Andrew Waterman, David Patterson, "Roofline: an insightful visual performance model for
 multicore architectures", Communications of the ACM 52(4), 2009. A step's operations and the bytes that it has
@@ -7,20 +7,32 @@ to move at least are counted; the device's peaks were measured by the run and st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 from convbench.results.analysis.contents import Contents
-from convbench.results.analysis.standings import Group, center, measured, middle
-from convbench.results.charts.figures import Axis, Roof, Roofline, Spot
-from convbench.results.charts.palette import hues
-from convbench.results.charts.scales import positive
-from convbench.results.report.speed_findings import nothing_to_serve
+from convbench.results.analysis.standings import Group, center, measured, middle, nothing_to_serve
 from convbench.results.wording import count, number
 
-DRAWN = 120  # combinations under the roofs of one device
 SPOKEN = 6  # networks that are told of in words
+
+
+class Roof(NamedTuple):
+    """The peaks of a device with one dtype, as measured: operations, and bytes of memory moved."""
+
+    name: str
+    gflops_per_second: float
+    gb_per_second: float
+
+    def attainable(self, intensity: float) -> float:
+        """The speed that so many operations per byte allow, in GFLOP/s."""
+        return min(self.gflops_per_second, intensity * self.gb_per_second)
+
+    @property
+    def ridge(self) -> float:
+        """Operations per byte above which arithmetic is the limit, and below which memory is."""
+        return self.gflops_per_second / self.gb_per_second
 
 
 @dataclass(frozen=True)
@@ -63,41 +75,12 @@ class Reached:
         )
 
 
-def rooflines(contents: Contents) -> Iterator[Roofline]:
-    """A chart for each device whose peaks were measured, if the bytes of a step were counted."""
-    colours = hues(contents)
-    places = reached(contents)
-    for device in dict.fromkeys(place.group.conditions.device for place in places):
-        here = [place for place in places if place.group.conditions.device == device and place.roof]
-        dtypes = dict.fromkeys(place.group.conditions.dtype for place in here)
-        roofs = {dtype: roof(contents.environment, device, dtype) for dtype in dtypes}
-        if here:
-            yield Roofline(
-                f"Roofline of {device}",
-                Axis("FLOPs per byte", log=True),
-                Axis("GFLOP/s", log=True),
-                tuple(each for each in roofs.values() if each),
-                tuple(
-                    Spot(
-                        place.name + f" {place.group.conditions.dtype}" * (len(dtypes) > 1),
-                        colours[place.name],
-                        place.network,
-                        place.intensity,
-                        place.gflops_per_second,
-                        place.text,
-                    )
-                    for place in here[:DRAWN]
-                ),
-                f"the first {DRAWN} of {len(here)} combinations" if len(here) > DRAWN else "",
-            )
-
-
 def reached(contents: Contents) -> list[Reached]:
     """Each combination of which operations, bytes and time are known."""
     found = []
     for group in contents.table.groups:
         limit = roof(contents.environment, group.conditions.device, group.conditions.dtype)
-        contested = not nothing_to_serve(group, contents)
+        contested = not nothing_to_serve(group, contents.table)
         for line in group.lines:
             timed = measured(contents.table.rows_of(group, line.name), "time")
             intensity = middle(row.arithmetic_intensity for row in timed)
@@ -150,6 +133,11 @@ def percent(fraction: float) -> str:
     """A share of what is attainable; above 100 % where a peak was measured too low."""
     value = 100 * fraction
     return f"{value:,.0f} %" if value >= 99.95 else f"{value:.1f} %" if value >= 0.95 else f"{value:.2g} %"
+
+
+def positive(value: float | None) -> bool:
+    """Whether it is a number that a logarithmic axis has a place for."""
+    return value is not None and 1e-300 < value < 1e300
 
 
 def is_peak(value: Any) -> TypeGuard[float]:
