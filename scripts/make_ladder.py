@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import re
 import shutil
 import sys
@@ -21,7 +22,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import altair as alt
+import pandas as pd
+import vl_convert
+from PIL import Image, PngImagePlugin
 
 from convbench.results.analysis.contents import Contents, read_contents
 from convbench.results.analysis.roofline import percent, roof
@@ -36,10 +41,6 @@ from convbench.results.analysis.standings import (
 )
 from convbench.results.analysis.statistics import Interval
 from convbench.results.wording import number
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "docs" / "ladder.md"
@@ -75,20 +76,16 @@ PART = re.compile(
 PICTURE = re.compile(r"^!\[[^\]]*\]\((?P<path>pictures/(?P<run>ladder-\w+)\.png)\)", re.MULTILINE)
 
 GREY, BLUE = "#7d848c", "#3b82d6"  # of medium lightness: they can be read on white as on black
+AXIS = {"labelColor": GREY, "titleColor": GREY, "domainColor": GREY, "gridColor": GREY, "gridOpacity": 0.25}
 STYLE = {
-    "font.size": 9,
-    "text.color": GREY,
-    "axes.labelcolor": GREY,
-    "axes.edgecolor": GREY,
-    "axes.titlecolor": GREY,
-    "axes.titlesize": 10,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "axes.facecolor": "none",
-    "grid.color": GREY,
-    "grid.alpha": 0.25,
+    "axis": AXIS,
+    "axisX": {"grid": False},
+    "background": "transparent",
+    "title": {"color": GREY, "anchor": "start"},
+    "view": {"stroke": None},
 }
-WIDTH, HEIGHT, DPI = 8.0, 6.6, 120  # inches, inches, dots per inch
+WIDTH, HEIGHT = 560, 230  # pixels of one staircase
+FLOOR = 0.01  # GFLOP/s, where the axis begins
 
 
 @dataclass(frozen=True)
@@ -256,63 +253,72 @@ def span_of(nanoseconds: float) -> str:
     return f"{number(nanoseconds)} ns" if nanoseconds >= 0.1 else f"{number(1000 * nanoseconds)} ps"
 
 
-def draw(contents: Contents) -> Figure:
-    """A staircase for each network, under the roof of the machine."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+def draw(contents: Contents) -> bytes:
+    """A staircase for each network, below the roof of the machine, as a PNG."""
     stairs = {name: ladder(contents, name) for name in NETWORKS}
     stairs = {name: rungs for name, rungs in stairs.items() if any(each.gflops_per_second for each in rungs)}
     keys = {(each.backend, each.mode): each for rungs in stairs.values() for each in rungs}
     shown = [key for key in RUNGS if key in keys] + [key for key in keys if key not in RUNGS]
-    columns = figure.subplots(len(stairs), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    for axes, (name, rungs) in zip(columns, stairs.items(), strict=True):
-        _staircase(axes, {(each.backend, each.mode): each for each in rungs}, shown, peak(contents))
-        axes.set_title(f"{NETWORKS[name]} ({name})", loc="left")
-    labels = [f"{keys[key].name}\n{keys[key].spelled}" for key in shown]
-    columns[-1].set_xticks(
-        range(len(shown)), labels, rotation=40, ha="right", rotation_mode="anchor", fontsize=8
-    )
-    return figure
+    labels = {key: f"{keys[key].name}: {keys[key].spelled}" for key in shown}
+    charts = []
+    for name, rungs in stairs.items():
+        last = name == list(stairs)[-1]
+        chart = staircase(rungs, labels, peak(contents), named=last)
+        charts.append(chart.properties(title=f"{NETWORKS[name]} ({name})", width=WIDTH, height=HEIGHT))
+    spec = alt.vconcat(*charts).configure(**STYLE).to_dict()
+    drawn: bytes = vl_convert.vegalite_to_png(spec, scale=1.5)
+    return drawn
 
 
-def _staircase(
-    axes: Axes, rungs: dict[tuple[str, str], Rung], shown: Sequence[tuple[str, str]], peak: float
-) -> None:
-    best = max(rungs.values(), key=lambda each: each.gflops_per_second or 0)
+def staircase(
+    rungs: Sequence[Rung], labels: dict[tuple[str, str], str], peak: float, *, named: bool
+) -> alt.LayerChart:
+    """The speeds of one network's rungs; those without a speed say why."""
+    best = max(rungs, key=lambda each: each.gflops_per_second or 0)
     allowed = peak
     if best.roofline_fraction and best.gflops_per_second:
         allowed = best.gflops_per_second / best.roofline_fraction
-    last: tuple[int, float] | None = None
-    for at, key in enumerate(shown):
-        each = rungs.get(key)
+    there = {(each.backend, each.mode): each for each in rungs}
+    rows = []
+    for key, label in labels.items():
+        each = there.get(key)
         speed = each.gflops_per_second if each else None
-        if speed is None:
-            reason = each.reason.rpartition(": ")[2].partition(",")[0] if each else ""
-            axes.text(at, 0.014, reason, rotation=90, ha="center", va="bottom", fontsize=8)
-            last = None
-            continue
-        axes.bar(at, speed, width=1.0, color=BLUE, alpha=0.18)
-        axes.plot([at - 0.5, at + 0.5], [speed, speed], color=BLUE, linewidth=2.5, solid_capstyle="butt")
-        if last is not None:
-            axes.plot([at - 0.5] * 2, [last[1], speed], color=BLUE, linewidth=1)
-        beneath = speed * 3 > min(peak, allowed)  # no room between it and the roof
-        place = {"xytext": (0, -4), "va": "top"} if beneath else {"xytext": (0, 3), "va": "bottom"}
-        axes.annotate(
-            number(speed), (at, speed), textcoords="offset points", ha="center", fontsize=8, **place
+        reason = each.reason.rpartition(": ")[2].partition(",")[0] if each and speed is None else ""
+        high = speed is not None and speed * 3 > min(peak, allowed)  # no room between it and the roof
+        rows.append(
+            {
+                "rung": label,
+                "speed": speed,
+                "text": number(speed) if speed else "",
+                "high": high,
+                "reason": reason,
+            }
         )
-        last = at, speed
-    axes.axhline(peak, color=GREY, linewidth=1.5)
-    axes.text(-0.4, peak * 1.25, f"the roof: {number(peak)} GFLOP/s in a matrix product", fontsize=8)
+    frame = pd.DataFrame(rows)
+    x = alt.X("rung:N").sort(list(labels.values())).scale(padding=0)
+    x = x.axis(labels=named, title=None, ticks=False, labelAngle=-40, labelLimit=0)
+    scale = alt.Scale(type="log", domain=[FLOOR, 5 * peak], nice=False)
+    y = alt.Y("speed:Q", scale=scale).axis(title="GFLOP/s", format=",.3~r", tickCount=5)
+    below, above = frame[frame.high], frame[~frame.high]
+    low = alt.Y(datum=FLOOR * 1.4)
+    lines = [(peak, -7, f"the roof: {number(peak)} GFLOP/s in a matrix product", [1, 0])]
     if allowed < 0.8 * peak:
-        axes.axhline(allowed, color=GREY, linewidth=1, linestyle=":")
-        note = f"what its layers allow one by one: {number(allowed)}"
-        axes.text(-0.4, allowed / 1.25, note, fontsize=8, va="top")
-    axes.set(yscale="log", ylabel="GFLOP/s", xlim=(-0.5, len(shown) - 0.5), ylim=(0.01, 5 * peak))
-    axes.grid(True, axis="y")
-    axes.set_axisbelow(True)
-    axes.tick_params(axis="x", length=0)
-    axes.spines[["top", "right"]].set_visible(False)
+        lines.append((allowed, 9, f"what its layers allow one by one: {number(allowed)}", [2, 3]))
+    layers = [
+        alt.Chart(frame).mark_bar(filled=False, stroke=BLUE, strokeWidth=1).encode(x, y, alt.Y2(datum=FLOOR)),
+        alt.Chart(frame)
+        .mark_tick(color=BLUE, opacity=1, thickness=2.5, bandSize=WIDTH / len(labels))
+        .encode(x, y),
+        alt.Chart(above).mark_text(color=GREY, dy=-8).encode(x, y, alt.Text("text:N")),
+        alt.Chart(below).mark_text(color=GREY, dy=9).encode(x, y, alt.Text("text:N")),
+        alt.Chart(frame).mark_text(color=GREY, angle=270, align="left").encode(x, low, alt.Text("reason:N")),
+    ]
+    for height, offset, text, dash in lines:
+        line = alt.Chart(pd.DataFrame([{"height": height, "text": text}]))
+        layers.append(line.mark_rule(color=GREY, strokeDash=dash).encode(alt.Y("height:Q", scale=scale)))
+        words = line.mark_text(color=GREY, align="left", dy=offset, dx=4)
+        layers.append(words.encode(alt.Y("height:Q", scale=scale), alt.X(value=0), alt.Text("text:N")))
+    return alt.layer(*layers)
 
 
 def mark(run: str) -> str:
@@ -322,8 +328,6 @@ def mark(run: str) -> str:
 
 
 def stale_picture(path: Path, run: str) -> bool:
-    from PIL import Image
-
     if not path.exists():
         return True
     with Image.open(path) as picture:
@@ -361,21 +365,15 @@ def main() -> None:
     stale = ["docs/ladder.md"] * (new != old)
     if new != old and not options.check:
         GUIDE.write_text(new, encoding="utf-8")
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        print("the picture is not looked at: matplotlib is not installed", file=sys.stderr)
-    else:
-        for picture in PICTURE.finditer(old):
-            path = GUIDE.parent / picture["path"]
-            if not stale_picture(path, picture["run"]):
-                continue
+    for picture in PICTURE.finditer(old):
+        path = GUIDE.parent / picture["path"]
+        if stale_picture(path, picture["run"]):
             stale.append(f"docs/{picture['path']}")
             if not options.check:
-                with mpl.rc_context(STYLE):
-                    figure = draw(contents_of(picture["run"]))
-                    metadata = {"Source": mark(picture["run"])}
-                    figure.savefig(path, dpi=DPI, transparent=True, metadata=metadata)
+                source = PngImagePlugin.PngInfo()
+                source.add_text("Source", mark(picture["run"]))
+                with Image.open(io.BytesIO(draw(contents_of(picture["run"])))) as drawn:
+                    drawn.save(path, pnginfo=source, optimize=True)
     if options.check and stale:
         sys.exit(f"stale: {', '.join(stale)}; run: python scripts/make_ladder.py")
 

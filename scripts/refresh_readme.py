@@ -10,6 +10,7 @@ written, and it exits with 1 where something is stale.
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import sys
 from collections.abc import Iterator
@@ -71,22 +72,21 @@ def digest(run: Path) -> str:
 
 def draw(run: Path, target: Path) -> None:
     """The speeds of a run's backends, and how accurate they become over time."""
-    from convbench.results.charts.run_figures import figures
-    from matplotlib.figure import Figure
+    import altair as alt
+    import vl_convert
+    from PIL import Image
 
-    from convbench.results.charts import plots
+    from convbench.results.charts.render import specification
+    from convbench.results.charts.run_charts import group_charts
 
     contents = read_contents(run)
     wanted = ("Training throughput", "Validation accuracy against seconds")
-    found = {figure.title: figure for figure in figures(contents, contents.table.groups[0])}
-    shown = [found[title] for title in wanted if title in found]
-    canvas = Figure(figsize=(5.2 * len(shown), max(map(plots.height, shown))), layout="constrained")
-    for at, figure in enumerate(shown, start=1):
-        axes = canvas.add_subplot(1, len(shown), at)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_title(figure.title, loc="left", fontsize=10)
-        plots.draw(figure, axes)
-    canvas.savefig(target, dpi=160)
+    charts = group_charts(contents, contents.table.groups[0])
+    shown = [chart for chart in charts if specification(chart)["title"]["text"] in wanted]
+    spec = specification(alt.hconcat(*shown, spacing=40))
+    spec["config"] |= {"background": "white"}
+    with Image.open(io.BytesIO(vl_convert.vegalite_to_png(spec, scale=2))) as drawn:
+        drawn.convert("RGB").save(target, optimize=True)
 
 
 def commands() -> str:

@@ -549,7 +549,7 @@ def test_a_comparison_is_a_page_too(tmp_path: Path) -> None:
     assert "All of these are of cpu, float32, b128, contiguous, eager, s0." in found.text
     assert HOSTILE in found.text
     forced = Page(comparison_html(compare(base, unlike(new), force=True)))
-    assert "Mind: of every pair here: unlike dataset (fashion-mnist and another)." in forced.text
+    assert "Warning: of every pair here: unlike dataset (fashion-mnist and another)." in forced.text
     assert not [cells for cells in forced.tables["section-0"] if "unlike" in "".join(cells)]
     history = Page(comparison_html(compare(base, new, base)))
     assert sum(tag == "svg" and "aria-hidden" not in attributes for tag, attributes in history.tags) == 2

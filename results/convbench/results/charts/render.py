@@ -8,6 +8,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import altair as alt
 import vl_convert
 from markupsafe import Markup, escape
 
@@ -48,10 +49,10 @@ EMPTY = re.compile(r'<path aria-hidden="true" d="(?:M0,0h0v0h0Z)?"(?: display="n
 LONGEST = 80  # letters of a comparison group in the name of a file
 
 
-def specification(chart: Chart) -> dict[str, Any]:
+def specification(chart: Chart | alt.HConcatChart) -> dict[str, Any]:
     """A chart as Vega-Lite, in the style of our pages."""
     spec: dict[str, Any] = chart.to_dict(validate=False)
-    return spec | {"config": CONFIG, "padding": 2}
+    return spec | {"config": dict(CONFIG), "padding": 2}
 
 
 class Figure(NamedTuple):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from convbench.results.analysis.standings import CANNOT
 from convbench.results.schema import MEASURED, Combined, columns
 from convbench.results.tables.escaping import printable
 from convbench.results.wording import EMPTY, number
@@ -32,7 +33,8 @@ class HtmlColumn:
 
 @dataclass(frozen=True)
 class HtmlTable:
-    """A table with a name of its own; `states` marks what each row is: ok, budget or failed."""
+    """A table with a name of its own; `states` marks what each row is: ok, budget, failed,
+    or idle where a backend cannot run."""
 
     name: str
     caption: str
@@ -85,6 +87,8 @@ def column(title: str, cells: Sequence[str], filtered: bool, bars: bool) -> Html
 
 def state(status: str) -> str:
     """What a status means for the reader."""
+    if status in CANNOT:
+        return "idle"
     return "ok" if status == "ok" else "budget" if status in MEASURED else "failed"
 
 

@@ -106,7 +106,7 @@ def accuracy(is_loss: bool) -> Callable[[Entry], str]:
 
     def write(entry: Entry) -> str:
         found = entry.line.accuracy
-        if found is None or found.is_loss != is_loss:
+        if found is None or found.budgeted or found.is_loss != is_loss:
             return EMPTY
         seeds = f" ({found.low:.3f}–{found.high:.3f}, {found.seeds} seeds)" if found.seeds > 1 else ""
         return f"{found.mean:.3f}{seeds}"
@@ -158,29 +158,9 @@ class Measure(NamedTuple):
 
 RESULTS = (
     Measure(
-        "status",
-        "ok, or what went wrong; budget marks what its budget cut short, so that its accuracy is not final",
-        lambda entry: entry.line.status,
-    ),
-    Measure(
-        "flags", "what makes times doubtful, and in how many processes", lambda entry: flag_counts(entry.rows)
-    ),
-    Measure("parameters", MEANINGS["parameters"], parameters),
-    Measure(
         "images/s",
         MEANINGS["images/s"],
         lambda entry: number(entry.line.images_per_second),
-    ),
-    Measure(
-        "step, ms",
-        MEANINGS["step, ms"],
-        lambda entry: number(entry.line.step_ms),
-    ),
-    Measure("p10–p90, ms", MEANINGS["p10–p90, ms"], spread),
-    Measure(
-        "processes",
-        MEANINGS["processes"],
-        lambda entry: str(entry.line.processes or EMPTY),
     ),
     Measure(
         f"x {BASELINE}",
@@ -193,8 +173,25 @@ RESULTS = (
         lambda entry: between(entry.line.ratio_interval),
     ),
     Measure(
+        "status",
+        "ok, or what went wrong; budget marks what its budget cut short",
+        lambda entry: entry.line.status,
+    ),
+    Measure("parameters", MEANINGS["parameters"], parameters),
+    Measure(
+        "step, ms",
+        MEANINGS["step, ms"],
+        lambda entry: number(entry.line.step_ms),
+    ),
+    Measure("p10–p90, ms", MEANINGS["p10–p90, ms"], spread),
+    Measure(
+        "processes",
+        MEANINGS["processes"],
+        lambda entry: str(entry.line.processes or EMPTY),
+    ),
+    Measure(
         "accuracy",
-        f"{MEANINGS['accuracy']}, with their range",
+        "validation accuracy of finished trainings; the mean over seeds, with their range",
         accuracy(is_loss=False),
     ),
     Measure("final loss", "validation loss, where there is no accuracy", accuracy(is_loss=True)),
@@ -240,6 +237,9 @@ RESULTS = (
         median("compile_seconds"),
     ),
     Measure("note", "what else a reader should know", note),
+    Measure(
+        "flags", "what makes times doubtful, and in how many processes", lambda entry: flag_counts(entry.rows)
+    ),
 )
 
 
@@ -280,7 +280,7 @@ def failures_table(contents: Contents) -> HtmlTable | None:
             for each in failures
         ],
         filtered={"process", "status"},
-        states=["failed"] * len(failures),
+        states=[state(each.status) for each in failures],
     )
 
 

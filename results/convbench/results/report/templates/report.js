@@ -33,6 +33,7 @@ function compare(column, numeric, direction) {
 }
 
 function sortable(table) {
+  if (table.tBodies[0].rows.length < 2) return;
   const headings = [...table.tHead.rows[0].cells];
   headings.forEach((heading, column) => {
     const button = make("button", { type: "button" }, heading.textContent);
