@@ -20,8 +20,10 @@ __all__ = ["RunResult", "Suite", "load_suite", "run"]
 
 PLUGINS = (  # the modules with hooks, for the entry point
     "convbench.suites.cli.run",
-    "convbench.suites.definitions",
+    "convbench.suites.cli.verify",
+    "convbench.suites.cli.list",
     "convbench.suites.cli.doctor",
+    "convbench.suites.definitions",
 )
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from conftest import Install
 from convbench.registry import Plugin, PluginError, Registry, UnknownName, create_model, discover, use_backend
 from convbench.registry.discovery.plugins import own_entry_points
-from convbench.suites.cli.run import _warn_of_broken_plugins
+from convbench.suites.cli.options import warn_of_broken_plugins
 
 GOOD = """
     from convbench.registry import Backend, hookimpl
@@ -171,7 +171,7 @@ def test_a_broken_plugin_is_warned_of_where_all_backends_are_asked_for(
 ) -> None:
     install("broken", "1 / 0")
     for patterns, warned in ((["*"], True), (["torch", "im2col"], False)):
-        _warn_of_broken_plugins(discover(), patterns)
+        warn_of_broken_plugins(discover(), patterns)
         said = capsys.readouterr().err
         assert (
             said.startswith("warning: plugin 'broken' of broken 1.0 is broken: ZeroDivisionError") == warned

@@ -14,7 +14,8 @@ import misbehaving
 from convbench.registry import discover
 from convbench.registry.cli.main import main
 from convbench.registry.cli.terminal import console
-from convbench.suites.cli.doctor import LISTINGS, _diagnose
+from convbench.suites.cli.doctor import _diagnose
+from convbench.suites.cli.list import LISTINGS
 from convbench.suites.machine.noise import Finding
 from convbench.suites.processes import probe
 

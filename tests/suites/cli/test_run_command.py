@@ -214,6 +214,17 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(site: Path, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_of_two_versions_knows_no_total() -> None:
+    """Two versions need the same rounds, so `--against` drops the total budget of a suite."""
+    arguments = ["run", "--suite", "lenet", "--backend", "torch", "--device", "cpu", "--no-train", "--dry-run"]
+    alone = CliRunner().invoke(build(discover()), arguments)
+    both = CliRunner().invoke(build(discover()), [*arguments, "--against", "fast==1.0"])
+    assert (alone.exit_code, both.exit_code) == (0, 0)
+    assert "time in 3 to 6 rounds" in alone.stderr
+    assert "each, for both versions: verify, time in 6 rounds" in both.stderr
+    assert "total budget" not in both.stderr
+
+
 def test_on_a_terminal_there_is_a_bar(site: Path, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     process = misbehaving.start_on(

@@ -1,61 +1,28 @@
-"""The commands that measure: `convbench run` and `convbench verify`."""
+"""`convbench run`."""
 
 from __future__ import annotations
 
 import shlex
 import signal
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
-from convbench.registry import GateFailed, NothingRan, Registry, UsageError, hookimpl
-from convbench.registry.conformance.report import GENERATED, grouped
+from convbench.registry import Registry, UsageError, hookimpl
 from convbench.registry.errors import choices, shown
-
-if TYPE_CHECKING:
-    from convbench.suites.processes.verification import Verification
-
-LISTED = 10  # cases of a backend that failed
+from convbench.suites.cli.options import many, warn_of_broken_plugins
 
 Options = dict[str, Any]
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 @hookimpl
 def convbench_commands(group: click.Group) -> None:
-    """Add this module's commands."""
+    """Add this module's command."""
     group.add_command(run)
-    group.add_command(verify)
-
-
-def _split(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[str] | None:
-    """`--backend a,b --backend c` as a list; None where the option is not given."""
-    items = [item.strip() for value in values for item in value.split(",")]
-    named = [item for item in items if item]
-    if values and not named:  # everything would be run
-        raise UsageError(f"{parameter.opts[0]} {','.join(values)!r} names nothing")
-    return named or None
-
-
-def _whole_numbers(
-    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
-) -> list[int] | None:
-    items = _split(context, parameter, values)
-    try:
-        return None if items is None else [int(item) for item in items]
-    except ValueError:
-        name = parameter.opts[0]
-        raise UsageError(f"{name} takes whole numbers, not {items}") from None
-
-
-def _many(name: str, help: str, numbers: bool = False) -> Callable[[F], F]:
-    callback = _whole_numbers if numbers else _split
-    metavar = "N" if numbers else "NAME"
-    return click.option(name, multiple=True, metavar=metavar, callback=callback, help=help)
 
 
 def _seconds(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
@@ -98,14 +65,14 @@ class GroupedHelp(click.Command):
 
 @click.command(cls=GroupedHelp)
 @click.option("--suite", metavar="NAME|FILE", help="A registered suite, or a TOML file.")
-@_many("--architecture", "Networks, as names or globs; repeat, or separate with commas.")
-@_many("--backend", "Op backends, likewise.")
-@_many("--device", "Torch devices, such as cpu or cuda:0.")
-@_many("--dtype", "float32, tf32, float64, bfloat16 or float16.")
-@_many("--batch-size", "Images per step.", numbers=True)
-@_many("--memory-format", "contiguous or channels_last.")
-@_many("--mode", "eager, compile or graph.")
-@_many("--seed", "Seeds of weights and batch order.", numbers=True)
+@many("--architecture", "Networks, as names or globs; repeat, or separate with commas.")
+@many("--backend", "Op backends, likewise.")
+@many("--device", "Torch devices, such as cpu or cuda:0.")
+@many("--dtype", "float32, tf32, float64, bfloat16 or float16.")
+@many("--batch-size", "Images per step.", numbers=True)
+@many("--memory-format", "contiguous or channels_last.")
+@many("--mode", "eager, compile or graph.")
+@many("--seed", "Seeds of weights and batch order.", numbers=True)
 @click.option("--fuse/--no-fuse", default=None, help="Compute neighbouring layers by a backend's fused ops.")
 @click.option("--dataset", metavar="NAME", help="Dataset to train on.")
 @click.option("--lr", type=float, help="Learning rate.")
@@ -197,12 +164,16 @@ def run(
 
     chosen = suite if suite is not None else (resume or Path()) / "suite.toml"
     resolved = overridden(runner.resolve_suite(chosen, registry), options, settings)
-    _warn_of_broken_plugins(registry, resolved.backends)
+    warn_of_broken_plugins(registry, resolved.backends)
     if resume is not None:
         runner.check_resumed(resolved, resume)
     if dry_run:
+        if against is not None:
+            from convbench.suites.runner.ab_run import for_two_versions
+
+            resolved = for_two_versions(resolved)
         planned = runner.preview(resolved, data_dir=data_dir, registry=registry, watcher=watcher_for())
-        _show_plan(planned, resolved, no_train, no_time)
+        _show_plan(planned, resolved, no_train, no_time, versions=1 if against is None else 2)
         return
     if pytest_json is not None:
         from convbench.results.report.write import check_writable
@@ -295,102 +266,7 @@ OPTION_KEYS = {
 }
 
 
-@click.command()
-@click.argument("backends", nargs=-1, metavar="[BACKEND]...")
-@click.option("--device", default="cpu", show_default=True, help="The torch device to run on.")
-@_many("--dtype", "Dtypes to check; every one a backend claims by default.")
-@click.option(
-    "--cases",
-    type=click.IntRange(min=0),
-    default=GENERATED,
-    show_default=True,
-    metavar="N",
-    help="Generated cases of every op and dtype, beside the curated ones.",
-)
-@click.option(
-    "--seed", type=int, default=0, show_default=True, metavar="N", help="Of generated cases and random data."
-)
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=600.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="When one is ended.",
-)
-@click.option("--verbose", is_flag=True, help="List every case that failed, and what is unsupported.")
-@click.pass_obj
-def verify(
-    registry: Registry,
-    /,
-    backends: tuple[str, ...],
-    device: str,
-    dtype: list[str] | None,
-    cases: int,
-    seed: int,
-    timeout: float,
-    verbose: bool,
-) -> None:
-    """Hold backends against the float64 reference: forward, gradients, bad arguments. Exits 1 if one fails.
-
-    Of what fails, the first case of each kind is shrunk to the smallest one that fails, and printed as Python
-    that shows the failure again.
-    """
-    from convbench.suites.processes.verification import verify_backends
-
-    _warn_of_broken_plugins(registry, backends or ("*",))
-    results = verify_backends(
-        registry,
-        backends or ("*",),
-        device=device,
-        dtypes=dtype,
-        timeout=timeout,
-        generated=cases,
-        seed=seed,
-    )
-    for result in results:
-        click.echo(result.line)
-        for outcome in result.first_failures:
-            fault = f" ({outcome.known_fault})" if outcome.known_fault else ""
-            click.echo(f"\n# {outcome.state}{fault}: {outcome.case}\n{outcome.reproduction}\n")
-        _list_outcomes(result, verbose)
-        for name, number in result.report.faults_not_shown.items():
-            click.echo(f"    {name}: it does not show in any of {number} cases")
-    wrong = [
-        result.backend for result in results if result.status not in ("ok", "unavailable", "unsupported")
-    ]
-    if wrong:
-        raise GateFailed(f"{len(wrong)} of {len(results)} backends failed: {', '.join(wrong)}")
-    if not any(result.status == "ok" for result in results):
-        raise NothingRan(f"no backend could be verified on {device}")
-
-
-def _warn_of_broken_plugins(registry: Registry, patterns: Iterable[str]) -> None:
-    """A broken plugin is missing from what a pattern such as `*` takes; a name that it misses is an error."""
-    if any(set(pattern) & set("*?[") for pattern in patterns):
-        for plugin in registry.broken:
-            click.echo(f"warning: {plugin.fault}", err=True)
-
-
-def _list_outcomes(result: Verification, verbose: bool) -> None:
-    """What did not pass, a line each, first what there is Python for; unless verbose not more than a few."""
-    first = result.first_failures
-    rest = [outcome for outcome in result.outcomes if outcome.state != "passed" and outcome not in first]
-    listed = [outcome for outcome in first + rest if outcome.state != "unsupported" or verbose]
-    groups = [[outcome] for outcome in listed] if verbose else grouped(listed)[:LISTED]
-    for outcome, *like_it in groups:
-        smaller = f" (the smallest; it was {outcome.shrunk_from})" if outcome.shrunk_from else ""
-        fault = f" ({outcome.known_fault})" if outcome.known_fault else ""
-        click.echo(f"    {outcome.state}{fault}: {outcome.case}, {outcome.dtype}: {outcome.message}{smaller}")
-        if like_it:
-            more = "1 more case fails" if len(like_it) == 1 else f"{len(like_it)} more cases fail"
-            click.echo(f"        {more} in this way")
-    shown = sum(map(len, groups))
-    if shown < len(listed):
-        click.echo(f"    and {len(listed) - shown} more like these (--verbose shows them)")
-
-
-def _show_plan(planned: list[Any], suite: Any, no_train: bool, no_time: bool) -> None:
+def _show_plan(planned: list[Any], suite: Any, no_train: bool, no_time: bool, versions: int) -> None:
     from convbench.suites.runner.forecast import before_anything
 
     for entry in planned:
@@ -403,8 +279,9 @@ def _show_plan(planned: list[Any], suite: Any, no_train: bool, no_time: bool) ->
         kinds.append(f"time in {timing.rounds}{upto} rounds of {timing.steps} steps")
     if train := "train" in suite.kinds and not no_train:
         kinds.append(f"train for at most {suite.budget.train_seconds:g} s")
-    click.echo(f"{len(planned)} combination{'s' * (len(planned) != 1)}; each: {', '.join(kinds)}", err=True)
-    click.echo(before_anything(suite, planned, time=time, train=train), err=True)
+    each = "each" if versions == 1 else "each, for both versions"
+    click.echo(f"{len(planned)} combination{'s' * (len(planned) != 1)}; {each}: {', '.join(kinds)}", err=True)
+    click.echo(before_anything(suite, planned * versions, time=time, train=train), err=True)
 
 
 def _print_table(path: Path, open_page: bool) -> None:

@@ -30,6 +30,12 @@ from convbench.suites.runner.schedule import Task
 SIDES = ("base", "new")
 
 
+def for_two_versions(suite: Suite) -> Suite:
+    """A suite whose two sides have the same rounds, all that there may be; none is left out for a total budget."""
+    exact = suite.override({"timing.rounds": suite.timing.max_rounds})
+    return replace(exact, budget=replace(exact.budget, total_seconds=None))
+
+
 def run_against(
     package: str,
     suite: Suite | Path | str,
@@ -60,11 +66,7 @@ def run_against(
         NothingRan: on one side not one combination could be measured.
     """
     registry = registry or discover()
-    suite = resolve_suite(suite, registry)
-    # both sides need the same rounds, or processes would lose their counterparts: as many as there may be, and
-    # none left out for a total budget
-    suite = suite.override({"timing.rounds": suite.timing.max_rounds})
-    suite = replace(suite, budget=replace(suite.budget, total_seconds=None))
+    suite = for_two_versions(resolve_suite(suite, registry))
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     parent = Path(out) if out is not None else Path("results") / f"{suite.name}-{stamp}"
     if taken := [side for side in SIDES if (parent / side).exists()]:
