@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     Source: TypeAlias = Path | str | pd.DataFrame
 
 SAME_EPOCHS = 0.1  # trainings whose lengths differ by a larger share have no accuracies to compare
-SAME_SHARE = (
-    1e-6  # shares of FLOPs that differ by less are alike: they are counted, and written with nine digits
-)
 
 
 @dataclass(frozen=True)
