@@ -32,6 +32,19 @@ Status = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 STATUSES: tuple[Status, ...] = get_args(Status)
 PHASES = ("data_ms", "forward_ms", "backward_ms", "optimizer_ms")  # of a step, in their order
+CONDITIONS = (  # columns of a combination's surroundings: only what was measured alike is compared
+    "machine_id",
+    "device_name",
+    "torch_version",
+    "threads",
+    "dataset",
+    "train_images",
+    "recipe",
+    "flush_denormal",
+    "fused",
+    "cudnn",
+    "beside",
+)
 MEASURED: tuple[Status, ...] = ("ok", "budget")  # the rest carry no speed and no accuracy to compare
 
 

@@ -16,6 +16,7 @@ from convbench.registry import GateFailed, NothingRan, UsageError
 from convbench.results import Comparison, Row, compare, read_results
 from convbench.results.analysis.contents import read_contents
 from convbench.results.comparison.formats import as_json, as_markdown, as_table
+from convbench.results.comparison.sides import read_side
 from convbench.results.report.page import comparison_html
 from convbench.results.storage.store import RunStore
 from result_rows import LENET, row, timed, trained, write
@@ -415,6 +416,15 @@ def test_a_history_has_gaps(against: Any) -> None:
     assert trend.change == pytest.approx(1.2, rel=1e-3)
     assert trend.verdict == "unclear"  # two points are no trend
     assert trend.low is None
+
+
+def test_when_a_side_was_measured_is_told_by_what_was_measured(tmp_path: Path) -> None:
+    """A row of a process that the total budget left out carries the time at which that was decided."""
+    late = row(status="budget", step_ms_median=None, steps=None, started_at="2027-01-01T00:00:00+00:00")
+    rows = timed([10.0, 10.1], started_at="2026-01-01T00:00:00+00:00")
+    side = read_side(write(tmp_path / "results.csv", [*rows, replace(late, round=2)]), "base")
+    assert side.period is not None
+    assert {when.year for when in side.period} == {2026}
 
 
 # One method for intervals

@@ -9,10 +9,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Literal, get_args
 
+from convbench.registry.notebook import Displayed
 from convbench.registry.records import Accuracy
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 GENERATED = 25  # cases of each op and dtype, beside the curated ones
 
@@ -89,8 +93,8 @@ def step_kind(key: str) -> str:
     return key.partition(" ")[0]
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Displayed):
     """Every outcome of one backend.
 
     `accuracy` is what it declares of ops that are not direct sums; `derived` are the ops whose backward was made
@@ -149,3 +153,15 @@ class Report:
     def count(self, state: State) -> int:
         """How many outcomes have this state."""
         return sum(outcome.state == state for outcome in self.outcomes)
+
+    def __repr__(self) -> str:
+        counts = [f"{self.count(state)} {state}" for state in get_args(State) if self.count(state)]
+        verdict = "passed" if self.passed else "did not pass"
+        return f"{self.backend} {verdict}: {', '.join(counts) or 'no case'}"
+
+    def table(self) -> pd.DataFrame:
+        """A row for each outcome, failures first."""
+        import pandas as pd
+
+        ordered = sorted(self.outcomes, key=lambda outcome: not outcome.is_failure)
+        return pd.DataFrame(map(asdict, ordered), columns=[field.name for field in fields(Outcome)])

@@ -8,14 +8,18 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from convbench.registry.errors import AmbiguousName, PluginError, UnknownName, UsageError
+from convbench.registry.notebook import Displayed, plain_fields
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from convbench.registry.discovery.plugins import Plugin
 
 R = TypeVar("R")
+NAMED = 12  # records in the text of a catalog
 
 
-class Catalog(Mapping[str, R], Generic[R]):
+class Catalog(Displayed, Mapping[str, R], Generic[R]):
     """A mapping from name to record, sorted by name.
 
     A name that several plugins offer is listed once for each, as `package:name`; that form finds a record
@@ -126,6 +130,23 @@ class Catalog(Mapping[str, R], Generic[R]):
 
     def __len__(self) -> int:
         return sum(len(offers) for offers in self._entries.values())
+
+    def __repr__(self) -> str:
+        shown = list(self)[:NAMED]
+        return f"{len(self)} {self.kind}s: {', '.join(shown)}{', ...' * (len(self) > NAMED)}"
+
+    def table(self) -> pd.DataFrame:
+        """A row for each record: its name, its fields, and the plugin that it comes from."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {"name": name} | plain_fields(self.find(name)) | {"name": name} | _origin(self.plugin(name))
+            for name in self
+        )
+
+
+def _origin(plugin: Plugin) -> dict[str, str]:
+    return {"plugin": plugin.distribution, "version": plugin.version}
 
 
 def _matches(name: str, pattern: str) -> bool:

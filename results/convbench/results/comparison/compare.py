@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from convbench.registry.errors import NothingRan, UsageError
+from convbench.registry.notebook import Displayed, html
 from convbench.results.analysis.coverage import served_change, unlike_shares
 from convbench.results.analysis.significance import (
     FLOOR_POINTS,
@@ -34,9 +37,6 @@ if TYPE_CHECKING:
     Source: TypeAlias = Path | str | pd.DataFrame
 
 SAME_EPOCHS = 0.1  # trainings whose lengths differ by a larger share have no accuracies to compare
-SAME_SHARE = (
-    1e-6  # shares of FLOPs that differ by less are alike: they are counted, and written with nine digits
-)
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ class AccuracyPair:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Displayed):
     """What `compare` found: `files` are the names of the base and of what was compared with it.
 
     `remarks` say what makes all pairs of two files less than sound.
@@ -130,6 +130,32 @@ class Comparison:
             NothingRan: no step time was compared, or too many pairs are undecided.
         """
         return gate(self, slower, allow_unclear=allow_unclear)
+
+    def table(self) -> pd.DataFrame:
+        """A row for each pair of times and of accuracies; `measure` says which of them it is."""
+        import pandas as pd
+
+        from convbench.results.comparison.formats import PAIR_TABLE, records
+
+        pairs = (values for values in records(self) if values["measure"])
+        return pd.DataFrame(pairs, columns=PAIR_TABLE)
+
+    def plot(self) -> Any:
+        """The charts of the comparison."""
+        return import_module("convbench.results.charts").plot_comparison(self)
+
+    def __repr__(self) -> str:
+        verdicts = Counter([pair.verdict for pair in self.times] + [pair.verdict for pair in self.accuracies])
+        counts = [f"{number} {verdict}" for verdict, number in verdicts.items()]
+        counts += [f"{len(self.left_out)} not compared"] * bool(self.left_out)
+        return f"{' and '.join(self.files)}: {', '.join(counts)}"
+
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        from convbench.results.comparison.formats import sections
+
+        return html(repr(self), *(pd.DataFrame(each.rows, columns=each.headings) for each in sections(self)))
 
 
 def compare(

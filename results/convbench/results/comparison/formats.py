@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from convbench.registry.cli.terminal import PIPED, Column, table_text, wrapped
 from convbench.results.analysis.significance import ALPHA, MIN_POINTS, effect
 from convbench.results.comparison.compare import AccuracyPair, Comparison, TimePair
 from convbench.results.comparison.history import Trend
-from convbench.results.comparison.pairing import name, without_shared
+from convbench.results.comparison.pairing import Left, name, without_shared
 from convbench.results.schema import COMBINATION
 from convbench.results.storage.csv_format import guard, line
 from convbench.results.tables.escaping import escape, flatten
@@ -183,20 +183,27 @@ CSV_COLUMNS = [
     for name in dict.fromkeys(["measure", "file", *COMBINATION, "verdict", *PAIR_COLUMNS, "reason", "lost"])
     if name != "combination"
 ]
+PAIR_TABLE = [name for name in CSV_COLUMNS if name not in ("reason", "lost")]
+
+
+def records(comparison: Comparison) -> Iterator[dict[str, object]]:
+    """Each pair by column, then each combination that was left out, with a reason and no measure."""
+    found: Mapping[str, Sequence[TimePair | AccuracyPair | Left]] = {
+        "step_ms": comparison.times,
+        "val_accuracy": comparison.accuracies,
+        "": comparison.left_out,
+    }
+    for measure, pairs in found.items():
+        for pair in pairs:
+            yield {**asdict(pair), **asdict(pair.combination), "measure": measure}
 
 
 def as_csv(comparison: Comparison) -> str:
     """One table: a row per pair, and one per combination that was left out, with a reason and no verdict."""
     text = io.StringIO()
     text.write(line(CSV_COLUMNS))
-    for measure, records in (
-        ("step_ms", comparison.times),
-        ("val_accuracy", comparison.accuracies),
-        ("", comparison.left_out),
-    ):
-        for record in records:
-            values = {**asdict(record), **asdict(record.combination), "measure": measure}
-            text.write(line(csv_cell(values.get(column)) for column in CSV_COLUMNS))
+    for values in records(comparison):
+        text.write(line(csv_cell(values.get(column)) for column in CSV_COLUMNS))
     return text.getvalue()
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
 
-from convbench.results.comparison.sides import CONDITIONS, LATER, Measured, Side
-from convbench.results.schema import Combination
+from convbench.results.comparison.sides import LATER, Measured, Side
+from convbench.results.schema import CONDITIONS, Combination
 from convbench.results.wording import count
 
 UNKNOWN = frozenset({""})

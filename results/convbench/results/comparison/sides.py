@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbench.registry.errors import UsageError
-from convbench.results.schema import COMBINATION, MEASURED, Combination, Row, columns
+from convbench.results.schema import COMBINATION, CONDITIONS, MEASURED, Combination, Row, columns
 from convbench.results.storage.pytest_benchmark import looks_like_json, read_pytest_benchmark
 from convbench.results.storage.reader import read_table, results_file, row_place
 
@@ -19,19 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-CONDITIONS = (
-    "machine_id",
-    "device_name",
-    "torch_version",
-    "threads",
-    "dataset",
-    "train_images",
-    "recipe",
-    "flush_denormal",
-    "fused",
-    "cudnn",
-    "beside",
-)
 UNTOLD = {"fused": "0", "beside": "0"}  # what a file is under that was written before there was such a choice
 PROCESS = ("run_id", "kind", "round")
 TOLD = ("flags", "started_at")  # a table made by hand may lack them
@@ -99,7 +86,8 @@ def when(frame: pd.DataFrame) -> tuple[frozenset[str], tuple[datetime, datetime]
     """The runs that timed steps, and when the first and the last of their processes started."""
     import pandas as pd
 
-    timed = frame[((frame["kind"] == "time") & frame["status"].isin(MEASURED)).to_numpy()]
+    measured = frame["status"].isin(MEASURED) & frame["step_ms_median"].notna()
+    timed = frame[((frame["kind"] == "time") & measured).to_numpy()]
     started = pd.to_datetime(timed["started_at"], utc=True, errors="coerce").dropna()
     period = (started.min().to_pydatetime(), started.max().to_pydatetime()) if len(started) else None
     return frozenset(map(str, timed["run_id"].dropna().unique())), period

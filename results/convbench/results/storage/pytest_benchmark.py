@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from convbench.registry.errors import NothingRan, UsageError, shown
-from convbench.results.schema import COMBINATION, MEASURED, Combination, Row, columns
+from convbench.results.schema import COMBINATION, CONDITIONS, MEASURED, Combination, Row, columns
 from convbench.results.storage.csv_format import Process, from_cell, read_records, step_times
 from convbench.results.storage.environment import cpu_model, logical_cores
 from convbench.results.storage.files import read_json, write_or_refuse
@@ -137,14 +137,7 @@ def typed(extra: Mapping[str, Any], where: str) -> dict[str, Any]:
 VERSION = "5.0.0"  # of pytest-benchmark, whose files these are like
 # what is told of a benchmark besides its combination
 FACTS = (
-    "threads",
-    "dataset",
-    "train_images",
-    "recipe",
-    "flush_denormal",
-    "fused",
-    "cudnn",
-    "beside",
+    *CONDITIONS,
     "parameters",
     "flops_per_image",
     "step_flops_per_image",
@@ -152,9 +145,6 @@ FACTS = (
     "convbench_version",
     "plugin",
     "plugin_version",
-    "torch_version",
-    "device_name",
-    "machine_id",
 )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from convbench.registry import ConvbenchError, NothingRan, Registry, UsageError, discover
+from convbench.results.analysis.display import ShownRows
 from convbench.results.schema import Row
 from convbench.results.storage.files import write_text
 from convbench.results.storage.store import RunStore
@@ -49,8 +50,8 @@ OUTLOOK_SECONDS = 1.0  # between two looks ahead, at least
 OUTLOOK_SHARE = 0.02  # of the run's time: what looking ahead may take
 
 
-@dataclass(frozen=True)
-class RunResult:
+@dataclass(frozen=True, repr=False)
+class RunResult(ShownRows):
     """A finished run: its directory and its rows."""
 
     path: Path
