@@ -230,6 +230,13 @@ def test_a_model_compiles_whole(op: str) -> None:
     assert [(outcome.kind, outcome.state) for outcome in outcomes] == [("compile", "passed")], outcomes
 
 
+def test_a_bias_need_not_be_contiguous() -> None:
+    images, weight, bias = torch.randn(1, 1, 3, 3), torch.randn(4, 1, 2, 2), torch.randn(8)[::2]
+    for each in (bias, torch.tensor([2.0]).expand(4)):
+        got = BACKEND.ops["conv2d"](images, weight, each)
+        torch.testing.assert_close(got, torch.conv2d(images, weight, each))
+
+
 def calls() -> dict[str, tuple[Any, ...]]:
     """Arguments of every op that is registered."""
     images, kernels, bias = (torch.randn(shape) for shape in ((2, 4, 7, 6), (6, 2, 3, 3), (6,)))
@@ -238,9 +245,10 @@ def calls() -> dict[str, tuple[Any, ...]]:
     window = (3, 2), (2, 2), (1, 0)
     pooled, choices = torch.ops.convbench_triton.max_pool2d(images, (4, 3), *window, (1, 1), "none")
     return {
-        "conv2d": (images, kernels, bias, *options, "tanh"),
+        "conv2d": (images, kernels, bias, *options),
+        "conv2d_activation": (images, kernels, bias, *options, "tanh"),
         "conv2d_input_gradient": (upstream, kernels, (7, 6), True, *options),
-        "conv2d_weight_gradient": (upstream, images, (3, 3), False, *options),
+        "conv2d_weight_gradient": (upstream, images, (3, 3), True, False, *options),
         "max_pool2d": (images, (4, 3), *window, (1, 1), "sigmoid"),
         "max_pool2d_gradient": (pooled, choices, (7, 6), False, *window, (1, 1)),
         "avg_pool2d": (images, (4, 3), *window, True, 0, "tanh"),
@@ -253,6 +261,7 @@ def calls() -> dict[str, tuple[Any, ...]]:
     "name",
     [
         "conv2d",
+        exhaustive("conv2d_activation"),
         exhaustive("conv2d_input_gradient"),
         exhaustive("conv2d_weight_gradient"),
         "max_pool2d",

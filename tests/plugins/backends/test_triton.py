@@ -132,7 +132,7 @@ def call(name: str) -> Call:
         ),
         "a weight gradient": (
             convolution.weight_gradients,
-            (empty(block, brain, True), empty(block, brain, True), (3, 3), True, *same),
+            (empty(block, brain, True), empty(block, brain, True), (3, 3), True, True, *same),
         ),
         "a block in float32": (
             convolution.convolution,
@@ -378,7 +378,7 @@ def test_the_compiler_sees_through_every_op() -> None:
         window = (2, 2), (2, 2), (0, 0)
         return (
             found.conv2d_input_gradient(upstream, kernels, images.shape[2:], False, *options),
-            found.conv2d_weight_gradient(upstream, images, kernels.shape[2:], False, *options),
+            found.conv2d_weight_gradient(upstream, images, kernels.shape[2:], False, False, *options)[0],
             found.max_pool2d_gradient(upstream, choices, (32, 32), False, *window, (1, 1)),
             found.avg_pool2d_gradient(upstream, (32, 32), False, *window, True, 0),
         )
@@ -410,6 +410,7 @@ def test_torch_knows_the_kernels_of_every_op() -> None:
     BACKEND.ops  # noqa: B018 - registers them
     for op, kernels in {
         "conv2d": {"correlation"},
+        "conv2d_activation": {"correlation"},
         "conv2d_input_gradient": {"correlation"},
         "conv2d_weight_gradient": {"weight_gradient", "add_parts"},
         "max_pool2d": {"max_pool"},

@@ -26,7 +26,7 @@ OPS = (
 
 def load() -> Mapping[str, Any]:
     from convbench.plugins.backends.native import pooling
-    from convbench.plugins.backends.native.convolution import OPS as CONVOLUTIONS
+    from convbench.plugins.backends.native.convolution import CONVOLUTIONS
 
     return {name: CONVOLUTIONS.get(name) or getattr(pooling, name) for name in OPS}
 

@@ -187,4 +187,4 @@ def call(name: str, sizes: Any, *tensors: Tensor | None) -> None:
 
 
 KERNELS = ConvKernels(convolution, input_gradient, weight_gradient, ACTIVATIONS[1:], activation_gradient)
-OPS = convolution_ops(LIBRARY, KERNELS, refuse_others)
+CONVOLUTIONS = convolution_ops(LIBRARY, KERNELS, refuse_others)

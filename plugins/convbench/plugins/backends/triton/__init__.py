@@ -25,9 +25,10 @@ OPS = (
 
 
 def load() -> Mapping[str, Any]:
-    from convbench.plugins.backends.triton import convolution, pooling
+    from convbench.plugins.backends.triton import pooling
+    from convbench.plugins.backends.triton.convolution import CONVOLUTIONS
 
-    return {name: getattr(convolution if "conv2d" in name else pooling, name) for name in OPS}
+    return {name: CONVOLUTIONS.get(name) or getattr(pooling, name) for name in OPS}
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""`max_pool2d` and `avg_pool2d` as ops of torch (`torch_ops.py`).
+"""`max_pool2d` and `avg_pool2d` as ops of torch, with and without an activation before them.
 
 The gradient of a mean is linear, and its derivative is the mean again. That of a maximum hands each value to the
 place that was chosen; its derivative gathers from there, which torch does.
@@ -6,7 +6,7 @@ place that was chosen; its derivative gathers from there, which torch does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -16,16 +16,16 @@ from torch import Tensor
 
 from convbench.plugins.backends.triton.availability import interpreted
 from convbench.plugins.backends.triton.block_sizes import size_class
-from convbench.plugins.backends.triton.convolution import refuse_others, through
+from convbench.plugins.backends.triton.convolution import refuse_others
 from convbench.plugins.backends.triton.kernels.pooling import (
     avg_pool,
     avg_pool_gradient,
     max_pool,
     max_pool_gradient,
 )
-from convbench.plugins.backends.triton.layouts import channels_last, new_images, wide
-from convbench.plugins.backends.triton.torch_ops import EAGER, OPS, launch, register
+from convbench.plugins.backends.triton.torch_ops import LIBRARY, launch, wide
 from convbench.registry import Unsupported
+from convbench.registry.authoring.conv_op import activation_gradient, channels_last, new_images
 from convbench.registry.ops.activations import activation_of
 from convbench.registry.ops.call_arguments import being_traced, pooling_options
 from convbench.registry.ops.window import IntPair, mean_divisor
@@ -68,7 +68,7 @@ def _largest_of(input: Tensor, call: tuple[Any, ...], activation: str) -> Tensor
     if options[1][0] * options[1][1] > MOST_PIXELS:
         raise Unsupported(f"windows of more than {MOST_PIXELS} pixels")
     found: Tensor
-    found, _ = (OPS if compiled else EAGER).max_pool2d(input, *options, activation)
+    found, _ = (LIBRARY.ops if compiled else LIBRARY.eager).max_pool2d(input, *options, activation)
     return found
 
 
@@ -110,7 +110,7 @@ def _mean_of(
     compiled = being_traced(input)
     size, kernel, steps, pad, _ = pooling_options(compiled, input, *call)
     options = size, kernel, steps, pad, count_padding, divisor or 0, activation
-    found: Tensor = (OPS if compiled else EAGER).avg_pool2d(input, *options)
+    found: Tensor = (LIBRARY.ops if compiled else LIBRARY.eager).avg_pool2d(input, *options)
     return found
 
 
@@ -139,7 +139,7 @@ def largest(
 
 
 def largest_gradient(
-    upstream: Tensor,
+    grad_output: Tensor,
     choices: Tensor,
     size: Sequence[int],
     innermost: bool,
@@ -149,10 +149,10 @@ def largest_gradient(
     dilation: Sequence[int],
 ) -> Tensor:
     """(N, C, H', W') -> (N, C, H, W): every value added to the place that was chosen."""
-    gradient = new_images(upstream, (*upstream.shape[:2], *size), innermost)
+    gradient = new_images(grad_output, (*grad_output.shape[:2], *size), innermost)
     _launch(
-        _max_pool_gradient(), gradient, (upstream, choices), (gradient,),
-        (*size, *upstream.shape[2:]), (*stride, *padding, *dilation), kernel,
+        _max_pool_gradient(), gradient, (grad_output, choices), (gradient,),
+        (*size, *grad_output.shape[2:]), (*stride, *padding, *dilation), kernel,
     )  # fmt: skip
     return gradient
 
@@ -178,7 +178,7 @@ def mean(
 
 
 def mean_gradient(
-    upstream: Tensor,
+    grad_output: Tensor,
     size: Sequence[int],
     innermost: bool,
     kernel: Sequence[int],
@@ -188,13 +188,13 @@ def mean_gradient(
     divisor: int,
 ) -> Tensor:
     """(N, C, H', W') -> (N, C, H, W): every value shared out among its window."""
-    gradient = new_images(upstream, (*upstream.shape[:2], *size), innermost)
-    _share_out(upstream, gradient, gradient, (kernel, stride, padding, count_padding, divisor), "none")
+    gradient = new_images(grad_output, (*grad_output.shape[:2], *size), innermost)
+    _share_out(grad_output, gradient, gradient, (kernel, stride, padding, count_padding, divisor), "none")
     return gradient
 
 
 def activated_mean_gradient(
-    upstream: Tensor,
+    grad_output: Tensor,
     input: Tensor,
     kernel: Sequence[int],
     stride: Sequence[int],
@@ -204,18 +204,18 @@ def activated_mean_gradient(
     activation: str,
 ) -> Tensor:
     """(N, C, H', W'), (N, C, H, W) -> (N, C, H, W): the same, times the slope of an activation at the input."""
-    gradient = new_images(upstream, input.shape, channels_last(input))
-    _share_out(upstream, input, gradient, (kernel, stride, padding, count_padding, divisor), activation)
+    gradient = new_images(grad_output, input.shape, channels_last(input))
+    _share_out(grad_output, input, gradient, (kernel, stride, padding, count_padding, divisor), activation)
     return gradient
 
 
 def _share_out(
-    upstream: Tensor, input: Tensor, gradient: Tensor, options: tuple[Any, ...], activation: str
+    grad_output: Tensor, input: Tensor, gradient: Tensor, options: tuple[Any, ...], activation: str
 ) -> None:
     kernel, stride, padding, count_padding, divisor = options
     _launch(
-        _avg_pool_gradient(), gradient, (upstream, input), (gradient,),
-        (*gradient.shape[2:], *upstream.shape[2:]), (*stride, *padding, divisor), kernel,
+        _avg_pool_gradient(), gradient, (grad_output, input), (gradient,),
+        (*gradient.shape[2:], *grad_output.shape[2:]), (*stride, *padding, divisor), kernel,
         COUNT_PADDING=count_padding, ACTIVATION=activation,
     )  # fmt: skip
 
@@ -288,11 +288,11 @@ def _autotuned(kernel: Any) -> Any:
 # --- their derivatives -------------------------------------------------------------------------------------------
 
 
-def _of_largest(calls: Any, ctx: Any, upstream: Tensor, _: Any) -> tuple[Any, ...]:
+def _of_largest(calls: Any, ctx: Any, grad_output: Tensor, _: Any) -> tuple[Any, ...]:
     choices, *output = ctx.saved_tensors
     if output:
-        upstream = through(ctx.activation, upstream, output[0])
-    gradient = calls.max_pool2d_gradient(upstream, choices, ctx.size, ctx.innermost, *ctx.options)
+        grad_output = activation_gradient(grad_output, output[0], ctx.activation)
+    gradient = calls.max_pool2d_gradient(grad_output, choices, ctx.size, ctx.innermost, *ctx.options)
     return gradient, None, None, None, None, None, None
 
 
@@ -310,21 +310,21 @@ def _of_largest_gradient(calls: Any, ctx: Any, change: Tensor) -> tuple[Any, ...
     return chosen, None, None, None, None, None, None, None
 
 
-def _of_mean(calls: Any, ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+def _of_mean(calls: Any, ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
     if ctx.activation == "none":
-        gradient = calls.avg_pool2d_gradient(upstream, ctx.size, ctx.innermost, *ctx.options)
+        gradient = calls.avg_pool2d_gradient(grad_output, ctx.size, ctx.innermost, *ctx.options)
     else:
         (input,) = ctx.saved_tensors
-        gradient = calls.activation_avg_pool2d_gradient(upstream, input, *ctx.options, ctx.activation)
+        gradient = calls.activation_avg_pool2d_gradient(grad_output, input, *ctx.options, ctx.activation)
     return gradient, None, None, None, None, None, None, None
 
 
 def _of_activated_mean_gradient(calls: Any, ctx: Any, change: Tensor) -> tuple[Any, ...]:
-    upstream, input = ctx.saved_tensors
+    grad_output, input = ctx.saved_tensors
     slope, curvature, _ = activation_of(ctx.activation).derivatives(input)
-    of_upstream = calls.avg_pool2d(change * slope, upstream.shape[2:], *ctx.options, "none")
-    shared = calls.avg_pool2d_gradient(upstream, input.shape[2:], channels_last(input), *ctx.options)
-    return of_upstream, change * shared * curvature, None, None, None, None, None, None
+    of_grad_output = calls.avg_pool2d(change * slope, grad_output.shape[2:], *ctx.options, "none")
+    shared = calls.avg_pool2d_gradient(grad_output, input.shape[2:], channels_last(input), *ctx.options)
+    return of_grad_output, change * shared * curvature, None, None, None, None, None, None
 
 
 def _of_mean_gradient(calls: Any, ctx: Any, change: Tensor) -> tuple[Any, ...]:
@@ -365,8 +365,50 @@ def _keep_size_of_windows(ctx: Any, inputs: tuple[Any, ...], output: Any) -> Non
     ctx.options = inputs[3:]
 
 
-register("max_pool2d", largest, _of_largest, _keep_choices)
-register("max_pool2d_gradient", largest_gradient, _of_largest_gradient, _keep_the_choices_given)
-register("avg_pool2d", mean, _of_mean, _keep_mean)
-register("avg_pool2d_gradient", mean_gradient, _of_mean_gradient, _keep_size_of_windows)
-register("activation_avg_pool2d_gradient", activated_mean_gradient, _of_activated_mean_gradient, _keep_both)
+# --- registration -----------------------------------------------------------------------------------------------
+# A kernel is its own fake: it allocates the outputs, and `launch` does nothing for tensors without memory.
+
+WINDOW = "int[] kernel, int[] stride, int[] padding"
+GRADIENT_SIZE = "SymInt[] size, bool channels_last"
+
+
+def _register(
+    schema: str, kernel: Callable[..., Any], derivative: Callable[..., Any], keep: Callable[..., Any]
+) -> None:
+    LIBRARY.add(schema, kernel, kernel, derivative, keep)
+
+
+_register(
+    f"max_pool2d(Tensor input, SymInt[] size, {WINDOW}, int[] dilation, str activation) -> (Tensor, Tensor)",
+    largest,
+    _of_largest,
+    _keep_choices,
+)
+_register(
+    f"max_pool2d_gradient(Tensor grad_output, Tensor choices, {GRADIENT_SIZE}, {WINDOW}, int[] dilation) "
+    "-> Tensor",
+    largest_gradient,
+    _of_largest_gradient,
+    _keep_the_choices_given,
+)
+_register(
+    f"avg_pool2d(Tensor input, SymInt[] size, {WINDOW}, bool count_padding, int divisor, "
+    "str activation) -> Tensor",
+    mean,
+    _of_mean,
+    _keep_mean,
+)
+_register(
+    f"avg_pool2d_gradient(Tensor grad_output, {GRADIENT_SIZE}, {WINDOW}, bool count_padding, int divisor) "
+    "-> Tensor",
+    mean_gradient,
+    _of_mean_gradient,
+    _keep_size_of_windows,
+)
+_register(
+    f"activation_avg_pool2d_gradient(Tensor grad_output, Tensor input, {WINDOW}, bool count_padding, "
+    "int divisor, str activation) -> Tensor",
+    activated_mean_gradient,
+    _of_activated_mean_gradient,
+    _keep_both,
+)
