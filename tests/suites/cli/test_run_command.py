@@ -284,7 +284,7 @@ def resolved(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Suite:
         seen.append(suite)
         return []
 
-    monkeypatch.setattr("convbench.suites.runner.run.preview", preview)
+    monkeypatch.setattr("convbench.suites.runner.prepare.preview", preview)
     done: Result = CliRunner().invoke(build(discover()), ["run", "--suite", "lenet", "--dry-run", *arguments])
     assert done.exit_code == 0, done.output
     return seen[0]
