@@ -100,7 +100,7 @@ class InstantSupervisor:
     """Answers every job at once with what a worker would send, through JSON as it comes through the pipe."""
 
     def __init__(self, log: Path, threads: int | None = None, first: Path | None = None) -> None:
-        self.data = TemporaryFile()  # noqa: SIM115 - closed with the host
+        self.data = TemporaryFile()  # noqa: SIM115 - closed with the supervisor
         log.touch()
         self._answered = 0
 

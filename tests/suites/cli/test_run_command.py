@@ -216,7 +216,17 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(site: Path, tmp_path: Path)
 
 def test_a_dry_run_of_two_versions_knows_no_total() -> None:
     """Two versions need the same rounds, so `--against` drops the total budget of a suite."""
-    arguments = ["run", "--suite", "lenet", "--backend", "torch", "--device", "cpu", "--no-train", "--dry-run"]
+    arguments = [
+        "run",
+        "--suite",
+        "lenet",
+        "--backend",
+        "torch",
+        "--device",
+        "cpu",
+        "--no-train",
+        "--dry-run",
+    ]
     alone = CliRunner().invoke(build(discover()), arguments)
     both = CliRunner().invoke(build(discover()), [*arguments, "--against", "fast==1.0"])
     assert (alone.exit_code, both.exit_code) == (0, 0)
@@ -294,7 +304,7 @@ def resolved(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Suite:
         seen.append(suite)
         return []
 
-    monkeypatch.setattr("convbench.suites.runner.run.preview", preview)
+    monkeypatch.setattr("convbench.suites.runner.prepare.preview", preview)
     done: Result = CliRunner().invoke(build(discover()), ["run", "--suite", "lenet", "--dry-run", *arguments])
     assert done.exit_code == 0, done.output
     return seen[0]

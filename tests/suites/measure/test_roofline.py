@@ -111,8 +111,8 @@ class Notes(Silent):
 def test_a_pair_that_cannot_be_measured_is_left_out_with_a_note(tmp_path: Path) -> None:
     notes: list[str] = []
     wanted = [("cpu", "float32"), ("cpu", "float32"), ("cpu", "float31")]
-    with Supervisor(tmp_path / "log") as host:
-        peaks = find_peaks(host, wanted, notes.append, threads=1, memory_mb=2000)
+    with Supervisor(tmp_path / "log") as supervisor:
+        peaks = find_peaks(supervisor, wanted, notes.append, threads=1, memory_mb=2000)
     assert list(peaks) == ["cpu"]
     assert list(peaks["cpu"]) == ["float32"]
     assert set(peaks["cpu"]["float32"]) == {"gflops_per_second", "gb_per_second"}

@@ -95,49 +95,49 @@ PLUGIN = """
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("host") / "log"
+    return tmp_path_factory.mktemp("supervisor") / "log"
 
 
 @pytest.fixture(scope="module")
-def host(log: Path) -> Iterator[Supervisor]:
+def supervisor(log: Path) -> Iterator[Supervisor]:
     """One for all tests of this file: what one of them does to it must not harm the next."""
     site = misbehaving.install(log.with_name("site"))
     (site / "misbehaving_plugins.py").write_text(dedent(PLUGIN).replace("SLEEP", misbehaving.SLEEP))
-    with misbehaving.on_path(site), Supervisor(log, threads=1) as host:
-        yield host
+    with misbehaving.on_path(site), Supervisor(log, threads=1) as supervisor:
+        yield supervisor
 
 
-def ask(host: Supervisor, check: str, timeout: float = 100.0) -> tuple[ExitStatus, list[Event]]:
+def ask(supervisor: Supervisor, check: str, timeout: float = 100.0) -> tuple[ExitStatus, list[Event]]:
     events: list[Event] = []
-    return host.run(AvailabilityJob(backends=(check,)), timeout, events.append), events
+    return supervisor.run(AvailabilityJob(backends=(check,)), timeout, events.append), events
 
 
-def answer(host: Supervisor, check: str) -> str:
-    status, (event,) = ask(host, check)
+def answer(supervisor: Supervisor, check: str) -> str:
+    status, (event,) = ask(supervisor, check)
     assert status == ExitStatus(0, Done())
     assert isinstance(event, Availability)
     return str(event.reason)
 
 
-def server_of(host: Supervisor) -> psutil.Process:
-    return psutil.Process(int(answer(host, "pid").split()[1]))
+def server_of(supervisor: Supervisor) -> psutil.Process:
+    return psutil.Process(int(answer(supervisor, "pid").split()[1]))
 
 
-def test_a_job_answers_and_ends(host: Supervisor) -> None:
-    status, events = ask(host, "fresh")
+def test_a_job_answers_and_ends(supervisor: Supervisor) -> None:
+    status, events = ask(supervisor, "fresh")
     assert status == ExitStatus(0, Done())
     assert events == [Availability("fresh", "0")]
 
 
-def test_every_worker_is_fresh_and_leads_its_session(host: Supervisor) -> None:
-    assert [answer(host, "fresh") for _ in range(2)] == ["0", "0"]
-    pid, server, session, threads = answer(host, "pid").split()
+def test_every_worker_is_fresh_and_leads_its_session(supervisor: Supervisor) -> None:
+    assert [answer(supervisor, "fresh") for _ in range(2)] == ["0", "0"]
+    pid, server, session, threads = answer(supervisor, "pid").split()
     assert pid == session != server
     assert threads == "1"
 
 
-def test_the_server_runs_no_thread_of_its_own(host: Supervisor) -> None:
-    assert server_of(host).num_threads() == 1
+def test_the_server_runs_no_thread_of_its_own(supervisor: Supervisor) -> None:
+    assert server_of(supervisor).num_threads() == 1
 
 
 @pytest.mark.parametrize(
@@ -148,11 +148,13 @@ def test_the_server_runs_no_thread_of_its_own(host: Supervisor) -> None:
         ("regicide", -9, "was killed by signal 9 (SIGKILL)"),
     ],
 )
-def test_an_end_without_a_result_is_described(host: Supervisor, check: str, code: int, words: str) -> None:
-    status, _ = ask(host, check)
+def test_an_end_without_a_result_is_described(
+    supervisor: Supervisor, check: str, code: int, words: str
+) -> None:
+    status, _ = ask(supervisor, check)
     assert status == ExitStatus(code, None)
     assert status.description == words
-    assert answer(host, "fresh") == "0"  # and the next job finds a server
+    assert answer(supervisor, "fresh") == "0"  # and the next job finds a server
 
 
 def test_a_signal_without_a_name_has_its_number() -> None:
@@ -160,29 +162,29 @@ def test_a_signal_without_a_name_has_its_number() -> None:
 
 
 @pytest.mark.parametrize("check", ["sleeps", "stops"])
-def test_a_worker_whose_time_is_up_is_killed(host: Supervisor, check: str) -> None:
+def test_a_worker_whose_time_is_up_is_killed(supervisor: Supervisor, check: str) -> None:
     began = time.monotonic()
-    ending, _ = ask(host, check, timeout=0.5)
-    assert ending.code is None
-    assert ending.description == "was killed when its time was up"
+    status, _ = ask(supervisor, check, timeout=0.5)
+    assert status.code is None
+    assert status.description == "was killed when its time was up"
     assert 0.5 <= time.monotonic() - began < 9  # far from the ten seconds that force takes
-    assert answer(host, "fresh") == "0"
+    assert answer(supervisor, "fresh") == "0"
 
 
-def test_the_waiting_parent_uses_no_cpu(host: Supervisor) -> None:
+def test_the_waiting_parent_uses_no_cpu(supervisor: Supervisor) -> None:
     before = os.times()
-    ask(host, "sleeps", timeout=2.0)
+    ask(supervisor, "sleeps", timeout=2.0)
     after = os.times()
     assert after.user + after.system - before.user - before.system < 0.1
 
 
-def test_children_do_not_outlive_their_worker(host: Supervisor) -> None:
-    ask(host, "child")
+def test_children_do_not_outlive_their_worker(supervisor: Supervisor) -> None:
+    ask(supervisor, "child")
     assert misbehaving.left_behind() == []
 
 
-def test_a_worker_has_only_the_descriptors_it_needs(host: Supervisor, log: Path) -> None:
-    found = json.loads(answer(host, "descriptors"))
+def test_a_worker_has_only_the_descriptors_it_needs(supervisor: Supervisor, log: Path) -> None:
+    found = json.loads(answer(supervisor, "descriptors"))
     assert found["0"] == "/dev/null"
     assert found["1"] == found["2"] == str(log)
     others = sorted(target.partition(":")[0] for number, target in found.items() if int(number) > 2)
@@ -191,54 +193,54 @@ def test_a_worker_has_only_the_descriptors_it_needs(host: Supervisor, log: Path)
     assert len(others) <= 2  # the pipe, and the data file, whose unlinked name may not be shown
 
 
-def test_jobs_leave_no_descriptor_open_on_either_side(host: Supervisor) -> None:
-    server = server_of(host)
+def test_jobs_leave_no_descriptor_open_on_either_side(supervisor: Supervisor) -> None:
+    server = server_of(supervisor)
     before = psutil.Process().num_fds(), server.num_fds()
     for check in ("fresh", "quits", "child"):
-        ask(host, check)
-    ask(host, "sleeps", timeout=0.2)
+        ask(supervisor, check)
+    ask(supervisor, "sleeps", timeout=0.2)
     assert (psutil.Process().num_fds(), server.num_fds()) == before
 
 
-def test_a_job_larger_than_any_buffer_arrives(host: Supervisor) -> None:
+def test_a_job_larger_than_any_buffer_arrives(supervisor: Supervisor) -> None:
     long = "x" * 5_000_000
-    status = host.run(FitJob(networks={long: (1, 8, 8)}, num_classes=10), 100.0)
+    status = supervisor.run(FitJob(networks={long: (1, 8, 8)}, num_classes=10), 100.0)
     assert status == ExitStatus(0, Done())
 
 
-def test_the_data_file_can_be_written_only_by_leave(host: Supervisor) -> None:
-    host.data.seek(0)
-    host.data.truncate()
-    host.data.write(b"precious")
-    host.data.flush()
-    ask(host, "writes-to-data")
-    host.data.seek(0)
-    assert host.data.read() == b"precious"
+def test_the_data_file_can_be_written_only_by_leave(supervisor: Supervisor) -> None:
+    supervisor.data.seek(0)
+    supervisor.data.truncate()
+    supervisor.data.write(b"precious")
+    supervisor.data.flush()
+    ask(supervisor, "writes-to-data")
+    supervisor.data.seek(0)
+    assert supervisor.data.read() == b"precious"
 
 
-def test_a_line_without_end_is_given_up_and_not_hoarded(host: Supervisor) -> None:
+def test_a_line_without_end_is_given_up_and_not_hoarded(supervisor: Supervisor) -> None:
     before = psutil.Process().memory_info().rss
-    status, events = ask(host, "shouts")
+    status, events = ask(supervisor, "shouts")
     assert status == ExitStatus(0, Done())
     assert [type(event) for event in events] == [Availability]
     assert psutil.Process().memory_info().rss - before < 300e6
 
 
-def test_libraries_are_told_their_number_of_threads(host: Supervisor) -> None:
+def test_libraries_are_told_their_number_of_threads(supervisor: Supervisor) -> None:
     before = dict(os.environ)
-    variables = json.loads(answer(host, "echo"))
+    variables = json.loads(answer(supervisor, "echo"))
     assert os.environ == before  # nothing was changed behind the caller's back
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         assert variables[name] == "1"
 
 
-def test_denormals_are_flushed_in_the_pools_threads_too(host: Supervisor) -> None:
+def test_denormals_are_flushed_in_the_pools_threads_too(supervisor: Supervisor) -> None:
     import torch
 
     if not torch.set_flush_denormal(False):
         pytest.skip("this processor cannot flush denormal numbers")
     assert int((torch.full((1_000_000,), 1e-30) * 1e-10).count_nonzero()) == 1_000_000
-    assert answer(host, "denormals") == "0"
+    assert answer(supervisor, "denormals") == "0"
 
 
 def test_a_server_that_cannot_start_is_one_sentence(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +263,7 @@ def test_why_a_server_does_not_start_is_said_with_its_last_words(
         Supervisor(log)
 
 
-def test_leaving_kills_a_worker_in_the_middle(host: Supervisor, log: Path) -> None:
+def test_leaving_kills_a_worker_in_the_middle(supervisor: Supervisor, log: Path) -> None:
     """An interrupt: the context is left while a worker runs."""
 
     def interrupt(number: int, frame: object) -> None:

@@ -87,9 +87,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def host(site: Path) -> Iterator[Supervisor]:
-    with Supervisor(site.with_name("log")) as host:
-        yield host
+def supervisor(site: Path) -> Iterator[Supervisor]:
+    with Supervisor(site.with_name("log")) as supervisor:
+        yield supervisor
 
 
 @pytest.fixture(scope="module")
@@ -219,16 +219,16 @@ def _measured_or_not(suite: Suite, out: Path, **options: Any) -> list[Row]:
         ("data-not-images", "a dataset must be Images, not NoneType"),
     ],
 )
-def test_a_dataset_that_misbehaves_is_one_sentence(host: Supervisor, dataset: str, words: str) -> None:
+def test_a_dataset_that_misbehaves_is_one_sentence(supervisor: Supervisor, dataset: str, words: str) -> None:
     with pytest.raises(DataError) as refusal:
-        probe.survey(host, dataset, None)
+        probe.survey(supervisor, dataset, None)
     assert str(refusal.value) == words
 
 
-def test_a_dataset_that_hangs_is_ended(host: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dataset_that_hangs_is_ended(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "SURVEY_SECONDS", 1.0)
     with pytest.raises(DataError) as refusal:
-        probe.survey(host, "data-hangs", None)
+        probe.survey(supervisor, "data-hangs", None)
     assert str(refusal.value) == (
         "dataset 'data-hangs' cannot be loaded: the process that loads it was killed when its time was up"
     )
@@ -241,11 +241,11 @@ def test_a_run_without_data_leaves_no_directory(site: Path, tmp_path: Path) -> N
 
 
 def test_checks_for_availability_that_hang_or_crash_cost_their_backends_only(
-    host: Supervisor, monkeypatch: pytest.MonkeyPatch
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probe, "AVAILABILITY_SECONDS", 3.0)
     asked = ("right", "never-answers", "never-asked", "absent", "raises")
-    assert probe.find_unavailable(host, asked) == {
+    assert probe.find_unavailable(supervisor, asked) == {
         "never-answers": "its check for availability failed: no answer within 3 s",
         "never-asked": "its check for availability failed: its process exited with code 5",
         "absent": "no such card",

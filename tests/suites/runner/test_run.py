@@ -24,8 +24,9 @@ from convbench.suites.config.plan import Planned
 from convbench.suites.config.suite import Budget, RecipeOverrides, Timing
 from convbench.suites.processes.protocol import ImageFile
 from convbench.suites.runner import schedule
+from convbench.suites.runner.prepare import preview
 from convbench.suites.runner.progress import Silent
-from convbench.suites.runner.run import RunResult, preview
+from convbench.suites.runner.run import RunResult
 from convbench.suites.runner.schedule import Task
 from convbench.suites.runner.task import RunContext
 

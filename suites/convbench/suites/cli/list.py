@@ -14,7 +14,7 @@ from convbench.registry import ConvbenchError, Registry, UnknownName, hookimpl
 from convbench.registry.cli.terminal import Column, console, print_table, working
 from convbench.registry.discovery.plugins import Plugin
 from convbench.results.tables.escaping import flatten
-from convbench.suites.processes.availability import ask_availability
+from convbench.suites.processes.probe import ask_availability
 
 OURS = "convbench "  # so begin name and version of the package that the built-in plugins are in
 MANY = 5  # names of one library that are listed each on its own

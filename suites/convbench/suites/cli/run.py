@@ -160,19 +160,20 @@ def run(
     if resume is not None and not (resume / "results.csv").is_file():
         raise UsageError(f"no run in {resume}: there is no results.csv")
     from convbench.suites.runner import run as runner
+    from convbench.suites.runner.prepare import check_resumed, preview, resolve_suite
     from convbench.suites.runner.progress import watcher_for
 
     chosen = suite if suite is not None else (resume or Path()) / "suite.toml"
-    resolved = overridden(runner.resolve_suite(chosen, registry), options, settings)
+    resolved = overridden(resolve_suite(chosen, registry), options, settings)
     warn_of_broken_plugins(registry, resolved.backends)
     if resume is not None:
-        runner.check_resumed(resolved, resume)
+        check_resumed(resolved, resume)
     if dry_run:
         if against is not None:
             from convbench.suites.runner.ab_run import for_two_versions
 
             resolved = for_two_versions(resolved)
-        planned = runner.preview(resolved, data_dir=data_dir, registry=registry, watcher=watcher_for())
+        planned = preview(resolved, data_dir=data_dir, registry=registry, watcher=watcher_for())
         _show_plan(planned, resolved, no_train, no_time, versions=1 if against is None else 2)
         return
     if pytest_json is not None:

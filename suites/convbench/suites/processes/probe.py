@@ -53,12 +53,12 @@ def survey(
             say(event.text)
 
     job = SurveyJob(dataset=dataset, data_dir=None if data_dir is None else str(data_dir))
-    status = supervisor.run(job, SURVEY_SECONDS, on_event)
-    if isinstance(status.result, Survey):
-        return status.result
-    if isinstance(status.result, Failed) and status.result.ours:
-        raise DataError(status.result.error)
-    raise DataError(f"dataset {dataset!r} cannot be loaded: {_why(status, 'the process that loads it')}")
+    ended = supervisor.run(job, SURVEY_SECONDS, on_event)
+    if isinstance(ended.result, Survey):
+        return ended.result
+    if isinstance(ended.result, Failed) and ended.result.ours:
+        raise DataError(ended.result.error)
+    raise DataError(f"dataset {dataset!r} cannot be loaded: {_why(ended, 'the process that loads it')}")
 
 
 def ask_availability(backends: Sequence[str]) -> dict[str, str]:
@@ -79,10 +79,10 @@ def find_unavailable(
             answers[event.backend] = event.reason
 
     while waiting := [name for name in backends if name not in answers]:
-        status = supervisor.run(AvailabilityJob(backends=tuple(waiting)), seconds, on_event)
+        ended = supervisor.run(AvailabilityJob(backends=tuple(waiting)), seconds, on_event)
         silent = next((name for name in waiting if name not in answers), None)
         if silent is not None:  # another worker asks the others
-            reason = f"no answer within {seconds:g} s" if status.code is None else _why(status, "its process")
+            reason = f"no answer within {seconds:g} s" if ended.code is None else _why(ended, "its process")
             answers[silent] = f"its check for availability failed: {reason}"
     return {name: reason for name, reason in answers.items() if reason is not None}
 
@@ -118,16 +118,16 @@ def find_peaks(
     for device, dtype in sorted(set(wanted)):
         limit = memory_mb if device == "cpu" else None
         job = PeaksJob(device=device, dtype=dtype, threads=threads, memory_mb=limit)
-        status = supervisor.run(job, PEAKS_SECONDS)
-        if not isinstance(status.result, Peak):
-            say(f"no roofline for {dtype} on {device}: {_why(status, 'the process that measures it')}")
+        ended = supervisor.run(job, PEAKS_SECONDS)
+        if not isinstance(ended.result, Peak):
+            say(f"no roofline for {dtype} on {device}: {_why(ended, 'the process that measures it')}")
             continue
-        if status.result.busy:
+        if ended.result.busy:
             say(f"other programs are running: {device} may do more {dtype} per second than its roofline says")
-        peaks.setdefault(device, {})[dtype] = dict(status.result.peaks)
+        peaks.setdefault(device, {})[dtype] = dict(ended.result.peaks)
     return peaks
 
 
-def _why(status: ExitStatus, process: str) -> str:
+def _why(ended: ExitStatus, process: str) -> str:
     """Why a worker did not do its job."""
-    return status.result.error if isinstance(status.result, Failed) else f"{process} {status.description}"
+    return ended.result.error if isinstance(ended.result, Failed) else f"{process} {ended.description}"

@@ -109,26 +109,28 @@ def _verify(supervisor: Supervisor, job: ConformJob, timeout: float) -> Verifica
     while True:
         steps = _Steps(known)
         left = max(0.0, deadline - monotonic())
-        status = supervisor.run(replace(job, known=tuple(known)), left, steps.handle_event)
-        match status.result:
+        exit_status = supervisor.run(replace(job, known=tuple(known)), left, steps.handle_event)
+        match exit_status.result:
             case Conformance(outcomes, accuracy, derived):
                 report = Report(name, outcomes, accuracy, derived)
-                word = status_of(report)
-                return Verification(name, word, f"{name}: {word}, {summary(report)}", report)
-            case Failed(word, error):
-                if status.result.usage:
+                status = status_of(report)
+                return Verification(name, status, f"{name}: {status}, {summary(report)}", report)
+            case Failed(status, error):
+                if exit_status.result.usage:
                     raise UsageError(error)
-                return Verification(name, word, f"{name}: {word}, {error}", Report(name, outcomes_of(known)))
+                return Verification(
+                    name, status, f"{name}: {status}, {error}", Report(name, outcomes_of(known))
+                )
         trying = steps.trying
         if trying is not None:
-            message = how_it_ended(steps.hung or status.description, trying.ended)
+            message = how_it_ended(steps.hung or exit_status.description, trying.ended)
             known.append(Tried(trying.key, (replace(trying.ended, message=message),), steps.waited))
-        if status.code is None or trying is None:
-            word = "timeout" if status.code is None else "crashed"
-            line = f"{name}: {word}, {status.description}"
+        if exit_status.code is None or trying is None:
+            status = "timeout" if exit_status.code is None else "crashed"
+            line = f"{name}: {status}, {exit_status.description}"
             if trying is not None:
-                line = f"{name}: {word}, {timeout:g} s were up during {trying.ended.case}"
-            return Verification(name, word, line, Report(name, outcomes_of(known)))
+                line = f"{name}: {status}, {timeout:g} s were up during {trying.ended.case}"
+            return Verification(name, status, line, Report(name, outcomes_of(known)))
 
 
 def how_it_ended(description: str, ended: Outcome) -> str:

@@ -23,8 +23,9 @@ from convbench.suites.config.suite import Suite
 from convbench.suites.processes.protocol import Beat
 from convbench.suites.processes.versions import install
 from convbench.suites.runner.agenda import Outlook
+from convbench.suites.runner.prepare import resolve_suite
 from convbench.suites.runner.progress import Silent, Watcher
-from convbench.suites.runner.run import RunResult, resolve_suite, running
+from convbench.suites.runner.run import RunResult, running
 from convbench.suites.runner.schedule import Task
 
 SIDES = ("base", "new")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
 import time as clock
 from collections.abc import Generator, Sequence
@@ -13,38 +12,28 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 from convbench.registry import ConvbenchError, NothingRan, Registry, UsageError, discover
 from convbench.results.analysis.display import ShownRows
 from convbench.results.schema import Row
 from convbench.results.storage.files import write_text
 from convbench.results.storage.store import RunStore
-from convbench.suites.config.plan import (
-    Planned,
-    check_batch_sizes,
-    check_possible,
-    check_translation,
-    plan,
-    unlike_images,
-    with_misfits,
-)
-from convbench.suites.config.suite import Suite, load_suite
+from convbench.suites.config.plan import check_possible
+from convbench.suites.config.suite import Suite
 from convbench.suites.machine.resources import free_memory_mb, usable_cores
 from convbench.suites.processes import probe
-from convbench.suites.processes.probe import Peaks
-from convbench.suites.processes.protocol import Survey
 from convbench.suites.processes.supervisor import Supervisor
 from convbench.suites.processes.versions import OtherVersion
 from convbench.suites.runner.agenda import Agenda, slot
 from convbench.suites.runner.forecast import Forecast
+from convbench.suites.runner.prepare import check_resumed, checked_suite, peaks_of, plan_here
 from convbench.suites.runner.progress import Silent, Watcher
 from convbench.suites.runner.quiet import Quiet
 from convbench.suites.runner.recorder import Circumstances, Recorder
 from convbench.suites.runner.schedule import Task, left_alone, planned_processes, schedule, still_valid
 from convbench.suites.runner.task import RunContext
 
-THREADS_PER_CORE = 8  # at most; more is a slip of the hand
 WAITED_SHARE = 0.1  # of a total budget: at most for other programs to end
 OUTLOOK_SECONDS = 1.0  # between two looks ahead, at least
 OUTLOOK_SHARE = 0.02  # of the run's time: what looking ahead may take
@@ -136,23 +125,11 @@ def running(
         if resume is None:
             raise UsageError("no suite is given, nor a run to resume")
         suite = Path(resume) / "suite.toml"
-    suite = resolve_suite(suite, registry)
-    suite.check()
-    check_names(suite, registry)
-    check_threads(suite)
+    suite = checked_suite(suite, registry)
     if resume is not None:
         check_resumed(suite, Path(resume))
     suite = suite.override({"timing.threads": suite.timing.threads or usable_cores()})
-    if resume is None:
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-        wanted = Path(out) if out is not None else Path("results") / f"{suite.name}-{stamp}"
-        made = [path for path in (wanted, *wanted.parents) if not path.exists()]
-        store = RunStore.create(wanted, exact=out is not None)
-        if store.path != wanted:  # another run had taken that name
-            made = [store.path]
-    else:
-        made = []
-        store = RunStore.open(resume)
+    store, made = (RunStore.open(resume), []) if resume is not None else _create_store(suite, out)
     with store:
         try:
             watcher.stage("starting the process that measures")
@@ -196,68 +173,6 @@ def running(
     return result
 
 
-def preview(
-    suite: Suite | Path | str,
-    *,
-    data_dir: Path | str | None = None,
-    registry: Registry | None = None,
-    watcher: Watcher | None = None,
-) -> list[Planned]:
-    """What `run` would measure, without measuring; raises as it does."""
-    registry = registry or discover()
-    watcher = watcher or Silent()
-    suite = resolve_suite(suite, registry)
-    suite.check()
-    check_names(suite, registry)
-    check_threads(suite)
-    watcher.stage("looking at the machine, the data and the backends")
-    try:
-        with TemporaryDirectory() as scratch, Supervisor(Path(scratch) / "run.log") as supervisor:
-            survey = probe.survey(supervisor, suite.dataset, data_dir)
-            return _plan(suite, registry, supervisor, survey)
-    finally:
-        watcher.end()
-
-
-def resolve_suite(suite: Suite | Path | str, registry: Registry) -> Suite:
-    """A suite from itself, its file or its name; raises UsageError."""
-    if isinstance(suite, Suite):
-        return suite
-    if isinstance(suite, Path) or suite.endswith(".toml") or os.sep in suite:
-        return load_suite(Path(suite))
-    return load_suite(registry.suite(suite))
-
-
-def check_names(suite: Suite, registry: Registry) -> None:
-    """Refuse names that are not registered, before anything is started; raises UnknownName."""
-    registry.architectures.matching(suite.architectures)
-    registry.backends.matching(suite.backends)
-    registry.dataset(suite.dataset)
-
-
-def check_threads(suite: Suite) -> None:
-    """Refuse so many threads that they would only wait for each other; raises UsageError."""
-    cores = usable_cores()
-    if (suite.timing.threads or 1) > cores * THREADS_PER_CORE:
-        raise UsageError(
-            f"timing.threads is {suite.timing.threads}; it must be at most {cores * THREADS_PER_CORE}, "
-            f"{THREADS_PER_CORE} for each of the cores that can be used here"
-        )
-
-
-def check_resumed(suite: Suite, directory: Path) -> None:
-    """Refuse to make the run of one suite into that of another; raises UsageError."""
-    file = directory / "suite.toml"
-    if not file.is_file():  # it ended before it had one
-        return
-    name = load_suite(file).name
-    if name != suite.name:
-        raise UsageError(
-            f"{directory} is a run of suite {name!r}, not of {suite.name!r}; resume it without --suite, or give "
-            "the other suite a directory of its own"
-        )
-
-
 def _measure(
     suite: Suite,
     registry: Registry,
@@ -276,26 +191,25 @@ def _measure(
     survey = probe.survey(supervisor, suite.dataset, data_dir, watcher.note)
     began = clock.monotonic()  # of a total budget: to download the data may take longer than all of the run
     watcher.stage("asking the backends whether they can run here")
-    planned = _plan(suite, registry, supervisor, survey)
+    planned = plan_here(suite, registry, supervisor, survey)
     if not store.rows():  # of a run that is resumed there is something to show
         check_possible(planned)
     watcher.note(f"results go to {store.path}")
     suite = suite.override({"budget.memory_mb": suite.budget.memory_mb or free_memory_mb()})
     time, train = time and "time" in suite.kinds, train and "train" in suite.kinds
     watcher.stage("measuring what the machine could do at most")
-    peaks = _peaks(suite, supervisor, watcher, planned if time or train else [])
+    peaks = peaks_of(suite, supervisor, watcher, planned if time or train else [])
     facts = Circumstances.of_run(registry, survey, other)
     # two sides of one directory go through the same order
     seed = store.path.name if other is None and run_id is None else store.path.absolute().parent.name
     tasks = schedule(suite, planned, facts.of_combination, seed, time=time, train=train)
     kept, others = still_valid(store.rows(), tasks), left_alone(store.rows(), tasks)
-    environment = {**survey.environment, "peaks": peaks}
-    if other is not None:
-        environment["in_place_of_the_installed"] = {
-            "package": other.package,
-            "versions": dict(other.versions),
-        }
-    environment["planned_processes"] = planned_processes(tasks, others)
+    environment = {
+        **survey.environment,
+        "peaks": peaks,
+        **({} if other is None else {"in_place_of_the_installed": _described(other)}),
+        "planned_processes": planned_processes(tasks, others),
+    }
     _write(store.path / "environment.json", json.dumps(environment, indent=2) + "\n")
     _write(store.path / "suite.toml", suite.to_toml())
     store.keep(others + kept)
@@ -311,18 +225,6 @@ def _measure(
     agenda = _agenda(context, tasks, kept, began)
     yield
     yield from _run_agenda(agenda, context)
-
-
-def _peaks(suite: Suite, supervisor: Supervisor, watcher: Watcher, planned: Sequence[Planned]) -> Peaks:
-    """The peaks of every device and dtype that something is to run on."""
-    to_run = [entry.combination for entry in planned if entry.obstacle is None]
-    return probe.find_peaks(
-        supervisor,
-        [(combination.device, combination.dtype) for combination in to_run],
-        watcher.note,
-        threads=suite.timing.threads or usable_cores(),
-        memory_mb=suite.budget.memory_mb,
-    )
 
 
 def _agenda(context: RunContext, tasks: Sequence[Task], kept: Sequence[Row], began: float) -> Agenda:
@@ -376,15 +278,17 @@ def _deadline(suite: Suite, began: float, kept: Sequence[Row]) -> float:
     return began + suite.budget.total_seconds - sum(row.process_seconds or 0.0 for row in kept)
 
 
-def _plan(suite: Suite, registry: Registry, supervisor: Supervisor, survey: Survey) -> list[Planned]:
-    unavailable = probe.find_unavailable(supervisor, registry.backends.matching(suite.backends))
-    planned = plan(suite, registry, list(survey.devices), unavailable)
-    if unlike := unlike_images(planned, registry, survey.image_shape):
-        misfits = probe.find_misfits(supervisor, unlike, registry.dataset(suite.dataset).num_classes)
-        planned = with_misfits(planned, registry, misfits, survey.images.name, survey.image_shape)
-    check_batch_sizes(planned, survey.train_images, survey.images.name)
-    check_translation(suite.test_translation_px, survey.image_size, survey.images.name)
-    return planned
+def _create_store(suite: Suite, out: Path | str | None) -> tuple[RunStore, list[Path]]:
+    """The store of a new run, and the directories that were made for it, inner ones first."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    wanted = Path(out) if out is not None else Path("results") / f"{suite.name}-{stamp}"
+    made = [path for path in (wanted, *wanted.parents) if not path.exists()]
+    store = RunStore.create(wanted, exact=out is not None)
+    return store, made if store.path == wanted else [store.path]  # another run had taken that name
+
+
+def _described(other: OtherVersion) -> dict[str, Any]:
+    return {"package": other.package, "versions": dict(other.versions)}
 
 
 def _interrupted(kept: Path | None) -> str:

@@ -55,8 +55,8 @@ class RunContext:
             row = self.recorder.write(task, TaskResult(*obstacle))
         else:
             run = TaskRun(self, task)
-            status = self.supervisor.run(self.job(task), timeout, run.handle_event)
-            row = self.recorder.write(task, run.result(status, timeout))
+            exit_status = self.supervisor.run(self.job(task), timeout, run.handle_event)
+            row = self.recorder.write(task, run.result(exit_status, timeout))
         self.watcher.finish(task, row)
         return row
 
@@ -143,24 +143,24 @@ class TaskRun:
                     watcher.note(f"{self.task.label}: what is no event was dropped ({reason})")
                 self.dropped = True
 
-    def result(self, status: ExitStatus, timeout: float) -> TaskResult:
+    def result(self, exit_status: ExitStatus, timeout: float) -> TaskResult:
         """How the task ended, from how its worker ended."""
         self.measures["process_seconds"] = time.monotonic() - self.began
-        match status.result:
-            case Measured(word, error, measures, notes):
+        match exit_status.result:
+            case Measured(status, error, measures, notes):
                 measures = {**self.measures, **measures}
-                return TaskResult(word, error, "; ".join(notes) or None, measures, self.started_at)
-            case Failed(word, error):
-                return TaskResult(word, error, None, self.measures, self.started_at)
-        if status.code is None:
+                return TaskResult(status, error, "; ".join(notes) or None, measures, self.started_at)
+            case Failed(status, error):
+                return TaskResult(status, error, None, self.measures, self.started_at)
+        if exit_status.code is None:
             error = f"no end after {round(timeout, 1):g} s; its process was killed"
         else:
-            error = f"its process {status.description} without a result"
+            error = f"its process {exit_status.description} without a result"
         if self.trying is not None:
             ended = self.trying.ended
             error = f"{ended.case}: {error}" + (f"; {ended.message}" if ended.message else "")
-        word = "timeout" if status.code is None else "crashed"
-        return TaskResult(word, error, None, self.measures, self.started_at)
+        status = "timeout" if exit_status.code is None else "crashed"
+        return TaskResult(status, error, None, self.measures, self.started_at)
 
 
 def figures(samples: Samples, batch_size: int) -> dict[str, float]:
