@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from convbench.suites.config.suite_files import load_suite
 
 from convbench.registry import Registry, UsageError, discover
 from convbench.suites.config.plan import (
@@ -18,7 +17,7 @@ from convbench.suites.config.plan import (
     unlike_images,
     with_misfits,
 )
-from convbench.suites.config.suite import Suite
+from convbench.suites.config.suite import Suite, load_suite
 from convbench.suites.machine.resources import usable_cores
 from convbench.suites.processes import probe
 from convbench.suites.processes.probe import Peaks
