@@ -216,7 +216,17 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(site: Path, tmp_path: Path)
 
 def test_a_dry_run_of_two_versions_knows_no_total() -> None:
     """Two versions need the same rounds, so `--against` drops the total budget of a suite."""
-    arguments = ["run", "--suite", "lenet", "--backend", "torch", "--device", "cpu", "--no-train", "--dry-run"]
+    arguments = [
+        "run",
+        "--suite",
+        "lenet",
+        "--backend",
+        "torch",
+        "--device",
+        "cpu",
+        "--no-train",
+        "--dry-run",
+    ]
     alone = CliRunner().invoke(build(discover()), arguments)
     both = CliRunner().invoke(build(discover()), [*arguments, "--against", "fast==1.0"])
     assert (alone.exit_code, both.exit_code) == (0, 0)

@@ -157,7 +157,7 @@ def test_a_replay_is_held_against_a_plain_step(factor: float, status: str) -> No
         train_data=plain,
         batch_size=16,
         cases=lambda *sizes: {},
-        verify=lambda cases, seed: {"status": "ok", "passed": set(), "refused": set()},
+        verify=lambda cases, seed, once: {"status": "ok", "passed": set(), "refused": set()},
         check_process=lambda: None,
     )
     before = {name: value.clone() for name, value in data.model.state_dict().items()}

@@ -16,8 +16,8 @@ from convbench.registry.discovery.plugins import Plugin
 from convbench.results.tables.escaping import flatten
 from convbench.suites.processes.availability import ask_availability
 
-OURS = "convbench "  # so begin name and version of the package that the built-in plugins are in
-MANY = 5  # names of one library that are listed each on its own
+OURS = "convbench "  # the package of the built-in plugins; its version follows
+MANY = 5  # names of one library that are still listed one by one
 
 
 @hookimpl
