@@ -15,7 +15,7 @@ from torch import Tensor
 
 from convbench.registry.ops.contract import Op
 
-WORK = 1e9  # floating-point operations of a call whose every image is compared
+WORK = 2.5e8  # floating-point operations of a call whose every image is compared
 ELEMENTS = 2**22  # numbers in its input, and in its output
 FEWEST = 4
 
