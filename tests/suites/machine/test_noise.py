@@ -39,7 +39,7 @@ STEADY = [0.01 * (1 + 0.01 * ((number * 7) % 5)) for number in range(200)]
 def test_the_same_work_in_the_same_time_is_steady() -> None:
     found = judge_probe(STEADY)
     assert found.state == "ok"
-    assert found.advice == "steady: 3 rounds or more tell 5% apart at best"
+    assert found.advice == "steady: a difference of 5% shows with 3 rounds at best"
     assert "spread 3.9% (p10 to p90), drift +0.0%" in found.found
 
 
@@ -52,7 +52,7 @@ def test_scatter_and_drift_are_unsteady_and_ask_for_rounds() -> None:
     assert "drift +9" in found.found
     rounds = rounds_needed(block_deviation(drifting))
     assert rounds is not None
-    assert f"at least {rounds} rounds to tell 5% apart" in found.advice
+    assert f"a difference of 5% shows with at least {rounds} rounds" in found.advice
 
 
 def test_rounds_follow_from_the_deviation() -> None:
@@ -97,7 +97,7 @@ def test_a_hypervisor_and_a_brake_are_told() -> None:
 @pytest.mark.parametrize(
     ("governors", "turbo", "state", "words"),
     [
-        (["performance"], False, "ok", "stays where it is"),
+        (["performance"], False, "ok", "does not follow the load"),
         (["performance"], True, "ok", "turn turbo off"),
         (["powersave"], None, "warning", "cpupower frequency-set --governor performance"),
         (["performance", "schedutil"], False, "warning", "cpupower"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from convbench.results.storage import environment
 from convbench.suites.machine import resources
 from convbench.suites.machine.resources import free_memory_mb, usable_cores
 
@@ -19,9 +21,9 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(
         psutil, "virtual_memory", lambda: SimpleNamespace(total=16 * 10**9, available=10 * 10**9)
     )
-    monkeypatch.setattr(resources.os, "sched_getaffinity", lambda process: set(range(16)))  # type: ignore[attr-defined]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)))
     monkeypatch.setattr(resources, "cpu_quota", lambda: None)
-    monkeypatch.setattr(resources, "CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(environment, "CONTROL_GROUP", tmp_path)
     return tmp_path
 
 
@@ -30,7 +32,7 @@ def test_a_thread_for_every_core_and_not_for_every_hyperthread() -> None:
 
 
 def test_cores_that_may_not_be_used_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources.os, "sched_getaffinity", lambda process: {3, 5})  # type: ignore[attr-defined]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5})
     assert usable_cores() == 2
 
 

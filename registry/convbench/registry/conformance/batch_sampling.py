@@ -15,24 +15,25 @@ from torch import Tensor
 
 from convbench.registry.ops.contract import Op
 
-WORK = 1e9  # floating-point operations of a call whose every image is compared
+WORK = 2.5e8  # floating-point operations of a call whose every image is compared
 ELEMENTS = 2**22  # numbers in its input, and in its output
 FEWEST = 4
 
 
-def sample_images(op: Op, arguments: Mapping[str, Any], seed: int) -> Tensor | None:
+def sample_images(op: Op, arguments: Mapping[str, Any], seed: int, share: float = 1.0) -> Tensor | None:
     """The images that are compared, in order; None for all of them.
 
     Args:
         op: that is called.
         arguments: of the call, by name.
         seed: of the choice.
+        share: of the work and the numbers that are compared otherwise.
     """
     shapes, output = op.on_meta(arguments)
     images = len(output)
     work = op.flops(output, **shapes)
     elements = max(arguments["input"].numel(), output.numel())
-    count = max(FEWEST, int(images * min(WORK / max(work, 1), ELEMENTS / max(elements, 1))))
+    count = max(FEWEST, int(images * share * min(WORK / max(work, 1), ELEMENTS / max(elements, 1))))
     if count >= images:
         return None
     generator = torch.Generator().manual_seed(seed + 15485863)

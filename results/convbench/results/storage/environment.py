@@ -39,6 +39,7 @@ SPEED_VARIABLES = re.compile(
     r"(OMP|MKL|KMP|GOMP|OPENBLAS|BLIS|NUMBA|DNNL|ONEDNN|CUDA|CUDNN|CUBLAS|NVIDIA|TRITON|MALLOC)_"
     r"|TORCH|PYTORCH_|LD_PRELOAD$|PYTHONHASHSEED$|PYTHONMALLOC$"
 )
+CONTROL_GROUP = Path("/sys/fs/cgroup")  # version 2, as a container sees its own
 COMMAND_SECONDS = 20  # nvidia-smi and git answer at once or are stuck
 VECTOR_FLAGS = {
     "avx",
@@ -198,7 +199,7 @@ def available_memory_gb() -> float:
     Infinite where nothing tells.
     """
     _, free = memory()
-    limit, used, stat = (read_text(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current", "stat"))
+    limit, used, stat = (read_text(CONTROL_GROUP / f"memory.{name}") for name in ("max", "current", "stat"))
     if limit is not None and used is not None and limit != "max":
         counts = dict(line.split() for line in (stat or "").splitlines())
         free = min(free, int(limit) - int(used) + int(counts.get("inactive_file", 0)))
@@ -207,13 +208,13 @@ def available_memory_gb() -> float:
 
 def cpu_quota() -> float | None:
     """Cores that the control group allows, None for no limit."""
-    quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    quota, period = (CONTROL_GROUP / "cpu.max").read_text().split()
     return None if quota == "max" else int(quota) / int(period)
 
 
 def memory_limit_gb() -> float | None:
     """Memory that the control group allows, None for no limit."""
-    limit = read_text("/sys/fs/cgroup/memory.max")
+    limit = read_text(CONTROL_GROUP / "memory.max")
     return None if limit in (None, "max") else round(int(limit) / 1e9, 1)
 
 

@@ -14,10 +14,9 @@ from convbench.registry import ConvbenchError, Registry, UnknownName, hookimpl
 from convbench.registry.cli.terminal import Column, console, print_table, working
 from convbench.registry.discovery.plugins import Plugin
 from convbench.results.tables.escaping import flatten
-from convbench.suites.processes.probe import ask_availability
 
-OURS = "convbench "  # so begin name and version of the package that the built-in plugins are in
-MANY = 5  # names of one library that are listed each on its own
+OURS = "convbench "  # the package of the built-in plugins; its version follows
+MANY = 5  # names of one library that are still listed one by one
 
 
 @hookimpl
@@ -52,9 +51,11 @@ def list_(registry: Registry, kind: str | None, verbose: bool, as_json: bool) ->
 
 
 def backends(registry: Registry) -> Iterable[dict[str, Any]]:
+    from convbench.suites.processes.probe import ask_availability
+
     reasons = ask_availability(list(registry.backends))
     for name, backend in registry.backends.items():
-        reason = reasons[name]
+        reason = reasons.get(name)
         yield {
             "name": name,
             "summary": backend.summary,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from convbench.suites.measure.data import Batches
 
 BACKEND = "convbench_backend"
-BATCHES = 4  # of random images, that steps go through in turn
+BATCHES = 4  # of random images, which steps take in turn
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -198,7 +198,7 @@ def _backends(config: pytest.Config) -> Iterator[Any]:
 
 
 def _check(backend: Backend, device: str, dtype: str, cases: Mapping[str, list[Case]], seed: int) -> None:
-    """Fail closed: no speed of what is wrong; what is unsupported is skipped."""
+    """Fail where the backend is wrong, so that no speed of it is published; skip what is unsupported."""
     from convbench.registry.conformance.verify import verify
 
     if dtype not in backend.dtypes_on(device):
@@ -230,7 +230,7 @@ def _data(record: Any, model: torch.nn.Module, batch_size: int, dtype: str, seed
 
 
 def _named(backend: Backend, device: str, dtype: str, seed: int) -> dict[str, Any]:
-    """What the columns of results.csv say of a process."""
+    """The columns of results.csv that describe the backend and the machine."""
     import torch
 
     from convbench.registry import discover
@@ -256,7 +256,7 @@ def _named(backend: Backend, device: str, dtype: str, seed: int) -> dict[str, An
 
 
 def _wait(device: str) -> None:
-    """An accelerator's work is over only then."""
+    """Wait until an accelerator has finished."""
     if device != "cpu":
         import torch
 

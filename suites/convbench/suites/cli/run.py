@@ -82,16 +82,18 @@ class GroupedHelp(click.Command):
     "--budget-total",
     metavar="TIME",
     callback=_seconds,
-    help="Time of the whole run, such as 5m: what tells most comes first, and what is left out is named.",
+    help="Time of the whole run, such as 5m: the most informative parts come first.",
 )
-@click.option("--timeout", type=float, metavar="SECONDS", help="When a process is ended.")
-@click.option("--memory", type=int, metavar="MB", help="Memory a process may take.")
-@click.option("--rounds", type=int, help="Timing processes per combination; exactly so many.")
-@click.option("--max-rounds", type=int, help="Up to so many, until the interval is tight.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="Time after which a process is killed.")
+@click.option("--memory", type=int, metavar="MB", help="Memory a process may use.")
+@click.option("--rounds", type=int, help="Timing processes per combination: exactly this many.")
+@click.option("--max-rounds", type=int, help="At most this many, until the interval is narrow enough.")
 @click.option("--warmup-steps", type=int, help="Steps before the timed ones.")
-@click.option("--steps", type=int, help="Timed steps per process; exactly so many.")
-@click.option("--max-steps", type=int, help="Up to so many, until the interval is tight.")
-@click.option("--precision", type=float, help="Half width of a tight interval, as a share of the time.")
+@click.option("--steps", type=int, help="Timed steps per process: exactly this many.")
+@click.option("--max-steps", type=int, help="At most this many, until the interval is narrow enough.")
+@click.option(
+    "--precision", type=float, help="Half width of an interval that is narrow enough, as a share of the time."
+)
 @click.option("--threads", type=int, help="Torch's threads in every process.")
 @click.option(
     "--set",
@@ -116,7 +118,9 @@ class GroupedHelp(click.Command):
     metavar="PACKAGE",
     help="Measure another version too, interleaved: `fast==1.0`, a directory, a wheel, or git+URL@REF.",
 )
-@click.option("--pip-options", default="", metavar="TEXT", help="Of pip, when it installs that version.")
+@click.option(
+    "--pip-options", default="", metavar="TEXT", help="Options for pip when it installs that version."
+)
 @click.option(
     "--open", "open_page", is_flag=True, help="Open the page of the run in a browser when it is done."
 )
@@ -215,7 +219,7 @@ def run(
 
 
 def overridden(suite: Any, options: Options, settings: Iterable[str] = ()) -> Any:
-    """The suite with what the command line says; a value that cannot be used is named by its option."""
+    """The suite with the values of the command line; an error names the option."""
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:

@@ -43,7 +43,7 @@ def convbench_commands(group: click.Group) -> None:
     default=600.0,
     show_default=True,
     metavar="SECONDS",
-    help="When one is ended.",
+    help="Time after which a backend's verification is ended.",
 )
 @click.option("--verbose", is_flag=True, help="List every case that failed, and what is unsupported.")
 @click.pass_obj

@@ -1,4 +1,4 @@
-"""Spans of time as people write them (`5m`, `1h30m`) and read them (`2 min 5 s`)."""
+"""Durations: parse `5m` and `1h30m`, format `2 min 5 s`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def span(seconds: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """`0:45`, `12:05`, `1:02:05`, for what ticks."""
+    """`0:45`, `12:05`, `1:02:05`: an elapsed time."""
     whole = max(0, int(seconds))
     hours, minutes = whole // 3600, whole // 60 % 60
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

@@ -1,4 +1,4 @@
-"""Which combinations a suite stands for on this machine, and which of them cannot run and why."""
+"""The combinations of a suite on this machine, and why some of them cannot run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from convbench.suites.config.suite import Suite
 
 @dataclass(frozen=True)
 class Planned:
-    """A combination with its recipe, its own problem if it has one, and what keeps it from running here."""
+    """A combination with its recipe, its architecture's own problem, and the reason why it cannot run here."""
 
     combination: Combination
     recipe: Recipe
@@ -81,7 +81,7 @@ def resolve_recipe(recipe: Recipe, suite: Suite) -> Recipe:
 
 
 def check_batch_sizes(planned: Sequence[Planned], train_images: int, dataset: str) -> None:
-    """Refuse a batch that no training set of this size can fill.
+    """Refuse a batch larger than the training set.
 
     Raises:
         UsageError: with the batch size and the size of the training set.
@@ -95,7 +95,7 @@ def check_batch_sizes(planned: Sequence[Planned], train_images: int, dataset: st
 
 
 def check_translation(pixels: int | None, size: tuple[int, int], dataset: str) -> None:
-    """Refuse a translation that could move a test image out of sight.
+    """Refuse a translation that could move a whole test image out of the frame.
 
     Raises:
         UsageError: with the translation and the size (H, W) of the images, in pixels.
@@ -110,7 +110,7 @@ def check_translation(pixels: int | None, size: tuple[int, int], dataset: str) -
 def unlike_images(
     planned: Sequence[Planned], registry: Registry, image: tuple[int, int, int]
 ) -> dict[str, tuple[int, int, int]]:
-    """The shape (C, H, W) that networks would be given which were made for another one, by name.
+    """Networks that would get images of another shape than they were made for; that shape (C, H, W), by name.
 
     Args:
         planned: the combinations.
@@ -137,7 +137,7 @@ def with_misfits(
     dataset: str,
     image: tuple[int, int, int],
 ) -> list[Planned]:
-    """The combinations, those of networks that cannot take the dataset's images with that for an obstacle."""
+    """The combinations; those of networks that cannot take the dataset's images get that as their obstacle."""
     fitted = []
     for entry in planned:
         name = entry.combination.architecture
@@ -171,7 +171,7 @@ def by(shape: Sequence[int]) -> str:
 
 
 def check_possible(planned: Sequence[Planned]) -> None:
-    """Refuse a run of which not one combination can run here.
+    """Refuse a run if no combination can run here.
 
     Raises:
         NothingRan: with the reasons in one sentence, each once.
@@ -183,7 +183,7 @@ def check_possible(planned: Sequence[Planned]) -> None:
 
 
 def obstacles(planned: Iterable[Planned]) -> dict[str, list[str]]:
-    """Why combinations cannot run here: each reason once, with the backends it keeps from running."""
+    """Why combinations cannot run here: each reason once, with its backends."""
     found: dict[str, list[str]] = {}
     for entry in planned:
         if entry.obstacle is not None:
@@ -221,7 +221,7 @@ def _obstacle(
     if combination.dtype not in backend.dtypes_on(device_type):
         places = ", ".join(backend.dtype_devices[combination.dtype])
         return "unsupported", (
-            f"backend {backend.name!r} takes dtype {combination.dtype} on {places}, not on {device_type}"
+            f"backend {backend.name!r} supports dtype {combination.dtype} on {places}, not on {device_type}"
         )
     if combination.mode == "graph" and device_type != "cuda":
         return "unsupported", f"mode 'graph' captures CUDA graphs; {combination.device} has none"

@@ -1,7 +1,7 @@
-"""What else the machine did while something was measured: other programs, a hypervisor, a brake on the clock.
+"""What else the machine did during a measurement: other programs, a hypervisor, throttling.
 
-Everything is read from the kernel's counters before and after, never in between. What a machine does not tell is
-None, and is not judged.
+The kernel's counters are read before and after, never in between. What a machine does not report is None, and
+leads to no flag.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Observation:
         return asdict(self)
 
     def flags(self, cpus: int) -> list[str]:
-        """What of it makes times doubtful: `busy`, `throttled`."""
+        """Why times may be wrong: `busy`, `throttled`."""
         busy = (self.other_load or 0.0) > BUSY_SHARE * cpus or (self.steal_fraction or 0.0) > STOLEN_SHARE
         return ["busy"] * busy + ["throttled"] * bool(self.throttle_events or self.throttle_reasons)
 
@@ -142,7 +142,7 @@ def since(before: Snapshot, device: str = "cpu") -> Observation:
 
 
 def rise(before: int | None, after: int | None) -> int | None:
-    """By how much a counter has risen, where there is one."""
+    """By how much a counter has risen; None where there is no such counter."""
     return None if before is None or after is None else after - before
 
 
@@ -169,7 +169,7 @@ def allowed_cpus() -> list[int]:
 
 
 def cpu_seconds(cpus: Iterable[int]) -> tuple[float, float] | None:
-    """How long these CPUs have worked, for whomever, and how long they were stolen, since the system started."""
+    """How long these CPUs were busy since the system started, and how long a hypervisor took them away."""
     names = {f"cpu{number}" for number in cpus}
     busy = stolen = 0
     found = False
@@ -184,7 +184,7 @@ def cpu_seconds(cpus: Iterable[int]) -> tuple[float, float] | None:
 
 
 def involuntary_switches() -> int | None:
-    """How often the threads of this process lost their CPU to somebody else."""
+    """How often the threads of this process lost their CPU to another one."""
     try:
         import resource
     except ImportError:  # not on this system

@@ -1,4 +1,4 @@
-"""How steady this machine is, and what a person can do about it."""
+"""How steady this machine's times are, and what to do about it: the checks of `convbench doctor`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ POWER = Path("/sys/class/power_supply")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: what was found, and in a sentence what to make of it."""
+    """One check: what was found, and in a sentence what it means or what to do."""
 
     check: str
     state: State
@@ -109,10 +109,10 @@ def judge_probe(times: Sequence[float]) -> Finding:
     found = f"{len(times)} runs of a fixed loop: spread {spread:.1%} (p10 to p90), drift {drift:+.1%}"
     if spread > SPREAD or abs(drift) > DRIFT:
         advice = (
-            f"unsteady: it takes at least {wanted} to tell {EFFECT:.0%} apart; see what follows for reasons"
+            f"unsteady: a difference of {EFFECT:.0%} shows with at least {wanted}; other checks may say why"
         )
         return Finding("probe", "warning", found, advice)
-    return Finding("probe", "ok", found, f"steady: {wanted} or more tell {EFFECT:.0%} apart at best")
+    return Finding("probe", "ok", found, f"steady: a difference of {EFFECT:.0%} shows with {wanted} at best")
 
 
 def block_deviation(times: Sequence[float]) -> float:
@@ -135,7 +135,7 @@ def rounds_needed(deviation: float, effect: float = EFFECT, most: int = 100) -> 
 
 
 def judge_load(observed: Observation, programs: Sequence[Program], cpus: int) -> Finding:
-    """Who else is at work."""
+    """Whether other programs use the CPUs."""
     named = [program for program in programs if program.cpus >= NOTABLE][:NAMED]
     takers = ", ".join(f"{each.name} (pid {each.pid}) takes {each.cpus:.0%} of a CPU" for each in named)
     if observed.other_load is None:
@@ -145,23 +145,25 @@ def judge_load(observed: Observation, programs: Sequence[Program], cpus: int) ->
         )
     found = f"other programs take {observed.other_load:.2f} of {cpus} CPUs"
     if observed.other_load <= BUSY_SHARE * cpus:
-        return Finding("load", "ok", found, takers or "nobody is in the way")
+        return Finding("load", "ok", found, takers or "no other program disturbs measurements")
     if not takers:
-        return Finding("load", "warning", found, "they are outside this container; try when its host is idle")
+        return Finding(
+            "load", "warning", found, "they run outside this container; measure when its host is idle"
+        )
     advice = f"{takers}: close what can be closed, or wait; rounds timed meanwhile are flagged `busy`"
     return Finding("load", "warning", found, advice)
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """When it was written, and the name and CPU seconds of every other process by then."""
+    """A moment, and by then the name and CPU seconds of every other process."""
 
     at: float
     processes: dict[int, tuple[str, float]]
 
 
 def cpu_times() -> Ledger:
-    """What every other process has computed so far."""
+    """The CPU time of every other process so far."""
     import psutil
 
     found = {}
@@ -173,7 +175,7 @@ def cpu_times() -> Ledger:
 
 
 def busiest(before: Ledger, after: Ledger) -> list[Program]:
-    """Other processes by the CPUs they took in between, the busiest first."""
+    """Other processes by the CPUs they used between the two, the busiest first."""
     programs = []
     for pid, (name, used) in after.processes.items():
         _, earlier = before.processes.get(pid, (name, 0.0))
@@ -182,29 +184,32 @@ def busiest(before: Ledger, after: Ledger) -> list[Program]:
 
 
 def judge_steal(observed: Observation) -> Finding:
-    """Whether a hypervisor gives our time to others."""
+    """Whether a hypervisor gives CPU time of this machine to others."""
     if observed.steal_fraction is None:
         return Finding("hypervisor", "unknown", "no /proc/stat here", "stolen time cannot be seen")
     found = f"{observed.steal_fraction:.1%} of the CPU time was stolen"
     if observed.steal_fraction > STOLEN_SHARE:
         return Finding(
-            "hypervisor", "warning", found, "the host is shared: take a dedicated one, or more rounds"
+            "hypervisor",
+            "warning",
+            found,
+            "other machines share the host: use a dedicated one, or more rounds",
         )
-    return Finding("hypervisor", "ok", found, "nothing is taken away")
+    return Finding("hypervisor", "ok", found, "no CPU time goes to other machines")
 
 
 def judge_throttling(observed: Observation) -> Finding:
-    """Whether heat, power or a quota slowed it down just now."""
+    """Whether heat, power or a quota slowed the CPUs during the probe."""
     if observed.throttle_events is None:
         return Finding(
-            "throttling", "unknown", "no counters here", "a hot processor cannot be told from a slow one"
+            "throttling", "unknown", "no counters here", "whether heat slows the processor is unknown"
         )
     found = f"slowed or stopped {observed.throttle_events} times during the probe"
     if observed.throttle_events:
         return Finding(
             "throttling", "warning", found, "let it cool, raise the CPU quota, or lower the number of threads"
         )
-    return Finding("throttling", "ok", found, "neither heat nor a quota is in the way")
+    return Finding("throttling", "ok", found, "neither heat nor a quota slows it down")
 
 
 def judge_governor(governors: Sequence[str] | None, turbo: bool | None) -> Finding:
@@ -230,11 +235,11 @@ def judge_governor(governors: Sequence[str] | None, turbo: bool | None) -> Findi
             "short runs are faster than long ones; for the steadiest times turn turbo off in the firmware"
         )
         return Finding("frequency", "ok", found, advice)
-    return Finding("frequency", "ok", found, "the clock stays where it is")
+    return Finding("frequency", "ok", found, "the clock does not follow the load")
 
 
 def judge_cores(smt: str | None, quota: float | None, cpus: int) -> Finding:
-    """How many threads make sense here."""
+    """How many threads workers can use."""
     from convbench.suites.machine.resources import usable_cores
 
     threads = usable_cores()
@@ -245,18 +250,18 @@ def judge_cores(smt: str | None, quota: float | None, cpus: int) -> Finding:
             "cores",
             "warning",
             found,
-            f"whoever uses up the quota is stopped: workers take {threads} threads; ask for whole CPUs instead",
+            f"a process that uses up the quota is paused: workers take {threads} threads; ask for whole CPUs",
         )
     return Finding("cores", "ok", found, f"workers take {threads} threads, one for each core")
 
 
 def judge_power() -> Finding:
-    """Whether a battery decides about the clock."""
+    """Whether the machine runs on a battery, which lowers the clock."""
     supplies = {
         path.name: (read_text(path / "online"), read_text(path / "status")) for path in supplies_of(POWER)
     }
     if not supplies:
-        return Finding("power", "ok", "no battery", "nothing saves power behind your back")
+        return Finding("power", "ok", "no battery", "nothing lowers the clock to save power")
     if any(status == "Discharging" for _, status in supplies.values()):
         return Finding("power", "warning", "on battery", "plug it in: a battery lowers the clock")
     return Finding("power", "ok", "on mains", "no battery is in use")
@@ -269,20 +274,20 @@ def supplies_of(directory: Path) -> Iterator[Path]:
 
 
 def judge_clock() -> Finding:
-    """Whether the clock can time a fast step."""
+    """Whether the clock is fine and fast enough for short steps."""
     readings = [time.perf_counter_ns() for _ in range(1001)]
     cost = (readings[-1] - readings[0]) / 1000
     resolution = time.get_clock_info("perf_counter").resolution * 1e9
     found = f"a reading costs {cost:.0f} ns, resolution {resolution:.0f} ns"
     if max(cost, resolution) > 1000:
         return Finding(
-            "clock", "warning", found, "too coarse for steps below a millisecond: see the clock source"
+            "clock", "warning", found, "too coarse for steps below a millisecond: choose another clock source"
         )
-    return Finding("clock", "ok", found, "five readings a step are lost in any of them")
+    return Finding("clock", "ok", found, "five readings in a step cost next to nothing")
 
 
 def gpu_findings() -> list[Finding]:
-    """Who else uses each GPU, and whether its driver stays loaded; nothing where there is none."""
+    """Which other programs use each GPU, and whether its driver stays loaded; nothing without a GPU."""
     try:
         return [judge_gpu(number, gpu, programs_on(number)) for number, gpu in enumerate(environment.gpus())]
     except (OSError, subprocess.SubprocessError):
@@ -306,4 +311,4 @@ def judge_gpu(number: int, gpu: dict[str, Any], programs: Sequence[str]) -> Find
         )
     if gpu.get("persistence_mode") == "Disabled":
         return Finding(f"gpu {number}", "warning", found, "keep its driver loaded: sudo nvidia-smi -pm 1")
-    return Finding(f"gpu {number}", "ok", found, "it is ours alone")
+    return Finding(f"gpu {number}", "ok", found, "no other program uses it")

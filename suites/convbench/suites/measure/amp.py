@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 class Amp:
-    """The numbers of one training. Without a dtype, nothing is cast and nothing scaled."""
+    """Autocast and gradient scaling of one training. Without a dtype, nothing is cast and nothing scaled."""
 
     def __init__(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
         self._device = device or torch.device("cpu")
@@ -51,7 +51,7 @@ class Amp:
         return {} if self._scaler is None else self._scaler.state_dict()
 
     def restore(self, state: dict[str, Any]) -> None:
-        """As it was when `state` was taken."""
+        """Set everything back to a `state`."""
         if self._scaler is not None and self._scaler.is_enabled():
             scale: Any = self._scaler
             if scale._scale is None:  # nothing was scaled yet

@@ -106,7 +106,7 @@ class GraphedStep:
         self._next += size
 
     def _forget_gradients(self, inputs: Tensor) -> None:
-        """So that every replay writes its gradients, and adds them to none."""
+        """Drop gradients, so that every replay writes new ones and adds to none."""
         inputs.grad = None
         for parameter in self._model.parameters():
             parameter.grad = None

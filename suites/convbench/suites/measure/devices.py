@@ -1,4 +1,4 @@
-"""Everything that depends on the kind of device: which there are, waiting for them, clocks, memory, graphs."""
+"""What depends on the kind of device: discovery, synchronization, clocks, memory, graphs."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ class NoLimit:
 
 
 def run_ahead_limit(device: torch.device, length: int) -> RunAheadLimit | NoLimit:
-    """What keeps the host near this device."""
+    """A limit on how far the host may run ahead of this device."""
     return NoLimit() if device.type == "cpu" else RunAheadLimit(device, length)
 
 
@@ -194,7 +194,7 @@ def last_cache_bytes(device: torch.device) -> int:
 
 
 def flusher(device: torch.device, wanted: bool = True) -> Callable[[], object]:
-    """What empties the device's caches of everything else: it writes twice as much as the last one holds."""
+    """A function that flushes the device's caches: it writes twice as much as the last-level cache holds."""
     if not wanted:
         return lambda: None
     size = max(LEAST_FLUSH, 2 * last_cache_bytes(device))
@@ -202,7 +202,7 @@ def flusher(device: torch.device, wanted: bool = True) -> Callable[[], object]:
 
 
 def check_capability(device: torch.device, arithmetic: Arithmetic) -> None:
-    """Refuse a dtype that this GPU's generation has not, or only emulates; raises Unsupported."""
+    """Refuse a dtype that this generation of GPUs lacks or only emulates; raises Unsupported."""
     if device.type != "cuda" or torch.version.hip is not None:
         return
     capability = torch.cuda.get_device_capability(device)
@@ -215,7 +215,7 @@ def check_capability(device: torch.device, arithmetic: Arithmetic) -> None:
 
 
 def gpu_uuid(device: str) -> str | None:
-    """By what the driver knows a CUDA device, whatever `CUDA_VISIBLE_DEVICES` hides; None where there is none."""
+    """The driver's name of a CUDA device, whatever `CUDA_VISIBLE_DEVICES` hides; None where there is none."""
     if not torch.cuda.is_available():
         return None
     uuid = getattr(torch.cuda.get_device_properties(torch.device(device)), "uuid", None)

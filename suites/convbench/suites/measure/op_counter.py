@@ -70,7 +70,7 @@ def count_ops(model: nn.Module, images: Tensor) -> OpCounts:
 
 @dataclass
 class _Touched:
-    """What the layer at work has read and written so far; the tensors are kept, so that no address comes twice."""
+    """What the current layer has read and written; the tensors are kept alive, so that no address is reused."""
 
     tensors: list[Tensor] = field(default_factory=list)
     read: set[tuple[int, int, int]] = field(default_factory=set)
@@ -133,5 +133,5 @@ def _place(tensor: Tensor) -> tuple[int, int, int]:
 
 
 def _size(tensor: Tensor) -> int:
-    """What is really there of a tensor: an expanded one repeats a smaller."""
+    """The bytes that a tensor really has in memory: an expanded one repeats fewer."""
     return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())

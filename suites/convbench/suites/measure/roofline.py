@@ -38,7 +38,7 @@ class Roof:
         )
 
     def joined(self, other: Roof) -> Roof:
-        """The higher of two measurements of the same peaks: nothing makes a device faster than it is."""
+        """The higher of two measurements of the same peaks: noise only makes a device look slower."""
         return Roof(
             max(self.gflops_per_second, other.gflops_per_second), max(self.gb_per_second, other.gb_per_second)
         )

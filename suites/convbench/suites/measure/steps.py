@@ -69,9 +69,9 @@ def time_steps(
 
     The first step (imports, compilation, autotuning, page faults) is reported apart. More steps follow, `steps`
     at a time and up to `max_steps`, until their median is known to `precision`. Fewer are taken, at least one,
-    where they would take longer than `max_seconds`. `cold_steps` follow, each on flushed caches. With `replays`,
-    which bring their own learning rate and batch size, captured steps are replayed. Between two steps, about once
-    a second, `beat` is told how many were timed.
+    where they would take longer than `max_seconds`. `cold_steps` follow, each on flushed caches. With `graphed`,
+    captured steps are replayed, with their own learning rate and batch size. About once a second, between two
+    steps, `beat` is called with the number of timed steps.
     """
     device = data.device
     amp = amp or Amp()
@@ -168,7 +168,7 @@ def _replaying(graphed: GraphedStep) -> Step:
 
 
 def _add(parts: dict[str, list[float]], times: list[float]) -> None:
-    """Sort the times between marks; what lies between two steps is ours, and not counted."""
+    """Sort the times between marks by phase; the time between two steps is ours, and not counted."""
     for at, name in enumerate(parts):
         parts[name] += times[at :: len(parts) + 1]
 
@@ -179,7 +179,7 @@ def _whole(parts: dict[str, list[float]]) -> list[float]:
 
 
 class _Discard:
-    """In place of an optimizer where nothing is trained: throws gradients away."""
+    """Stands for an optimizer where nothing is trained: it drops gradients."""
 
     def __init__(self, model: nn.Module, data: Batches) -> None:
         inputs, _ = data.batch(torch.empty(0, dtype=torch.int64))

@@ -1,7 +1,7 @@
-"""When enough has been measured: how wide an interval is, and never where it lies.
+"""Stopping rules: measure until an interval is narrow enough, whatever its value is.
 
-A rule that stops when a result looks good finds good results in noise. These rules see the width alone, of one
-combination at a time, so that nothing they decide depends on who is ahead (docs/measuring.md).
+A rule that stops when a result looks good finds good results in noise. These rules use only the width of one
+combination's interval, so that they cannot favour any backend (docs/measuring.md).
 """
 
 from __future__ import annotations

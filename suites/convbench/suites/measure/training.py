@@ -29,7 +29,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands: after an epoch, or where its budget ended one.
+    """The state of a training after an epoch, or where the budget ended one.
 
     `train_loss` is the mean over the steps of this epoch, in nats; `train_seconds` is without evaluation;
     `evaluated` is on how many images of the other split.
@@ -69,11 +69,11 @@ def train(
 ) -> Iterator[Progress]:
     """Train until the epochs or the budget end, whichever is first, and say where it stands after each epoch.
 
-    Every epoch visits all images once in an order drawn from `seed`; the last batch may be smaller. Where an
-    evaluation at the speed of training would take longer than the budget, `evaluating` is called before it, and
-    it ends with the budget too. About once a second `beat` is told the steps, the epochs, and the mean loss of
-    this one so far, where reading it does not hold up the device. In place of steps, `graphed` ones
-    are taken, where they are given; they bring their learning rate and batch size.
+    Every epoch visits all images once in an order drawn from `seed`; the last batch may be smaller. If an
+    evaluation at the speed of training would take longer than the budget, `evaluating` is called first, and the
+    evaluation ends with the budget too. About once a second, `beat` is called with the steps, the epochs, and
+    this epoch's mean loss so far where reading it does not stall the device. With `graphed`, captured steps are
+    replayed, with their own learning rate and batch size.
     """
     device = data.device
     amp = amp or Amp()
@@ -134,9 +134,9 @@ def train(
 
 
 def prime(model: nn.Module, data: Batches, batch_size: int, amp: Amp | None = None) -> None:
-    """Do one step's forward and backward pass and leave no trace of it: no update, no statistics, no random draw.
+    """Do one step's forward and backward pass without side effects: no update, no statistics, no random draw.
 
-    It pays for compilation, the choice of kernels and page faults, which are no part of training's speed.
+    This keeps compilation, the choice of kernels and page faults out of the training time.
     """
     state = {name: value.clone() for name, value in model.state_dict().items()}
     devices = [] if data.device.type == "cpu" else [data.device]
