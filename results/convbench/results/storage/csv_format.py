@@ -3,10 +3,10 @@
 A number is written with nine significant digits: enough for a float32 to come back as it was, and for a
 nanosecond in a second. None is an empty cell.
 
-A text is one line: control characters are written as escapes such as `\\n` and `\\x1b`, and a backslash that
-could be taken for the start of one is doubled. Where a spreadsheet would run a formula, an apostrophe stands in
-front of it: at the beginning of a text, and after semicolons, at which some cut a line. Readers undo both, so
-that a text comes back as it was; but that lone surrogates, which are no text, come back as escapes.
+A text is one line: control characters are written as escapes such as `\\n` and `\\x1b`, and a backslash that could
+begin one is doubled. An apostrophe is put in front of what a spreadsheet would run as a formula: at the beginning
+of a text, and after semicolons, at which some programs split a line. Readers undo both, so that a text comes back
+unchanged; only lone surrogates, which are not text, come back as escapes.
 """
 
 from __future__ import annotations
@@ -189,13 +189,13 @@ def step_times(path: Path) -> Mapping[Process, list[float]]:
         step = file.names.index("step_ms")
         for where, cells in file.rows():
             if cells[step]:
-                who = tuple([cells[key] for key in keys])
-                if who not in times:
-                    first[who] = where
+                key = tuple([cells[at] for at in keys])
+                if key not in times:
+                    first[key] = where
                 step_ms = float(from_cell(cells[step], known, where) or 0)
                 if not 0 < step_ms < math.inf:
                     raise UsageError(f"{where}: step_ms is {step_ms:g}; a time is a number above zero")
-                times[who].append(step_ms)
+                times[key].append(step_ms)
     return {process(cells, first[cells]): values for cells, values in times.items()}
 
 
