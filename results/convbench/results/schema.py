@@ -119,7 +119,7 @@ class Combination:
     backend: str = field(metadata=about("implementation of the ops, as registered"))
     device: str = field(metadata=about("torch device the ops ran on"))
     dtype: str = field(metadata=about("torch dtype of weights and images"))
-    batch_size: int = field(metadata=about("images per step", "images"))
+    batch_size: int = field(metadata=about("images per step", "images", heading="batch size"))
     memory_format: str = field(metadata=about("`contiguous` or `channels_last`"))
     mode: str = field(metadata=about("`eager`, `compile` or `graph` (launch cost is hidden by a graph)"))
     seed: int = field(metadata=about("seed of the weights and of the order of the images"))

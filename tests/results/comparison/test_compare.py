@@ -187,7 +187,7 @@ def test_flagged_processes_are_counted_on_both_sides(
         ("run", "2026-01-01T12:45:00+00:00", "measured 40 minutes apart"),  # directories may have one name
         ("other", "2026-01-03T12:05:00+00:00", "measured 2 days apart"),
         ("other", "2026-01-01T12:05:20+00:00", "measured less than a minute apart"),
-        ("other", "2026-01-01T12:03:00+00:00", "measured at the same time by runs that took no turns"),
+        ("other", "2026-01-01T12:03:00+00:00", "measured at the same time by separate runs"),
         ("run", "2026-01-01T12:03:00+00:00", None),
         ("other", None, None),
     ],

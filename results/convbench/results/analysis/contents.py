@@ -1,4 +1,4 @@
-"""Everything that a run directory holds, read once, for whoever shows it."""
+"""Reads a run directory once, for tables, charts and pages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHOWN: Mapping[str, Any] = {  # what a report reads of environment.json
 
 @dataclass(frozen=True)
 class Contents:
-    """A run: `rows` are all of its rows, those of `table` the ones that count.
+    """A run: `rows` are all of its rows; those of `table` are the last of each process, which count.
 
     `samples` holds the step times of each process in milliseconds; `suite` is the text of suite.toml.
     """
@@ -47,7 +47,7 @@ class Contents:
 def read_contents(run_dir: Path | str, *, rank: Rank = "served") -> Contents:
     """Read a run directory; only its results.csv has to be there.
 
-    Competitors that left convolutions to torch are not ranked, unless `rank` is "all".
+    Backends that left convolutions to torch are not ranked, unless `rank` is "all".
 
     Raises:
         UsageError: there is no results.csv, or a file of the run cannot be read.
@@ -69,9 +69,9 @@ def read_contents(run_dir: Path | str, *, rank: Rank = "served") -> Contents:
 
 
 def read_environment(path: Path) -> Mapping[str, Any]:
-    """What environment.json tells; nothing where it is missing, for the rows name the device.
+    """The facts of environment.json; none where it is missing, since the rows name the device.
 
-    What cannot be used of it is left out with a warning.
+    A fact of the wrong type is left out with a warning.
     """
     if not path.exists():
         return {}
@@ -90,7 +90,7 @@ def read_environment(path: Path) -> Mapping[str, Any]:
 
 
 def read_suite(path: Path) -> str:
-    """The text of suite.toml; none where it is missing, and with a warning where it is no text."""
+    """The text of suite.toml; empty where it is missing, or is no text (with a warning)."""
     if not path.exists():
         return ""
     try:

@@ -1,8 +1,8 @@
-"""Whose work a row's speed is: what share of a network's ops the backend computed itself, and what torch did.
+"""Coverage: which share of a network's ops the backend computed itself, and which torch computed.
 
-A backend may refuse calls of an op that it implements, or implement only some ops; torch then computes the
-rest, and a speed that is mostly torch's is no achievement of the backend. A competitor that left calls of its
-own ops to torch is marked wherever it is shown, and one that left convolutions is not ranked.
+A backend may refuse calls of an op that it implements, or implement only some ops. torch then computes the rest,
+so the measured speed is partly torch's. A backend that left calls of its own ops to torch is marked in every
+table, and one that left convolutions to torch is not ranked.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 
 from convbench.results.schema import Row
 
-Rank = Literal["served", "all"]  # which backends are ranked: those that served all convolutions, or all
+Rank = Literal["served", "all"]  # which backends are ranked: those that computed all convolutions, or all
 
 COMPARED_OPS = ("conv2d", "conv2d_activation")  # where a network has none of these: all its ops
 CALLS = re.compile(r"(\w+) (\d+)/(\d+)")
@@ -24,7 +24,7 @@ FLOPS = re.compile(r"(\w+) ([0-9.e+-]+)")
 
 @dataclass(frozen=True)
 class Share:
-    """What a backend served of one op's calls, and of their FLOPs if that is known."""
+    """How many of one op's calls a backend computed, and which share of their FLOPs if that is known."""
 
     op: str
     served: int
@@ -44,7 +44,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Attribution:
-    """What a backend served, op by op, and what it claims to; `flops` is the share of all ops together."""
+    """What a backend computed, op by op, and the ops it implements; `flops` is the share over all ops."""
 
     shares: tuple[Share, ...] = ()
     claimed: frozenset[str] = frozenset()
@@ -53,7 +53,7 @@ class Attribution:
 
     @property
     def partial(self) -> tuple[Share, ...]:
-        """The ops that it implements and nevertheless left to torch in part or wholly."""
+        """The ops that it implements and left to torch all the same, in part or wholly."""
         return tuple(share for share in self.shares if not share.whole and share.op in self.claimed)
 
     @property
@@ -64,21 +64,21 @@ class Attribution:
 
     @property
     def whole(self) -> bool:
-        """Whether it served all that backends are compared on, as far as is known."""
+        """Whether it computed all the ops that backends are compared on, as far as is known."""
         if not self.shares:
             return self.flops is None or self.flops == 1.0
         return not self.missing
 
 
 def attribution(rows: Iterable[Row]) -> Attribution:
-    """What the rows of one competitor tell; where they differ, the smallest share counts."""
+    """The coverage of one backend from its rows; where they differ, the smallest share counts."""
     least: dict[str, Share] = {}
     claimed: set[str] = set()
     derived: dict[str, None] = {}
     fractions = []
     for row in rows:
         own = shares(row)
-        # Rows of earlier versions do not tell what was claimed: what was served at all surely was.
+        # Rows of earlier versions do not list the ops that a backend implements: take those it computed.
         claimed.update(names(row.claimed) if row.claimed else [share.op for share in own if share.served])
         derived |= dict.fromkeys(names(row.derived_backward))
         if row.served_flops_fraction is not None:
@@ -91,7 +91,7 @@ def attribution(rows: Iterable[Row]) -> Attribution:
 
 
 def shares(row: Row) -> Sequence[Share]:
-    """What one row tells of each op that was called."""
+    """The share of each op that was called, from one row."""
     flops = {op: float(share) for op, share in FLOPS.findall(row.served_flops or "")}
     return [
         Share(op, int(served), int(calls), flops.get(op))
@@ -101,29 +101,29 @@ def shares(row: Row) -> Sequence[Share]:
 
 
 def names(text: str | None) -> list[str]:
-    """Ops that are listed in a cell."""
+    """The ops that a cell lists."""
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
-def remarks(whose: Attribution, ranked: bool) -> list[str]:
-    """What is to be said of a competitor that did not do all of the work itself."""
-    left = [left_over(share) for share in whose.partial]
-    if not whose.whole:
-        left = list(dict.fromkeys([*left_to_torch(whose), *left]))
+def remarks(found: Attribution, ranked: bool) -> list[str]:
+    """Notes on a backend that left some of the work to torch, or found backward was derived."""
+    left = [left_over(share) for share in found.partial]
+    if not found.whole:
+        left = list(dict.fromkeys([*left_to_torch(found), *left]))
     said = [f"{'' if ranked else 'not ranked: '}torch computed {' and '.join(left)}"] if left else []
-    if whose.derived:
+    if found.derived:
         said.append(
-            f"the backward of {' and '.join(whose.derived)} is derived from the forward, as convolutions of "
+            f"the backward of {' and '.join(found.derived)} is derived from the forward, as convolutions of "
             "other sizes: backward and step times are those of the derivation"
         )
     return said
 
 
-def left_to_torch(whose: Attribution) -> list[str]:
-    """What keeps a competitor from being ranked."""
-    if not whose.shares and whose.flops is not None:
-        return [f"{100 * (1 - whose.flops):.3g} % of the FLOPs"]
-    return [left_over(share) for share in whose.missing]
+def left_to_torch(found: Attribution) -> list[str]:
+    """What a backend left to torch of the ops that it is compared on."""
+    if not found.shares and found.flops is not None:
+        return [f"{100 * (1 - found.flops):.3g} % of the FLOPs"]
+    return [left_over(share) for share in found.missing]
 
 
 def left_over(share: Share) -> str:
@@ -135,14 +135,14 @@ def left_over(share: Share) -> str:
 
 
 def served_change(base: float | None, new: float | None) -> float:
-    """How much more of the FLOPs the backend computed itself than in the base; zero where a side does not tell."""
+    """The change of the share of FLOPs that the backend computed; zero where a side does not tell."""
     if base is None or new is None or abs(new - base) <= SAME:
         return 0.0
     return new - base
 
 
 def unlike_shares(base: float | None, new: float | None) -> str:
-    """What to say of a backend that did not compute the same share of the work on both sides."""
+    """A note on a backend that computed unlike shares of the FLOPs on both sides; empty where they are alike."""
     if base is None or new is None or not served_change(base, new):
         return ""
     return f"unlike share of the FLOPs served by the backend ({100 * base:.6g} % and {100 * new:.6g} %)"

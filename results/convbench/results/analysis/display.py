@@ -51,7 +51,7 @@ def summary_frame(rows: Iterable[Row]) -> pd.DataFrame:
 
 
 def text_frame(rows: Iterable[Row]) -> pd.DataFrame:
-    """Likewise as people read it: headings, formatted numbers, without empty columns."""
+    """The same for people: headings, formatted numbers, no empty columns."""
     import pandas as pd
 
     found = summaries(comparison_table(rows))

@@ -1,4 +1,4 @@
-"""What makes the times of a process doubtful: the flags that were raised while it ran."""
+"""Flags: what happened while a process ran that makes its times doubtful."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ NAMED = 4  # competitors
 
 
 def flags_of(row: Row) -> list[str]:
-    """The flags of one process; a verification's speed is nobody's concern."""
+    """The flags of one process; none of a verification, whose speed is not reported."""
     return [] if row.kind == "verify" else list(dict.fromkeys((row.flags or "").split()))
 
 
 def flag_counts(rows: Iterable[Row]) -> str:
-    """The flags of the processes that timed or trained, each with how many it struck."""
+    """The flags of the processes that timed or trained, each with the number of processes that have it."""
     processes = [row for row in rows if row.kind != "verify"]
     found = Counter(flag for row in processes for flag in flags_of(row))
     return ", ".join(f"{flag} ({struck} of {len(processes)})" for flag, struck in found.most_common())
 
 
 def flags_in_words(rows: Sequence[Row]) -> list[str]:
-    """Which flags were raised, what they mean, and whom they struck; nothing where there are none."""
+    """A sentence for each flag: what it means and which backends have it."""
     struck: dict[str, list[Row]] = {}
     for row in rows:
         for flag in flags_of(row):
@@ -40,7 +40,7 @@ def flags_in_words(rows: Sequence[Row]) -> list[str]:
         rest = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
         said.append(
             f"{count(len(processes), 'process', 'processes')} of {len(rows)} ran "
-            f"{FLAGS.get(flag, 'under a flag of another version')} ({flag}), so these times are to be doubted: "
+            f"{FLAGS.get(flag, 'under a flag of another version')} ({flag}); treat these times with care: "
             f"{listed([*names[:NAMED], *rest])}."
         )
     return said

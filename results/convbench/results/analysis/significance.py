@@ -127,8 +127,8 @@ def log_difference(base: Sequence[float], new: Sequence[float]) -> Difference:
 
 
 def paired_log_difference(base: Sequence[float], new: Sequence[float]) -> Difference:
-    """Likewise where the times at one position were measured one after the other: what the machine did to both
-    alike cancels. Of PAIRED_FROM processes a side at least."""
+    """The same where the times at one position were measured one after the other: what the machine did to both
+    alike cancels. For PAIRED_FROM processes a side at least."""
     gaps = [math.log(after / before) for before, after in zip(base, new, strict=True)]
     count = len(gaps)
     error = math.sqrt(max(variance(gaps), 2 * FLOOR_SPREAD**2) / count)

@@ -1,9 +1,9 @@
 """Aggregates a run: a line for each backend (or architecture of a single backend), in groups of like conditions.
 
 `standings` says which line of a group is the fastest, and which of the others are shown to be slower. Each is
-compared with the first, and all of these comparisons of a run are judged together, as in `significance`. It does
-no harm that the first is picked by the same data: comparisons with the sample's best are as safe as those
-with one that is named beforehand (Hsu, "Constrained simultaneous confidence intervals for multiple comparisons
+compared with the first, and all of these comparisons of a run are judged together, as in `significance`. That the
+first is chosen by the same data does no harm: comparisons with the best of the sample are as safe as those with a
+line that was named beforehand (Hsu, "Constrained simultaneous confidence intervals for multiple comparisons
 with the best", Annals of Statistics 12, 1984).
 """
 
@@ -25,8 +25,11 @@ from convbench.results.storage.csv_format import Process
 
 BASELINE = "torch"
 UNKNOWN = "no reason was recorded"
-CONSEQUENCE = "not measured, for its "  # so begins the error of a row that another row already explains
-CANNOT = ("unavailable", "unsupported")  # nothing is wrong: the backend cannot run this, or cannot run here
+CONSEQUENCE = "not measured, for its "  # the error of a row begins so where another row has the reason
+CANNOT = (
+    "unavailable",
+    "unsupported",
+)  # no fault: the backend cannot run on this machine, or cannot run this network
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,11 @@ class Accuracy:
 class Line:
     """One backend or architecture of a group; what was not measured is None.
 
-    `step_ms` is the geometric mean over processes of their median steps, as those that eight of ten lie between
-    are of theirs; `images_per_second` and `ratio` follow
-    from it, so that all of them put competitors in one order, which is that of the verdicts. Of what was trained
-    and not timed, `images_per_second` is the geometric mean over trainings.
-    `ratio` is the speed relative to the baseline's, above one where this backend is faster. `ranked` is False
-    where it left convolutions to torch: its speed is shown, and never wins.
+    `step_ms` is the geometric mean of the per-process medians; `step_ms_p10` and `step_ms_p90` are the geometric
+    means of the per-process percentiles. `images_per_second` and `ratio` are derived from `step_ms`, so that all
+    of them give one order, that of the verdicts. Where nothing was timed, `images_per_second` is the geometric
+    mean over trainings. `ratio` is the speed relative to the baseline's, above one where this backend is faster.
+    `ranked` is False where the backend left convolutions to torch: its speed is shown, without a rank.
     """
 
     name: str
@@ -98,7 +100,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Failure:
-    """A combination's process that measured nothing, and why; `alike` counts the others of the same fate."""
+    """A process that measured nothing, and why; `alike` counts the other combinations that failed likewise."""
 
     label: str
     kind: str
@@ -123,9 +125,9 @@ class NotRun:
 
 @dataclass(frozen=True)
 class Group:
-    """A comparison group: its conditions, what its lines are, and those.
+    """A comparison group: its conditions, whether its lines are backends or architectures, and the lines.
 
-    The fastest comes first, then those that are not ranked, then those without a speed.
+    The fastest line comes first; lines without a rank follow, then lines without a speed.
     """
 
     conditions: Conditions
@@ -135,7 +137,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Table:
-    """All that a run measured, ready to be shown; what cannot run has no line in any group."""
+    """All that a run measured; what cannot run has no line in any group."""
 
     groups: tuple[Group, ...]
     failures: tuple[Failure, ...]
@@ -160,7 +162,7 @@ class Table:
 def comparison_table(rows: Iterable[Row], *, rank: Rank = "served") -> Table:
     """Sum up a run's rows.
 
-    Competitors that left convolutions to torch come after the others, unless `rank` is "all".
+    Backends that left convolutions to torch come after the others, unless `rank` is "all".
     """
     latest = latest_rows(rows)
     alone = len({row.backend for row in latest}) == 1 and len({row.architecture for row in latest}) > 1
@@ -189,7 +191,7 @@ def comparison_table(rows: Iterable[Row], *, rank: Rank = "served") -> Table:
 
 
 def cannot_run(rows: Sequence[Row]) -> bool:
-    """Whether a competitor measured nothing in a group because it cannot run there."""
+    """Whether a backend measured nothing in a group because it cannot run there."""
     unmeasured = [row for row in rows if row.status not in MEASURED]
     return (
         bool(unmeasured)
@@ -199,7 +201,7 @@ def cannot_run(rows: Sequence[Row]) -> bool:
 
 
 def not_run(idle: Iterable[tuple[str, Sequence[Row]]], groups: int) -> list[NotRun]:
-    """Each reason once, with everything that it keeps from running."""
+    """Each reason once, with the names of what it keeps from running."""
     reasons: dict[tuple[str, str], int] = Counter()
     for name, rows in idle:
         errors = [row.error for row in rows if row.error and not row.error.startswith(CONSEQUENCE)]
@@ -229,13 +231,13 @@ def line(
     baseline: Sequence[Row],
     rank: Rank,
 ) -> Line:
-    """Sum up one competitor's rows of one group."""
+    """Sum up the rows of one line of a group."""
     timed, trained = measured(rows, "time"), measured(rows, "train")
     verified = [row for row in rows if row.kind == "verify"]
     step_ms = center(row.step_ms_median for row in timed)
     baseline_ms = center(row.step_ms_median for row in measured(baseline, "time"))
-    whose = attribution(rows)
-    ranked = whose.whole or rank == "all"
+    covered = attribution(rows)
+    ranked = covered.whole or rank == "all"
     return Line(
         name=name,
         status=worst(rows),
@@ -256,16 +258,16 @@ def line(
         else time_ratio(step_ms_by_process(rows), step_ms_by_process(baseline)),
         accuracy=accuracy(trained),
         shifted_accuracy=middle(row.shifted_val_accuracy for row in trained),
-        served_flops_fraction=whose.flops,
+        served_flops_fraction=covered.flops,
         max_error=max((row.max_error for row in verified if row.max_error is not None), default=None),
         notes=tuple(
             dict.fromkeys(
-                [*remarks(whose, ranked)] * bool(timed or trained)
+                [*remarks(covered, ranked)] * bool(timed or trained)
                 + [r.notes for r in rows if r.notes]
                 + flagged(timed)
             )
         ),
-        attribution=whose,
+        attribution=covered,
         ranked=ranked,
     )
 
@@ -276,13 +278,13 @@ def measured(rows: Iterable[Row], kind: str) -> list[Row]:
 
 
 def middle(values: Iterable[float | None]) -> float | None:
-    """The median of what is there."""
+    """The median of the values that are not None."""
     there = [value for value in values if value is not None]
     return median(there) if there else None
 
 
 def center(values: Iterable[float | None]) -> float | None:
-    """The geometric mean of what is there, which a time or a speed is only above zero."""
+    """The geometric mean of the values above zero."""
     there = [value for value in values if value is not None and 0 < value < math.inf]
     return geometric_mean(there) if there else None
 
@@ -294,7 +296,7 @@ def step_samples(rows: Iterable[Row], samples: Mapping[Process, Sequence[float]]
 
 
 def worst(rows: Iterable[Row]) -> Status:
-    """The status that says most: a failure, else a cut by the budget, else ok."""
+    """The status of several rows: a failure, else a cut by the budget, else ok."""
     found = {row.status for row in rows}
     failed = [row.status for row in rows if row.status not in MEASURED]
     return failed[0] if failed else "budget" if "budget" in found else "ok"
@@ -321,7 +323,7 @@ def accuracy(rows: Sequence[Row]) -> Accuracy | None:
 
 
 def failures(rows: Iterable[Row]) -> list[Failure]:
-    """Each thing that went wrong, once, however many rounds and seeds it struck; not what followed from it."""
+    """Each cause of a failure once, over all rounds and seeds; no rows that failed because another row did."""
     alike: dict[tuple[str, str, str, Status, str], list[str]] = defaultdict(list)
     for row in rows:
         error = row.error or UNKNOWN
@@ -338,9 +340,9 @@ Verdict = Literal["behind", "same", "unclear"]
 
 @dataclass(frozen=True)
 class Standing:
-    """A group's timed lines, the fastest first, and how sure it is that the others are behind the first.
+    """A group's timed lines, the fastest first, and whether the others are shown to be slower than the first.
 
-    `unranked` were timed as well, and left convolutions to torch.
+    `unranked` lines were timed as well, and left convolutions to torch.
     """
 
     group: Group
@@ -355,7 +357,7 @@ class Standing:
 
 
 def standings(table: Table) -> list[Standing]:
-    """Which line of each group is the fastest, and how sure that is."""
+    """The fastest line of each group, and whether the others are shown to be slower."""
     gaps: dict[tuple[int, str], Difference] = {}
     timed = [timed_lines(group) for group in table.groups]
     for at, (group, lines) in enumerate(zip(table.groups, timed, strict=True)):

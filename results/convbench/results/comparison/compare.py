@@ -1,4 +1,4 @@
-"""Compares results with those of a base, combination by combination."""
+"""Compares the results of runs with those of a base, combination by combination."""
 
 from __future__ import annotations
 
@@ -27,7 +27,15 @@ from convbench.results.analysis.significance import (
 from convbench.results.analysis.statistics import exponential, geometric_mean
 from convbench.results.comparison.gate import gate
 from convbench.results.comparison.history import Trend, trends
-from convbench.results.comparison.pairing import Left, Match, apart, flags_of_both, joined, match, reasons
+from convbench.results.comparison.pairing import (
+    Left,
+    Match,
+    flags_of_both,
+    joined,
+    match,
+    reasons,
+    time_apart,
+)
 from convbench.results.comparison.sides import read_side
 from convbench.results.schema import Combination
 
@@ -45,7 +53,7 @@ class TimePair:
 
     `ratio` is new over base, above one is slower, with its 95 % interval from `low` to `high`; `upper` is the end
     of the one-sided 95 % interval, which a gate compares with its limit; `detectable` is the smallest ratio that
-    processes so many and so spread could have shown. `note` says what makes the pair less than sound; `paired`
+    processes so many and so spread could have shown. `note` has warnings about the pair; `paired`
     marks that each process was compared with its counterpart of the same round of the same run. `base_served` and
     `new_served` are the shares of the FLOPs that the backend computed itself, None where a side does not tell.
     `base_flags` and `new_flags` count the processes that have each flag.
@@ -104,7 +112,7 @@ class AccuracyPair:
 class Comparison(Displayed):
     """What `compare` found: `files` are the names of the base and of what was compared with it.
 
-    `remarks` say what makes all pairs of two files less than sound.
+    `remarks` are warnings about all pairs of two files, such as runs that were not interleaved.
     """
 
     files: tuple[str, ...]
@@ -184,7 +192,7 @@ def compare(
         matches += found
         left_out += left
         if any(each.base.step_ms and each.new.step_ms for each in found):
-            remarks.append(apart(first, side))
+            remarks.append(time_apart(first, side))
     if not matches:
         raise NothingRan(f"nothing could be compared: {reasons(left_out)}")
     return Comparison(
@@ -261,7 +269,7 @@ def compare_accuracies(matches: Sequence[Match]) -> tuple[AccuracyPair, ...]:
 
 
 def accuracy_pair(file: str, group: Sequence[Match], judged: Judged | None) -> AccuracyPair:
-    """Put what was found of one combination's accuracy into words."""
+    """One combination's accuracies with their verdict."""
     words: dict[str, Verdict] = {"more": "higher", "less": "lower", "same": "same", "unclear": "unclear"}
     base, new = accuracies(group, "base"), accuracies(group, "new")
     means = sum(base) / len(base), sum(new) / len(new)
@@ -289,7 +297,7 @@ def accuracies(group: Sequence[Match], side: str) -> list[float]:
 
 
 def lengths(group: Sequence[Match]) -> str:
-    """What to say of trainings of unlike lengths, whose accuracies are not to be compared."""
+    """A note on trainings of unlike lengths, whose accuracies cannot be compared; else empty."""
     base = [value for each in group for value in each.base.epochs]
     new = [value for each in group for value in each.new.epochs]
     longest, shortest = max(base + new, default=0), min(base + new, default=0)

@@ -31,7 +31,7 @@ class Section(NamedTuple):
 
 
 def sections(comparison: Comparison) -> Iterator[Section]:
-    """What there is to show, table by table."""
+    """The tables of a comparison."""
     base, new = comparison.files[0], comparison.files[1]
     file: list[str] = []
     if len(comparison.files) > 2:
@@ -69,7 +69,7 @@ def sections(comparison: Comparison) -> Iterator[Section]:
 
 
 def section(title: str, headings: list[str], rows: list[list[str]]) -> Section:
-    """A section whose last column, the notes, is left out where there are none."""
+    """A section, without its last column, the notes, where there are none."""
     if any(row[-1] for row in rows):
         return Section(title, headings, rows)
     return Section(title, headings[:-1], [row[:-1] for row in rows])

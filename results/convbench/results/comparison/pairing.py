@@ -1,4 +1,4 @@
-"""Finds what both sides of a comparison measured alike, whether side by side, and why the rest is left out."""
+"""Pairs the combinations that both sides of a comparison measured alike, and says why others are left out."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SEED = re.compile(r"s\d+")
 
 
 def name(combination: Combination) -> str:
-    """A combination in one word; a benchmark of pytest-benchmark has a name and no conditions."""
+    """A combination's label, or the name of a pytest-benchmark benchmark, which has no conditions."""
     return combination.label if combination.backend else combination.architecture
 
 
 class Match(NamedTuple):
-    """One combination as both sides measured it; `note` says what differs or failed."""
+    """One combination, measured by both sides; `note` says what differs or failed."""
 
     file: str
     combination: Combination
@@ -37,7 +37,7 @@ class Match(NamedTuple):
 class Left:
     """A combination that was left out of the comparison, and why.
 
-    `lost` marks one that the base measured, and that the new file planned and could not measure.
+    `lost` marks a combination that the base measured, and that the new side planned and could not measure.
     """
 
     combination: Combination
@@ -83,17 +83,17 @@ def comparable(base: Measured, new: Measured) -> bool:
 
 
 def failed(name: str, measured: Measured) -> str:
-    """What a side failed at, if it did."""
+    """A note on what failed on a side; empty where nothing did."""
     return f"in {name}: {measured.failure}" if measured.failure else ""
 
 
 def joined(*notes: str) -> str:
-    """The notes that say something."""
+    """The notes that are not empty, as one."""
     return "; ".join(note for note in notes if note)
 
 
 def differences(base: Measured, new: Measured) -> Iterator[str]:
-    """The conditions in which two sides are not alike, or one is not alike in itself."""
+    """The conditions that differ between the sides, or within one."""
     for condition in CONDITIONS:
         old, fresh = base.conditions.get(condition, UNKNOWN), new.conditions.get(condition, UNKNOWN)
         if condition in LATER and UNKNOWN in (old, fresh):
@@ -103,7 +103,7 @@ def differences(base: Measured, new: Measured) -> Iterator[str]:
 
 
 def flags_of_both(base: Measured, new: Measured) -> str:
-    """How many processes of either side of a pair each flag struck; a warning where the sides are not alike."""
+    """How many processes of each side have each flag, and whether the shares are alike."""
     counts = [len(side.step_ms) for side in (base, new)]
     struck = {flag: [side.flags.get(flag, 0) for side in (base, new)] for flag in {**base.flags, **new.flags}}
     listing = ", ".join(
@@ -115,7 +115,7 @@ def flags_of_both(base: Measured, new: Measured) -> str:
 
 
 def words(values: frozenset[str]) -> str:
-    """The values of a condition."""
+    """The values of a condition as text."""
     return " or ".join(value or "unknown" for value in sorted(values))
 
 
@@ -130,7 +130,7 @@ def reasons(left: Sequence[Left]) -> str:
 
 
 def without_shared(names: Sequence[str]) -> tuple[Sequence[str], str]:
-    """Names of combinations without the conditions that all of them share, and those conditions."""
+    """The names of combinations without the conditions that all of them share, and those shared conditions."""
     parts = [name.split("/") for name in names]
     if len(names) < 2 or len({len(each) for each in parts}) > 1:
         return names, ""
@@ -142,15 +142,15 @@ def without_shared(names: Sequence[str]) -> tuple[Sequence[str], str]:
     return kept, ", ".join(part for part, same in zip(parts[0], alike, strict=True) if same)
 
 
-def apart(base: Side, new: Side) -> str:
-    """How far two sides that were not interleaved lie apart in time; nothing where they were, or nobody knows."""
+def time_apart(base: Side, new: Side) -> str:
+    """How far apart in time two sides were measured; empty where they were interleaved, or the time is unknown."""
     if base.period is None or new.period is None:
         return ""
     (_, earlier_end), (later_start, _) = sorted([base.period, new.period])
-    who = f"{new.name} and {base.name} are not interleaved"
+    sides = f"{new.name} and {base.name} are not interleaved"
     if later_start > earlier_end:
-        return f"{who}: measured {duration(later_start - earlier_end)} apart"
-    return "" if base.runs & new.runs else f"{who}: measured at the same time by runs that took no turns"
+        return f"{sides}: measured {duration(later_start - earlier_end)} apart"
+    return "" if base.runs & new.runs else f"{sides}: measured at the same time by separate runs"
 
 
 def duration(gap: timedelta) -> str:

@@ -1,4 +1,4 @@
-"""One side of a comparison: what each combination measured, process by process, and where."""
+"""Reads one side of a comparison: what each combination measured, process by process, and its conditions."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-UNTOLD = {"fused": "0", "beside": "0"}  # what a file is under that was written before there was such a choice
+UNTOLD = {"fused": "0", "beside": "0"}  # the values of files that were written before these columns existed
 PROCESS = ("run_id", "kind", "round")
-TOLD = ("flags", "started_at")  # a table made by hand may lack them
+OPTIONAL = ("flags", "started_at")  # a table made by hand may lack them
 VALUES = ("status", "error", "step_ms_median", "served_flops_fraction", "val_accuracy", "epochs")
 TINY, HUGE = 5e-324, sys.float_info.max  # the floats next to zero and to infinity
 LATER = {column.name for column in columns(Row) if column.later}
@@ -83,7 +83,7 @@ def place(source: Path | str | pd.DataFrame, name: str, at: Any) -> str:
 
 
 def when(frame: pd.DataFrame) -> tuple[frozenset[str], tuple[datetime, datetime] | None]:
-    """The runs that timed steps, and when the first and the last of their processes started."""
+    """The runs that timed steps, and when their first and last process started."""
     import pandas as pd
 
     measured = frame["status"].isin(MEASURED) & frame["step_ms_median"].notna()
@@ -99,20 +99,20 @@ def load(source: Path | str | pd.DataFrame) -> pd.DataFrame:
         wanted = (*COMBINATION, *CONDITIONS, *PROCESS, *VALUES)
         if missing := [name for name in wanted if name not in source and name not in LATER]:
             raise UsageError(f"the table lacks the columns {', '.join(missing)}")
-        return source.reindex(columns=[*wanted, *TOLD])
+        return source.reindex(columns=[*wanted, *OPTIONAL])
     path = Path(source)
     if path.is_dir() and not (path / "results.csv").exists() and (files := sorted(path.glob("*.json"))):
         return read_pytest_benchmark(files)
     path = results_file(path)
     if looks_like_json(path):
         return read_pytest_benchmark([path])
-    return read_table(path, {*COMBINATION, *CONDITIONS, *PROCESS, *VALUES, *TOLD})
+    return read_table(path, {*COMBINATION, *CONDITIONS, *PROCESS, *VALUES, *OPTIONAL})
 
 
 def summed_up(
     frame: pd.DataFrame, source: Path | str | pd.DataFrame, name: str
 ) -> dict[Combination, Measured]:
-    """What a table has of each combination."""
+    """The measurements of each combination in a table."""
     import numpy as np
 
     if not len(frame):
@@ -122,7 +122,7 @@ def summed_up(
     last = ~duplicated(pair(combination, codes(frame, PROCESS)))
     frame, combination = frame[last], combination[last]
     good = frame["status"].isin(MEASURED).to_numpy()
-    # What was found wrong once has no figures, whatever was measured of it before or after.
+    # A combination that was found incorrect once has no figures, whatever else was measured of it.
     wrong = combination[(frame["status"] == "incorrect").to_numpy()]
     measured = good & ~np.isin(combination, wrong)
     timed = measured & (frame["kind"] == "time").to_numpy() & frame["step_ms_median"].notna().to_numpy()
@@ -143,7 +143,7 @@ def summed_up(
     epochs = split(frame, "epochs", combination, trained)
     failures = failed(frame, combination, good)
     flags = flagged(frame, combination, timed)
-    # Conditions of what was measured; a process that failed early knows few of them.
+    # Only rows with a measurement: a process that failed early knows few of its conditions.
     shared = conditions(frame, combination, timed | trained)
     return {
         key: Measured(
@@ -183,7 +183,7 @@ def pair(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int6
 
 
 def duplicated(numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of them come again further down."""
+    """Which of them occur again further down."""
     import pandas as pd
 
     return pd.Series(numbers).duplicated(keep="last").to_numpy()
@@ -233,7 +233,7 @@ def flagged(
 
 
 def failed(frame: pd.DataFrame, combination: NDArray[np.int64], good: NDArray[np.bool_]) -> dict[int, str]:
-    """Why combinations were not measured, as far as one of their processes says so."""
+    """The first failure of each combination that has one."""
     rows = frame.loc[~good, ["kind", "status", "error"]].astype(object).fillna("")
     found: dict[int, str] = {}
     for code, (kind, status, error) in zip(
@@ -255,7 +255,7 @@ def conditions(
     for code, values in zip(combination[first].tolist(), rows.to_numpy().tolist(), strict=True):
         for name, value in zip(CONDITIONS, values, strict=True):
             found.setdefault(code, {}).setdefault(name, set()).add(str(value) or UNTOLD.get(name, ""))
-    # A process that timed may not know what one that trained does: what is unknown is no second value.
+    # A timing process may lack a condition that a training process has: unknown is not a second value.
     return {
         code: {name: frozenset(values - {""} or values) for name, values in each.items()}
         for code, each in found.items()

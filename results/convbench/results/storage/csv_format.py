@@ -3,10 +3,10 @@
 A number is written with nine significant digits: enough for a float32 to come back as it was, and for a
 nanosecond in a second. None is an empty cell.
 
-A text is one line: control characters are written as escapes such as `\\n` and `\\x1b`, and a backslash that
-could be taken for the start of one is doubled. Where a spreadsheet would run a formula, an apostrophe stands in
-front of it: at the beginning of a text, and after semicolons, at which some cut a line. Readers undo both, so
-that a text comes back as it was; but that lone surrogates, which are no text, come back as escapes.
+A text is one line: control characters are written as escapes such as `\\n` and `\\x1b`, and a backslash that could
+begin one is doubled. An apostrophe is put in front of what a spreadsheet would run as a formula: at the beginning
+of a text, and after semicolons, at which some programs split a line. Readers undo both, so that a text comes back
+unchanged; only lone surrogates, which are not text, come back as escapes.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ from typing import Any, TypeVar
 from convbench.registry.errors import UsageError, shown
 from convbench.results.schema import COMBINATION, Column, Combination, Combined, Sample, columns
 from convbench.results.storage.files import opened
-from convbench.results.tables.escaping import UNSEEN
 
 Record = TypeVar("Record", bound=Combined)
 
+# C0 and C1 control characters, among them those that begin a terminal's escape sequences; line separators;
+# and the marks that turn the direction of a text around (Boucher and Anderson, "Trojan Source", 2021). As the
+# inside of a regular expression's set.
+UNSEEN = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
 # OWASP's list of what begins a formula, in both widths, whatever quotes and blanks come before it. Its tab and
 # carriage return are escapes by then.
 FORMULA = re.compile(r"(^|;)(?=['\"\s]*[=+\-@＝＋－＠])")
@@ -186,13 +189,13 @@ def step_times(path: Path) -> Mapping[Process, list[float]]:
         step = file.names.index("step_ms")
         for where, cells in file.rows():
             if cells[step]:
-                who = tuple([cells[key] for key in keys])
-                if who not in times:
-                    first[who] = where
+                key = tuple([cells[at] for at in keys])
+                if key not in times:
+                    first[key] = where
                 step_ms = float(from_cell(cells[step], known, where) or 0)
                 if not 0 < step_ms < math.inf:
                     raise UsageError(f"{where}: step_ms is {step_ms:g}; a time is a number above zero")
-                times[who].append(step_ms)
+                times[key].append(step_ms)
     return {process(cells, first[cells]): values for cells, values in times.items()}
 
 

@@ -1,7 +1,7 @@
 """What a run ran on: the machine and its software, as far as they change a speed.
 
-`FACTS` names every key of environment.json with its meaning; `collect` fills them in. A fact that cannot be
-read on this machine is None: a benchmark never fails for want of a governor file.
+`FACTS` has every key of environment.json with its meaning; `collect` reads them. A fact that cannot be read on
+this machine is None, so that no run fails because a file of the kernel is missing.
 """
 
 from __future__ import annotations

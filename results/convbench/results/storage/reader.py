@@ -1,4 +1,4 @@
-"""Reads results.csv files, also those that somebody edited, cut or mistook, into one pandas table."""
+"""Reads results.csv files, also edited or damaged ones, into one pandas table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The directory of one run: rows appended as they come, whole or not at all, and safe to resume."""
+"""The directory of one run: rows are appended as they come, whole or not at all, and the run can be resumed."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from convbench.registry.errors import UsageError
-from convbench.results.schema import FILES, Row, columns
+from convbench.results.schema import FILES, Row, Summary, columns
 from convbench.results.storage.environment import FACTS
 from convbench.results.storage.reader import dtype
 
@@ -35,6 +35,15 @@ def columns_markdown() -> str:
         headings = ["column", "type", *(["in pandas"] if record is Row else []), "unit", "meaning"]
         text = summary[:1].upper() + summary[1:]
         parts.append(f"### {name}\n\n{text}\n\n{table(headings, rows)}")
+    shown = [
+        (f"`{each.name}`", each.type.__name__, each.heading, each.unit, each.description)
+        for each in columns(Summary)
+    ]
+    parts.append(
+        "### The table of a run\n\nThe columns of `.table()`, a row for each combination over its processes and "
+        "seeds, with the headings that tables show.\n\n"
+        + table(("column", "type", "heading", "unit", "meaning"), shown)
+    )
     facts = [(f"`{name}`", fact.unit, fact.description) for name, fact in FACTS.items()]
     parts.append(
         "### environment.json\n\nWhat the run ran on; null where the machine does not tell.\n\n"

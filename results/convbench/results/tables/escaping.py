@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from itertools import groupby
 
-# C0 and C1 control characters, among them those that begin a terminal's escape sequences; line separators;
-# and the marks that turn the direction of a text around (Boucher and Anderson, "Trojan Source", 2021). As the
-# inside of a regular expression's set.
-UNSEEN = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+from convbench.results.storage.csv_format import UNSEEN
+
 CONTROL = re.compile(rf"[{UNSEEN}\ud800-\udfff]+")
 INVISIBLE = re.compile(rf"(?![\t\n])[{UNSEEN}]")
 # A terminal's sequence as a whole: without its first character the rest would be gibberish.
