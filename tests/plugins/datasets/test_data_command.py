@@ -26,7 +26,7 @@ from convbench.plugins.datasets.fashion_mnist import (
     sources,
     torchvision_download,
 )
-from convbench.plugins.datasets.fashion_mnist import files as copies
+from convbench.plugins.datasets.fashion_mnist import files
 from convbench.plugins.datasets.fashion_mnist.torchvision_download import Patience
 from convbench.registry import DataError
 from fashion_mnist_fixtures import Contents, Mirror, cache, put
@@ -137,7 +137,7 @@ def process(statement: str) -> subprocess.Popen[str]:
         from pathlib import Path
         from convbench.plugins.datasets.fashion_mnist import acquire, dataset, files, sources
         from convbench.plugins.datasets.idx import IdxFile
-        files.FULL = {copies.FULL!r}
+        files.FULL = {files.FULL!r}
         sources.SYSTEM_ROOT = Path({str(sources.SYSTEM_ROOT)!r})
         note = lambda message: None
         {statement}
@@ -155,8 +155,8 @@ def test_first_use_by_many_processes_downloads_once(published: Contents, mirror:
     ]
     started = [process(statement) for statement in statements]
     while any(child.poll() is None for child in started):
-        if there := copies.find(sources.cache_root()):
-            assert copies.problem(there) is None
+        if there := files.find(sources.cache_root()):
+            assert files.problem(there) is None
         time.sleep(0.005)
     assert [child.communicate()[0].strip() for child in started] == ["fashion-mnist"] * 3
     assert [child.returncode for child in started] == [0] * 3
@@ -202,7 +202,7 @@ def test_a_killed_fetch_leaves_nothing_mistaken_for_data(published: Contents, mi
     os.killpg(child.pid, signal.SIGKILL)
     child.communicate()
 
-    assert copies.find(sources.cache_root()) is None
+    assert files.find(sources.cache_root()) is None
     mirror.serve(published)
     directory, way = acquire.ahead(None, silent)
     assert (directory, way) == (cache(), "torchvision's download")
@@ -236,7 +236,7 @@ def test_fetch_falls_back_to_debians_package(published: Contents, debian: Path, 
     inside = debian_package.INSIDE
     program(debian / "dpkg-deb", f'mkdir -p "$3/{inside}" && cp {tmp_path}/package/* "$3/{inside}"')
     assert acquire.ahead(None, silent) == (cache(), "Debian's package")
-    assert copies.problem(cache()) is None
+    assert files.problem(cache()) is None
     assert dataset.load().name == "fashion-mnist"
 
 
@@ -290,7 +290,7 @@ def test_the_real_package_holds_the_real_data(tmp_path: Path) -> None:
             directory = debian_package.obtain(tmp_path)
     except DataError as error:
         pytest.skip(f"Debian's archive cannot be reached: {error}")
-    assert copies.problem(directory) is None
+    assert files.problem(directory) is None
 
 
 # `convbench data where`

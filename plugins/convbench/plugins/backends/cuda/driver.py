@@ -1,8 +1,8 @@
-"""Where kernels run: a CUDA device, through the driver's plain C interface.
+"""Where kernels run: a CUDA device, through the driver API of `cuda.bindings`.
 
 `Machine` is all that convolutions and pools know of it, and the tests have another one, which runs the same
-kernels on the CPU. Launches go to torch's current stream, in torch's context, so that they keep their order with
-torch's own and are captured into CUDA graphs with them.
+kernels on the CPU. Launches go to torch's current stream, in torch's context: they keep their order with torch's
+own, and CUDA graphs capture them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ Argument = Tensor | ctypes.Structure | int | None
 Grid = tuple[int, int, int]
 
 OLDEST = (8, 0)  # the compute capability that has bfloat16, cp.async and m16n8k16
-SHARED_WITHOUT_ASKING = 48 * 1024  # bytes
-MAX_DYNAMIC_SHARED_SIZE_BYTES = 8  # a CUfunction_attribute
+SHARED_BY_DEFAULT = 48 * 1024  # bytes that a block may have without a function attribute
 
 
 class LaunchFailed(ConvbenchError):
-    """The driver refused a kernel; the text is what it said."""
+    """The driver refused a call; the message has its words."""
 
 
 class Machine(Protocol):
@@ -77,12 +76,11 @@ class Gpu:
         with torch.cuda.device(device):
             _have_context(device.index)
             function = _function(device.index, program, kernel, shared)
-            stream = ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
-            launch = _driver().cuLaunchKernel
-            _check(
-                launch(function, *grid, threads, 1, 1, shared, stream, pointers, None),
-                f"{kernel} ({program})",
+            stream = torch.cuda.current_stream(device).cuda_stream
+            launched = _driver().cuLaunchKernel(
+                function, *grid, threads, 1, 1, shared, stream, ctypes.addressof(pointers), 0
             )
+            _check(launched, f"{kernel} ({program})")
 
 
 def parameters(arguments: Sequence[Argument]) -> list[Any]:
@@ -99,11 +97,10 @@ def parameters(arguments: Sequence[Argument]) -> list[Any]:
 
 def _have_context(index: int) -> None:
     """A thread that has called nothing of CUDA has no context yet; torch uses the primary one of the device."""
-    current = ctypes.c_void_p()
-    _check(_driver().cuCtxGetCurrent(ctypes.byref(current)), "the current context")
-    if not current:
-        _check(_driver().cuDevicePrimaryCtxRetain(ctypes.byref(current), index), "the primary context")
-        _check(_driver().cuCtxSetCurrent(current), "the primary context")
+    driver = _driver()
+    if not int(_check(driver.cuCtxGetCurrent(), "the current context")):
+        context = _check(driver.cuDevicePrimaryCtxRetain(index), "the primary context")
+        _check(driver.cuCtxSetCurrent(context), "the primary context")
 
 
 @cache
@@ -120,44 +117,40 @@ def _architecture(index: int) -> str:
 
 
 @cache
-def _module(index: int, program: Program) -> ctypes.c_void_p:
+def _module(index: int, program: Program) -> Any:
     """The program, loaded into the context of a device for as long as the process lasts."""
-    image, module = cubin(program, _architecture(index), _driver_version()), ctypes.c_void_p()
-    _check(_driver().cuModuleLoadData(ctypes.byref(module), image), f"loading {program}")
-    return module
+    version = str(_check(_driver().cuDriverGetVersion(), "the driver's version"))
+    image = cubin(program, _architecture(index), version)
+    return _check(_driver().cuModuleLoadData(image), f"loading {program}")
 
 
 @cache
-def _function(index: int, program: Program, kernel: str, shared: int) -> ctypes.c_void_p:
-    function = ctypes.c_void_p()
-    find = _driver().cuModuleGetFunction
-    _check(find(ctypes.byref(function), _module(index, program), kernel.encode()), f"{kernel} ({program})")
-    if shared > SHARED_WITHOUT_ASKING:
-        ask = _driver().cuFuncSetAttribute
-        _check(
-            ask(function, MAX_DYNAMIC_SHARED_SIZE_BYTES, shared), f"{shared} bytes for {kernel} ({program})"
-        )
+def _function(index: int, program: Program, kernel: str, shared: int) -> Any:
+    driver = _driver()
+    found = driver.cuModuleGetFunction(_module(index, program), kernel.encode())
+    function = _check(found, f"{kernel} ({program})")
+    if shared > SHARED_BY_DEFAULT:
+        limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        allowed = driver.cuFuncSetAttribute(function, limit, shared)
+        _check(allowed, f"{shared} bytes of shared memory for {kernel} ({program})")
     return function
 
 
 @cache
 def _driver() -> Any:
-    driver = ctypes.CDLL("libcuda.so.1")
-    driver.cuLaunchKernel.argtypes = [
-        ctypes.c_void_p, *[ctypes.c_uint] * 7, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p,
-    ]  # fmt: skip
+    from cuda.bindings import driver
+
     return driver
 
 
-@cache
-def _driver_version() -> str:
-    version = ctypes.c_int()
-    _check(_driver().cuDriverGetVersion(ctypes.byref(version)), "the driver's version")
-    return str(version.value)
+def _check(answer: tuple[Any, ...], what: str) -> Any:
+    """What a call returned beside its status.
 
-
-def _check(result: int, what: str) -> None:
-    if result:
-        words = ctypes.c_char_p()
-        _driver().cuGetErrorString(result, ctypes.byref(words))
-        raise LaunchFailed(f"{what}: {(words.value or b'unknown error').decode()} (CUDA error {result})")
+    Raises:
+        LaunchFailed: its status is an error.
+    """
+    status, *found = answer
+    if int(status):
+        _, words = _driver().cuGetErrorString(status)
+        raise LaunchFailed(f"{what}: {(words or b'unknown error').decode()} (CUDA error {int(status)})")
+    return found[0] if found else None

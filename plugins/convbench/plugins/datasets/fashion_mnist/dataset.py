@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convbench.plugins.datasets.fashion_mnist import embedded, sources
-from convbench.plugins.datasets.fashion_mnist import files as copies
+from convbench.plugins.datasets.fashion_mnist import files
 from convbench.plugins.datasets.idx import IdxFile
 from convbench.registry import Dataset, Images, hookimpl
 
@@ -43,7 +43,7 @@ def load(root: Path | None = None) -> Images:
                 why,
             )
             return load_sample()
-    return _images(copies.NAME, sources.read(*chosen), copies.FULL)
+    return _images(files.NAME, sources.read(*chosen), files.FULL)
 
 
 def load_sample(root: Path | None = None) -> Images:
@@ -73,8 +73,6 @@ def _tensor(content: bytearray, file: IdxFile) -> Tensor:
 def convbench_datasets() -> list[Dataset]:
     source = "Xiao, Rasul and Vollgraf, 2017, arXiv:1708.07747"
     return [
-        Dataset(
-            copies.NAME, "60,000 + 10,000 grey images of clothes, 28x28, 10 classes", load, source=source
-        ),
+        Dataset(files.NAME, "60,000 + 10,000 grey images of clothes, 28x28, 10 classes", load, source=source),
         Dataset(embedded.NAME, "10,000 + 2,000 of them, embedded in the package", load_sample, source=source),
     ]
