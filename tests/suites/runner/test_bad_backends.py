@@ -17,7 +17,7 @@ from convbench.results.storage.store import RunStore
 from convbench.suites import Suite, run
 from convbench.suites.processes import probe
 from convbench.suites.processes.supervisor import Supervisor
-from convbench.suites.runner.progress import Silent
+from convbench.suites.runner.progress import Watcher
 
 pytestmark = pytest.mark.usefixtures("preloaded_servers")
 
@@ -71,7 +71,7 @@ class Finished:
     left_behind: list[str]
 
 
-class Notes(Silent):
+class Notes(Watcher):
     def __init__(self) -> None:
         self.texts: list[str] = []
 

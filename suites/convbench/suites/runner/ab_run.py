@@ -24,7 +24,7 @@ from convbench.suites.processes.protocol import Beat
 from convbench.suites.processes.versions import install
 from convbench.suites.runner.agenda import Outlook
 from convbench.suites.runner.prepare import resolve_suite
-from convbench.suites.runner.progress import Silent, Watcher
+from convbench.suites.runner.progress import Watcher
 from convbench.suites.runner.run import RunResult, running
 from convbench.suites.runner.schedule import Task
 
@@ -70,7 +70,7 @@ def run_against(
     parent = Path(out) if out is not None else Path("results") / f"{suite.name}-{stamp}"
     if taken := [side for side in SIDES if (parent / side).exists()]:
         raise UsageError(f"{parent} holds a {taken[0]} already; choose another directory")
-    both = Both(watcher or Silent())
+    both = Both(watcher or Watcher())
     with TemporaryDirectory(prefix="convbench-base-") as site:
         both.inner.note(f"base: installing {package}")
         base = install(package, Path(site), pip_options)
@@ -122,7 +122,7 @@ class Both:
     left: dict[str, Outlook] = field(default_factory=dict)
 
 
-class OneSide:
+class OneSide(Watcher):
     """Tells the watcher of both what happens on one side, under its name."""
 
     def __init__(self, side: str, both: Both) -> None:

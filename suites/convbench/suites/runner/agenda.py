@@ -101,13 +101,13 @@ class Agenda:
         for task in left:
             if task.kind == "time":
                 rounds.setdefault(task.combination, []).append(str(task.round + 1))
-        spent = f"the total budget of {span(self.suite.budget.total_seconds or 0.0)} was spent"
+        spent = f"left out: the total budget of {span(self.suite.budget.total_seconds or 0.0)} was spent"
         return [
             (
                 self._numbered(task),
-                f"verification left out: {spent}"
+                f"verification {spent}"
                 if task.combination in unverified
-                else f"{rounds_of(rounds[task.combination])} left out: {spent}"
+                else f"{rounds_of(rounds[task.combination])} {spent}"
                 if task.kind == "time"
                 else self._why_untrained(task, spent),
             )
@@ -251,7 +251,7 @@ class Agenda:
     def _why_untrained(self, task: Task, spent: str) -> str:
         training = self.forecast.training(task)
         if training is None:
-            return f"training left out: {spent}"
+            return f"training {spent}"
         epochs = f"{training.epochs} epoch{'s' * (training.epochs != 1)} would take {span(training.seconds)}"
         rest, total = span(max(self.left, 0.0)), span(self.suite.budget.total_seconds or 0.0)
         return f"training left out: {epochs}, and {rest} of the total budget of {total} were left"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from convbench.registry.cli.terminal import console
 from convbench.results.analysis.standings import CONSEQUENCE
@@ -28,8 +28,8 @@ LINE_SECONDS = 30.0  # between lines that say how far a process is, where there 
 BAR_WIDTH = 20
 
 
-class Watcher(Protocol):
-    """What a run tells as it goes."""
+class Watcher:
+    """What a run tells as it goes. This one shows nothing; a subclass shows what it wants."""
 
     def note(self, text: str) -> None:
         """Something a person should know."""
@@ -62,38 +62,7 @@ class Watcher(Protocol):
         """Nothing more will come."""
 
 
-class Silent:
-    """Tells nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def stage(self, text: str) -> None:
-        """Nothing."""
-
-    def begin(self, tasks: Sequence[Task], kept: int) -> None:
-        """Nothing."""
-
-    def start(self, task: Task) -> None:
-        """Nothing."""
-
-    def beat(self, task: Task, beat: Beat) -> None:
-        """Nothing."""
-
-    def progress(self, task: Task, epoch: Epoch) -> None:
-        """Nothing."""
-
-    def finish(self, task: Task, row: Row) -> None:
-        """Nothing."""
-
-    def outlook(self, outlook: Outlook) -> None:
-        """Nothing."""
-
-    def end(self) -> None:
-        """Nothing."""
-
-
-class Lines(Silent):
+class Lines(Watcher):
     """A line for every note and every process that has ended, and now and then one for what is running."""
 
     def __init__(self, stream: TextIO, now: Callable[[], float] = time.monotonic) -> None:
@@ -145,7 +114,7 @@ class Running:
     reached: str = ""
 
 
-class Bar(Silent):
+class Bar(Watcher):
     """Three lines that tick: how far the run is and what is left, what is running, and what comes then.
 
     Above them stands a line for whatever did not end well.

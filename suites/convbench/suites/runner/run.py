@@ -27,7 +27,7 @@ from convbench.suites.processes.versions import OtherVersion
 from convbench.suites.runner.agenda import Agenda, slot
 from convbench.suites.runner.forecast import Forecast
 from convbench.suites.runner.prepare import check_resumed, checked_suite, peaks_of, plan_here
-from convbench.suites.runner.progress import Silent, Watcher
+from convbench.suites.runner.progress import Watcher
 from convbench.suites.runner.quiet import Quiet
 from convbench.suites.runner.recorder import Circumstances, Recorder
 from convbench.suites.runner.schedule import Task, left_alone, planned_processes, schedule, still_valid
@@ -119,7 +119,7 @@ def running(
         other: the version of a package that its workers find in place of the installed one.
     """
     registry = registry or discover()
-    watcher = watcher or Silent()
+    watcher = watcher or Watcher()
     if suite is None:
         if resume is None:
             raise UsageError("no suite is given, nor a run to resume")
