@@ -359,7 +359,7 @@ def test_a_total_budget_leaves_out_by_name_and_a_larger_one_goes_on(site: Path, 
     assert all(row.process_seconds for row in again.measured)
 
 
-def test_a_share_of_a_total_budget_is_what_a_worker_is_told() -> None:
+def test_a_job_has_the_share_of_the_total_budget() -> None:
     suite = misbehaving.suite("right")
     task = Task(
         Planned(Combination("tiny", "right", "cpu", "float32", 16, "", "eager", 0), Recipe()),

@@ -1,6 +1,6 @@
-"""Run a suite on two versions of a package at once, their processes interleaved, for a comparison within one hour.
+"""Run a suite on two versions of a package in one run, with their processes interleaved.
 
-Machines drift by more than what a comparison is to show, so that both versions are measured in one run: each side
+A machine drifts by more than the difference that is to be shown, so both versions are measured together: each side
 is a run of its own, with a fork server whose workers look for packages in the side's directory first, and every
 process of one side is followed or preceded, at random, by its counterpart of the other.
 """
@@ -115,7 +115,7 @@ def in_turn(runs: Sequence[Generator[None, None, RunResult]], shuffler: random.R
 
 @dataclass
 class Both:
-    """What both sides tell the one watcher there is."""
+    """Collects what both sides report, for the one watcher."""
 
     inner: Watcher
     begun: list[tuple[Sequence[Task], int]] = field(default_factory=list)
@@ -123,7 +123,7 @@ class Both:
 
 
 class OneSide(Watcher):
-    """Tells the watcher of both what happens on one side, under its name."""
+    """Passes on what happens on one side, with its name."""
 
     def __init__(self, side: str, both: Both) -> None:
         self._side, self._both = side, both

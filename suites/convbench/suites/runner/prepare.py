@@ -25,7 +25,7 @@ from convbench.suites.processes.protocol import Survey
 from convbench.suites.processes.supervisor import Supervisor
 from convbench.suites.runner.progress import Watcher
 
-THREADS_PER_CORE = 8  # at most; more is a slip of the hand
+THREADS_PER_CORE = 8  # at most; more is taken for a typing error
 
 
 def resolve_suite(suite: Suite | Path | str, registry: Registry) -> Suite:

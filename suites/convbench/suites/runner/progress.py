@@ -1,4 +1,4 @@
-"""Tell a person how a run goes: a display that ticks on a terminal, a line per process elsewhere."""
+"""Show how a run proceeds: a live display on a terminal, a line for each process elsewhere."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Watcher:
 
 
 class Lines(Watcher):
-    """A line for every note and every process that has ended, and now and then one for what is running."""
+    """A line for every note and every process that has ended, and from time to time one for the running one."""
 
     def __init__(self, stream: TextIO, now: Callable[[], float] = time.monotonic) -> None:
         self._stream, self._now = stream, now
@@ -107,7 +107,7 @@ class Lines(Watcher):
 
 @dataclass
 class Running:
-    """A process on the display: since when, and how far it is."""
+    """A process on the display: when it began, and how far it is."""
 
     name: str
     since: float
@@ -115,7 +115,7 @@ class Running:
 
 
 class Bar(Watcher):
-    """Three lines that tick: how far the run is and what is left, what is running, and what comes then.
+    """Three lines that are refreshed: how far the run is and what is left, what is running, and what comes next.
 
     Above them stands a line for whatever did not end well.
     """
@@ -132,7 +132,7 @@ class Bar(Watcher):
         self._left: tuple[float, Outlook] | None = None  # when it was said
         self._common: list[str] = []
         self._accuracy: dict[str, float] = {}
-        # a busy parent would disturb what it watches
+        # a busy parent would disturb the process that is timed
         self._live = Live(
             console=self._console, get_renderable=self.lines, refresh_per_second=1, transient=True
         )
@@ -186,7 +186,7 @@ class Bar(Watcher):
         self._live.stop()
 
     def lines(self) -> RenderableType:
-        """What stands on the display now."""
+        """The text of the display."""
         from rich.text import Text
 
         now = self._now()
@@ -237,7 +237,7 @@ def watcher_for(stream: TextIO | None = None) -> Watcher:
 
 
 def able(tasks: Iterable[Task]) -> list[Task]:
-    """The tasks that are not known from the beginning not to run here."""
+    """The tasks that can run here."""
     return [task for task in tasks if task.planned.obstacle is None]
 
 

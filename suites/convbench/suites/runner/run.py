@@ -34,8 +34,8 @@ from convbench.suites.runner.schedule import Task, left_alone, planned_processes
 from convbench.suites.runner.task import RunContext
 
 WAITED_SHARE = 0.1  # of a total budget: at most for other programs to end
-OUTLOOK_SECONDS = 1.0  # between two looks ahead, at least
-OUTLOOK_SHARE = 0.02  # of the run's time: what looking ahead may take
+OUTLOOK_SECONDS = 1.0  # between two forecasts of the rest, at least
+OUTLOOK_SHARE = 0.02  # of the run's time: what forecasts may take
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def running(
     run_id: str | None = None,
     other: OtherVersion | None = None,
 ) -> Generator[None, None, RunResult]:
-    """`run`, process by process: it stops before the first and after each, and returns what `run` returns.
+    """`run` as a generator: it yields before the first process and after each, and returns what `run` returns.
 
     Args:
         run_id: under which its rows are known; the name of its directory when None.
@@ -199,7 +199,7 @@ def _measure(
     watcher.stage("measuring what the machine could do at most")
     peaks = peaks_of(suite, supervisor, watcher, planned if time or train else [])
     facts = Circumstances.of_run(registry, survey, other)
-    # two sides of one directory go through the same order
+    # the two sides of an A/B run have the same order
     seed = store.path.name if other is None and run_id is None else store.path.absolute().parent.name
     tasks = schedule(suite, planned, facts.of_combination, seed, time=time, train=train)
     kept, others = still_valid(store.rows(), tasks), left_alone(store.rows(), tasks)
@@ -300,7 +300,7 @@ def _interrupted(kept: Path | None) -> str:
 
 
 def _remove(path: Path, made: Sequence[Path]) -> None:
-    """Take away the files of a run that came to nothing, and the directories that were made for it."""
+    """Remove the files of a run without rows, and the directories that were made for it."""
     with suppress(OSError):
         for file in path.iterdir():
             file.unlink()
