@@ -44,7 +44,7 @@ from convbench.suites.processes.protocol import (
     encode,
 )
 from convbench.suites.processes.supervisor import ExitStatus
-from convbench.suites.runner.progress import Silent
+from convbench.suites.runner.progress import Watcher
 
 Sent = Event | Result
 SIZES = {10: (5, 2), 100: (10, 10), 1000: (50, 20)}  # combinations: architectures times backends
@@ -189,7 +189,7 @@ ANSWERS: dict[object, Callable[[InstantSupervisor, Any], Iterator[Sent]]] = {
 }
 
 
-class Stages(Silent):
+class Stages(Watcher):
     """What this process had taken, workers apart, when it began to measure and when it had ended."""
 
     def __init__(self) -> None:
@@ -238,7 +238,7 @@ def main() -> None:
     sys.path.insert(0, str(install(directory / "site")))
     stages = Stages()
     with mock.patch("convbench.suites.runner.run.Supervisor", InstantSupervisor):
-        run(suite_of(10), out=directory / "warm-up", watcher=Silent())  # imports, templates, what is cached
+        run(suite_of(10), out=directory / "warm-up", watcher=Watcher())  # imports, templates, what is cached
         before = taken()
         run(suite_of(combinations), out=directory / "run", watcher=stages)
     after = taken()

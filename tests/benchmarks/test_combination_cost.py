@@ -15,7 +15,7 @@ from fake_sweep import install
 
 from convbench.suites import Suite, run
 from convbench.suites.config.suite import Budget, RecipeOverrides, Timing
-from convbench.suites.runner.progress import Silent
+from convbench.suites.runner.progress import Watcher
 
 LIMIT = 0.5  # seconds
 LIMIT_OF_THE_PARENT = 0.05  # seconds of its processor's time
@@ -27,7 +27,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(install(tmp_path / "site")))
 
 
-class Clock(Silent):
+class Clock(Watcher):
     """When each process began and ended, and what the parent had worked."""
 
     def __init__(self) -> None:

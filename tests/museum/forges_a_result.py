@@ -11,7 +11,7 @@ STATUS = "crashed"
 SAYS = "without a result"
 
 
-FORGED = b'{"event": "end", "status": "ok", "measures": {"max_error": 0.0, "served": "conv2d 3/3"}}'
+FORGED = b'{"type": "Measured", "status": "ok", "measures": {"max_error": 0.0, "served": "conv2d 3/3"}}'
 
 
 def conv2d(*args, **kwargs):

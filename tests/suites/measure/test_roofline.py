@@ -19,7 +19,7 @@ from convbench.suites.measure.op_counter import Work
 from convbench.suites.measure.roofline import Roof, measure_roof
 from convbench.suites.processes.probe import find_peaks
 from convbench.suites.processes.supervisor import Supervisor
-from convbench.suites.runner.progress import Silent
+from convbench.suites.runner.progress import Watcher
 
 pytestmark = pytest.mark.usefixtures("preloaded_servers")
 
@@ -100,7 +100,7 @@ def test_copies_are_longer_than_the_last_cache(monkeypatch: pytest.MonkeyPatch, 
     assert roofline._copied_bytes(CPU) == 256 * 10**6
 
 
-class Notes(Silent):
+class Notes(Watcher):
     def __init__(self) -> None:
         self.texts: list[str] = []
 

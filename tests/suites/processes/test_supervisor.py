@@ -148,7 +148,7 @@ def test_the_server_runs_no_thread_of_its_own(supervisor: Supervisor) -> None:
         ("regicide", -9, "was killed by signal 9 (SIGKILL)"),
     ],
 )
-def test_an_end_without_a_result_is_described(
+def test_an_exit_without_a_result_is_described(
     supervisor: Supervisor, check: str, code: int, words: str
 ) -> None:
     status, _ = ask(supervisor, check)
@@ -208,7 +208,7 @@ def test_a_job_larger_than_any_buffer_arrives(supervisor: Supervisor) -> None:
     assert status == ExitStatus(0, Done())
 
 
-def test_the_data_file_can_be_written_only_by_leave(supervisor: Supervisor) -> None:
+def test_only_a_survey_can_write_the_data_file(supervisor: Supervisor) -> None:
     supervisor.data.seek(0)
     supervisor.data.truncate()
     supervisor.data.write(b"precious")
@@ -218,7 +218,7 @@ def test_the_data_file_can_be_written_only_by_leave(supervisor: Supervisor) -> N
     assert supervisor.data.read() == b"precious"
 
 
-def test_a_line_without_end_is_given_up_and_not_hoarded(supervisor: Supervisor) -> None:
+def test_a_line_without_end_is_dropped_and_not_kept_in_memory(supervisor: Supervisor) -> None:
     before = psutil.Process().memory_info().rss
     status, events = ask(supervisor, "shouts")
     assert status == ExitStatus(0, Done())
@@ -226,7 +226,7 @@ def test_a_line_without_end_is_given_up_and_not_hoarded(supervisor: Supervisor) 
     assert psutil.Process().memory_info().rss - before < 300e6
 
 
-def test_libraries_are_told_their_number_of_threads(supervisor: Supervisor) -> None:
+def test_workers_have_the_thread_variables_of_libraries(supervisor: Supervisor) -> None:
     before = dict(os.environ)
     variables = json.loads(answer(supervisor, "echo"))
     assert os.environ == before  # nothing was changed behind the caller's back
@@ -243,13 +243,13 @@ def test_denormals_are_flushed_in_the_pools_threads_too(supervisor: Supervisor) 
     assert answer(supervisor, "denormals") == "0"
 
 
-def test_a_server_that_cannot_start_is_one_sentence(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_cannot_start_raises_one_sentence(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ConvbenchError, match=r"starts workers exited with code 1: it does not say why$"):
         Supervisor(log)
 
 
-def test_why_a_server_does_not_start_is_said_with_its_last_words(
+def test_the_error_of_a_server_that_does_not_start_has_the_last_line_of_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file with the reason is of no use where its directory is gone by then."""
@@ -263,7 +263,7 @@ def test_why_a_server_does_not_start_is_said_with_its_last_words(
         Supervisor(log)
 
 
-def test_leaving_kills_a_worker_in_the_middle(supervisor: Supervisor, log: Path) -> None:
+def test_leaving_the_context_kills_a_running_worker(supervisor: Supervisor, log: Path) -> None:
     """An interrupt: the context is left while a worker runs."""
 
     def interrupt(number: int, frame: object) -> None:
@@ -283,7 +283,7 @@ def test_leaving_kills_a_worker_in_the_middle(supervisor: Supervisor, log: Path)
     assert not [child for child in psutil.Process().children() if child.pid == server.pid]
 
 
-def test_a_killed_parent_takes_everything_along(log: Path, tmp_path: Path) -> None:
+def test_no_process_outlives_a_killed_parent(log: Path, tmp_path: Path) -> None:
     site = misbehaving.install(tmp_path / "site")
     (site / "misbehaving_plugins.py").write_text(dedent(PLUGIN).replace("SLEEP", misbehaving.SLEEP))
     script = f"""
@@ -311,7 +311,7 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
-def test_lines_that_are_no_objects_are_dropped() -> None:
+def test_lines_that_are_not_json_objects_are_dropped() -> None:
     read, write = os.pipe()
     try:
         lines = Lines(read)

@@ -17,7 +17,7 @@ from convbench.results.storage.store import RunStore
 from convbench.suites import Suite, run
 from convbench.suites.processes import probe
 from convbench.suites.processes.supervisor import Supervisor
-from convbench.suites.runner.progress import Silent
+from convbench.suites.runner.progress import Watcher
 
 pytestmark = pytest.mark.usefixtures("preloaded_servers")
 
@@ -71,7 +71,7 @@ class Finished:
     left_behind: list[str]
 
 
-class Notes(Silent):
+class Notes(Watcher):
     def __init__(self) -> None:
         self.texts: list[str] = []
 
@@ -129,7 +129,7 @@ def test_what_is_not_right_is_not_measured(finished: Finished) -> None:
         assert "drifts" not in {sample.backend for sample in store.samples()}
 
 
-def test_wrong_only_after_verification_is_found_after_timing(finished: Finished) -> None:
+def test_a_backend_that_turns_wrong_after_verification_is_found_after_timing(finished: Finished) -> None:
     assert str(finished.rows["drifts", "time"].error).startswith("wrong after timing: conv2d(")
     assert str(finished.rows["drifts", "train"].error).startswith(
         "not measured, for its timing ended incorrect: wrong after timing"
@@ -155,7 +155,7 @@ def test_what_plugins_print_is_in_the_log(finished: Finished) -> None:
     assert b"in segfaults" in log  # the stack of a crash
 
 
-def test_garbage_among_events_is_noted_and_harms_nothing(finished: Finished) -> None:
+def test_garbage_among_events_is_noted_and_dropped(finished: Finished) -> None:
     noted = [note for note in finished.notes if "what is no event was dropped" in note]
     assert len(noted) == 3  # once for each of its processes
     assert all("tiny/noisy" in note for note in noted)
@@ -163,7 +163,7 @@ def test_garbage_among_events_is_noted_and_harms_nothing(finished: Finished) -> 
     assert (noisy.train_loss, noisy.val_loss) == (right.train_loss, right.val_loss)
 
 
-def test_workers_are_alike_and_the_row_says_how(finished: Finished, site: Path) -> None:
+def test_all_workers_have_the_same_settings_and_the_row_has_them(finished: Finished, site: Path) -> None:
     seen = misbehaving.facts(site)
     assert seen["threads"] == 1
     assert set(seen["variables"].values()) == {"1"}
@@ -219,7 +219,9 @@ def _measured_or_not(suite: Suite, out: Path, **options: Any) -> list[Row]:
         ("data-not-images", "a dataset must be Images, not NoneType"),
     ],
 )
-def test_a_dataset_that_misbehaves_is_one_sentence(supervisor: Supervisor, dataset: str, words: str) -> None:
+def test_a_dataset_that_misbehaves_raises_one_sentence(
+    supervisor: Supervisor, dataset: str, words: str
+) -> None:
     with pytest.raises(DataError) as refusal:
         probe.survey(supervisor, dataset, None)
     assert str(refusal.value) == words
@@ -240,7 +242,7 @@ def test_a_run_without_data_leaves_no_directory(site: Path, tmp_path: Path) -> N
     assert not (tmp_path / "run").exists()
 
 
-def test_checks_for_availability_that_hang_or_crash_cost_their_backends_only(
+def test_an_availability_check_that_hangs_or_crashes_affects_its_backend_only(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probe, "AVAILABILITY_SECONDS", 3.0)

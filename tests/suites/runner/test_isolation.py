@@ -102,7 +102,7 @@ def test_a_run_executes_no_plugin_in_its_own_process(install: Install, tmp_path:
 
 
 @pytest.mark.parametrize("arguments", [["list", "--json"], ["run", "--suite", "smoke", "--help"]])
-def test_looking_around_executes_no_plugin_here(
+def test_list_and_help_execute_no_plugin_in_this_process(
     install: Install, tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     install("traced", PLUGIN)

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from convbench.suites.machine.load import Observation
-from convbench.suites.runner.progress import Silent
+from convbench.suites.runner.progress import Watcher
 from convbench.suites.runner.quiet import Quiet
 from result_rows import row
 
 LOOK = 0.5  # seconds that a look takes here
 
 
-class Told(Silent):
+class Told(Watcher):
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.stages: list[str] = []

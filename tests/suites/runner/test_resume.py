@@ -211,6 +211,6 @@ def test_a_run_is_not_made_into_one_of_another_suite(site: Path, tmp_path: Path)
         run(replace(SUITE, name="other"), resume=tmp_path)
 
 
-def test_neither_suite_nor_run_is_one_sentence() -> None:
+def test_without_a_suite_or_a_run_to_resume_there_is_one_sentence() -> None:
     with pytest.raises(UsageError, match="no suite is given, nor a run to resume"):
         run()

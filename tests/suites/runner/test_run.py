@@ -25,7 +25,7 @@ from convbench.suites.config.suite import Budget, RecipeOverrides, Timing
 from convbench.suites.processes.protocol import ImageFile
 from convbench.suites.runner import schedule
 from convbench.suites.runner.prepare import preview
-from convbench.suites.runner.progress import Silent
+from convbench.suites.runner.progress import Watcher
 from convbench.suites.runner.run import RunResult
 from convbench.suites.runner.schedule import Task
 from convbench.suites.runner.task import RunContext
@@ -132,7 +132,7 @@ def test_rows_say_what_else_the_machine_did(result: RunResult) -> None:
             assert 0 <= row.compile_seconds <= row.setup_seconds
 
 
-class Told(Silent):
+class Told(Watcher):
     """Keeps what a run tells."""
 
     def __init__(self) -> None:
@@ -186,7 +186,7 @@ def test_more_rounds_can_be_added_to_a_run(site: Path, tmp_path: Path) -> None:
 
 
 def test_an_evaluation_beyond_the_budget_is_announced_and_noted(site: Path, tmp_path: Path) -> None:
-    class Notes(Silent):
+    class Notes(Watcher):
         def __init__(self) -> None:
             self.texts: list[str] = []
 
@@ -359,7 +359,7 @@ def test_a_total_budget_leaves_out_by_name_and_a_larger_one_goes_on(site: Path, 
     assert all(row.process_seconds for row in again.measured)
 
 
-def test_a_share_of_a_total_budget_is_what_a_worker_is_told() -> None:
+def test_a_job_has_the_share_of_the_total_budget() -> None:
     suite = misbehaving.suite("right")
     task = Task(
         Planned(Combination("tiny", "right", "cpu", "float32", 16, "", "eager", 0), Recipe()),
@@ -371,12 +371,12 @@ def test_a_share_of_a_total_budget_is_what_a_worker_is_told() -> None:
     suite = suite.override({"timing.threads": 1})
     unused: Any = SimpleNamespace(images=ImageFile("tiny", {}))
     for share, seconds in ((None, (20.0, 60.0)), (7.5, (7.5, 7.5))):
-        context = RunContext(suite, unused, {}, 10, unused, unused, Silent())
+        context = RunContext(suite, unused, {}, 10, unused, unused, Watcher())
         job = context.job(replace(task, share=share))
         assert (job.max_seconds, job.train_seconds) == seconds
 
 
-class Notes(Silent):
+class Notes(Watcher):
     """Keeps the notes of a run."""
 
     def __init__(self) -> None:

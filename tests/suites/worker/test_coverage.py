@@ -168,7 +168,9 @@ def test_what_a_backend_claims_and_whose_backward_is_derived_is_told() -> None:
         ({"served_flops_fraction": 1.0}, (), True),
     ],
 )
-def test_what_is_marked_and_what_is_ranked(values: Any, partial: tuple[str, ...], whole: bool) -> None:
+def test_which_rows_are_marked_and_which_are_ranked(
+    values: Any, partial: tuple[str, ...], whole: bool
+) -> None:
     read = attribution([row(**values)])
     assert tuple(share.op for share in read.partial) == partial
     assert read.whole is whole
@@ -199,7 +201,7 @@ def race(**fft: Any) -> list[Row]:
 HALF = {"served": "conv2d 1/2", "served_flops": "conv2d 0.853", "served_flops_fraction": 0.853}
 
 
-def test_who_left_convolutions_to_torch_comes_below_marked_and_unranked() -> None:
+def test_backends_that_left_convolutions_to_torch_are_listed_last_without_a_rank() -> None:
     text = table_markdown(race(**HALF))
     assert text.index("| torch |") < text.index("| im2col |") < text.index("| fft |")
     assert "| PARTLY: conv2d 85.3 % |" in text

@@ -98,7 +98,7 @@ def test_a_cheat_gets_no_number(show: Show, name: str) -> None:
             assert row.val_loss is None
 
 
-def test_the_honest_twin_is_measured(show: Show) -> None:
+def test_the_honest_version_is_measured(show: Show) -> None:
     assert [(row.kind, row.status, row.error) for row in show.rows["honest"]] == [
         ("verify", "ok", None),
         ("time", "ok", None),

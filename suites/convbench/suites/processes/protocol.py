@@ -24,7 +24,7 @@ COLUMN_TYPES = {column.name: column.type for column in columns(Row)}
 
 
 class ProtocolError(ValueError):
-    """A message that is none of ours: its type, or the field that is wrong."""
+    """A message of an unknown type, or with a field that is missing, unknown or of the wrong type."""
 
 
 # --- jobs ---

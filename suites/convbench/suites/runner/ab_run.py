@@ -1,6 +1,6 @@
-"""Run a suite on two versions of a package at once, their processes interleaved, for a comparison within one hour.
+"""Run a suite on two versions of a package in one run, with their processes interleaved.
 
-Machines drift by more than what a comparison is to show, so that both versions are measured in one run: each side
+A machine drifts by more than the difference that is to be shown, so both versions are measured together: each side
 is a run of its own, with a fork server whose workers look for packages in the side's directory first, and every
 process of one side is followed or preceded, at random, by its counterpart of the other.
 """
@@ -24,7 +24,7 @@ from convbench.suites.processes.protocol import Beat
 from convbench.suites.processes.versions import install
 from convbench.suites.runner.agenda import Outlook
 from convbench.suites.runner.prepare import resolve_suite
-from convbench.suites.runner.progress import Silent, Watcher
+from convbench.suites.runner.progress import Watcher
 from convbench.suites.runner.run import RunResult, running
 from convbench.suites.runner.schedule import Task
 
@@ -72,7 +72,7 @@ def run_against(
     parent = Path(out) if out is not None else Path("results") / f"{suite.name}-{stamp}"
     if taken := [side for side in SIDES if (parent / side).exists()]:
         raise UsageError(f"{parent} holds a {taken[0]} already; choose another directory")
-    both = Both(watcher or Silent())
+    both = Both(watcher or Watcher())
     with TemporaryDirectory(prefix="convbench-base-") as site:
         both.inner.note(f"base: installing {package}")
         base = install(package, Path(site), pip_options)
@@ -117,15 +117,15 @@ def in_turn(runs: Sequence[Generator[None, None, RunResult]], shuffler: random.R
 
 @dataclass
 class Both:
-    """What both sides tell the one watcher there is."""
+    """Collects what both sides report, for the one watcher."""
 
     inner: Watcher
     begun: list[tuple[Sequence[Task], int]] = field(default_factory=list)
     left: dict[str, Outlook] = field(default_factory=dict)
 
 
-class OneSide:
-    """Tells the watcher of both what happens on one side, under its name."""
+class OneSide(Watcher):
+    """Passes on what happens on one side, with its name."""
 
     def __init__(self, side: str, both: Both) -> None:
         self._side, self._both = side, both

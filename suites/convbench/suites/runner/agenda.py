@@ -1,10 +1,10 @@
-"""Which process comes next.
+"""Choose the task that comes next.
 
 Without a total budget the order is made ahead (`schedule`), and optional rounds are run where intervals are wide.
 With one, what comes next depends on what was measured: every verification; one round of everything; the trainings
 that can finish; the rest of the rounds; verifications that there was no time for at first; further rounds where
-intervals are wide; and, with what is left, the beginnings of other trainings. What there is no time for is left
-out, by name.
+intervals are wide; and, with what is left, the beginnings of other trainings. Tasks that do not fit are left out,
+and named.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Outlook:
     limit: float = math.inf
 
     def seconds(self, passed: float = 0.0) -> float:
-        """How long it will still take, once so many seconds have passed and the current process goes on."""
+        """How long the run will still take, after so many further seconds of the current process."""
         return max(0.0, min(max(0.0, self.current - passed) + self.ahead, self.limit - passed))
 
 
-Slot = tuple[str, int, Combination]  # what tells a task from all others
+Slot = tuple[str, int, Combination]  # identifies a task
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Agenda:
         return self._current
 
     def left_out(self) -> list[tuple[Task, str]]:
-        """The tasks that there is no time for, and why, once there is none that comes next."""
+        """The tasks that do not fit into the total budget, and why; called once `next` has returned None."""
         left = [task for task in self._waiting.values() if not task.optional]
         self._waiting.clear()
         unverified = {task.combination for task in left if task.kind == "verify"}
@@ -101,13 +101,13 @@ class Agenda:
         for task in left:
             if task.kind == "time":
                 rounds.setdefault(task.combination, []).append(str(task.round + 1))
-        spent = f"the total budget of {span(self.suite.budget.total_seconds or 0.0)} was spent"
+        spent = f"left out: the total budget of {span(self.suite.budget.total_seconds or 0.0)} was spent"
         return [
             (
                 self._numbered(task),
-                f"verification left out: {spent}"
+                f"verification {spent}"
                 if task.combination in unverified
-                else f"{rounds_of(rounds[task.combination])} left out: {spent}"
+                else f"{rounds_of(rounds[task.combination])} {spent}"
                 if task.kind == "time"
                 else self._why_untrained(task, spent),
             )
@@ -143,11 +143,11 @@ class Agenda:
         return self.deadline - self.now() - PAGES_SECONDS
 
     def needed(self, task: Task) -> bool:
-        """Whether it is run at all: an optional round is not, once there were enough."""
+        """Whether a task is run at all: an optional round is not, once there are enough rounds."""
         return not task.optional or not enough(self.timed(task.combination), self.suite.timing.precision)
 
     def _unsure(self, task: Task) -> bool:
-        """Whether nobody knows yet if an optional round will be needed."""
+        """Whether it is too early to tell if an optional round is needed."""
         return sum(1 for _ in self.timed(task.combination)) < self.suite.timing.rounds
 
     def _numbered(self, task: Task) -> Task:
@@ -230,7 +230,7 @@ class Agenda:
         return None
 
     def _training_that_begins(self, trainings: Sequence[Task], seconds: float) -> Task | None:
-        """A training that cannot finish, but comes to an accuracy after an epoch at least."""
+        """A training that cannot finish, but has time for an epoch at least, and so for an accuracy."""
         found = [
             (training.first_epoch * MARGIN, task.order, task, training)
             for task in trainings
@@ -245,13 +245,13 @@ class Agenda:
         return None
 
     def _training_for(self, task: Task, seconds: float) -> Task:
-        """The task with that share of the total; with none where `train_seconds` ends it sooner anyway."""
+        """The task with that share of the total; without one where `train_seconds` is shorter."""
         return replace(task, share=round(seconds, 1)) if seconds < self.suite.budget.train_seconds else task
 
     def _why_untrained(self, task: Task, spent: str) -> str:
         training = self.forecast.training(task)
         if training is None:
-            return f"training left out: {spent}"
+            return f"training {spent}"
         epochs = f"{training.epochs} epoch{'s' * (training.epochs != 1)} would take {span(training.seconds)}"
         rest, total = span(max(self.left, 0.0)), span(self.suite.budget.total_seconds or 0.0)
         return f"training left out: {epochs}, and {rest} of the total budget of {total} were left"
@@ -263,7 +263,7 @@ def rounds_of(numbers: Sequence[str]) -> str:
 
 
 def slot(task: Task) -> Slot:
-    """What tells a task from all others."""
+    """The kind, round and combination, which identify a task."""
     return task.kind, task.round, task.combination
 
 

@@ -1,4 +1,4 @@
-"""How long processes will take, judged by those that have ended."""
+"""Predict how long processes will take, from those that have ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from convbench.suites.config.suite import Suite
 from convbench.suites.runner.schedule import Task
 
 START_SECONDS = 6.0  # before the first process and after the last: survey, peaks, pages
-FASTEST_SECONDS = 0.8  # of a process that has next to nothing to do
+FASTEST_SECONDS = 0.8  # of a process with the least work
 SLOW_CHECK_SECONDS = 5.0  # of the verification in each process of a slow backend
 FIRST_SECONDS = 3.0  # of a process of which nothing is known yet
 EVALUATED = 0.4  # of a training step: what the forward pass of an evaluation takes for as many images
@@ -35,12 +35,12 @@ class Training:
         return self.steps + self.evaluations + self.other
 
     def share_of(self, seconds: float) -> float:
-        """How much of so many seconds is for steps, however far they bring it."""
+        """How many of these seconds are left for steps."""
         return max(0.0, seconds - self.other) / (1 + self.evaluations / self.steps)
 
     @property
     def first_epoch(self) -> float:
-        """Seconds until there is an accuracy after every image has been seen once."""
+        """Seconds until the first epoch is over and evaluated."""
         return (self.steps + self.evaluations) / self.epochs + self.other
 
 
@@ -54,7 +54,7 @@ class Forecast:
     _known: dict[tuple[str, Combination], float] = field(default_factory=dict)
 
     def learn(self, rows: Iterable[Row]) -> None:
-        """Take in how long processes took."""
+        """Learn how long processes took."""
         for row in rows:
             took = row.process_seconds
             if not row.is_measured or took is None:
@@ -117,7 +117,7 @@ class Forecast:
 
 
 def before_anything(suite: Suite, planned: Sequence[Planned], *, time: bool, train: bool) -> str:
-    """How long a run will take, in a sentence, as far as one can know before anything was measured.
+    """How long a run will take, in a sentence, before anything was measured.
 
     Between a machine on which every process is over at once, and one on which each uses up its budget.
     """
@@ -144,5 +144,5 @@ def before_anything(suite: Suite, planned: Sequence[Planned], *, time: bool, tra
 
 
 def any_seed(combination: Combination) -> Combination:
-    """What combinations that differ in their seeds alone have in common."""
+    """The combination without its seed, under which what is known of other seeds is found."""
     return replace(combination, seed=-1)

@@ -23,9 +23,9 @@ from convbench.suites.processes import probe
 from convbench.suites.processes.probe import Peaks
 from convbench.suites.processes.protocol import Survey
 from convbench.suites.processes.supervisor import Supervisor
-from convbench.suites.runner.progress import Silent, Watcher
+from convbench.suites.runner.progress import Watcher
 
-THREADS_PER_CORE = 8  # at most; more is a slip of the hand
+THREADS_PER_CORE = 8  # at most; more is taken for a typing error
 
 
 def resolve_suite(suite: Suite | Path | str, registry: Registry) -> Suite:
@@ -103,7 +103,7 @@ def preview(
 ) -> list[Planned]:
     """What `run` would measure, without measuring; raises as it does."""
     registry = registry or discover()
-    watcher = watcher or Silent()
+    watcher = watcher or Watcher()
     suite = checked_suite(suite, registry)
     watcher.stage("looking at the machine, the data and the backends")
     try:

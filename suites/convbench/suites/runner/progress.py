@@ -1,4 +1,4 @@
-"""Tell a person how a run goes: a display that ticks on a terminal, a line per process elsewhere."""
+"""Show how a run proceeds: a live display on a terminal, a line for each process elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from convbench.registry.cli.terminal import console
 from convbench.results.analysis.standings import CONSEQUENCE
@@ -28,8 +28,8 @@ LINE_SECONDS = 30.0  # between lines that say how far a process is, where there 
 BAR_WIDTH = 20
 
 
-class Watcher(Protocol):
-    """What a run tells as it goes."""
+class Watcher:
+    """What a run tells as it goes. This one shows nothing; a subclass shows what it wants."""
 
     def note(self, text: str) -> None:
         """Something a person should know."""
@@ -62,39 +62,8 @@ class Watcher(Protocol):
         """Nothing more will come."""
 
 
-class Silent:
-    """Tells nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def stage(self, text: str) -> None:
-        """Nothing."""
-
-    def begin(self, tasks: Sequence[Task], kept: int) -> None:
-        """Nothing."""
-
-    def start(self, task: Task) -> None:
-        """Nothing."""
-
-    def beat(self, task: Task, beat: Beat) -> None:
-        """Nothing."""
-
-    def progress(self, task: Task, epoch: Epoch) -> None:
-        """Nothing."""
-
-    def finish(self, task: Task, row: Row) -> None:
-        """Nothing."""
-
-    def outlook(self, outlook: Outlook) -> None:
-        """Nothing."""
-
-    def end(self) -> None:
-        """Nothing."""
-
-
-class Lines(Silent):
-    """A line for every note and every process that has ended, and now and then one for what is running."""
+class Lines(Watcher):
+    """A line for every note and every process that has ended, and from time to time one for the running one."""
 
     def __init__(self, stream: TextIO, now: Callable[[], float] = time.monotonic) -> None:
         self._stream, self._now = stream, now
@@ -138,15 +107,15 @@ class Lines(Silent):
 
 @dataclass
 class Running:
-    """A process on the display: since when, and how far it is."""
+    """A process on the display: when it began, and how far it is."""
 
     name: str
     since: float
     reached: str = ""
 
 
-class Bar(Silent):
-    """Three lines that tick: how far the run is and what is left, what is running, and what comes then.
+class Bar(Watcher):
+    """Three lines that are refreshed: how far the run is and what is left, what is running, and what comes next.
 
     Above them stands a line for whatever did not end well.
     """
@@ -163,7 +132,7 @@ class Bar(Silent):
         self._left: tuple[float, Outlook] | None = None  # when it was said
         self._common: list[str] = []
         self._accuracy: dict[str, float] = {}
-        # a busy parent would disturb what it watches
+        # a busy parent would disturb the process that is timed
         self._live = Live(
             console=self._console, get_renderable=self.lines, refresh_per_second=1, transient=True
         )
@@ -217,7 +186,7 @@ class Bar(Silent):
         self._live.stop()
 
     def lines(self) -> RenderableType:
-        """What stands on the display now."""
+        """The text of the display."""
         from rich.text import Text
 
         now = self._now()
@@ -268,7 +237,7 @@ def watcher_for(stream: TextIO | None = None) -> Watcher:
 
 
 def able(tasks: Iterable[Task]) -> list[Task]:
-    """The tasks that are not known from the beginning not to run here."""
+    """The tasks that can run here."""
     return [task for task in tasks if task.planned.obstacle is None]
 
 

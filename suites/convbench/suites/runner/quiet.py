@@ -1,4 +1,4 @@
-"""Wait while other programs keep the CPUs busy, for times that are measured then mean nothing.
+"""Wait while other programs keep the CPUs busy, because times that are measured meanwhile mean nothing.
 
 Two threads that share their cores with other programs wait for each other at every step, and a small network may
 be twenty times slower than it is.
@@ -18,7 +18,7 @@ LOOK_SECONDS = 0.5
 
 
 def look_now() -> Observation:
-    """What the machine does now, while nothing of ours runs."""
+    """What the machine does while no process of the run works."""
     before = snapshot()
     time.sleep(LOOK_SECONDS)
     return since(before)

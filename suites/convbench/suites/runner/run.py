@@ -28,15 +28,15 @@ from convbench.suites.processes.versions import OtherVersion
 from convbench.suites.runner.agenda import Agenda, slot
 from convbench.suites.runner.forecast import Forecast
 from convbench.suites.runner.prepare import check_resumed, checked_suite, peaks_of, plan_here
-from convbench.suites.runner.progress import Silent, Watcher
+from convbench.suites.runner.progress import Watcher
 from convbench.suites.runner.quiet import Quiet
 from convbench.suites.runner.recorder import Circumstances, Recorder
 from convbench.suites.runner.schedule import Task, left_alone, planned_processes, schedule, still_valid
 from convbench.suites.runner.task import RunContext
 
 WAITED_SHARE = 0.1  # of a total budget: at most for other programs to end
-OUTLOOK_SECONDS = 1.0  # between two looks ahead, at least
-OUTLOOK_SHARE = 0.02  # of the run's time: what looking ahead may take
+OUTLOOK_SECONDS = 1.0  # between two forecasts of the rest, at least
+OUTLOOK_SHARE = 0.02  # of the run's time: what forecasts may take
 
 
 @dataclass(frozen=True, repr=False)
@@ -113,14 +113,14 @@ def running(
     run_id: str | None = None,
     other: OtherVersion | None = None,
 ) -> Generator[None, None, RunResult]:
-    """`run`, process by process: it stops before the first and after each, and returns what `run` returns.
+    """`run` as a generator: it yields before the first process and after each, and returns what `run` returns.
 
     Args:
         run_id: under which its rows are known; the name of its directory when None.
         other: the version of a package that its workers find in place of the installed one.
     """
     registry = registry or discover()
-    watcher = watcher or Silent()
+    watcher = watcher or Watcher()
     if suite is None:
         if resume is None:
             raise UsageError("no suite is given, nor a run to resume")
@@ -200,7 +200,7 @@ def _measure(
     watcher.stage("measuring what the machine could do at most")
     peaks = peaks_of(suite, supervisor, watcher, planned if time or train else [])
     facts = Circumstances.of_run(registry, survey, other)
-    # two sides of one directory go through the same order
+    # the two sides of an A/B run have the same order
     seed = store.path.name if other is None and run_id is None else store.path.absolute().parent.name
     tasks = schedule(suite, planned, facts.of_combination, seed, time=time, train=train)
     kept, others = still_valid(store.rows(), tasks), left_alone(store.rows(), tasks)
@@ -301,7 +301,7 @@ def _interrupted(kept: Path | None) -> str:
 
 
 def _remove(path: Path, made: Sequence[Path]) -> None:
-    """Take away the files of a run that came to nothing, and the directories that were made for it."""
+    """Remove the files of a run without rows, and the directories that were made for it."""
     with suppress(OSError):
         for file in path.iterdir():
             file.unlink()

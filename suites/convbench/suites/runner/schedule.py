@@ -19,7 +19,7 @@ from convbench.suites.measure.stopping import rounds_suffice
 
 @dataclass(frozen=True)
 class Task:
-    """One worker process to be.
+    """A worker process to be started.
 
     `share` is how many seconds of steps the run's total budget gives it, None without one; a training that such a
     share cut short has the key `cut_key`, which another total budget does not have.
@@ -123,7 +123,7 @@ def enough(rows: Iterable[Row], precision: float) -> bool:
 
 
 def left_alone(rows: Iterable[Row], tasks: Iterable[Task]) -> list[Row]:
-    """The rows that this run is not about, such as trainings where it only verifies and times."""
+    """The rows that no task of this run replaces, such as trainings where it only verifies and times."""
     redone = {(task.kind, task.combination) for task in tasks}
     return [row for row in rows if (row.kind, row.combination) not in redone]
 
@@ -134,8 +134,10 @@ def planned_processes(tasks: Iterable[Task], others: Iterable[Row]) -> dict[str,
 
 
 def still_valid(rows: Iterable[Row], tasks: Iterable[Task]) -> list[Row]:
-    """The rows that answer one of the tasks: measured, under the same circumstances. A failure is tried anew, and
-    so is what a total budget left out, or cut shorter than this one would."""
+    """The rows that make one of the tasks unnecessary: measured, under the same circumstances.
+
+    A failure is tried again, and so is what a total budget left out, or cut shorter than this one would.
+    """
     wanted = {
         (task.kind, task.round, task.combination, key) for task in tasks for key in (task.key, task.cut_key)
     }

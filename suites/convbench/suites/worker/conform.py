@@ -1,7 +1,7 @@
-"""The job that verifies a whole backend, and the steps of a verification in a worker that may die of any of them.
+"""The job that verifies a whole backend, in steps each of which may end the worker process.
 
-Before a step the worker tells which one it is, and afterwards what came of it. So the parent knows which step
-ended the process; it starts another worker and tells it all that is known, and that one goes on from there.
+The worker sends an event before a step and one with its outcomes afterwards. So the parent knows which step ended
+the process. It starts another worker with all steps that are known, and that one continues from there.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def conform(job: ConformJob, send: Send, data: int) -> Conformance | Failed:
 
 
 class Attempts:
-    """Takes steps that are not known yet.
+    """Takes the steps whose outcomes are not known yet.
 
     Args:
         send: tells the parent.
@@ -91,7 +91,7 @@ class Attempts:
         self._send(Trying(key, ended))
         began = monotonic()
         if self._step_seconds is not None:
-            faulthandler.dump_traceback_later(self._step_seconds, exit=True)  # whoever holds Python's lock
+            faulthandler.dump_traceback_later(self._step_seconds, exit=True)  # even if the GIL is held
         try:
             outcomes = step()
         except SystemExit as leaving:

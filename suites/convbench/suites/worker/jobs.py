@@ -31,7 +31,7 @@ from convbench.suites.worker.coverage import claims, shares
 from convbench.suites.worker.recheck import recheck
 from convbench.suites.worker.setup import Setup
 
-_now = time.perf_counter  # the clock itself, whatever a plugin puts in its place
+_now = time.perf_counter  # bound here, so that a plugin cannot replace it
 
 
 def run_combination(job: CombinationJob, send: Send, data: int) -> Measured:
@@ -57,7 +57,7 @@ def verify_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     }
     if job.peaks:
         measures["roofline_step_ms"] = 1000 * Roof(**job.peaks).seconds(counts.step)
-    if verdict.status != "ok":  # the model would only stumble over the wrong answer
+    if verdict.status != "ok":  # a model with wrong results would only raise further errors
         return Measured(verdict.status, verdict.error, measures | setup.conditions())
     routed = use_backend(model, setup.backend, fuse=setup.fuse)
     with torch.no_grad(), setup.amp.autocast():
@@ -207,5 +207,5 @@ def _finite(loss: float | None) -> float | None:
 
 
 def _accuracy(value: float) -> float | None:
-    """None where there is no such thing: the accuracy of a problem, whose answers are not classes."""
+    """None for a problem without classes, which has no accuracy."""
     return None if math.isnan(value) else value

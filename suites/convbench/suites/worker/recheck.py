@@ -1,6 +1,6 @@
-"""Is a backend, after it was timed or trained with, still what it was when it was verified?
+"""Verify a backend again after it was timed or trained with.
 
-What holds at first need not hold later, nor outside of verification. None of this is inside a clock.
+It may compute something else later, or outside of a verification. None of this is timed.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _take_steps(setup: Setup, calls: list[Call], evaluate: bool) -> int:
 
 
 def _make_finite(model: nn.Module) -> None:
-    """Give a model that has diverged other numbers: nothing could be seen in it."""
+    """Give a model that has diverged finite numbers: NaN would hide every difference."""
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.isfinite().all():
