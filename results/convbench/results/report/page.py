@@ -42,7 +42,7 @@ from convbench.results.tables.run_tables import (
 )
 from convbench.results.wording import count
 
-FULL, BRIEF = 4, 8  # up to so many comparison groups get all charts; of more, the first ones get one each
+DRAWN = 4  # comparison groups with charts; where there are more, each of these has one chart only
 
 
 def report_html(contents: Contents) -> str:
@@ -50,10 +50,10 @@ def report_html(contents: Contents) -> str:
     found = narrative.findings(contents)
     results = results_table(contents)
     groups = contents.table.groups
-    brief = len(groups) > FULL
+    brief = len(groups) > DRAWN
     chapters = [
         (finding.title, [figure(chart) for chart in group_charts(contents, group, brief=brief)])
-        for finding, group in zip(found[:BRIEF], groups[:BRIEF], strict=True)
+        for finding, group in zip(found[:DRAWN], groups[:DRAWN], strict=True)
     ]
     forest = overview(contents.table)
     return page(
@@ -70,7 +70,7 @@ def report_html(contents: Contents) -> str:
         findings=found,
         overall=[figure(forest)] if forest else [],
         chapters=[(title, figures) for title, figures in chapters if figures],
-        undrawn=max(len(found) - BRIEF, 0),
+        undrawn=max(len(found) - DRAWN, 0),
         results=results,
         under_roof=under_the_roof(contents),
         rooflines=[figure(chart) for chart in rooflines(contents)],
