@@ -27,15 +27,16 @@ from convbench.results.comparison.formats import legend as verdict_legend
 from convbench.results.report import findings as narrative
 from convbench.results.storage.environment import FACTS
 from convbench.results.tables.comparison_table import dataset, not_run, some, warnings
-from convbench.results.tables.coverage import served_table
 from convbench.results.tables.escaping import printable
-from convbench.results.tables.pair_tables import comparison_tables, shared_remarks
-from convbench.results.tables.run_tables import (
+from convbench.results.tables.page_tables import (
+    comparison_tables,
     curves_table,
     failures_table,
     peaks_table,
     results_table,
     rows_table,
+    served_table,
+    shared_remarks,
     terms,
 )
 from convbench.results.wording import count
