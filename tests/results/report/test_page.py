@@ -218,7 +218,7 @@ def test_flags_are_shown_and_told(run_dir: Path) -> None:
         "im2col": "busy (2 of 2), throttled (1 of 2)",
     }
     assert (
-        "2 processes of 7 ran while other programs were running (busy), so these times are to be"
+        "2 processes of 7 ran while other programs were running (busy), so their times are doubtful"
         in found.text
     )
     assert "1 process of 7 ran while the device or the process was slowed down (throttled)" in found.text

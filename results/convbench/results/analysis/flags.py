@@ -40,7 +40,7 @@ def flags_in_words(rows: Sequence[Row]) -> list[str]:
         rest = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
         said.append(
             f"{count(len(processes), 'process', 'processes')} of {len(rows)} ran "
-            f"{FLAGS.get(flag, 'under a flag of another version')} ({flag}), so these times are to be doubted: "
+            f"{FLAGS.get(flag, 'under a flag of another version')} ({flag}), so their times are doubtful: "
             f"{listed([*names[:NAMED], *rest])}."
         )
     return said

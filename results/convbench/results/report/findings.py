@@ -1,4 +1,4 @@
-"""Runs and comparisons in words: who is fastest, by how much, how sure that is, and what is missing."""
+"""The findings of a run or a comparison: what is fastest, by how much, how sure that is, and what is missing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from convbench.results.schema import Status
 from convbench.results.wording import count, listed, number, share, some, times
 
 NAMED = 4  # backends in one sentence
-SPOKEN = 6  # networks whose roofline is told in words
+SPOKEN = 6  # networks whose roofline gets a sentence
 SAME_LOSS = 1e-3  # of the loss: round-off takes trainings of the same weights this far apart
 FATES: Mapping[Status, str] = {
     "ok": "ok",
@@ -78,7 +78,7 @@ def overview(contents: Contents) -> list[str]:
 
 
 def victories(findings: Sequence[Finding]) -> str:
-    """Who was fastest in how many comparison groups, where there are several."""
+    """How many comparison groups each backend was fastest in, if there are several."""
     won = Counter(finding.winner for finding in findings if finding.winner)
     if len(findings) < 3 or not won:
         return ""
@@ -109,7 +109,7 @@ def winner(standing: Standing, contents: Contents) -> str | None:
 
 
 def speed(standing: Standing, contents: Contents) -> list[str]:
-    """Who is fastest, by how much, and how sure that is; the first sentence says most."""
+    """What is fastest, by how much, and how sure that is; the first sentence is the verdict."""
     group = standing.group
     if not standing.timed:
         return [*untimed(standing), *not_ranked(standing)]
@@ -140,7 +140,7 @@ def speed(standing: Standing, contents: Contents) -> list[str]:
 
 
 def ranked(standing: Standing, what: str) -> str:
-    """Who came out first, and who may be as fast."""
+    """What came out first, and what may be as fast."""
     first, tied = standing.timed[0].name, [line.name for line in standing.tied]
     if not tied:
         return f"{first} is clearly fastest: {what}."
@@ -201,7 +201,7 @@ def partly_served(standing: Standing) -> list[str]:
 
 
 def not_ranked(standing: Standing) -> list[str]:
-    """Who was timed and cannot win, because torch did a part of the convolutions."""
+    """What was timed and is not ranked, because torch computed a part of the convolutions."""
     if not standing.unranked:
         return []
     speeds = [
@@ -216,7 +216,7 @@ def not_ranked(standing: Standing) -> list[str]:
 
 
 def untimed(standing: Standing) -> list[str]:
-    """What to say where no step was timed of a competitor that is ranked."""
+    """The sentence for a group in which no ranked line was timed."""
     group = standing.group
     if standing.unranked:
         return ["None of those that were timed is ranked."]
@@ -271,7 +271,7 @@ def ends(ended: Sequence[tuple[str, Accuracy]], is_loss: bool) -> str:
 
 
 def quickest(group: Group, ended: Sequence[tuple[str, Accuracy]]) -> str:
-    """Who of those that are ranked took the shortest time to get there, and who the longest."""
+    """Which ranked line trained in the shortest time, and which in the longest."""
     ranked = {line.name for line in group.lines if line.ranked}
     took = sorted((each.seconds, name) for name, each in ended if each.seconds is not None and name in ranked)
     if len(took) < 2:
@@ -281,7 +281,7 @@ def quickest(group: Group, ended: Sequence[tuple[str, Accuracy]]) -> str:
 
 
 def roofline_findings(contents: Contents) -> list[str]:
-    """What the peaks are, what limits each network, and who came nearest to that, in sentences."""
+    """The peaks, what limits each network, and what came nearest to that limit."""
     places = reached(contents)
     said = []
     for device, dtype in dict.fromkeys(
@@ -307,7 +307,7 @@ def roofline_findings(contents: Contents) -> list[str]:
 
 
 def nearest(places: Sequence[Reached], limit: Roof) -> str:
-    """What one network allows, and who came nearest to it."""
+    """What limits one network, and what came nearest to it."""
     best = max(places, key=lambda each: (each.ranked, each.fraction or 0.0))
     bound = "memory" if best.intensity < limit.ridge else "arithmetic"
     whose = f"{best.name} came nearest, with" if best.contested else "all ran torch's code, at best at"

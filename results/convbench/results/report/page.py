@@ -134,7 +134,7 @@ def digest(text: str) -> str:
 
 
 def prose(sentence: str) -> str:
-    """A sentence whose numbers stay together with their units."""
+    """A sentence in which numbers stay together with their units."""
     return re.sub(r"(?<=\d) (?=%|ms\b|GFLOP/s|GB/s)", "\N{NO-BREAK SPACE}", sentence)
 
 

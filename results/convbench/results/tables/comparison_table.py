@@ -73,7 +73,7 @@ def not_run(table: Table) -> str:
 
 
 def notes_of(group: Group) -> dict[str, list[str]]:
-    """What is to be said of the lines of a group, each note with the names of the lines that it is about."""
+    """The notes on the lines of a group, each with the names of its lines."""
     notes: dict[str, list[str]] = defaultdict(list)
     for line in group.lines:
         for note in line.notes:

@@ -54,7 +54,7 @@ class Entry(NamedTuple):
 
 
 def results_table(contents: Contents) -> HtmlTable | None:
-    """Every line of every race, under the conditions that differ between them; a number to a cell."""
+    """Every line of every comparison group, with the conditions that differ; one number in each cell."""
     groups = contents.table.groups
     under_roofs = {(place.group.conditions, place.name): place for place in reached(contents)}
     entries = []
