@@ -1,4 +1,4 @@
-"""The pictures of docs/chapter.md: each function draws the guide's variables that its parameters name, with Altair.
+"""The pictures of docs/chapter.md: each function draws with Altair what its parameters name.
 
 Backgrounds are transparent, and grey text and colours of medium lightness can be read on white as on black.
 """
@@ -21,12 +21,12 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 GREY, BLUE, ORANGE, GREEN = "#7d848c", "#3b82d6", "#e0701c", "#2f9e5b"
-SCALE = 1.5  # pixels of the file for one of the picture
+SCALE = 2  # pixels of the file for one of the picture
 AXIS = {"labelColor": GREY, "titleColor": GREY, "domainColor": GREY, "tickColor": GREY, "gridColor": GREY}
 STYLE: dict[str, Any] = {
     "axis": {**AXIS, "gridOpacity": 0.25, "titleFontWeight": "normal"},
     "background": "transparent",
-    "legend": {"labelColor": GREY, "title": None, "orient": "bottom-right"},
+    "legend": {"labelColor": GREY, "title": None, "orient": "right"},
     "title": {"color": GREY, "fontWeight": "normal"},
     "view": {"stroke": None},
 }
@@ -153,7 +153,7 @@ def learned_kernel(
     """The loss by step, and the kernel's way over the loss of every kernel there is."""
     steps = pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses})
     left = alt.Chart(steps).mark_line(color=BLUE, point={"color": BLUE, "size": 40}).encode(
-        alt.X("step:Q"), alt.Y("loss:Q").scale(type="log")
+        alt.X("step:Q").axis(tickMinStep=1, format="d"), alt.Y("loss:Q").scale(type="log")
     )  # fmt: skip
 
     first, second = np.meshgrid(np.linspace(-0.6, 1.4, 81), np.linspace(-1.4, 0.4, 73))
@@ -164,8 +164,16 @@ def learned_kernel(
     field = pd.DataFrame({"x": first.ravel(), "y": second.ravel(), "level": level.ravel()})
     field = field.assign(x1=field.x - half, x2=field.x + half, y1=field.y - half, y2=field.y + half)
     shade = alt.Color("level:Q").scale(scheme="greys", domain=[-5, 12]).legend(None)
-    x = alt.X("x1:Q").scale(domain=[-0.6, 1.4], nice=False).axis(title="left weight", grid=False)
-    y = alt.Y("y1:Q").scale(domain=[-1.4, 0.4], nice=False).axis(title="right weight", grid=False)
+    x = (
+        alt.X("x1:Q")
+        .scale(domain=[-0.6 - half, 1.4 + half], nice=False)
+        .axis(title="left weight", grid=False)
+    )
+    y = (
+        alt.Y("y1:Q")
+        .scale(domain=[-1.4 - half, 0.4 + half], nice=False)
+        .axis(title="right weight", grid=False)
+    )
     ground = alt.Chart(field).mark_rect(clip=True).encode(x, alt.X2("x2"), y, alt.Y2("y2"), shade)
     way = pd.DataFrame([(*point[:2], at) for at, point in enumerate(path)], columns=["x", "y", "at"])
     ends = pd.DataFrame(
@@ -182,8 +190,8 @@ def learned_kernel(
     ).resolve_scale(color="independent")
     return _row(
         [
-            left.properties(width=250, height=225, title="ten steps downhill"),
-            right.properties(width=250, height=225, title="the same steps; darker is a greater loss"),
+            left.properties(width=243, height=219, title="ten steps downhill"),
+            right.properties(width=3 * 81, height=3 * 73, title="the same steps; darker is a greater loss"),
         ]
     )
 
@@ -209,11 +217,12 @@ def training_curves(curves: Mapping[str, Any]) -> Picture:
             for each in curve
         ]
     )
+    across = alt.X("epoch:Q").axis(values=list(range(int(points.epoch.max()) + 1)), format="d")
     colour = alt.Color("name:N").scale(domain=list(curves), range=[BLUE, ORANGE, GREEN][: len(curves)])
 
     def side(column: str, title: str, most: float, guess: float, word: str) -> alt.LayerChart:
         y = alt.Y(f"{column}:Q").scale(domain=[0, most]).title(title)
-        lines = alt.Chart(points).mark_line(point={"size": 40}).encode(alt.X("epoch:Q"), y, colour)
+        lines = alt.Chart(points).mark_line(point={"size": 40}).encode(across, y, colour)
         chance = alt.Chart(pd.DataFrame([{"guess": guess, "word": word, "epoch": points.epoch.max()}]))
         rule = chance.mark_rule(color=GREY, strokeDash=[2, 3]).encode(alt.Y("guess:Q"))
         text = chance.mark_text(color=GREY, dy=-7, align="right").encode(
