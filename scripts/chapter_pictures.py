@@ -1,4 +1,4 @@
-"""The pictures of docs/chapter.md: each function draws the guide's variables that its parameters name.
+"""The pictures of docs/chapter.md: each function draws with Altair what its parameters name.
 
 Backgrounds are transparent, and grey text and colours of medium lightness can be read on white as on black.
 """
@@ -8,43 +8,34 @@ from __future__ import annotations
 import hashlib
 import inspect
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+import altair as alt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from PIL import Image
+import pandas as pd
+import vl_convert
+from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 GREY, BLUE, ORANGE, GREEN = "#7d848c", "#3b82d6", "#e0701c", "#2f9e5b"
-WIDTH = 8.0  # inches, the text's width
-DPI = 150
-STYLE = {
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "axes.labelsize": 9.5,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
-    "text.color": GREY,
-    "axes.labelcolor": GREY,
-    "axes.edgecolor": GREY,
-    "axes.titlecolor": GREY,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "axes.facecolor": "none",
-    "grid.color": GREY,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "lines.linewidth": 2,
+SCALE = 2  # pixels of the file for one of the picture
+AXIS = {"labelColor": GREY, "titleColor": GREY, "domainColor": GREY, "tickColor": GREY, "gridColor": GREY}
+STYLE: dict[str, Any] = {
+    "axis": {**AXIS, "gridOpacity": 0.25, "titleFontWeight": "normal"},
+    "background": "transparent",
+    "legend": {"labelColor": GREY, "title": None, "orient": "right"},
+    "title": {"color": GREY, "fontWeight": "normal"},
+    "view": {"stroke": None},
 }
 SOURCE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+Picture = alt.HConcatChart | alt.VConcatChart
 
 
 def render(name: str, namespace: Mapping[str, Any]) -> bytes:
-    """Draw a picture, as a file that knows which code drew it.
+    """Draw a picture, as a PNG file that knows which code drew it.
 
     Raises:
         LookupError: no such picture, or no such variable.
@@ -55,15 +46,20 @@ def render(name: str, namespace: Mapping[str, Any]) -> bytes:
     wanted = inspect.signature(draw).parameters
     if missing := [variable for variable in wanted if variable not in namespace]:
         raise LookupError(f"{name} draws {', '.join(missing)}, which no block before it made")
+    picture: Picture = draw(*(namespace[variable] for variable in wanted))
+    alt.data_transformers.disable_max_rows()
+    spec = picture.to_dict() | {"config": STYLE}
+    about = PngImagePlugin.PngInfo()
+    about.add_text("Source", SOURCE)
+    about.add_text("Software", f"vl-convert {vl_convert.__version__}")
     buffer = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        figure = draw(*(namespace[variable] for variable in wanted))
-        figure.savefig(buffer, format="png", dpi=DPI, transparent=True, metadata={"Source": SOURCE})
+    with Image.open(io.BytesIO(vl_convert.vegalite_to_png(spec, scale=SCALE))) as drawn:
+        drawn.save(buffer, format="png", pnginfo=about, optimize=True)
     return buffer.getvalue()
 
 
 def comparable(path: Path, drawn: bytes) -> bool:
-    """Whether the file was drawn by this version of matplotlib; others set type a little differently."""
+    """Whether the file was drawn by this version of vl-convert; others set type a little differently."""
     with Image.open(path) as before, Image.open(io.BytesIO(drawn)) as after:
         return bool(before.info.get("Software") == after.info.get("Software"))
 
@@ -87,142 +83,187 @@ def staleness(path: Path, drawn: bytes) -> str | None:
     return f"{changed:.1%} of its pixels have changed" if changed > 0.01 else None
 
 
-def _figure(height: float, *shape: int, **options: Any) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, figure.subplots(*shape, **options)
+def _cells(values: Tensor) -> pd.DataFrame:
+    """A row for each element of a matrix."""
+    rows, columns = np.indices(values.shape)
+    return pd.DataFrame(
+        {"row": rows.ravel(), "column": columns.ravel(), "value": values.numpy().ravel().astype(float)}
+    )
 
 
-def _grid_of_numbers(
-    axes: Axes, values: Tensor, title: str, colours: str, limits: tuple[float, float]
-) -> None:
-    """A small matrix as coloured squares with their values."""
-    shades = axes.imshow(values.numpy(), cmap=colours, vmin=limits[0], vmax=limits[1])
-    for (row, column), value in np.ndenumerate(values.numpy()):
-        red, green, blue, _ = shades.to_rgba(value)
-        ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
-        axes.text(column, row, f"{value:g}", ha="center", va="center", fontsize=7.5, color=ink)
-    axes.set(xticks=[], yticks=[], title=title, anchor="N")
+def _matrix(
+    frame: pd.DataFrame, scheme: str, limits: tuple[float, float], side: int, *, reverse: bool
+) -> alt.Chart:
+    """A matrix as coloured squares, `side` pixels wide; `reverse` begins with the dark end of the scheme."""
+    place = {
+        "x": alt.X("column:O").axis(None).scale(padding=0),
+        "y": alt.Y("row:O").axis(None).scale(padding=0),
+    }
+    shade = alt.Color("value:Q").scale(scheme=scheme, domain=limits, reverse=reverse, clamp=True).legend(None)
+    size = {"width": side * (frame.column.max() + 1), "height": side * (frame.row.max() + 1)}
+    return alt.Chart(frame).mark_rect().encode(**place, color=shade).properties(**size)
 
 
-def _plain(axes: Axes, title: str = "") -> None:
-    axes.set(xticks=[], yticks=[], title=title)
-    axes.spines[:].set_visible(False)
+def _numbers(
+    values: Tensor,
+    title: str,
+    scheme: str,
+    limits: tuple[float, float],
+    dark: Callable[[float], bool],
+    *,
+    reverse: bool = False,
+) -> alt.LayerChart:
+    """A small matrix as coloured squares with their values, white where the square is `dark`."""
+    frame = _cells(values)
+    frame["text"] = [f"{value:g}" for value in frame.value]
+    frame["ink"] = ["white" if dark(value) else "black" for value in frame.value]
+    squares = _matrix(frame, scheme, limits, 22, reverse=reverse)
+    texts = alt.Chart(frame).mark_text(fontSize=10).encode(
+        alt.X("column:O"), alt.Y("row:O"), alt.Text("text:N"), alt.Color("ink:N").scale(None)
+    )  # fmt: skip
+    return alt.layer(squares, texts).resolve_scale(color="independent").properties(title=title)
 
 
-def _open(axes: Axes) -> None:
-    """A grid, and no frame above and to the right."""
-    axes.grid(True)
-    axes.spines[["top", "right"]].set_visible(False)
+def _image(values: Tensor, title: str, side: int, scheme: str = "greys") -> alt.Chart:
+    """An image in its own range of values."""
+    limits = (float(values.min()), float(values.max()))
+    chart = _matrix(_cells(values), scheme, limits, side, reverse=scheme == "greys")
+    return chart.properties(title=title) if title else chart
 
 
-def edge_detector(image: Tensor, edges: Tensor, unseen: Tensor) -> Figure:
+def _row(charts: Sequence[alt.Chart | alt.LayerChart]) -> alt.HConcatChart:
+    return alt.hconcat(*charts).resolve_scale(color="independent", x="independent", y="independent")
+
+
+def edge_detector(image: Tensor, edges: Tensor, unseen: Tensor) -> Picture:
     """What a vertical edge detector answers to a bar, and to the bar turned on its side."""
-    figure, axes = _figure(2.7, 1, 4, width_ratios=(8, 7, 6, 5))  # squares of one size
-    _grid_of_numbers(axes[0], image, "image", "gray", (0, 1))
-    _grid_of_numbers(axes[1], edges, "its edges", "RdBu", (-1.4, 1.4))
-    _grid_of_numbers(axes[2], image.t(), "turned on its side", "gray", (0, 1))
-    _grid_of_numbers(axes[3], unseen, "no edges", "RdBu", (-1.4, 1.4))
-    return figure
+    return _row(
+        [
+            _numbers(image, "image", "greys", (0, 1), lambda value: value < 0.5, reverse=True),
+            _numbers(edges, "its edges", "redblue", (-1.4, 1.4), lambda value: abs(value) > 0.9),
+            _numbers(image.t(), "turned on its side", "greys", (0, 1), lambda value: value < 0.5, reverse=True),
+            _numbers(unseen, "no edges", "redblue", (-1.4, 1.4), lambda value: abs(value) > 0.9),
+        ]
+    )  # fmt: skip
 
 
 def learned_kernel(
     image: Tensor, edges: Tensor, path: Sequence[Sequence[float]], losses: Sequence[float]
-) -> Figure:
+) -> Picture:
     """The loss by step, and the kernel's way over the loss of every kernel there is."""
-    figure, (left, right) = _figure(3.1, 1, 2, width_ratios=(1, 1.25))
-    left.plot(range(1, len(losses) + 1), losses, color=BLUE, marker="o", markersize=4)
-    left.set(
-        yscale="log",
-        xlabel="step",
-        ylabel="loss",
-        title="ten steps downhill",
-        xticks=range(2, len(losses) + 1, 2),
-    )
-    _open(left)
+    steps = pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses})
+    left = alt.Chart(steps).mark_line(color=BLUE, point={"color": BLUE, "size": 40}).encode(
+        alt.X("step:Q").axis(tickMinStep=1, format="d"), alt.Y("loss:Q").scale(type="log")
+    )  # fmt: skip
 
-    first, second = np.meshgrid(np.linspace(-0.6, 1.4, 161), np.linspace(-1.4, 0.4, 161))
+    first, second = np.meshgrid(np.linspace(-0.6, 1.4, 81), np.linspace(-1.4, 0.4, 73))
     pixels, neighbours = image[:, :-1].numpy(), image[:, 1:].numpy()
     residuals = first[..., None, None] * pixels + second[..., None, None] * neighbours - edges.numpy()
-    loss = (residuals**2).sum((-2, -1))
-    levels = np.geomspace(0.05, 100, 12)
-    right.contour(first, second, loss, levels=levels, colors=GREY, linewidths=0.8, alpha=0.6)
-    right.plot(*zip(*path, strict=True), color=BLUE, marker="o", markersize=4)
-    right.plot(1, -1, color=ORANGE, marker="*", markersize=13, linestyle="none")
-    right.annotate("[1, −1]", (1, -1), (-12, -22), textcoords="offset points", color=ORANGE, ha="right")
-    right.annotate("start", path[0], (0, 8), textcoords="offset points", color=BLUE, ha="center")
-    right.set(xlabel="left weight", ylabel="right weight", title="the same steps, among all kernels")
-    right.set_aspect("equal")
-    return figure
+    level = np.floor(np.log((residuals**2).sum((-2, -1)) + 0.05) * 1.5)
+    half = (first[0, 1] - first[0, 0]) / 2
+    field = pd.DataFrame({"x": first.ravel(), "y": second.ravel(), "level": level.ravel()})
+    field = field.assign(x1=field.x - half, x2=field.x + half, y1=field.y - half, y2=field.y + half)
+    shade = alt.Color("level:Q").scale(scheme="greys", domain=[-5, 12]).legend(None)
+    x = (
+        alt.X("x1:Q")
+        .scale(domain=[-0.6 - half, 1.4 + half], nice=False)
+        .axis(title="left weight", grid=False)
+    )
+    y = (
+        alt.Y("y1:Q")
+        .scale(domain=[-1.4 - half, 0.4 + half], nice=False)
+        .axis(title="right weight", grid=False)
+    )
+    ground = alt.Chart(field).mark_rect(clip=True).encode(x, alt.X2("x2"), y, alt.Y2("y2"), shade)
+    way = pd.DataFrame([(*point[:2], at) for at, point in enumerate(path)], columns=["x", "y", "at"])
+    ends = pd.DataFrame(
+        [(1.0, -1.0, "[1, −1]", ORANGE), (*path[0][:2], "start", BLUE)], columns=["x", "y", "text", "ink"]
+    )
+    line = alt.Chart(way).mark_line(color=BLUE, point={"color": BLUE, "size": 40})
+    words = alt.Chart(ends).mark_text(dy=16, fontWeight="bold")
+    goal = alt.Chart(ends.head(1)).mark_point(color=ORANGE, filled=True, opacity=1, shape="diamond", size=120)
+    right = alt.layer(
+        ground,
+        line.encode(alt.X("x:Q"), alt.Y("y:Q"), alt.Order("at:Q")),
+        goal.encode(alt.X("x:Q"), alt.Y("y:Q")),
+        words.encode(alt.X("x:Q"), alt.Y("y:Q"), alt.Text("text:N"), alt.Color("ink:N").scale(None)),
+    ).resolve_scale(color="independent")
+    return _row(
+        [
+            left.properties(width=243, height=219, title="ten steps downhill"),
+            right.properties(width=3 * 81, height=3 * 73, title="the same steps; darker is a greater loss"),
+        ]
+    )
 
 
-def looks(seen: Mapping[str, Tensor]) -> Figure:
+def looks(seen: Mapping[str, Tensor]) -> Picture:
     """How many windows each pixel of an image is in."""
-    figure, axes = _figure(2.5, 1, len(seen))
-    for axis, (title, counts) in zip(axes, seen.items(), strict=True):
-        _grid_of_numbers(axis, counts, title, "Blues", (0, 12))
-    return figure
+    return _row(
+        [_numbers(counts, title, "blues", (0, 12), lambda value: value > 6) for title, counts in seen.items()]
+    )
 
 
-def pooling(pooled: Mapping[str, Tensor]) -> Figure:
+def pooling(pooled: Mapping[str, Tensor]) -> Picture:
     """One image and what pooling makes of it."""
-    figure, axes = _figure(1.75, 1, len(pooled))
-    for axis, (title, image) in zip(axes, pooled.items(), strict=True):
-        axis.imshow(image.numpy(), cmap="gray", vmin=0, vmax=1)
-        _plain(axis, title)
-    return figure
+    return _row([_image(image, title, 112 // image.shape[-1]) for title, image in pooled.items()])
 
 
-def training_curves(curves: Mapping[str, Any]) -> Figure:
+def training_curves(curves: Mapping[str, Any]) -> Picture:
     """Training loss and validation accuracy by epoch."""
-    figure, (left, right) = _figure(2.8, 1, 2)
-    for (name, curve), colour in zip(curves.items(), (BLUE, ORANGE, GREEN), strict=False):
-        epochs = [progress.epochs for progress in curve]
-        left.plot(epochs, [progress.train_loss for progress in curve], color=colour, marker="o", markersize=4)
-        right.plot(
-            epochs,
-            [progress.val_accuracy for progress in curve],
-            color=colour,
-            marker="o",
-            markersize=4,
-            label=name,
+    points = pd.DataFrame(
+        [
+            {"name": name, "epoch": each.epochs, "loss": each.train_loss, "accuracy": each.val_accuracy}
+            for name, curve in curves.items()
+            for each in curve
+        ]
+    )
+    across = alt.X("epoch:Q").axis(values=list(range(int(points.epoch.max()) + 1)), format="d")
+    colour = alt.Color("name:N").scale(domain=list(curves), range=[BLUE, ORANGE, GREEN][: len(curves)])
+
+    def side(column: str, title: str, most: float, guess: float, word: str) -> alt.LayerChart:
+        y = alt.Y(f"{column}:Q").scale(domain=[0, most]).title(title)
+        lines = alt.Chart(points).mark_line(point={"size": 40}).encode(across, y, colour)
+        chance = alt.Chart(pd.DataFrame([{"guess": guess, "word": word, "epoch": points.epoch.max()}]))
+        rule = chance.mark_rule(color=GREY, strokeDash=[2, 3]).encode(alt.Y("guess:Q"))
+        text = chance.mark_text(color=GREY, dy=-7, align="right").encode(
+            alt.X("epoch:Q"), alt.Y("guess:Q"), alt.Text("word:N")
         )
-    left.axhline(np.log(10), color=GREY, linewidth=1, linestyle=":")
-    left.annotate("guessing: ln 10", (4.4, np.log(10)), (0, 5), textcoords="offset points", fontsize=8.5)
-    left.set(xlabel="epoch", ylabel="training loss", ylim=(0, 2.6))
-    right.axhline(0.1, color=GREY, linewidth=1, linestyle=":")
-    right.set(xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1))
-    right.legend(loc="lower right", labelcolor=GREY, bbox_to_anchor=(1, 0.1))
-    for axis in (left, right):
-        _open(axis)
-    return figure
+        return alt.layer(lines, rule, text).properties(width=250, height=190)
+
+    return alt.hconcat(
+        side("loss", "training loss", 2.6, math.log(10), "guessing: ln 10"),
+        side("accuracy", "validation accuracy", 1.0, 0.1, "guessing: 0.1"),
+    )
 
 
-def feature_maps(images: Tensor, maps: Tensor) -> Figure:
+def feature_maps(images: Tensor, maps: Tensor) -> Picture:
     """A row for each image: the image, then its channels."""
-    figure, axes = _figure(1.12 * len(images), len(images), 1 + maps.shape[1])
+    rows = []
     for row, (image, channels) in enumerate(zip(images, maps, strict=True)):
-        axes[row, 0].imshow(image[0].numpy(), cmap="gray")
-        _plain(axes[row, 0], "image" if row == 0 else "")
+        drawn = [_image(image[0], "image" if row == 0 else "", 84 // image.shape[-1])]
         for number, channel in enumerate(channels):
             least, most = (float(bound) for bound in maps[:, number].aminmax())
-            axes[row, number + 1].imshow(channel.numpy(), cmap="viridis", vmin=least, vmax=most)
-            _plain(axes[row, number + 1], f"channel {number}" if row == 0 else "")
-    return figure
+            title = f"channel {number}" if row == 0 else ""
+            chart = _matrix(_cells(channel), "viridis", (least, most), 84 // channel.shape[-1], reverse=False)
+            drawn.append(chart.properties(title=title) if title else chart)
+        rows.append(_row(drawn))
+    return alt.vconcat(*rows)
 
 
-def where_vgg_is(stages: Mapping[str, tuple[int, int]]) -> Figure:
+def where_vgg_is(stages: Mapping[str, tuple[int, int]]) -> Picture:
     """Each stage's share of the parameters and of the work."""
-    figure, axes = _figure(2.6, 1, 2, sharey=True)
-    names = list(stages)
-    for axis, column, colour, title in zip(
-        axes, (0, 1), (BLUE, ORANGE), ("parameters", "FLOPs"), strict=True
-    ):
+    charts = []
+    for column, (colour, title) in enumerate(((BLUE, "parameters"), (ORANGE, "FLOPs"))):
         total = sum(stage[column] for stage in stages.values())
-        shares = [100 * stage[column] / total for stage in stages.values()]
-        bars = axis.barh(names, shares, color=colour)
-        axis.bar_label(bars, [f"{share:.0f} %" if share >= 1 else "< 1 %" for share in shares], padding=4)
-        axis.set(title=f"{title}: {total:,}", xticks=[], xlim=(0, 100))
-        axis.tick_params(left=False)
-        axis.spines[["top", "right", "bottom"]].set_visible(False)
-    axes[0].invert_yaxis()
-    return figure
+        frame = pd.DataFrame(
+            [{"stage": name, "share": stage[column] / total} for name, stage in stages.items()]
+        )
+        frame["text"] = [f"{share:.0%}" if share >= 0.01 else "< 1%" for share in frame.share]
+        y = alt.Y("stage:N").sort(None).axis(title=None, ticks=False, domain=False, labels=column == 0)
+        x = alt.X("share:Q").scale(domain=[0, 1]).axis(None)
+        bars = alt.Chart(frame).mark_bar(color=colour).encode(x, y)
+        texts = alt.Chart(frame).mark_text(color=GREY, align="left", dx=4).encode(x, y, alt.Text("text:N"))
+        charts.append(
+            alt.layer(bars, texts).properties(title=f"{title}: {total:,}", width=250, height=26 * len(frame))
+        )
+    return alt.hconcat(*charts)

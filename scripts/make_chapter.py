@@ -186,13 +186,8 @@ def _difference(where: str, before: str, after: str) -> str:
 def _draw(
     path: Path, name: str, namespace: dict[str, Any], where: str, outcome: Outcome, write: bool
 ) -> None:
-    try:
-        import chapter_pictures
-    except ModuleNotFoundError as missing:
-        if missing.name != "matplotlib":
-            raise
-        outcome.notes.append(f"{path.name} is not looked at: matplotlib is not installed")
-        return
+    import chapter_pictures
+
     try:
         drawn = chapter_pictures.render(name, namespace)
     except LookupError as error:
@@ -204,7 +199,7 @@ def _draw(
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(drawn)
     elif not chapter_pictures.comparable(path, drawn):
-        outcome.notes.append(f"the pixels of {path.name} are not compared: another matplotlib drew it")
+        outcome.notes.append(f"the pixels of {path.name} are not compared: another vl-convert drew it")
 
 
 @contextlib.contextmanager

@@ -103,7 +103,6 @@ def test_what_agrees(make_chapter: ModuleType, mode: str, before: str, after: st
 
 
 def test_a_stale_picture_is_found(make_chapter: ModuleType, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="pictures are drawn with matplotlib, of the extra 'plots'")
     guide = tmp_path / "guide.md"
     code = "```python\nimport torch\nseen = {'once': torch.ones(8, 8), 'often': torch.ones(8, 8)}\n```\n"
     text = f"{code}\n![counts](pictures/looks.png)\n"

@@ -65,7 +65,7 @@ def test_storing_and_showing_rows_does_without_pandas_and_torch() -> None:
 import sys
 from convbench.results import Row, RunStore, table_markdown
 import convbench.results.cli.compare, convbench.results.storage.environment
-print([name for name in ("torch", "pandas", "matplotlib", "numpy", "scipy") if name in sys.modules])
+print([name for name in ("torch", "pandas", "altair", "numpy", "scipy") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

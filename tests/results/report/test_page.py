@@ -129,7 +129,7 @@ def test_who_left_convolutions_to_torch_never_wins_unless_asked_for(tmp_path: Pa
     text = page(path).text
     assert "torch is clearly fastest: 14,222 images/s" in text
     left = "fft (128,000 images/s; torch computed 1 of 2 calls of conv2d)"
-    assert f"Not ranked, for they left work to torch: {left}." in text
+    assert f"Not ranked, because they left work to torch: {left}." in text
     assert "PARTLY: conv2d 50.0 %" in text
 
     everybody = Page(write_report(path, rank="all").read_text(encoding="utf-8")).text
@@ -148,7 +148,7 @@ def test_what_torch_did_for_the_fastest_is_told(tmp_path: Path) -> None:
     rows = timed([9.0, 9.0, 9.0], backend="torch", images_per_second=128e3 / 9)
     share = {"served": "conv2d 2/2, max_pool2d 0/2", "served_flops_fraction": 0.9}
     rows += timed([1.0, 1.01, 1.0], backend="fft", images_per_second=128e3, **share)
-    assert "Mind that fft computed 90.0 % of the FLOPs" in page(rows_only(tmp_path, rows)).text
+    assert "fft computed 90.0 % of the FLOPs itself" in page(rows_only(tmp_path, rows)).text
 
 
 def test_the_roofline_is_drawn_told_and_tabled(run_dir: Path) -> None:
@@ -262,6 +262,26 @@ def test_curves_that_lie_on_each_other_are_drawn_once(run_dir: Path) -> None:
     assert (
         "torch and 2 more" in page(run_dir).parts
     )  # their losses are the same; the budget cut that of loops
+
+
+def test_only_finished_trainings_have_an_accuracy(run_dir: Path) -> None:
+    found = page(run_dir)
+    headings, *lines = found.tables["results"]
+    accuracies = {line[0]: line[headings.index("accuracy")] for line in lines}
+    assert accuracies.pop("loops") == "–"
+    assert all(accuracy.startswith(("0.8", "0.9")) for accuracy in accuracies.values())
+    assert "The budget ended 1 of 4 trainings before the last epoch, so their accuracy is not" in found.text
+
+
+def test_the_verdict_comes_first_then_the_warnings_then_the_conditions(run_dir: Path) -> None:
+    text = page(
+        synthetic_run(run_dir, more=[row(machine_id="m2", flags="busy", backend="torch", round=9)])
+    ).text
+    verdict, warning = text.index("torch"), text.index("Warning:")
+    assert text.index("clearly fastest") < warning < text.index("processes for")
+    assert verdict < warning < text.index("data set")
+    assert text.count("Warning:") == 1
+    assert "(1 more)" in text
 
 
 def test_every_row_is_accounted_for(run_dir: Path) -> None:

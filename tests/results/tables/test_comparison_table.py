@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from convbench.registry import UsageError
 from convbench.results import Row, RunStore, comparison_table, table_markdown
 from convbench.results.cli.report import report
-from convbench.results.tables.terminal import print_table
+from convbench.results.tables.comparison_table import print_table
 from result_rows import row, samples, timed, trained
 
 

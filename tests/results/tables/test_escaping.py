@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 import pytest
 
 from convbench.results import table_markdown
+from convbench.results.tables.comparison_table import print_table
 from convbench.results.tables.escaping import code, escape, flatten
-from convbench.results.tables.terminal import print_table
 from result_rows import row, timed
 
 HOSTILE = "a|b\n`c` <img src=x> \x1b[31mred\x1b[0m \x1b]0;title\x07 [link](http://x) *bold* \x9b2J \u202egnp"

@@ -17,7 +17,7 @@ from convbench.registry.ops.window import conv2d_window
 from convbench.registry.routing.dispatch import Routed
 from convbench.results import Row, comparison_table, table_markdown
 from convbench.results.analysis.coverage import Attribution, Share, attribution
-from convbench.results.tables.terminal import print_table
+from convbench.results.tables.comparison_table import print_table
 from convbench.suites.worker.coverage import claims, shares
 from result_rows import row, timed
 

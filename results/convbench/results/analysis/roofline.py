@@ -7,15 +7,13 @@ to move at least are counted; the device's peaks were measured by the run and st
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeGuard
 
 from convbench.results.analysis.contents import Contents
 from convbench.results.analysis.standings import Group, center, measured, middle, nothing_to_serve
-from convbench.results.wording import count, number
-
-SPOKEN = 6  # networks that are told of in words
+from convbench.results.wording import number
 
 
 class Roof(NamedTuple):
@@ -143,42 +141,3 @@ def positive(value: float | None) -> bool:
 def is_peak(value: Any) -> TypeGuard[float]:
     """Whether a value from a file is a number that a logarithmic axis has a place for."""
     return isinstance(value, (int, float)) and positive(value)
-
-
-def under_the_roof(contents: Contents) -> list[str]:
-    """What the peaks are, what limits each network, and who came nearest to that, in sentences."""
-    places = reached(contents)
-    said = []
-    for device, dtype in dict.fromkeys(
-        (each.group.conditions.device, each.group.conditions.dtype) for each in places
-    ):
-        limit = roof(contents.environment, device, dtype)
-        if limit is None:
-            said.append(f"The peaks of {device} with {dtype} were not measured, so it has no roof here.")
-            continue
-        said.append(
-            f"{device} was measured to do at most {number(limit.gflops_per_second)} GFLOP/s in {dtype} and to "
-            f"copy {number(limit.gb_per_second)} GB/s: below {limit.ridge:.3g} FLOPs per byte, memory is the "
-            f"limit; above, arithmetic."
-        )
-        here = [each for each in places if each.roof == limit and each.group.conditions.device == device]
-        networks = list(dict.fromkeys(each.network for each in here))
-        said += [
-            nearest([each for each in here if each.network == name], limit) for name in networks[:SPOKEN]
-        ]
-        if len(networks) > SPOKEN:
-            said.append(f"The chart and the table have {count(len(networks) - SPOKEN, 'more network')}.")
-    return said
-
-
-def nearest(places: Sequence[Reached], limit: Roof) -> str:
-    """What one network allows, and who came nearest to it."""
-    best = max(places, key=lambda each: (each.ranked, each.fraction or 0.0))
-    bound = "memory" if best.intensity < limit.ridge else "arithmetic"
-    whose = f"{best.name} came nearest, with" if best.contested else "all ran torch's code, at best at"
-    beyond = "; that is beyond it, for what stays in caches need not be moved" * ((best.fraction or 0) > 1)
-    return (
-        f"{best.network} does {best.intensity:.3g} FLOPs per byte, so {bound} limits it to "
-        f"{number(limit.attainable(best.intensity))} GFLOP/s; {whose} "
-        f"{number(best.gflops_per_second)} GFLOP/s{best.shares}{beyond}."
-    )

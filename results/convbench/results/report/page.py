@@ -10,39 +10,41 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from convbench.results.analysis.contents import Contents
 from convbench.results.analysis.flags import flags_in_words
-from convbench.results.analysis.roofline import under_the_roof
 from convbench.results.charts.comparison_charts import comparison_charts
 from convbench.results.charts.render import figure
 from convbench.results.charts.run_charts import group_charts, overview, rooflines
 from convbench.results.comparison.compare import Comparison
 from convbench.results.comparison.formats import legend as verdict_legend
 from convbench.results.report import findings as narrative
-from convbench.results.report.comparison_findings import verdicts_in_words
-from convbench.results.report.environment_facts import environment_facts
-from convbench.results.report.run_facts import facts
-from convbench.results.tables.comparison_table import not_run, warnings
-from convbench.results.tables.coverage import served_table
+from convbench.results.storage.environment import FACTS
+from convbench.results.tables.comparison_table import dataset, not_run, some, warnings
 from convbench.results.tables.escaping import printable
-from convbench.results.tables.pair_tables import comparison_tables, shared_remarks
-from convbench.results.tables.run_tables import (
+from convbench.results.tables.page_tables import (
+    comparison_tables,
     curves_table,
     failures_table,
     peaks_table,
     results_table,
     rows_table,
+    served_table,
+    shared_remarks,
     terms,
 )
 from convbench.results.wording import count
 
-FULL, BRIEF = 4, 8  # up to so many comparison groups get all charts; of more, the first ones get one each
+DRAWN = 4  # comparison groups with charts; where there are more, each of these has one chart only
+ELSEWHERE = ("torch_build", "peaks", "planned_processes")  # have places of their own
+UNITS = ("_gb", "_mhz")  # endings of names that repeat the unit
+MISSING: tuple[Any, ...] = (None, "", [], {})
 
 
 def report_html(contents: Contents) -> str:
@@ -50,10 +52,10 @@ def report_html(contents: Contents) -> str:
     found = narrative.findings(contents)
     results = results_table(contents)
     groups = contents.table.groups
-    brief = len(groups) > FULL
+    brief = len(groups) > DRAWN
     chapters = [
         (finding.title, [figure(chart) for chart in group_charts(contents, group, brief=brief)])
-        for finding, group in zip(found[:BRIEF], groups[:BRIEF], strict=True)
+        for finding, group in zip(found[:DRAWN], groups[:DRAWN], strict=True)
     ]
     forest = overview(contents.table)
     return page(
@@ -70,9 +72,9 @@ def report_html(contents: Contents) -> str:
         findings=found,
         overall=[figure(forest)] if forest else [],
         chapters=[(title, figures) for title, figures in chapters if figures],
-        undrawn=max(len(found) - BRIEF, 0),
+        undrawn=max(len(found) - DRAWN, 0),
         results=results,
-        under_roof=under_the_roof(contents),
+        under_roof=narrative.roofline_findings(contents),
         rooflines=[figure(chart) for chart in rooflines(contents)],
         peaks=peaks_table(contents),
         served=served_table(contents),
@@ -93,7 +95,7 @@ def comparison_html(comparison: Comparison) -> str:
     return page(
         "comparison.html.j2",
         title=" and ".join(comparison.files),
-        sentences=verdicts_in_words(comparison),
+        sentences=narrative.comparison_findings(comparison),
         figures=[figure(chart) for chart in comparison_charts(comparison)],
         warnings=[f"{remark}." for remark in comparison.remarks] + shared_remarks(comparison),
         tables=comparison_tables(comparison),
@@ -132,10 +134,70 @@ def digest(text: str) -> str:
 
 
 def prose(sentence: str) -> str:
-    """A sentence whose numbers stay together with their units."""
+    """A sentence in which numbers stay together with their units."""
     return re.sub(r"(?<=\d) (?=%|ms\b|GFLOP/s|GB/s)", "\N{NO-BREAK SPACE}", sentence)
 
 
 def plain(markdown: str) -> str:
     """A warning without its marks."""
     return markdown.lstrip("> ").replace("**", "").replace("`", "")
+
+
+def facts(contents: Contents) -> list[tuple[str, str]]:
+    """What all rows share, for the heading of the report."""
+    rows = contents.table.rows
+    found = [
+        ("suite", some(row.suite for row in rows)),
+        ("data set", some(dataset(row) for row in rows)),
+        ("recipe", some(row.recipe for row in rows)),
+        ("device", some(row.device_name for row in rows)),
+        ("torch", some(row.torch_version for row in rows)),
+        ("threads", some(None if row.threads is None else str(row.threads) for row in rows)),
+        ("seeds", some(str(row.seed) for row in rows)),
+        ("convbench", some(row.convbench_version for row in rows)),
+        ("started", [moment(each) for each in sorted(row.started_at for row in rows if row.started_at)[:1]]),
+    ]
+    return [(name, "; ".join(values[:8]) + " …" * (len(values) > 8)) for name, values in found if values]
+
+
+def moment(started_at: str) -> str:
+    """A time as one reads it, to the minute."""
+    return re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:[\d.]+)?(\+00:00|Z)$", r"\1 \2 UTC", started_at)
+
+
+class EnvironmentFact(NamedTuple):
+    """What one key says: a text, or several parts with names of their own; `meaning` explains the key."""
+
+    name: str
+    meaning: str
+    text: str
+    parts: tuple[tuple[str, str], ...] = ()
+
+
+def environment_facts(environment: Mapping[str, Any]) -> Iterator[EnvironmentFact]:
+    """Each fact that is known."""
+    for name, value in environment.items():
+        if name in ELSEWHERE or value in MISSING:
+            continue
+        fact = FACTS.get(name)
+        unit = f" {fact.unit}" if fact and fact.unit and not isinstance(value, dict) else ""
+        for ending in UNITS:
+            name = name.removesuffix(ending)
+        parts = value.items() if isinstance(value, dict) else ()
+        yield EnvironmentFact(
+            name.replace("_", " ") + (f", {fact.unit}" if parts and fact and fact.unit else ""),
+            fact.description if fact else "",
+            "" if parts else in_words(value) + unit,
+            tuple((str(part), in_words(each)) for part, each in parts if each not in MISSING),
+        )
+
+
+def in_words(value: Any) -> str:
+    """A value of JSON as a text."""
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {in_words(each)}" for name, each in value.items() if each not in MISSING)
+    if isinstance(value, list):
+        return ", ".join(map(in_words, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def write_all(run_dir: Path | str, *, rank: Rank = "served") -> tuple[Path, Path]:
     """Write table.md and report.html into a run directory, and return their paths.
 
-    Competitors that left convolutions to torch are not ranked, unless `rank` is "all".
+    Backends that left convolutions to torch are not ranked, unless `rank` is "all".
 
     Raises:
         UsageError: the directory holds no run, or cannot be written to.

@@ -42,7 +42,7 @@ def escape(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """A text in Markdown as code, whatever backticks are in it; not for tables, whose cells it could end."""
+    """A text as code in Markdown, with any backticks in it; not for tables, where it could end a cell."""
     flat = flatten(text)
     longest = max((len(list(run)) for mark, run in groupby(flat) if mark == "`"), default=0)
     pad = " " if flat.startswith("`") or flat.endswith("`") or not flat else ""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
+
+from markupsafe import Markup
 
 from convbench.results.analysis.standings import CANNOT
 from convbench.results.schema import MEASURED, Combined, columns
@@ -42,6 +45,35 @@ class HtmlTable:
     rows: tuple[tuple[str, ...], ...]
     states: tuple[str, ...] = ()
     note: str = ""
+
+    @property
+    def body(self) -> Markup:
+        """The rows as HTML; the first cell names its row."""
+        states = self.states or ("",) * len(self.rows)
+        return Markup("\n".join(map(self.tr, self.rows, states)))
+
+    def tr(self, cells: Sequence[str], state: str) -> str:
+        """A row as HTML."""
+        mark = f' class="is-{escape(state)}"' if state else ""
+        long = ' class="long"' if len(cells[0]) > 18 else ""
+        rest = "".join(map(td, self.columns[1:], cells[1:]))
+        return f'<tr{mark}><th scope="row"{long}>{escape(cells[0])}</th>{rest}</tr>'
+
+
+def td(column: HtmlColumn, cell: str) -> str:
+    """A cell as HTML, of the class that its column or its length gives it."""
+    kind = "long" if len(cell) > 40 else ""
+    if column.title == "flags":
+        kind = "flags" if cell != EMPTY else ""
+    elif column.title in ("status", "verdict"):
+        kind = "status"
+    elif column.numeric:
+        kind = "number"
+    shown = escape(cell)
+    if column.bars and "%" in cell:
+        value = escape(cell.partition(" ")[0])
+        shown = f'<meter aria-hidden="true" max="100" value="{value}"></meter> {shown}'
+    return f'<td class="{kind}">{shown}</td>' if kind else f"<td>{shown}</td>"
 
 
 def table(

@@ -292,7 +292,7 @@ def _show_plan(planned: list[Any], suite: Any, no_train: bool, no_time: bool, ve
 def _print_table(path: Path, open_page: bool) -> None:
     from convbench.registry.cli.terminal import console
     from convbench.results.report.write import show_page
-    from convbench.results.tables.terminal import print_table
+    from convbench.results.tables.comparison_table import print_table
 
     print_table(console(), path)
     click.echo(f"table: {path / 'table.md'}", err=True)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-
 from convbench.registry import Registry, UsageError, discover
 from convbench.suites.config.plan import (
     Planned,

@@ -1,11 +1,13 @@
-"""The tables of a run's page."""
+"""The tables of a page: of a run, and of a comparison."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 from convbench.results.analysis.contents import Contents
+from convbench.results.analysis.coverage import names, shares
 from convbench.results.analysis.flags import flag_counts, flagged
 from convbench.results.analysis.roofline import Reached, peaks_of, percent, reached
 from convbench.results.analysis.standings import (
@@ -18,11 +20,18 @@ from convbench.results.analysis.standings import (
     middle,
 )
 from convbench.results.analysis.statistics import Interval
-from convbench.results.schema import Epoch, Row
-from convbench.results.tables.comparison_table import MEANINGS, served
+from convbench.results.comparison.compare import Comparison
+from convbench.results.comparison.formats import Section, sections
+from convbench.results.comparison.pairing import without_shared
+from convbench.results.schema import STATUSES, Epoch, Row
+from convbench.results.tables.comparison_table import COLUMNS
 from convbench.results.tables.html import HtmlTable, records_table, spaced, state, table
-from convbench.results.wording import EMPTY, number
+from convbench.results.wording import EMPTY, number, share
 
+BEFORE = ("verification", "share of FLOPs")
+AFTER = ("claims", "derived backward", "max error", "plugin")
+NOTE = "note"
+PARTS = "; "  # between the remarks of one note
 CONDITIONS = ("device", "dtype", "batch_size", "memory_format", "mode")
 
 
@@ -45,7 +54,7 @@ class Entry(NamedTuple):
 
 
 def results_table(contents: Contents) -> HtmlTable | None:
-    """Every line of every race, under the conditions that differ between them; a number to a cell."""
+    """Every line of every comparison group, with the conditions that differ; one number in each cell."""
     groups = contents.table.groups
     under_roofs = {(place.group.conditions, place.name): place for place in reached(contents)}
     entries = []
@@ -93,12 +102,6 @@ def parameters(entry: Entry) -> str:
 def between(interval: Interval | None) -> str:
     """The ends of an interval."""
     return f"{number(interval.low)}–{number(interval.high)}" if interval else EMPTY
-
-
-def spread(entry: Entry) -> str:
-    """What most steps lie between."""
-    low, high = entry.line.step_ms_p10, entry.line.step_ms_p90
-    return EMPTY if low is None or high is None else f"{number(low)}–{number(high)}"
 
 
 def accuracy(is_loss: bool) -> Callable[[Entry], str]:
@@ -156,12 +159,14 @@ class Measure(NamedTuple):
     cell: Callable[[Entry], str]
 
 
+def as_in_table(title: str) -> Measure:
+    """A column of table.md."""
+    column = next(each for each in COLUMNS if each.title == title)
+    return Measure(title, column.meaning.replace("`", ""), lambda entry: column.cell(entry.line))
+
+
 RESULTS = (
-    Measure(
-        "images/s",
-        MEANINGS["images/s"],
-        lambda entry: number(entry.line.images_per_second),
-    ),
+    as_in_table("images/s"),
     Measure(
         f"x {BASELINE}",
         f"speed relative to {BASELINE}: above 1 is faster",
@@ -177,18 +182,10 @@ RESULTS = (
         "ok, or what went wrong; budget marks what its budget cut short",
         lambda entry: entry.line.status,
     ),
-    Measure("parameters", MEANINGS["parameters"], parameters),
-    Measure(
-        "step, ms",
-        MEANINGS["step, ms"],
-        lambda entry: number(entry.line.step_ms),
-    ),
-    Measure("p10–p90, ms", MEANINGS["p10–p90, ms"], spread),
-    Measure(
-        "processes",
-        MEANINGS["processes"],
-        lambda entry: str(entry.line.processes or EMPTY),
-    ),
+    Measure("parameters", "trainable parameters of the network", parameters),
+    as_in_table("step, ms"),
+    as_in_table("p10–p90, ms"),
+    as_in_table("processes"),
     Measure(
         "accuracy",
         "validation accuracy of finished trainings; the mean over seeds, with their range",
@@ -197,11 +194,7 @@ RESULTS = (
     Measure("final loss", "validation loss, where there is no accuracy", accuracy(is_loss=True)),
     Measure("epochs", "passes over the training set", took(lambda reached: reached.epochs)),
     Measure("training, s", "seconds of training, evaluation apart", took(lambda reached: reached.seconds)),
-    Measure(
-        "shifted",
-        MEANINGS["shifted"],
-        lambda entry: EMPTY if entry.line.shifted_accuracy is None else f"{entry.line.shifted_accuracy:.3f}",
-    ),
+    as_in_table("shifted"),
     Measure(
         "GFLOP/s",
         "counted operations of a step over its time",
@@ -217,16 +210,8 @@ RESULTS = (
         "share of the speed that the device's measured peaks allow, layer by layer if the run has that",
         roofline,
     ),
-    Measure(
-        "coverage",
-        "share of the FLOPs of all ops that the backend computed itself; PARTLY: less than it implements",
-        lambda entry: served(entry.line),
-    ),
-    Measure(
-        "max error",
-        "largest error against the float64 reference in verification, relative to its magnitude",
-        lambda entry: EMPTY if entry.line.max_error is None else f"{entry.line.max_error:.1e}",
-    ),
+    as_in_table("coverage"),
+    as_in_table("max error"),
     Measure("memory, MB", "peak of a timing process, on its device", memory),
     Measure(
         "set-up, s", "imports, building and first steps, outside every other figure", median("setup_seconds")
@@ -308,3 +293,110 @@ def rows_table(contents: Contents) -> HtmlTable | None:
         ),
         found.note,
     )
+
+
+def served_table(contents: Contents) -> HtmlTable | None:
+    """A line per network and backend, a column per op, and how right its results were."""
+    found: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in contents.table.rows:
+        if row.kind == "verify" or row.served is not None or row.served_calls is not None:
+            known = found.setdefault((row.architecture, row.backend, row.device, row.dtype), {})
+            for name, text in served_cells(row):
+                known.setdefault(name, text)
+    ops = sorted({name for cells in found.values() for name in cells if name not in (*BEFORE, *AFTER)})
+    headings = [*BEFORE, *ops, *AFTER]
+    return table(
+        "served",
+        "Calls that the backend computed itself, of the calls made; torch computed the rest",
+        ["architecture", "backend", "device", "dtype", *headings],
+        [[*key, *(cells.get(name, EMPTY) for name in headings)] for key, cells in found.items()],
+        filtered={"architecture", "backend", "device", "dtype", "verification"},
+        states=[
+            state(cells["verification"]) if cells.get("verification") in STATUSES else "ok"
+            for cells in found.values()
+        ],
+        bars={"share of FLOPs"},
+    )
+
+
+def served_cells(row: Row) -> Iterator[tuple[str, str]]:
+    """What one row tells, by column."""
+    if row.kind == "verify":
+        yield "verification", row.status
+    if row.served_flops_fraction is not None:
+        yield "share of FLOPs", share(row.served_flops_fraction)
+    yield from served_ops(row).items()
+    if row.claimed:
+        yield "claims", ", ".join(names(row.claimed))
+    if row.derived_backward:
+        yield "derived backward", ", ".join(names(row.derived_backward))
+    if row.max_error is not None:
+        yield "max error", f"{row.max_error:.1e}"
+    if row.plugin:
+        yield "plugin", " ".join(filter(None, (row.plugin, row.plugin_version)))
+
+
+def served_ops(row: Row) -> Mapping[str, str]:
+    """The calls served of each op, with the share of its FLOPs where that says more."""
+    found = {}
+    for each in shares(row):
+        part = f" ({share(each.flops)} of FLOPs)" if each.flops is not None and 0 < each.flops < 1 else ""
+        found[each.op] = f"{each.served} of {each.calls}{part}"
+    return found
+
+
+def comparison_tables(comparison: Comparison) -> list[HtmlTable]:
+    """The tables that have rows."""
+    shared = len(shared_parts(comparison))
+    found = [section_table(at, section, shared) for at, section in enumerate(sections(comparison))]
+    return [each for each in found if each is not None]
+
+
+def shared_remarks(comparison: Comparison) -> list[str]:
+    """What the notes of all pairs begin with, as one warning; none where they have nothing in common."""
+    shared = shared_parts(comparison)
+    return [f"of every pair here: {PARTS.join(shared)}."] if shared else []
+
+
+def shared_parts(comparison: Comparison) -> Sequence[str]:
+    """The remarks that the notes of all pairs begin with, of two pairs or more."""
+    written = [pair.note for pair in comparison.times] + [pair.note for pair in comparison.accuracies]
+    if len(written) < 2:
+        return []
+    alike = takewhile(
+        lambda parts: len(set(parts)) == 1, zip(*(note.split(PARTS) for note in written), strict=False)
+    )
+    return [parts[0] for parts in alike if parts[0]]
+
+
+def section_table(number_of: int, section: Section, shared: int) -> HtmlTable | None:
+    """A table of a comparison, without so many remarks of its notes, and verdicts apart from their reach."""
+    headings, rows = list(section.headings), [list(row) for row in section.rows]
+    states = ["ok"] * len(rows)
+    at = headings.index("combination")
+    names, shared_name = without_shared([row[at] for row in rows])
+    for row, name in zip(rows, names, strict=True):
+        row[at] = name
+    if NOTE in headings:
+        at = headings.index(NOTE)
+        for row in rows:
+            row[at] = PARTS.join(row[at].split(PARTS)[shared:])
+    if "verdict" in headings:
+        at = headings.index("verdict")
+        for row in rows:
+            verdict, _, reach = row[at].partition(" (")
+            row[at : at + 1] = [verdict, reach.removesuffix(")").removeprefix("shows from ")]
+        headings.insert(at + 1, "shows from")
+        states = [row[at] for row in rows]
+    found = table(
+        f"section-{number_of}",
+        section.title,
+        headings,
+        rows,
+        filtered={"file", "trend", "verdict"},
+        states=states,
+    )
+    if found is None or not shared_name:
+        return found
+    note = f"All of these are of {shared_name}. {found.note}"
+    return HtmlTable(found.name, found.caption, found.columns, found.rows, found.states, note.strip())
