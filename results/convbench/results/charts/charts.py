@@ -135,10 +135,12 @@ def curves(
     y: tuple[str, str],
     note: str = "",
     points: bool = False,
+    start: float = 0.0,
 ) -> Chart:
     """A line for each name and `series`, named at its end; `x` and `y` are a column and its title each.
 
     Curves that lie on each other are drawn once, under all of their names. With `points`, nothing is joined.
+    A linear axis begins at `start`, or before it.
     """  # fmt: skip
     frame = shortened(merged(frame, x[0], y[0]))
     log = is_wide(frame[x[0]])
@@ -146,7 +148,7 @@ def curves(
     room = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
     ends = frame.sort_values(x[0], kind="stable").groupby("name", sort=False).tail(1)
     ends = ends.assign(at=spaced(ends[y[0]], (high - low + 2 * room) * 12 / HEIGHT))
-    reach = [frame[x[0]].min() if log else min(frame[x[0]].min(), 0.0), frame[x[0]].max()]
+    reach = [frame[x[0]].min() if log else min(frame[x[0]].min(), start), frame[x[0]].max()]
     beside = max(LETTER * ends.name.str.len().max() + 10, 10)
     domain = padded(reach, beside / (WIDTH - 40), log)
     across = alt.X(f"{x[0]}:Q").scale(type="log" if log else "linear", domain=domain, nice=False)

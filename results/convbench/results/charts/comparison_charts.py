@@ -62,7 +62,7 @@ def comparison_charts(comparison: Comparison) -> list[Chart]:
     if points:
         note = f"the {HISTORIES} that changed most, of {len(moving)}" if len(moving) > HISTORIES else ""
         x, y = ("file", "file, in the order given"), ("ratio", "step time over that of the first file")
-        found.append(curves(pd.DataFrame(points), "History of the step time", x, y, note))
+        found.append(curves(pd.DataFrame(points), "History of the step time", x, y, note, start=1.0))
     return found
 
 
