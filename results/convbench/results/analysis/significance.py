@@ -32,7 +32,6 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import variance
 from typing import Literal, TypeAlias
 
 from convbench.results.analysis.statistics import Interval, exponential, holm, t_quantile, t_tail
@@ -93,6 +92,12 @@ def difference(
     error = math.sqrt(sum(squared for _, squared in variances))
     estimate = sum(new) / len(new) - sum(base) / len(base)
     return Difference(estimate, error, welch_freedom(variances), single)
+
+
+def variance(values: Sequence[float]) -> float:
+    """The sample variance; `statistics.variance` computes with exact fractions, which is slow."""
+    mean = sum(values) / len(values)
+    return sum([(value - mean) ** 2 for value in values]) / (len(values) - 1)
 
 
 def welch_freedom(variances: Sequence[tuple[float, float]]) -> float:
