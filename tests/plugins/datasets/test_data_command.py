@@ -23,10 +23,10 @@ from convbench.plugins.datasets.fashion_mnist import (
     dataset,
     debian_package,
     fetch,
+    files,
     sources,
     torchvision_download,
 )
-from convbench.plugins.datasets.fashion_mnist import files
 from convbench.plugins.datasets.fashion_mnist.torchvision_download import Patience
 from convbench.registry import DataError
 from fashion_mnist_fixtures import Contents, Mirror, cache, put

@@ -6,8 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convbench.plugins.datasets.fashion_mnist import embedded, sources
-from convbench.plugins.datasets.fashion_mnist import files
+from convbench.plugins.datasets.fashion_mnist import embedded, files, sources
 from convbench.plugins.datasets.idx import IdxFile
 from convbench.registry import Dataset, Images, hookimpl
 
