@@ -106,7 +106,7 @@ def test_a_tree_that_was_never_installed_asks_for_no_version(tmp_path: Path) -> 
 
 
 def test_every_template_is_used() -> None:
-    templates = ROOT / "registry" / "convbench" / "registry" / "templates"
+    templates = ROOT / "registry" / "convbench" / "registry" / "authoring" / "templates"
     there = {path.relative_to(templates).as_posix() for path in templates.rglob("*") if path.is_file()}
     assert there == {template for files in TEMPLATES.values() for template in files.values()}
 
