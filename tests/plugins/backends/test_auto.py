@@ -18,7 +18,7 @@ from convbench.plugins.backends.auto.candidates import Candidate, candidates_of
 from convbench.plugins.backends.auto.decisions import FORWARD, OF_INPUT, OF_WEIGHT, Decision, whole
 from convbench.plugins.backends.auto.dispatch import Decisions, Dispatched
 from convbench.plugins.backends.auto.signature import Call, call_of
-from convbench.plugins.backends.auto.timing import clock, quartile, race, steady
+from convbench.plugins.backends.auto.timing import clock, compare, quartile, steady
 from convbench.plugins.backends.auto.tuner import choose
 from convbench.registry import OPS, Accuracy, Backend, Unsupported, discover, use_backend, verify
 from convbench.registry.authoring.conv_parts import TORCHS, Parts, parts_of
@@ -233,7 +233,7 @@ def test_a_race_is_interleaved_and_ends_when_it_is_settled() -> None:
     order: list[str] = []
     runners = {name: (lambda name=name: order.append(name)) for name in ("a", "b")}
     seconds = {"a": 1.0, "b": 1.1}
-    times = race(runners, lambda work: (work(), seconds[order[-1]])[1], 1e9, seed=0)
+    times = compare(runners, lambda work: (work(), seconds[order[-1]])[1], 1e9, seed=0)
     rounds = len(times["a"])
     assert rounds == len(times["b"]) == 7  # seven of seven: one in 128 by chance
     assert [set(order[at : at + 2]) for at in range(0, 2 * rounds, 2)] == [{"a", "b"}] * rounds
@@ -243,7 +243,7 @@ def test_a_race_is_interleaved_and_ends_when_it_is_settled() -> None:
 def test_whoever_is_far_behind_leaves() -> None:
     runners: dict[str, Callable[[], Any]] = {name: (lambda name=name: name) for name in ("a", "b", "c")}
     seconds = {"a": 1.0, "b": 1.001, "c": 2.0}
-    times = race(runners, lambda work: seconds[work()], 1e9, seed=0)  # type: ignore[index]
+    times = compare(runners, lambda work: seconds[work()], 1e9, seed=0)  # type: ignore[index]
     assert len(times["c"]) == 3
 
 
@@ -257,7 +257,7 @@ def test_time_slices_of_others_do_not_decide() -> None:
 
 def test_a_race_without_end_ends_with_its_time() -> None:
     runners: dict[str, Callable[[], Any]] = {"a": object, "b": object}
-    times = race(runners, lambda work: 1.0, 0.0, seed=0)
+    times = compare(runners, lambda work: 1.0, 0.0, seed=0)
     assert {name: len(each) for name, each in times.items()} == {"a": 7, "b": 7}
 
 

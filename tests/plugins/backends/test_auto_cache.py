@@ -44,9 +44,9 @@ def key(**conditions: Any) -> dict[str, Any]:
 
 
 def test_what_is_remembered_is_recalled(tmp_path: Path) -> None:
-    assert cache.recall(tmp_path, key()) is None
-    cache.remember(tmp_path, key(), CALL, DECISION)
-    assert cache.recall(tmp_path, key()) == DECISION
+    assert cache.load(tmp_path, key()) is None
+    cache.save(tmp_path, key(), CALL, DECISION)
+    assert cache.load(tmp_path, key()) == DECISION
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -62,15 +62,15 @@ def test_what_is_remembered_is_recalled(tmp_path: Path) -> None:
     ],
 )
 def test_another_call_is_another_decision(tmp_path: Path, change: dict[str, Any]) -> None:
-    cache.remember(tmp_path, key(), CALL, DECISION)
+    cache.save(tmp_path, key(), CALL, DECISION)
     other = cache.key_of(replace(CALL, **change), {"torch": "2.15", "threads": 2})
-    assert cache.recall(tmp_path, other) is None
+    assert cache.load(tmp_path, other) is None
 
 
 @pytest.mark.parametrize("change", [{"torch": "2.16"}, {"threads": 1}, {"candidates": {"quick": "1.1"}}])
 def test_other_conditions_are_another_decision(tmp_path: Path, change: dict[str, Any]) -> None:
-    cache.remember(tmp_path, key(), CALL, DECISION)
-    assert cache.recall(tmp_path, key(**change)) is None
+    cache.save(tmp_path, key(), CALL, DECISION)
+    assert cache.load(tmp_path, key(**change)) is None
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,13 @@ def test_other_conditions_are_another_decision(tmp_path: Path, change: dict[str,
     ],
 )
 def test_what_is_damaged_is_decided_anew(tmp_path: Path, damage: str) -> None:
-    cache.remember(tmp_path, key(), CALL, DECISION)
+    cache.save(tmp_path, key(), CALL, DECISION)
     (file,) = tmp_path.iterdir()
     file.write_text(damage)
-    assert cache.recall(tmp_path, key()) is None
+    assert cache.load(tmp_path, key()) is None
     assert list(cache.entries(tmp_path)) == []
-    cache.remember(tmp_path, key(), CALL, DECISION)
-    assert cache.recall(tmp_path, key()) == DECISION
+    cache.save(tmp_path, key(), CALL, DECISION)
+    assert cache.load(tmp_path, key()) == DECISION
 
 
 @pytest.mark.parametrize(
@@ -108,24 +108,24 @@ def test_a_decision_that_is_none_is_refused(field: str, value: Any) -> None:
 
 def test_a_directory_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    cache.remember(tmp_path / "file", key(), CALL, DECISION)
-    assert cache.recall(tmp_path / "file", key()) is None
+    cache.save(tmp_path / "file", key(), CALL, DECISION)
+    assert cache.load(tmp_path / "file", key()) is None
 
 
 def _write_many(root: Path, name: str) -> None:
     for _ in range(150):
-        cache.remember(root, key(), CALL, whole(name))
+        cache.save(root, key(), CALL, whole(name))
 
 
 def test_two_processes_write_and_a_third_reads_either(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     writers = [context.Process(target=_write_many, args=(tmp_path, name)) for name in ("one", "other")]
-    cache.remember(tmp_path, key(), CALL, whole("one"))
+    cache.save(tmp_path, key(), CALL, whole("one"))
     for writer in writers:
         writer.start()
     seen = set()
     while any(writer.is_alive() for writer in writers):
-        found = cache.recall(tmp_path, key())
+        found = cache.load(tmp_path, key())
         assert found is not None  # never half a file, never none
         seen.add(str(found))
     for writer in writers:
@@ -204,7 +204,7 @@ def test_show_and_clear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "decisions"))
     assert "0 decisions" in invoke("show").stderr
     decided(tmp_path / "decisions")
-    cache.remember(tmp_path / "decisions", key(), CALL, DECISION)
+    cache.save(tmp_path / "decisions", key(), CALL, DECISION)
     shown = invoke("show").stdout
     assert "conv2d 16x3x12x12 * 8x3x3x3" in shown
     assert "quick" in shown
@@ -231,11 +231,11 @@ def test_show_says_what_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path))
     now = lasting(candidates_of(discover()))
-    cache.remember(tmp_path, cache.key_of(CALL, now), CALL, DECISION)
+    cache.save(tmp_path, cache.key_of(CALL, now), CALL, DECISION)
     assert json.loads(invoke("show", "--json").stdout)["entries"][0]["holds"] is True
     older = now | {"candidates": now["candidates"] | {"im2col": "convbench 0.0.1, sources 0", "gone": "1"}}
     cache.clear(tmp_path)
-    cache.remember(tmp_path, cache.key_of(CALL, older), CALL, DECISION)
+    cache.save(tmp_path, cache.key_of(CALL, older), CALL, DECISION)
     (entry,) = json.loads(invoke("show", "--json").stdout)["entries"]
     assert entry["changed"] == ["gone is gone", "im2col"]
 

@@ -25,8 +25,8 @@ class Parts:
 
     Attributes:
         forward: takes what the op does; it is called where nobody asks for a gradient.
-        backward: `(upstream, input, weight, stride, padding, dilation, groups, needs) -> gradients`, with pairs of
-            ints for stride, padding and dilation; a gradient that is not needed may be None.
+        backward: `(grad_output, input, weight, stride, padding, dilation, groups, needs) -> gradients`, with pairs
+            of ints for stride, padding and dilation; a gradient that is not needed may be None.
     """
 
     forward: Callable[..., Tensor]
@@ -34,7 +34,7 @@ class Parts:
 
 
 def torchs_backward(
-    upstream: Tensor,
+    grad_output: Tensor,
     input: Tensor,
     weight: Tensor,
     stride: Pair,
@@ -45,7 +45,7 @@ def torchs_backward(
 ) -> Gradients:
     """The gradients as torch's own convolution has them; differentiable in turn."""
     gradients: Gradients = torch.ops.aten.convolution_backward(
-        upstream,
+        grad_output,
         input,
         weight,
         [weight.shape[0]],

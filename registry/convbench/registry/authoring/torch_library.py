@@ -27,7 +27,7 @@ from torch.autograd import Function
 class Derivative(Protocol):
     """The gradients of an op's arguments from those of its outputs, by calls of ops of the same library."""
 
-    def __call__(self, calls: Any, ctx: Any, *upstream: Any) -> tuple[Any, ...]: ...
+    def __call__(self, calls: Any, ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]: ...
 
 
 Keep = Callable[[Any, tuple[Any, ...], Any], None]
@@ -91,17 +91,17 @@ class Registered:
                 return output
 
             @staticmethod
-            def backward(ctx: Any, *upstream: Any) -> Any:
+            def backward(ctx: Any, *grad_outputs: Any) -> Any:
                 calls = registered.eager if torch.is_grad_enabled() else registered.kernels
-                return derivative(calls, ctx, *upstream)
+                return derivative(calls, ctx, *grad_outputs)
 
         def setup_context(
             ctx: Any, inputs: tuple[Any, ...], output: Any
         ) -> None:  # torch passes these by name
             keep(ctx, inputs, output)
 
-        def backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
-            return derivative(registered.ops, ctx, *upstream)
+        def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
+            return derivative(registered.ops, ctx, *grad_outputs)
 
         setattr(self.kernels, name, kernel)
         setattr(self.eager, name, Eager.apply)

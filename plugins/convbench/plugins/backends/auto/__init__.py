@@ -1,10 +1,10 @@
-"""`auto`: for each call the registered backend that is fastest at it, found by timing them.
+"""`auto`: for each call the fastest registered backend, found by timing them.
 
-Before a call is computed for the first time, the candidates that can do it (`candidates.py`) are timed on random
-data of its shapes (`tuner.py`, `timing.py`), forward, input gradient and weight gradient apart where they have
-parts (`split_backward.py`). The fastest one that is right there wins, and is remembered on disk (`cache.py`) under
-everything that could change the decision (`cache_key.py`, `code_digest.py`). From then on a call costs a look
-into a dictionary (`dispatch.py`). `docs/auto.md` has what it reaches, what it costs and what it cannot know.
+Before a call is computed for the first time, the candidates that can do it (`candidates.py`) are timed on
+random data of its shapes (`tuner.py`, `timing.py`), and separately for forward, input gradient and weight
+gradient where they offer parts (`split_backward.py`). The fastest correct one is stored on disk (`cache.py`)
+under everything that could change the decision (`cache_key.py`, `code_digest.py`). From then on a call costs a
+dictionary look-up (`dispatch.py`). `docs/auto.md` has results, costs and limits.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Decisions on disk: a file for each, named by a digest of the call and all that it was decided under.
+"""Decisions on disk: a file for each, named by a digest of the call and of the conditions of the decision.
 
 A file is written beside its name and then moved there, so that a reader sees all of it or nothing, and of two
-processes that decide the same the later one's file stays. A file that cannot be read is decided anew and written
-over. Where nothing can be written, nothing is remembered, and that is all.
+processes that decide the same call the later one's file stays. A file that cannot be read is decided again and
+overwritten. Where nothing can be written, nothing is stored, and that is no error.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def key_of(call: Any, conditions: Mapping[str, Any]) -> dict[str, Any]:
     return key
 
 
-def recall(root: Path, key: Mapping[str, Any]) -> Decision | None:
+def load(root: Path, key: Mapping[str, Any]) -> Decision | None:
     """The decision for this key; None where there is none that can be read."""
     entry = _read(_path(root, key))
     return entry.decision if entry is not None and entry.key == key else None
 
 
-def remember(root: Path, key: Mapping[str, Any], call: Any, decision: Decision) -> None:
-    """Write a decision down; a directory that cannot be written is no error."""
+def save(root: Path, key: Mapping[str, Any], call: Any, decision: Decision) -> None:
+    """Write a decision; a directory that cannot be written is no error."""
     record = {
         "call": str(call),
         "needs": list(call.needs),
@@ -88,10 +88,10 @@ def clear(root: Path) -> int:
     """Delete every decision; returns how many there were."""
     count = 0
     for path in _files(root, SUFFIX):
-        with suppress(FileNotFoundError):  # somebody else was faster
+        with suppress(FileNotFoundError):  # another process deleted it
             path.unlink()
             count += 1
-    for path in _files(root, ".part"):  # of a process that was ended as it wrote
+    for path in _files(root, ".part"):  # of a process that was ended while it wrote
         path.unlink(missing_ok=True)
     return count
 

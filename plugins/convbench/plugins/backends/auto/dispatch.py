@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from convbench.plugins.backends.auto.cache import directory, key_of, recall, remember
+from convbench.plugins.backends.auto.cache import directory, key_of, load, save
 from convbench.plugins.backends.auto.cache_key import lasting, passing
 from convbench.plugins.backends.auto.candidates import BASELINE, Candidate, candidates_of
 from convbench.plugins.backends.auto.decisions import Decision, whole
@@ -110,7 +110,7 @@ class Decisions:
         if flops < SMALL:
             return self._planned(call, whole(BASELINE, rule="a small call"))
         key = key_of(call, {**self._lasting, **passing(call.device)})
-        known = recall(self._root, key)
+        known = load(self._root, key)
         if known is not None:
             try:
                 return self._planned(call, known)
@@ -135,7 +135,7 @@ class Decisions:
         except torch.OutOfMemoryError:  # there is room for the call, not for a second one beside it
             return self._planned(call, whole(BASELINE, rule="no memory to try it out"))
         if decision.steady:
-            remember(self._root, key, call, decision)
+            save(self._root, key, call, decision)
         return self._planned(call, decision)
 
     def _planned(self, call: Call, decision: Decision) -> Plan:

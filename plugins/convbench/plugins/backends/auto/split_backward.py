@@ -17,13 +17,13 @@ Options = tuple[Pair, Pair, Pair, int]  # stride, padding, dilation, groups
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """Who computes what; it takes what the op does, whose options are known beforehand.
+class SplitConvolution:
+    """A `conv2d` in parts of several backends; its options are known beforehand.
 
     Attributes:
-        forward: called where no gradient is recorded.
-        of_input: whose backward has the gradient of the input.
-        of_weight: whose backward has those of weight and bias.
+        forward: computes the output.
+        of_input: its backward computes the gradient of the input.
+        of_weight: its backward computes the gradients of weight and bias.
         options: of the call.
     """
 
@@ -35,35 +35,39 @@ class Mixture:
     def __call__(
         self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, **__: Any
     ) -> Tensor:
-        output: Tensor = _Mixed.apply(input, weight, bias, self)
+        output: Tensor = _Split.apply(input, weight, bias, self)
         return output
 
-    def gradients(self, upstream: Tensor, input: Tensor, weight: Tensor, needs: Needs) -> Any:
-        """Of input, weight and bias; whoever has both is asked once."""
+    def gradients(self, grad_output: Tensor, input: Tensor, weight: Tensor, needs: Needs) -> Any:
+        """Of input, weight and bias; one call where both come from one backend."""
         if (
             torch.is_grad_enabled() and not torch.compiler.is_compiling()
         ):  # they are to be differentiated in turn
-            return torchs_backward(upstream, input, weight, *self.options, needs)
+            return torchs_backward(grad_output, input, weight, *self.options, needs)
         if self.of_input is self.of_weight or not needs[0]:
-            return self.of_weight.backward(upstream, input, weight, *self.options, needs)
-        of_input, _, _ = self.of_input.backward(upstream, input, weight, *self.options, (True, False, False))
+            return self.of_weight.backward(grad_output, input, weight, *self.options, needs)
+        of_input, _, _ = self.of_input.backward(
+            grad_output, input, weight, *self.options, (True, False, False)
+        )
         if not (needs[1] or needs[2]):
             return of_input, None, None
         _, of_weight, of_bias = self.of_weight.backward(
-            upstream, input, weight, *self.options, (False, needs[1], needs[2])
+            grad_output, input, weight, *self.options, (False, needs[1], needs[2])
         )
         return of_input, of_weight, of_bias
 
 
-class _Mixed(Function):
+class _Split(Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, mixture: Mixture) -> Tensor:
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, split: SplitConvolution
+    ) -> Tensor:
         ctx.save_for_backward(input, weight)
-        ctx.mixture = mixture
-        return mixture.forward(input, weight, bias, *mixture.options)
+        ctx.split = split
+        return split.forward(input, weight, bias, *split.options)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         input, weight = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        return (*ctx.mixture.gradients(upstream, input, weight, (needs[0], needs[1], needs[2])), None)
+        return (*ctx.split.gradients(grad_output, input, weight, (needs[0], needs[1], needs[2])), None)

@@ -1,10 +1,9 @@
-"""Time several ways to do the same thing, fairly and no longer than it takes to tell them apart.
+"""Time several functions that do the same, fairly, and no longer than it takes to tell them apart.
 
-Every round runs each of them once, in an order drawn anew, so that a drift of the machine hits all alike. What
-counts is the lower quartile: who shares the cores waits for whole time slices in most rounds, and some wait longer
-for it than others would alone. Whoever is far behind leaves after a few rounds; the race ends when the first is
-ahead of the second beyond chance, or when its time is up: whoever is ahead then is as good as the second, as far
-as could be seen.
+Every round runs each of them once, in a random order, so that a drift of the machine affects all alike. The lower
+quartile counts: on shared cores most rounds wait for time slices. A function that is far slower is dropped after a
+few rounds. The comparison ends when the first beats the second by more than chance, or when its time is up; then
+the two are equally fast, as far as can be measured.
 """
 
 from __future__ import annotations
@@ -16,16 +15,18 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 FEWEST, MOST = 7, 60  # rounds
-FAR_BEHIND = 1.25  # times the leader's lower quartile, by one's own fastest: out after three rounds
-STEADY = 1.5  # times the lower quartile: what a median is at most where nobody else is at work
-CHANCE = 0.02  # that a coin falls as the rounds did
+FAR_BEHIND = (
+    1.25  # the fastest time over the leader's lower quartile: slower ones are dropped after three rounds
+)
+STEADY = 1.5  # the median over the lower quartile, at most, on a machine that does nothing else
+CHANCE = 0.02  # the significance level of the sign test
 
 Clock = Callable[[Callable[[], object]], float]
-_now = time.perf_counter  # the clock itself, whatever a plugin puts in its place
+_now = time.perf_counter  # kept here, so that no plugin can replace it
 
 
 def clock(wait: Callable[[], None]) -> Clock:
-    """Seconds of one call, with what it has left to the device; `wait` returns when the device has done all."""
+    """Seconds of one call, its work on the device included; `wait` returns when the device is idle."""
 
     def seconds(work: Callable[[], object]) -> float:
         wait()
@@ -33,19 +34,19 @@ def clock(wait: Callable[[], None]) -> Clock:
         result = work()
         wait()
         ended = _now()
-        del result  # kept until here: to free it is no part of the work
+        del result  # kept until here: freeing it is not part of the work
         return ended - began
 
     return seconds
 
 
-def race(
+def compare(
     runners: Mapping[str, Callable[[], object]], timed: Clock, seconds: float, seed: int
 ) -> dict[str, list[float]]:
-    """The times of each runner in seconds, round by round; those that left early have fewer.
+    """The times of each runner in seconds, round by round; those dropped early have fewer.
 
     Args:
-        runners: that have run before: what a first call does is not to be seen here.
+        runners: which have run before: first calls are not measured here.
         timed: the clock.
         seconds: after which no further round begins, once there were `FEWEST`.
         seed: of the order.
@@ -69,17 +70,17 @@ def race(
 
 
 def quartile(times: Sequence[float]) -> float:
-    """The time that a quarter of the rounds were faster than."""
+    """The lower quartile."""
     return sorted(times)[len(times) // 4]
 
 
 def steady(times: Sequence[float]) -> bool:
-    """Whether rounds took alike, as they do on a machine that does nothing else."""
+    """Whether rounds took about the same time, as on an idle machine."""
     return median(times) <= STEADY * quartile(times)
 
 
 def _settled(times: list[list[float]]) -> bool:
-    """Whether the fastest is faster than the next one in more rounds than a coin would show."""
+    """Whether the fastest is faster than the next one by a sign test over the rounds."""
     if len(times) < 2:
         return True
     first, second = sorted(times, key=quartile)[:2]

@@ -1,9 +1,10 @@
-"""Decide who computes a call: time who can, and take the fastest one that is right.
+"""Choose the backend of a call: time the candidates, and take the fastest one that is correct.
 
-Candidates are tried on a corner of the call first, on one image, on an eighth of them, and then on all of it; a
-candidate that turns out far slower is dropped. The others race, forward and backward together, and a convolution's
-parts each in a race of its own; at last the best mixture of parts races the best that were taken whole. The winner
-is held against the float64 reference on this very call, and where it fails, the next one is.
+Candidates run a corner of the call first, then one image, an eighth of the batch, and all of it; a candidate
+that is far slower than the fastest is dropped. The others are compared, forward and backward together, and
+separately for each part of a convolution. At last the best combination of parts is compared with the best whole
+ones. The winner is checked against the float64 reference on this very call; if it fails, the next one is
+checked.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from convbench.plugins.backends.auto.decisions import (
     Decision,
 )
 from convbench.plugins.backends.auto.signature import Call
-from convbench.plugins.backends.auto.split_backward import Mixture, Options
-from convbench.plugins.backends.auto.timing import Clock, clock, quartile, race, steady
+from convbench.plugins.backends.auto.split_backward import Options, SplitConvolution
+from convbench.plugins.backends.auto.timing import Clock, clock, compare, quartile, steady
 from convbench.registry import Unsupported
 from convbench.registry.authoring.conv_parts import TORCHS, Parts
 from convbench.registry.conformance.verify import check_with
@@ -36,14 +37,14 @@ from convbench.registry.discovery.plugins import describe
 from convbench.registry.integrity.global_state import global_state_kept
 from convbench.registry.integrity.monkeypatch_guard import IntegrityError
 
-SECONDS = 0.25  # of each race
+SECONDS = 0.25  # of each comparison
 EVERY = 2**30
 CORNERS = (4, 8), (16, 8), (64, 8), (EVERY, 8), (EVERY, 32), (EVERY, EVERY)  # channels, pixels each way
-HOPELESS = 3.0  # times the fastest: not raced
-NOTICEABLE = 0.02  # seconds: less may be taken for a part of the call, whatever the rest would take
-TRIES, LONG = 6, 0.1  # before a call is called hopeless: so many, or so many seconds altogether
-MARGIN = 0.95  # of the baseline's time: what takes longer is no faster for sure between other layers
-GAIN = 0.97  # of the best whole's time: the same of a mixture
+MOST_RATIO = 3.0  # times the fastest: a slower candidate is dropped
+NOTICEABLE = 0.02  # seconds: a candidate may use as much for a part of the call, whatever the rest would take
+TRIES, LONG = 6, 0.1  # calls of a candidate before it is dropped, or seconds of them
+MARGIN = 0.95  # of the baseline's time: a smaller advantage may vanish among other layers
+GAIN = 0.97  # of the best whole candidate's time: what a combination may take
 FEW = 8  # times fewer images are tried before the whole batch, to drop what is far too slow
 Implementation = Callable[..., Any]
 Say = Callable[[str], None]
@@ -51,14 +52,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Field:
-    """Who is left to race, and why the others are not."""
+    """The candidates that are left, and why the others are not."""
 
     left: dict[str, Candidate]
     left_out: dict[str, str]
 
 
 class Trial:
-    """A call on random data, to be run by anybody as often as wanted."""
+    """A call on random data, which any candidate can run, any number of times."""
 
     def __init__(self, call: Call, seed: int) -> None:
         self.call = call
@@ -71,7 +72,7 @@ class Trial:
         with torch.no_grad():
             output = call.record.reference(*self.plain.values())
         self.size = output.shape
-        self.upstream = torch.randn_like(output)  # lies in memory as the output does
+        self.grad_output = torch.randn_like(output)  # lies in memory as the output does
 
     def whole(self, op: Implementation) -> Callable[[], Any]:
         """A forward pass, and a backward pass where any gradient is needed; returns the output first."""
@@ -80,12 +81,12 @@ class Trial:
 
         def both() -> Any:
             output = op(*self.arguments.values())
-            return output, torch.autograd.grad(output, self.leaves, self.upstream)
+            return output, torch.autograd.grad(output, self.leaves, self.grad_output)
 
         return both
 
     def forward(self, op: Implementation) -> Callable[[], Any]:
-        """A forward pass that nobody asks a gradient of."""
+        """A forward pass without gradients."""
 
         def only_forward() -> Any:
             with torch.no_grad():
@@ -96,11 +97,11 @@ class Trial:
     def backward(self, parts: Parts, options: Options, *needs: bool) -> Callable[[], Any]:
         """Gradients of a convolution, from a random one of its output."""
         wanted = (needs[0], needs[1], needs[2])
-        upstream, input, weight = self.upstream, self.plain["input"], self.plain["weight"]
+        grad_output, input, weight = self.grad_output, self.plain["input"], self.plain["weight"]
 
         def gradients() -> Any:
             with torch.no_grad():
-                return parts.backward(upstream, input, weight, *options, wanted)
+                return parts.backward(grad_output, input, weight, *options, wanted)
 
         return gradients
 
@@ -118,13 +119,13 @@ def choose(
 ) -> Decision:
     """The decision for one call, among candidates that claim to compute it; the baseline is always one.
 
-    It takes `seconds` for each of at most five races, and the time of its verification; `say` is called with each
-    step of it.
+    It takes `seconds` for each of at most five comparisons, and the time of a verification; `say` is called with
+    each step.
     """
     with _as_in_training(call.device):
         trial, timed = Trial(call, seed), clock(_waiting(call))
         field = _try_out(trial, candidates, timed, seed, say)
-        decision, ranked = _race(trial, field, timed, seconds, seed, say)
+        decision, ranked = _compare(trial, field, timed, seconds, seed, say)
         del trial
         for winner in ranked:
             say(f"verifying {Decision(winner)}")
@@ -147,23 +148,23 @@ def implementation(
     if WHOLE in winner:
         return candidates[winner[WHOLE]].op(op)
     options = call.pairs
-    assert options is not None  # only such calls are taken apart
+    assert options is not None  # only such calls are split
     forward = candidates[winner[FORWARD]]
     parts = forward.parts(op)
     of_weight = _parts(candidates, op, winner.get(OF_WEIGHT) or winner[OF_INPUT])
     of_input = _parts(candidates, op, winner.get(OF_INPUT) or winner[OF_WEIGHT])
-    return Mixture(parts.forward if parts else forward.op(op), of_input, of_weight, options)
+    return SplitConvolution(parts.forward if parts else forward.op(op), of_input, of_weight, options)
 
 
 def _parts(candidates: Mapping[str, Candidate], op: str, name: str) -> Parts:
     return candidates[name].parts(op) or TORCHS
 
 
-# --- trying out -------------------------------------------------------------------------------------------------
+# --- trial ------------------------------------------------------------------------------------------------------
 
 
 def _try_out(trial: Trial, candidates: Mapping[str, Candidate], timed: Clock, seed: int, say: Say) -> Field:
-    """Run everybody, the baseline first, on more and more of the call."""
+    """Run every candidate, the baseline first, on larger and larger parts of the call."""
     field = Field({}, {})
     call, best = trial.call, math.inf
     stages = [*_corners(call, seed), (trial, 1.0)]
@@ -172,9 +173,9 @@ def _try_out(trial: Trial, candidates: Mapping[str, Candidate], timed: Clock, se
         try:
             with global_state_kept():
                 for part, share in stages if field.left else stages[-1:]:
-                    seconds = _first_seconds(part, candidate.op(call.op), timed, HOPELESS * best)
-                    if seconds > HOPELESS * best * (1.0 if seconds < NOTICEABLE else share):
-                        raise _TooSlow(f"{seconds:.3g} s for {share:.3g} of the call, too slow to be raced")
+                    seconds = _first_seconds(part, candidate.op(call.op), timed, MOST_RATIO * best)
+                    if seconds > MOST_RATIO * best * (1.0 if seconds < NOTICEABLE else share):
+                        raise _TooSlow(f"{seconds:.3g} s for {share:.3g} of the call, too slow")
             best = min(best, seconds)
             field.left[name] = candidate
         except _TooSlow as slow:
@@ -212,13 +213,13 @@ def _corners(call: Call, seed: int) -> list[tuple[Trial, float]]:
 def _first_seconds(trial: Trial, op: Implementation, timed: Clock, enough: float) -> float:
     """The fastest of a few calls after the first, which compiles, allocates and the like.
 
-    Of two where they are fast `enough`, of `TRIES` where they are not, unless these take a long time: whoever is
-    in the way of one call is not in the way of all.
+    The fastest of two calls where one is fast `enough`, else of `TRIES`, unless these take a long time: another
+    program may delay one call, and not all.
     """
     run = trial.whole(op)
     output = run()[0]
     if not isinstance(output, Tensor) or output.shape != trial.size:
-        raise ValueError("what it answers has not the shape of the output")
+        raise ValueError("the output has the wrong shape")
     fastest, spent = math.inf, 0.0
     for times in range(1, TRIES + 1):
         seconds = timed(run)
@@ -228,22 +229,22 @@ def _first_seconds(trial: Trial, op: Implementation, timed: Clock, enough: float
     return fastest
 
 
-# --- racing -----------------------------------------------------------------------------------------------------
+# --- comparing --------------------------------------------------------------------------------------------------
 
-Contest = Callable[[str, dict[str, Callable[[], Any]]], list[str]]
+Comparison = Callable[[str, dict[str, Callable[[], Any]]], list[str]]
 
 
-def _race(
+def _compare(
     trial: Trial, field: Field, timed: Clock, seconds: float, seed: int, say: Say
 ) -> tuple[Decision, list[dict[str, str]]]:
-    """All races of a call: their times, and who may compute it, the best first."""
+    """All comparisons of a call: their times, and the possible winners, the best first."""
     call = trial.call
     seconds_of: dict[str, dict[str, float]] = {}
     rounds: dict[str, int] = {}
     unsteady: set[str] = set()
 
-    def hold(contest: str, runners: dict[str, Callable[[], Any]]) -> list[str]:
-        say(f"timing {len(runners)} backends, {contest}")
+    def compared(comparison: str, runners: dict[str, Callable[[], Any]]) -> list[str]:
+        say(f"timing {len(runners)} backends, {comparison}")
         for name, run in list(runners.items()):
             try:
                 run()
@@ -251,37 +252,39 @@ def _race(
                 if name == BASELINE:
                     raise
                 del runners[name]
-                field.left_out[f"{name} ({contest})"] = describe(error)
-        times = race(runners, timed, seconds, seed)
-        rounds[contest] = max(map(len, times.values()))
-        seconds_of[contest] = {name: quartile(each) for name, each in times.items()}
-        unsteady.update(contest for each in times.values() if not steady(each))
-        return sorted(runners, key=lambda name: seconds_of[contest][name])
+                field.left_out[f"{name} ({comparison})"] = describe(error)
+        times = compare(runners, timed, seconds, seed)
+        rounds[comparison] = max(map(len, times.values()))
+        seconds_of[comparison] = {name: quartile(each) for name, each in times.items()}
+        unsteady.update(comparison for each in times.values() if not steady(each))
+        return sorted(runners, key=lambda name: seconds_of[comparison][name])
 
     ops = {name: candidate.op(call.op) for name, candidate in field.left.items()}
-    order = hold(WHOLE, {name: trial.whole(op) for name, op in ops.items()})
+    order = compared(WHOLE, {name: trial.whole(op) for name, op in ops.items()})
     ranked = [{WHOLE: name} for name in order]
-    mixture = _best_parts(trial, field.left, hold) if call.needs else None
-    if mixture is not None:
-        mixed = str(Decision(mixture))
+    combination = _best_parts(trial, field.left, compared) if call.needs else None
+    if combination is not None:
+        combined = str(Decision(combination))
         finalists = {name: trial.whole(ops[name]) for name in dict.fromkeys((*order[:2], BASELINE))}
-        finalists[mixed] = trial.whole(implementation(call, mixture, field.left))
-        ranked = [mixture if name == mixed else {WHOLE: name} for name in hold(FINAL, finalists)]
+        finalists[combined] = trial.whole(implementation(call, combination, field.left))
+        ranked = [combination if name == combined else {WHOLE: name} for name in compared(FINAL, finalists)]
         ranked += [{WHOLE: name} for name in order if name not in finalists]
         if (
-            ranked[0] == mixture
-            and seconds_of[FINAL][mixed] > GAIN * seconds_of[FINAL][str(Decision(ranked[1]))]
+            ranked[0] == combination
+            and seconds_of[FINAL][combined] > GAIN * seconds_of[FINAL][str(Decision(ranked[1]))]
         ):
             ranked[:2] = reversed(ranked[:2])
     baseline = {WHOLE: BASELINE}
-    contest = seconds_of.get(FINAL, seconds_of[WHOLE])
-    if contest[str(Decision(ranked[0]))] > MARGIN * contest[BASELINE]:
+    comparison = seconds_of.get(FINAL, seconds_of[WHOLE])
+    if comparison[str(Decision(ranked[0]))] > MARGIN * comparison[BASELINE]:
         ranked = [baseline, *(winner for winner in ranked if winner != baseline)]
     return Decision(ranked[0], seconds_of, rounds.get(FINAL, rounds[WHOLE]), steady=not unsteady), ranked
 
 
-def _best_parts(trial: Trial, candidates: Mapping[str, Candidate], hold: Contest) -> dict[str, str] | None:
-    """The fastest at each part; None where one candidate is that at all of them, or nothing can be taken apart."""
+def _best_parts(
+    trial: Trial, candidates: Mapping[str, Candidate], compared: Comparison
+) -> dict[str, str] | None:
+    """The fastest candidate for each part; None where one wins all of them, or no candidate offers parts."""
     call = trial.call
     options = call.pairs
     apart = {name: parts for name, each in candidates.items() if (parts := each.parts(call.op)) is not None}
@@ -291,14 +294,14 @@ def _best_parts(trial: Trial, candidates: Mapping[str, Candidate], hold: Contest
         name: trial.forward(apart[name].forward if name in apart else each.op(call.op))
         for name, each in candidates.items()
     }
-    winners = {FORWARD: hold(FORWARD, forwards)[0]}
+    winners = {FORWARD: compared(FORWARD, forwards)[0]}
     needs = tuple(name in call.needs for name in ("input", "weight", "bias"))
     if needs[0]:
         runners = {name: trial.backward(parts, options, True, False, False) for name, parts in apart.items()}
-        winners[OF_INPUT] = hold(OF_INPUT, runners)[0]
+        winners[OF_INPUT] = compared(OF_INPUT, runners)[0]
     if needs[1] or needs[2]:
         runners = {name: trial.backward(parts, options, False, *needs[1:]) for name, parts in apart.items()}
-        winners[OF_WEIGHT] = hold(OF_WEIGHT, runners)[0]
+        winners[OF_WEIGHT] = compared(OF_WEIGHT, runners)[0]
     return winners if len(set(winners.values())) > 1 else None
 
 
@@ -308,7 +311,7 @@ def _best_parts(trial: Trial, candidates: Mapping[str, Candidate], hold: Contest
 def _verdict(
     call: Call, winner: Mapping[str, str], candidates: Mapping[str, Candidate], seed: int
 ) -> str | None:
-    """What is wrong with the winner on this call; None where it is right."""
+    """What is wrong with the winner on this call; None where it is correct."""
     op = implementation(call, winner, candidates)
     strict = replace(candidates[BASELINE].backend, accuracy={}, deterministic=True)  # what `auto` promises
     outcome = check_with(strict, op, call.record, call.case, call.dtype, call.device, seed + 1)

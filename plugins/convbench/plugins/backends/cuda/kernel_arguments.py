@@ -4,10 +4,10 @@ With a stride s the pixels of the input fall into s x s classes, by (pixel + pad
 have seen the same taps, every s-th or so, at positions that follow one another in the output:
 
     stride 2, kernel 3, padding 1      pixel       0   1   2   3   4   5
-                                       even: tap   1       1       1        at upstream 0, 1, 2
-                                       odd: taps       2,0     2,0     2,0  at upstream (0, 1), (1, 2), (2, 3)
+                                       even: tap   1       1       1        at grad_output 0, 1, 2
+                                       odd: taps       2,0     2,0     2,0  at grad_output (0, 1), (1, 2), (2, 3)
 
-So the gradient of each class is a correlation of the upstream gradient with the kernel's taps of that class, of
+So the gradient of each class is a correlation of the grad_output gradient with the kernel's taps of that class, of
 step 1, without the multiplications by zero of a dilated gradient; and its filters are the input's channels.
 """
 
@@ -98,7 +98,7 @@ class _Class:
     """The pixels of one class along one axis: `start`, `start + stride`, ... of which there are `count`.
 
     Their taps are `first`, `first + every`, ... of the kernel, from the last of the `taps` to the first, at
-    upstream positions `origin`, `origin + gap`, ... for the first pixel.
+    grad_output positions `origin`, `origin + gap`, ... for the first pixel.
     """
 
     start: int
@@ -124,7 +124,7 @@ def _classes(extent: int, kernel: int, stride: int, padding: int, dilation: int)
 
 @lru_cache(maxsize=1024)
 def input_gradient(shape: Shape) -> tuple[tuple[Correlation, ...], bool]:
-    """The correlations of the upstream gradient that make up the gradient, and whether they leave pixels out.
+    """The correlations of the grad_output gradient that make up the gradient, and whether they leave pixels out.
 
     Pixels that no window has seen have no taps, and a gradient of zero, which none of the correlations writes.
     """

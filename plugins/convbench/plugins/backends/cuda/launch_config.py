@@ -76,31 +76,34 @@ class Convolution:
             self._correlate(forward(shape), input, weight, bias, output, activation)
         return output
 
-    def input_gradient(self, upstream: Tensor, weight: Tensor, shape: Shape) -> Tensor:
+    def input_gradient(self, grad_output: Tensor, weight: Tensor, shape: Shape) -> Tensor:
         """(N, O, H', W'), (O, C/groups, kh, kw) -> (N, C, H, W)."""
         size = shape.images, shape.channels, *shape.size
         correlations, gaps = input_gradient(shape)
-        gradient = upstream.new_zeros(size) if gaps else upstream.new_empty(size)
+        gradient = grad_output.new_zeros(size) if gaps else grad_output.new_empty(size)
         if shape.images:
             for correlation in correlations:
-                self._correlate(correlation, upstream, weight, None, gradient, "none")
+                self._correlate(correlation, grad_output, weight, None, gradient, "none")
         return gradient
 
     def weight_gradient(
-        self, upstream: Tensor, input: Tensor, shape: Shape, with_bias: bool
+        self, grad_output: Tensor, input: Tensor, shape: Shape, with_bias: bool
     ) -> tuple[Tensor, Tensor]:
         """(N, O, H', W'), (N, C, H, W) -> (O, C/groups, kh, kw) of the weight, and (O,) of the bias."""
         size = shape.filters, shape.channels // shape.groups, *shape.kernel
-        of_bias = upstream.new_empty(shape.filters)
+        of_bias = grad_output.new_empty(shape.filters)
         if not shape.images:
-            return upstream.new_zeros(size), of_bias.zero_()
-        gradient, correlation = upstream.new_empty(size), forward(shape)
+            return grad_output.new_zeros(size), of_bias.zero_()
+        gradient, correlation = grad_output.new_empty(size), forward(shape)
         numbers = shape.filters * (gradient[0].numel() + 1)  # with the bias's
         if direct_weight_gradient_fits(correlation, math_of(input.dtype)):
-            partial, kernel = self._direct_weight_gradient(correlation, upstream, input, numbers), "sum_rows"
+            partial, kernel = (
+                self._direct_weight_gradient(correlation, grad_output, input, numbers),
+                "sum_rows",
+            )
             parts, per_block = partial.shape[1], MOST_THREADS // 32
         else:
-            partial = self._gemm_weight_gradient(correlation, upstream, input, numbers, with_bias)
+            partial = self._gemm_weight_gradient(correlation, grad_output, input, numbers, with_bias)
             kernel, parts, per_block = "sum_columns", partial.shape[0], MOST_THREADS
         sums = program("sums.cu", ELEMENT=element(input.dtype))
         arguments = (
@@ -142,7 +145,7 @@ class Convolution:
         self.machine.launch(source.device, made, "gemm", grid, block.threads, shared, (correlation, *tensors))
 
     def _direct_weight_gradient(
-        self, correlation: Correlation, upstream: Tensor, input: Tensor, numbers: int
+        self, correlation: Correlation, grad_output: Tensor, input: Tensor, numbers: int
     ) -> Tensor:
         """Partial sums, (numbers, blocks)."""
         refuse_huge(correlation)
@@ -151,12 +154,12 @@ class Convolution:
         )
         made, tile, grid, threads, shared = plan
         partial = torch.empty((numbers, grid[0]), dtype=torch.float32, device=input.device)
-        arguments = correlation, tile, input, upstream, partial
+        arguments = correlation, tile, input, grad_output, partial
         self.machine.launch(input.device, made, "direct_weight_gradient", grid, threads, shared, arguments)
         return partial
 
     def _gemm_weight_gradient(
-        self, correlation: Correlation, upstream: Tensor, input: Tensor, numbers: int, with_bias: bool
+        self, correlation: Correlation, grad_output: Tensor, input: Tensor, numbers: int, with_bias: bool
     ) -> Tensor:
         """Partial sums, (splits, numbers)."""
         refuse_huge(correlation)
@@ -177,7 +180,7 @@ class Convolution:
         made = gemm_program(element(input.dtype), math, block, weight_gradient=True)
         table = 16 * block.columns
         shared = table + gemm_shared(math, block, weight_gradient=True)
-        arguments = correlation, splits, length, int(with_bias), input, upstream, partial
+        arguments = correlation, splits, length, int(with_bias), input, grad_output, partial
         grid = (*tiles, groups * splits)
         self.machine.launch(
             input.device, made, "gemm_weight_gradient", grid, block.threads, shared, arguments

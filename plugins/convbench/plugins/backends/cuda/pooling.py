@@ -49,7 +49,7 @@ class Pooling:
 
     def largest_gradient(
         self,
-        upstream: Tensor,
+        grad_output: Tensor,
         choices: Tensor,
         image: Pair,
         kernel: Pair,
@@ -58,10 +58,10 @@ class Pooling:
         dilation: Pair,
     ) -> Tensor:
         """(N, C, H', W') -> (N, C, H, W): every value added to the place that was chosen."""
-        gradient = upstream.new_empty((*upstream.shape[:2], *image))
+        gradient = grad_output.new_empty((*grad_output.shape[:2], *image))
         window = (*kernel, *stride, *padding, *dilation)
-        tensors = upstream, choices, gradient
-        self._launch("max_pool2d_gradient", gradient, upstream, gradient, window, (0, 0), tensors)
+        tensors = grad_output, choices, gradient
+        self._launch("max_pool2d_gradient", gradient, grad_output, gradient, window, (0, 0), tensors)
         return gradient
 
     def mean(
@@ -82,7 +82,7 @@ class Pooling:
 
     def mean_gradient(
         self,
-        upstream: Tensor,
+        grad_output: Tensor,
         image: Pair,
         kernel: Pair,
         stride: Pair,
@@ -91,10 +91,10 @@ class Pooling:
         divisor: int,
     ) -> Tensor:
         """(N, C, H', W') -> (N, C, H, W): every value shared out among its window."""
-        gradient = upstream.new_empty((*upstream.shape[:2], *image))
+        gradient = grad_output.new_empty((*grad_output.shape[:2], *image))
         window, counted = (*kernel, *stride, *padding, 1, 1), (count_padding, divisor)
         self._launch(
-            "avg_pool2d_gradient", gradient, upstream, gradient, window, counted, (upstream, gradient)
+            "avg_pool2d_gradient", gradient, grad_output, gradient, window, counted, (grad_output, gradient)
         )
         return gradient
 

@@ -46,21 +46,21 @@ class Convolution:
         self._launch("conv2d", shape, output, input, weight, bias)
         return output
 
-    def input_gradient(self, upstream: Tensor, weight: Tensor, shape: Shape) -> Tensor:
+    def input_gradient(self, grad_output: Tensor, weight: Tensor, shape: Shape) -> Tensor:
         """(N, O, H', W'), (O, C/groups, kh, kw) -> (N, C, H, W)."""
-        gradient = upstream.new_empty((shape.images, shape.channels, *shape.size))
-        self._launch("conv2d_input_gradient", shape, gradient, upstream, weight)
+        gradient = grad_output.new_empty((shape.images, shape.channels, *shape.size))
+        self._launch("conv2d_input_gradient", shape, gradient, grad_output, weight)
         return gradient
 
     def weight_gradient(
-        self, upstream: Tensor, input: Tensor, shape: Shape, with_bias: bool
+        self, grad_output: Tensor, input: Tensor, shape: Shape, with_bias: bool
     ) -> tuple[Tensor, Tensor]:
         """(N, O, H', W'), (N, C, H, W) -> (O, C/groups, kh, kw) of the weight, and (O,) of the bias."""
-        gradient = upstream.new_empty((shape.filters, shape.channels // shape.groups, *shape.kernel))
-        of_bias = upstream.new_empty(shape.filters)
-        self._launch("conv2d_weight_gradient", shape, gradient, upstream, input)
+        gradient = grad_output.new_empty((shape.filters, shape.channels // shape.groups, *shape.kernel))
+        of_bias = grad_output.new_empty(shape.filters)
+        self._launch("conv2d_weight_gradient", shape, gradient, grad_output, input)
         if with_bias:
-            self._launch("conv2d_bias_gradient", shape, of_bias, upstream)
+            self._launch("conv2d_bias_gradient", shape, of_bias, grad_output)
         return gradient, of_bias
 
     def _launch(self, kernel: str, shape: Shape, written: Tensor, *read: Argument) -> None:

@@ -1,9 +1,9 @@
-"""`triton`: convolution as a matrix product that gathers its left side, and pooling, in Triton.
+"""`triton`: convolution as a matrix product that gathers its left matrix, and pooling, in Triton.
 
-`kernels/` is what runs on the device, `block_sizes.py` chooses and remembers the sizes of its blocks,
-`convolution.py` and `pooling.py` make ops of torch of it (`torch_ops.py`), which `torch.compile` sees
-through. Under Triton's interpreter (`TRITON_INTERPRET=1`) the same kernels run on the CPU, slowly, and the
-backend offers them there. `docs/triton.md` draws how it computes.
+`kernels/` runs on the device, `block_sizes.py` chooses block sizes and stores them, `convolution.py` and
+`pooling.py` launch the kernels, and `torch_ops.py` registers them so that `torch.compile` sees the launches.
+Under Triton's interpreter (`TRITON_INTERPRET=1`) the same kernels run on the CPU, slowly, and the backend is
+available there. `docs/triton.md` draws how it computes.
 """
 
 from __future__ import annotations

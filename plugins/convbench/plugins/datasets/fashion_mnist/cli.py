@@ -51,14 +51,14 @@ def where(data_dir: Path | None, as_json: bool) -> None:
     """
     from convbench.plugins.datasets.fashion_mnist import status
 
-    found = status.whereabouts(data_dir)
+    found = status.statuses(data_dir)
     used = status.used(found)
     click.echo(_json(found, used) if as_json else _table(found, used))
     if used is None:
         raise DataError(next(place.detail for place in found if place.state == "refused"))
 
 
-def _json(found: list[status.Whereabouts], used: status.Whereabouts | None) -> str:
+def _json(found: list[status.Status], used: status.Status | None) -> str:
     rows = [
         {
             "source": place.source,
@@ -76,7 +76,7 @@ def _json(found: list[status.Whereabouts], used: status.Whereabouts | None) -> s
     return json.dumps(answer, indent=2)
 
 
-def _table(found: list[status.Whereabouts], used: status.Whereabouts | None) -> str:
+def _table(found: list[status.Status], used: status.Status | None) -> str:
     """A line per source, the one that would be used marked with an arrow."""
     names = max(len(place.source) for place in found)
     states = max(len(place.state) for place in found)

@@ -10,7 +10,7 @@ from convbench.registry.errors import DataError
 
 
 @dataclass(frozen=True)
-class Whereabouts:
+class Status:
     """One source: `state` is `good`, `absent`, `refused`, `not set`, `untried` or `failed lately`."""
 
     source: str
@@ -19,42 +19,42 @@ class Whereabouts:
     detail: str = ""
 
 
-def whereabouts(root: Path | None) -> list[Whereabouts]:
+def statuses(root: Path | None) -> list[Status]:
     """Every source in order, each copy read and verified."""
     return [*map(_look, sources.sources(root)), _download(), _sample()]
 
 
-def used(found: list[Whereabouts]) -> Whereabouts | None:
+def used(found: list[Status]) -> Status | None:
     """The first source that settles the matter, as `load` goes about it; None where it would refuse."""
     settled = next(place for place in found if place.state not in ("not set", "absent", "failed lately"))
     return None if settled.state == "refused" else settled
 
 
-def _look(source: sources.Source) -> Whereabouts:
+def _look(source: sources.Source) -> Status:
     if source.root is None:
-        return Whereabouts(source.name, None, "not set")
+        return Status(source.name, None, "not set")
     directory = files.find(source.root)
     if directory is None:
         if source.required:
-            return Whereabouts(source.name, source.root, "refused", sources.absent(source))
-        return Whereabouts(source.name, source.root / files.NAME, "absent")
+            return Status(source.name, source.root, "refused", sources.absent(source))
+        return Status(source.name, source.root / files.NAME, "absent")
     try:
         sources.read(source, directory)
     except DataError as error:
-        return Whereabouts(source.name, directory, "refused", str(error))
-    return Whereabouts(source.name, directory, "good")
+        return Status(source.name, directory, "refused", str(error))
+    return Status(source.name, directory, "good")
 
 
-def _download() -> Whereabouts:
+def _download() -> Status:
     into = sources.cache_root() / files.NAME
     if lately := acquire.failed_lately():
-        return Whereabouts("download", into, "failed lately", lately)
+        return Status("download", into, "failed lately", lately)
     seconds = acquire.AT_FIRST_USE.deadline_seconds
     detail = f"tried at first use for at most {seconds} s, then the sample is used"
-    return Whereabouts("download", into, "untried", detail)
+    return Status("download", into, "untried", detail)
 
 
-def _sample() -> Whereabouts:
+def _sample() -> Status:
     if problem := files.problem(embedded.DIRECTORY, embedded.FILES):
-        return Whereabouts("sample", embedded.DIRECTORY, "refused", problem)
-    return Whereabouts("sample", embedded.DIRECTORY, "good", "12,000 images, as fashion-mnist-sample")
+        return Status("sample", embedded.DIRECTORY, "refused", problem)
+    return Status("sample", embedded.DIRECTORY, "good", "12,000 images, as fashion-mnist-sample")

@@ -105,7 +105,7 @@ def max_pool(
 
 @triton.jit(do_not_specialize=GEOMETRY)
 def max_pool_gradient(
-    upstream, choices, gradient, numel, size_class, channels, height, width, rows, columns,
+    grad_output, choices, gradient, numel, size_class, channels, height, width, rows, columns,
     upstream_n, upstream_c, upstream_h, upstream_w, choices_n, choices_c, choices_h, choices_w,
     stride_h, stride_w, top, left, dilation_h, dilation_w, KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
@@ -114,7 +114,7 @@ def max_pool_gradient(
     element = lanes(BLOCK, WIDE)
     there = element < numel
     image, channel, row, column = place(element, channels, height, width, CHANNELS_LAST)
-    of_upstream = upstream + image * upstream_n + channel * upstream_c
+    of_upstream = grad_output + image * upstream_n + channel * upstream_c
     of_choices = choices + image * choices_n + channel * choices_c
     total = tl.zeros((BLOCK,), dtype=tl.float32)
     for tap in range(KERNEL_H * KERNEL_W):
@@ -175,7 +175,7 @@ def avg_pool(
 
 @triton.jit(do_not_specialize=GEOMETRY)
 def avg_pool_gradient(
-    upstream, source, gradient, numel, size_class, channels, height, width, rows, columns,
+    grad_output, source, gradient, numel, size_class, channels, height, width, rows, columns,
     upstream_n, upstream_c, upstream_h, upstream_w, source_n, source_c, source_h, source_w,
     stride_h, stride_w, top, left, divide_by, COUNT_PADDING: tl.constexpr,
     KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr, ACTIVATION: tl.constexpr, CHANNELS_LAST: tl.constexpr,
@@ -185,7 +185,7 @@ def avg_pool_gradient(
     element = lanes(BLOCK, WIDE)
     there = element < numel
     image, channel, row, column = place(element, channels, height, width, CHANNELS_LAST)
-    corner = upstream + image * upstream_n + channel * upstream_c
+    corner = grad_output + image * upstream_n + channel * upstream_c
     total = tl.zeros((BLOCK,), dtype=tl.float32)
     for tap in range(KERNEL_H * KERNEL_W):
         down = row + top - tap // KERNEL_W

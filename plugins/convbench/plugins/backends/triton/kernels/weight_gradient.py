@@ -1,6 +1,6 @@
 """The weight gradient: a matrix product that sums over all positions of all images, split among programs.
 
-    gradient[outer, j] = sum over positions of upstream[outer, position] * patches[position, j]    j = (inner, tap)
+    gradient[outer, j] = sum over p of grad_output[outer, p] * patches[p, j]    p: positions, j = (inner, tap)
 
 The result is small and the sum is long: there are few tiles, and to have work for the whole device, each tile's
 sum is split into as many parts as `splits` says. A part is written to a workspace of float32, and a second
@@ -11,7 +11,8 @@ kernel adds the parts in their order. Atomic additions would save it, and change
                         |                |              |
     workspace        [ tile ]    +    [ tile ]    +  [ tile ]         added from left to right
 
-As in `correlation`, (inner, tap) is one axis where FOLDED; otherwise a tile has one tap and a block of channels.
+As in `correlation`, (inner, tap) is one axis where FOLDED; otherwise a tile has one tap and a block of
+channels.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ GEOMETRY = [
 
 @triton.jit(do_not_specialize=GEOMETRY)
 def weight_gradient(
-    upstream,
+    grad_output,
     source,
     parts,
     positions,
@@ -110,7 +111,7 @@ def weight_gradient(
         valid = position < end
         pixel = image * upstream_n + row * upstream_h + column * upstream_w
         held = is_outer[:, None] & valid[None, :]
-        gradient = tl.load(upstream + (of_outer[:, None] + pixel[None, :]), mask=held, other=0.0)
+        gradient = tl.load(grad_output + (of_outer[:, None] + pixel[None, :]), mask=held, other=0.0)
         if FOLDED:
             at_row = (row * stride_h)[None, :] + down[:, None]
             at_column = (column * stride_w)[None, :] + across[:, None]
