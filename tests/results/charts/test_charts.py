@@ -119,6 +119,7 @@ def test_nothing_to_draw_is_said(rows: list[Row]) -> None:
         plot_run(rows)
 
 
-def test_rows_alone_have_no_intervals() -> None:
-    chart = plot_run([*timed([1.0, 1.1], images_per_second=1e3)])
-    assert "interval" not in str(chart.to_dict()["vconcat"][0]["title"])
+@pytest.mark.parametrize(("step_ms", "has_one"), [([1.0], False), ([1.0, 1.1], True)])
+def test_an_interval_needs_two_processes(step_ms: list[float], has_one: bool) -> None:
+    chart = plot_run([*timed(step_ms, images_per_second=1e3)])
+    assert ("interval" in str(chart.to_dict()["vconcat"][0]["title"])) is has_one
