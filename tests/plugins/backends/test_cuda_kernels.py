@@ -268,9 +268,9 @@ def calls(ops: Any) -> dict[str, tuple[Any, ...]]:
         "conv2d_input_gradient": (upstream, kernels, (9, 7), False, *options),
         "conv2d_weight_gradient": (upstream, images, (3, 3), True, False, *options),
         "max_pool2d": (images, (5, 3), *window, (1, 1)),
-        "max_pool2d_gradient": (pooled, choices, (9, 7), *window, (1, 1)),
-        "avg_pool2d": (images, (5, 3), *window, 1, 0),
-        "avg_pool2d_gradient": (pooled, (9, 7), *window, 1, 0),
+        "max_pool2d_gradient": (pooled, choices, (9, 7), False, *window, (1, 1)),
+        "avg_pool2d": (images, (5, 3), *window, True, 0),
+        "avg_pool2d_gradient": (pooled, (9, 7), False, *window, True, 0),
     }
 
 

@@ -417,6 +417,8 @@ def test_torch_knows_the_kernels_of_every_op() -> None:
         "max_pool2d_gradient": {"max_pool_gradient"},
         "avg_pool2d": {"avg_pool"},
         "avg_pool2d_gradient": {"avg_pool_gradient"},
+        "activation_max_pool2d": {"max_pool"},
+        "activation_avg_pool2d": {"avg_pool"},
         "activation_avg_pool2d_gradient": {"avg_pool_gradient"},
     }.items():
         assert {kernel.fn.__name__ for kernel in known(f"convbench_triton::{op}")} == kernels

@@ -41,26 +41,28 @@ class Pooling:
         self, input: Tensor, size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
     ) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) -> the largest values (N, C, H', W'), and their places in their windows, 16 bits each."""
+        input = input.contiguous()
         output = input.new_empty((*input.shape[:2], *size))
-        choices = torch.empty(output.shape, dtype=torch.int16, device=input.device)
+        places = torch.empty(output.shape, dtype=torch.int16, device=input.device)
         window = (*kernel, *stride, *padding, *dilation)
-        self._launch("max_pool2d", input, output, output, window, (0, 0), (input, output, choices))
-        return output, choices
+        self._launch("max_pool2d", input, output, output, window, (0, 0), (input, output, places))
+        return output, places
 
     def largest_gradient(
         self,
         grad_output: Tensor,
-        choices: Tensor,
-        image: Pair,
+        places: Tensor,
+        size: Pair,
+        channels_last: bool,
         kernel: Pair,
         stride: Pair,
         padding: Pair,
         dilation: Pair,
     ) -> Tensor:
         """(N, C, H', W') -> (N, C, H, W): every value added to the place that was chosen."""
-        gradient = grad_output.new_empty((*grad_output.shape[:2], *image))
+        gradient = grad_output.new_empty((*grad_output.shape[:2], *size))
         window = (*kernel, *stride, *padding, *dilation)
-        tensors = grad_output, choices, gradient
+        tensors = grad_output.contiguous(), places.contiguous(), gradient
         self._launch("max_pool2d_gradient", gradient, grad_output, gradient, window, (0, 0), tensors)
         return gradient
 
@@ -71,31 +73,31 @@ class Pooling:
         kernel: Pair,
         stride: Pair,
         padding: Pair,
-        count_padding: int,
+        count_padding: bool,
         divisor: int,
     ) -> Tensor:
         """(N, C, H, W) -> (N, C, H', W')."""
         output = input.new_empty((*input.shape[:2], *size))
         window, counted = (*kernel, *stride, *padding, 1, 1), (count_padding, divisor)
-        self._launch("avg_pool2d", input, output, output, window, counted, (input, output))
+        self._launch("avg_pool2d", input, output, output, window, counted, (input.contiguous(), output))
         return output
 
     def mean_gradient(
         self,
         grad_output: Tensor,
-        image: Pair,
+        size: Pair,
+        channels_last: bool,
         kernel: Pair,
         stride: Pair,
         padding: Pair,
-        count_padding: int,
+        count_padding: bool,
         divisor: int,
     ) -> Tensor:
         """(N, C, H', W') -> (N, C, H, W): every value shared out among its window."""
-        gradient = grad_output.new_empty((*grad_output.shape[:2], *image))
+        gradient = grad_output.new_empty((*grad_output.shape[:2], *size))
         window, counted = (*kernel, *stride, *padding, 1, 1), (count_padding, divisor)
-        self._launch(
-            "avg_pool2d_gradient", gradient, grad_output, gradient, window, counted, (grad_output, gradient)
-        )
+        tensors = grad_output.contiguous(), gradient
+        self._launch("avg_pool2d_gradient", gradient, grad_output, gradient, window, counted, tensors)
         return gradient
 
     def _launch(

@@ -25,10 +25,10 @@ OPS = (
 
 
 def load() -> Mapping[str, Any]:
-    from convbench.plugins.backends.native import pooling
     from convbench.plugins.backends.native.convolution import CONVOLUTIONS
+    from convbench.plugins.backends.native.pooling import POOLING
 
-    return {name: CONVOLUTIONS.get(name) or getattr(pooling, name) for name in OPS}
+    return {**CONVOLUTIONS, **POOLING}
 
 
 @hookimpl

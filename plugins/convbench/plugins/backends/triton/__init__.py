@@ -25,10 +25,10 @@ OPS = (
 
 
 def load() -> Mapping[str, Any]:
-    from convbench.plugins.backends.triton import pooling
     from convbench.plugins.backends.triton.convolution import CONVOLUTIONS
+    from convbench.plugins.backends.triton.pooling import POOLING
 
-    return {name: CONVOLUTIONS.get(name) or getattr(pooling, name) for name in OPS}
+    return {**CONVOLUTIONS, **POOLING}
 
 
 @hookimpl
