@@ -243,15 +243,17 @@ def calls() -> dict[str, tuple[Any, ...]]:
     options = (2, 1), (1, 1, 2, 1), (1, 1), 2
     upstream = torch.randn(2, 6, 4, 6)
     window = (3, 2), (2, 2), (1, 0)
-    pooled, choices = torch.ops.convbench_triton.max_pool2d(images, (4, 3), *window, (1, 1), "none")
+    pooled, choices = torch.ops.convbench_triton.max_pool2d(images, (4, 3), *window, (1, 1))
     return {
         "conv2d": (images, kernels, bias, *options),
         "conv2d_activation": (images, kernels, bias, *options, "tanh"),
         "conv2d_input_gradient": (upstream, kernels, (7, 6), True, *options),
         "conv2d_weight_gradient": (upstream, images, (3, 3), True, False, *options),
-        "max_pool2d": (images, (4, 3), *window, (1, 1), "sigmoid"),
+        "max_pool2d": (images, (4, 3), *window, (1, 1)),
+        "activation_max_pool2d": (images, (4, 3), *window, (1, 1), "sigmoid"),
         "max_pool2d_gradient": (pooled, choices, (7, 6), False, *window, (1, 1)),
-        "avg_pool2d": (images, (4, 3), *window, True, 0, "tanh"),
+        "avg_pool2d": (images, (4, 3), *window, True, 0),
+        "activation_avg_pool2d": (images, (4, 3), *window, True, 0, "tanh"),
         "avg_pool2d_gradient": (pooled, (7, 6), True, *window, True, 0),
         "activation_avg_pool2d_gradient": (pooled, images, *window, False, 0, "relu"),
     }
@@ -265,8 +267,10 @@ def calls() -> dict[str, tuple[Any, ...]]:
         exhaustive("conv2d_input_gradient"),
         exhaustive("conv2d_weight_gradient"),
         "max_pool2d",
+        "activation_max_pool2d",
         "max_pool2d_gradient",
         "avg_pool2d",
+        "activation_avg_pool2d",
         exhaustive("avg_pool2d_gradient"),
         exhaustive("activation_avg_pool2d_gradient"),
     ],

@@ -24,7 +24,9 @@ def laid_out(images: Tensor, last: bool) -> Tensor:
 
 def positions(size: Any, kernel: Any, stride: Any, padding: Any, dilation: Any) -> tuple[Tensor, Tensor]:
     """The first row and column of each window, in the image."""
-    return torch.arange(size[0])[:, None] * stride[0] - padding[0], torch.arange(size[1]) * stride[1] - padding[1]
+    return torch.arange(size[0])[:, None] * stride[0] - padding[0], torch.arange(size[1]) * stride[
+        1
+    ] - padding[1]
 
 
 def pixels(places: Tensor, image: Any, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Tensor:
@@ -49,7 +51,9 @@ def maximum(
 def _ceil(input: Tensor, size: Any, kernel: Any, stride: Any, padding: Any, dilation: Any) -> bool:
     """Whether a window hangs over the padded image."""
     axes = zip(input.shape[2:], size, kernel, stride, padding, dilation, strict=True)
-    return any((rows - 1) * step + gap * (k - 1) + 1 > extent + 2 * pad for extent, rows, k, step, pad, gap in axes)
+    return any(
+        (rows - 1) * step + gap * (k - 1) + 1 > extent + 2 * pad for extent, rows, k, step, pad, gap in axes
+    )
 
 
 def maximum_gradient(grad_output: Tensor, places: Tensor, size: Any, last: bool, *window: Any) -> Tensor:
@@ -66,7 +70,14 @@ def mean(
 
 
 def mean_gradient(
-    grad_output: Tensor, size: Any, last: bool, kernel: Any, stride: Any, padding: Any, count: bool, divisor: int
+    grad_output: Tensor,
+    size: Any,
+    last: bool,
+    kernel: Any,
+    stride: Any,
+    padding: Any,
+    count: bool,
+    divisor: int,
 ) -> Tensor:
     image = grad_output.new_zeros(*grad_output.shape[:2], *size)
     ceil = _ceil(image, grad_output.shape[2:], kernel, stride, padding, (1, 1))

@@ -27,7 +27,6 @@ from convbench.registry.ops.activations import activation_of
 from convbench.registry.ops.call_arguments import PoolingOptions, being_traced, pooling_options
 from convbench.registry.ops.window import IntPair, mean_divisor
 
-MOST_PIXELS = 2**16  # of a window, whose places are kept as 16 bits
 _WINDOW = "int[] kernel, int[] stride, int[] padding"
 _COUNTED = f"{_WINDOW}, bool count_padding, int divisor"
 _IMAGE = "SymInt[] size, bool channels_last"
@@ -57,6 +56,7 @@ class PoolKernels:
             activation)` -> the gradient of the input, of the shape of `kept`: the activations with
             `keeps_activations`, but for a ReLU; else the input.
         keeps_activations: the slope of an activation is computed from its output, not from its input.
+        most_pixels: of a window of `maximum`; 2^15 where the kernels read a place as a signed number.
         keeps_layout: the output is channels_last where the input is. The argument `channels_last` of the
             gradients then says whether the input is; without it, it is False.
     """
@@ -69,6 +69,7 @@ class PoolKernels:
     activated_mean: Callable[..., tuple[Tensor, Tensor]] | None = None
     activated_mean_gradient: Callable[..., Tensor] | None = None
     keeps_activations: bool = False
+    most_pixels: int = 2**16
     keeps_layout: bool = False
 
 
@@ -102,7 +103,7 @@ def pooling_ops(
     ) -> Tensor:
         """The largest value in each window: (N, C, H, W) -> (N, C, H', W')."""
         ops, options = resolved(input, kernel_size, stride, padding, dilation, ceil_mode)
-        _refuse_large(options[1])
+        _refuse_large(options[1], kernels.most_pixels)
         largest: Tensor
         largest, _ = ops.max_pool2d(input, *options)
         return largest
@@ -134,7 +135,7 @@ def pooling_ops(
         """The largest activation in each window: (N, C, H, W) -> (N, C, H', W')."""
         name = _named(activation, kernels)
         ops, options = resolved(input, kernel_size, stride, padding, dilation, ceil_mode)
-        _refuse_large(options[1])
+        _refuse_large(options[1], kernels.most_pixels)
         largest: Tensor
         largest, _ = ops.activation_max_pool2d(input, *options, name)
         return largest
@@ -168,9 +169,9 @@ def _named(activation: str, kernels: PoolKernels) -> str:
     return name
 
 
-def _refuse_large(kernel: Sequence[int]) -> None:
-    if kernel[0] * kernel[1] > MOST_PIXELS:
-        raise Unsupported(f"windows of more than {MOST_PIXELS} pixels")
+def _refuse_large(kernel: Sequence[int], most_pixels: int) -> None:
+    if kernel[0] * kernel[1] > most_pixels:
+        raise Unsupported(f"windows of more than {most_pixels} pixels")
 
 
 # --- registration -----------------------------------------------------------------------------------------------

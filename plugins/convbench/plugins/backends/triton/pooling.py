@@ -86,9 +86,7 @@ def mean(
     return output
 
 
-def mean_gradient(
-    grad_output: Tensor, size: Ints, channels_last: bool, *options: Any
-) -> Tensor:
+def mean_gradient(grad_output: Tensor, size: Ints, channels_last: bool, *options: Any) -> Tensor:
     """(N, C, H', W') -> (N, C, H, W): every value shared out among its window."""
     gradient = new_images(grad_output, (*grad_output.shape[:2], *size), channels_last)
     _share_out(grad_output, gradient, gradient, *options, "none")
@@ -198,6 +196,7 @@ KERNELS = PoolKernels(
     ("relu", "sigmoid", "tanh"),
     activated_mean,
     activated_mean_gradient,
+    most_pixels=2**15,
     keeps_layout=True,
 )
 POOLING = pooling_ops(LIBRARY, KERNELS, refuse_others)

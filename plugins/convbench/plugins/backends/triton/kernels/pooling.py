@@ -124,8 +124,8 @@ def max_pool_gradient(
         down = down // stride_h
         across = across // stride_w
         seen = seen & (down < rows) & (across < columns)
-        choice = tl.load(of_choices + down * choices_h + across * choices_w, mask=seen, other=0)
-        seen = seen & ((choice.to(tl.int32) & 0xFFFF) == tap)  # stored as 16 bits, without a sign
+        choice = tl.load(of_choices + down * choices_h + across * choices_w, mask=seen, other=-1)
+        seen = seen & (choice == tap)
         total += tl.load(of_upstream + down * upstream_h + across * upstream_w, mask=seen, other=0.0).to(
             tl.float32
         )
