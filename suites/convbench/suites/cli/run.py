@@ -14,7 +14,7 @@ import click
 
 from convbench.registry import Registry, UsageError, hookimpl
 from convbench.registry.errors import choices, shown
-from convbench.suites.cli.options import many, warn_of_broken_plugins
+from convbench.suites.cli.options import many, registered, warn_of_broken_plugins
 
 Options = dict[str, Any]
 
@@ -64,9 +64,18 @@ class GroupedHelp(click.Command):
 
 
 @click.command(cls=GroupedHelp)
-@click.option("--suite", metavar="NAME|FILE", help="A registered suite, or a TOML file.")
-@many("--architecture", "Networks, as names or globs; repeat, or separate with commas.")
-@many("--backend", "Op backends, likewise.")
+@click.option(
+    "--suite",
+    metavar="NAME|FILE",
+    shell_complete=registered("suites"),
+    help="A registered suite, or a TOML file.",
+)
+@many(
+    "--architecture",
+    "Networks, as names or globs; repeat, or separate with commas.",
+    complete=registered("architectures"),
+)
+@many("--backend", "Op backends, likewise.", complete=registered("backends"))
 @many("--device", "Torch devices, such as cpu or cuda:0.")
 @many("--dtype", "float32, tf32, float64, bfloat16 or float16.")
 @many("--batch-size", "Images per step.", numbers=True)
@@ -74,7 +83,7 @@ class GroupedHelp(click.Command):
 @many("--mode", "eager, compile or graph.")
 @many("--seed", "Seeds of weights and batch order.", numbers=True)
 @click.option("--fuse/--no-fuse", default=None, help="Compute neighbouring layers by a backend's fused ops.")
-@click.option("--dataset", metavar="NAME", help="Dataset to train on.")
+@click.option("--dataset", metavar="NAME", shell_complete=registered("datasets"), help="Dataset to train on.")
 @click.option("--lr", type=float, help="Learning rate.")
 @click.option("--epochs", type=int, help="Epochs to train, unless the budget ends first.")
 @click.option("--budget", type=float, metavar="SECONDS", help="Training time of one combination.")
