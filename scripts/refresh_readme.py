@@ -40,7 +40,8 @@ Exit codes: 0 fine; 1 a gate that was asked for did not pass; 2 wrong usage or b
 could be compared; 130 interrupted, and what was measured is kept.
 
 A shell completes commands, options and names of suites, architectures, backends and datasets with
-`eval "$(_CONVBENCH_COMPLETE=bash_source convbench)"` in `~/.bashrc`; `zsh_source` and `fish_source` are for other shells.
+`eval "$(_CONVBENCH_COMPLETE=bash_source convbench)"` in `~/.bashrc`; `zsh_source` and `fish_source` are for other
+shells.
 """
 
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-
 from tests.project.test_imports import SCRIPT
 
 

@@ -192,15 +192,15 @@ def test_the_host_is_kept_near_the_device(monkeypatch: pytest.MonkeyPatch) -> No
             log.append(f"wait {self.number}")
 
     monkeypatch.setattr(torch, "meta", type("Module", (), {"Event": Event}), raising=False)
-    short = devices.run_ahead_limit(torch.device("meta"), 2)
+    limit_lead = devices.run_ahead_limit(torch.device("meta"), 2)
     for number in range(6):
         log.append(f"step {number}")
-        short.step()
+        limit_lead()
     assert log == [
         "step 0", "step 1", "record 1", "step 2", "step 3", "wait 1", "record 2",
         "step 4", "step 5", "wait 2", "record 3",
     ]  # fmt: skip
-    devices.run_ahead_limit(torch.device("cpu"), 2).step()
+    devices.run_ahead_limit(torch.device("cpu"), 2)()
 
 
 def test_the_capture_of_a_cuda_device_follows_torchs_protocol(monkeypatch: pytest.MonkeyPatch) -> None:

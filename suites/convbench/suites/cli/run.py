@@ -173,14 +173,11 @@ def run(
     if resume is not None and not (resume / "results.csv").is_file():
         raise UsageError(f"no run in {resume}: there is no results.csv")
     from convbench.suites.runner import run as runner
-    from convbench.suites.runner.prepare import check_resumed, preview, resolve_suite
+    from convbench.suites.runner.prepare import preview, resolve_suite
     from convbench.suites.runner.progress import watcher_for
 
-    chosen = suite if suite is not None else (resume or Path()) / "suite.toml"
-    resolved = overridden(resolve_suite(chosen, registry), options, settings)
+    resolved = overridden(resolve_suite(suite, registry, resume), options, settings)
     warn_of_broken_plugins(registry, resolved.backends)
-    if resume is not None:
-        check_resumed(resolved, resume)
     if dry_run:
         if against is not None:
             from convbench.suites.runner.ab_run import for_two_versions
@@ -194,32 +191,21 @@ def run(
 
         check_writable(pytest_json)  # before hours of measuring, not after
     signal.signal(signal.SIGTERM, _interrupt)
+    asked: Options = {
+        "out": out,
+        "data_dir": data_dir,
+        "time": not no_time,
+        "train": not no_train,
+        "registry": registry,
+        "watcher": watcher_for(),
+    }
     if against is not None:
         from convbench.suites.runner.ab_run import run_against
 
-        base, new = run_against(
-            against,
-            resolved,
-            out=out,
-            pip_options=_words(pip_options),
-            data_dir=data_dir,
-            time=not no_time,
-            train=not no_train,
-            registry=registry,
-            watcher=watcher_for(),
-        )
+        base, new = run_against(against, resolved, pip_options=_words(pip_options), **asked)
         _print_comparison(base.path, new.path, open_page)
         return
-    result = runner.run(
-        resolved,
-        out=out,
-        resume=resume,
-        data_dir=data_dir,
-        time=not no_time,
-        train=not no_train,
-        registry=registry,
-        watcher=watcher_for(),
-    )
+    result = runner.run(resolved, resume=resume, **asked)
     if pytest_json is not None:
         from convbench.results.storage.pytest_benchmark import write_pytest_benchmark
 

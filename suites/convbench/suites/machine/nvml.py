@@ -1,7 +1,8 @@
 """A GPU's clocks, and what holds them down, asked of the driver's management library without a process of its own.
 
 `nvidia-smi` asks the same library, and takes so long to start that an idle GPU lowers its clocks meanwhile. The
-library knows nothing of `CUDA_VISIBLE_DEVICES`: a device is found by its UUID, as torch has it.
+library knows nothing of `CUDA_VISIBLE_DEVICES`: a device is found by its UUID, as torch has it. The package
+`nvidia-ml-py` wraps the same calls; an optional dependency would cost those without it these columns.
 """
 
 from __future__ import annotations

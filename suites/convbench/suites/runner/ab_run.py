@@ -25,7 +25,7 @@ from convbench.suites.processes.versions import install
 from convbench.suites.runner.agenda import Outlook
 from convbench.suites.runner.prepare import resolve_suite
 from convbench.suites.runner.progress import Watcher
-from convbench.suites.runner.run import RunResult, running
+from convbench.suites.runner.run import Run, RunResult
 from convbench.suites.runner.schedule import Task
 
 SIDES = ("base", "new")
@@ -78,7 +78,7 @@ def run_against(
         base = install(package, Path(site), pip_options)
         both.inner.note(f"base: {', '.join(f'{name} {version}' for name, version in base.versions.items())}")
         runs = [
-            running(
+            Run(
                 suite,
                 out=parent / side,
                 run_id=parent.absolute().name,  # of both: a round of one run has a process on either side
@@ -86,7 +86,7 @@ def run_against(
                 watcher=OneSide(side, both),
                 other=base if side == "base" else None,
                 **options,
-            )
+            ).steps()
             for side in SIDES
         ]
         # the order within a pair is as random as that of the schedule, which both sides share

@@ -130,7 +130,7 @@ class Bar(Watcher):
         self._running: Running | None = None
         self._total = self._done = 0
         self._left: tuple[float, Outlook] | None = None  # when it was said
-        self._common: list[str] = []
+        self._common: set[str] = set()  # the parts that the labels of all tasks have
         self._accuracy: dict[str, float] = {}
         # a busy parent would disturb the process that is timed
         self._live = Live(
@@ -151,7 +151,8 @@ class Bar(Watcher):
         self._total, self._done = len(able(tasks)), kept
         if absent := not_run(tasks):
             self.note(absent)
-        self._common = common_parts(task.combination.label for task in tasks)
+        labels = [set(task.combination.label.split("/")) for task in tasks]
+        self._common = set.intersection(*labels) if labels else set()
         self._live.start()
 
     def start(self, task: Task) -> None:
@@ -215,19 +216,8 @@ class Bar(Watcher):
     def _name(self, task: Task) -> str:
         """A task without what all tasks of the run have in common."""
         parts = task.combination.label.split("/")
-        short = "/".join(part for part in parts if part not in self._common) or task.combination.backend
-        part = f" round {task.round + 1}" if task.kind == "time" else ""
-        side = f"{task.side}: " if task.side else ""
-        return f"{side}{task.kind}{part} {short}"
-
-
-def common_parts(labels: Iterable[str]) -> list[str]:
-    """The parts of labels such as `lenet/torch/cpu` that all of them have."""
-    found: list[str] | None = None
-    for label in labels:
-        parts = label.split("/")
-        found = parts if found is None else [part for part in found if part in parts]
-    return found or []
+        short = "/".join(part for part in parts if part not in self._common)
+        return task.named(short or task.combination.backend)
 
 
 def watcher_for(stream: TextIO | None = None) -> Watcher:

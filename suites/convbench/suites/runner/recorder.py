@@ -12,7 +12,7 @@ from convbench.registry import Plugin, Registry
 from convbench.results.schema import MEASURED, Combination, Epoch, Kind, Row, Sample, Status
 from convbench.results.storage.store import RunStore
 from convbench.suites.config.suite import Suite
-from convbench.suites.processes.protocol import EpochEnd, ImageFile, Samples, Survey
+from convbench.suites.processes.protocol import EpochEnd, ImageFile, Measured, Samples, Survey
 from convbench.suites.processes.versions import OtherVersion, normalised
 from convbench.suites.runner.schedule import Task
 
@@ -89,17 +89,6 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-@dataclass(frozen=True)
-class TaskResult:
-    """How a task ended; `measures` are further columns of its row."""
-
-    status: Status
-    error: str | None = None
-    notes: str | None = None
-    measures: Mapping[str, Any] = field(default_factory=dict)
-    started_at: str = field(default_factory=utc_now)
-
-
 class Recorder:
     """Writes the rows of one run."""
 
@@ -147,8 +136,8 @@ class Recorder:
         """The timing rounds of a combination so far."""
         return self._timed[combination]
 
-    def write(self, task: Task, result: TaskResult) -> Row:
-        """Append the row of a task."""
+    def write(self, task: Task, result: Measured, started_at: str | None = None) -> Row:
+        """Append the row of a task; it started just now where `started_at` is None."""
         status, error = result.status, cut(result.error)
         combination, recipe, problem = task.combination, task.planned.recipe, task.planned.problem
         plugin = self.facts.registry.backends.plugin(combination.backend)
@@ -170,7 +159,7 @@ class Recorder:
             "recipe": f"lr={recipe.lr:g} epochs={recipe.epochs} resize={resize} init={recipe.init}",
             **shared,
             **result.measures,
-            "notes": cut(result.notes),
+            "notes": cut("; ".join(result.notes) or None),
         }
         if values.get("images_per_second") and values.get("step_flops_per_image"):
             values["gflops_per_second"] = values["images_per_second"] * values["step_flops_per_image"] / 1e9
@@ -184,7 +173,7 @@ class Recorder:
             round=task.round,
             status=status,
             error=error,
-            started_at=result.started_at,
+            started_at=started_at or utc_now(),
             order=task.order,
             combination_key=task.cut_key if status == "budget" and task.share is not None else task.key,
             **asdict(combination),

@@ -61,7 +61,7 @@ class Setup:
         self._flushed = set_process(job.threads)
         self.arithmetic = arithmetic(combination.dtype)
         self.arithmetic.set()
-        torch.backends.cudnn.benchmark = job.cudnn == "trial"
+        torch.backends.cudnn.benchmark = job.timing.cudnn == "trial"
         self._state = GlobalState()  # before any plugin is loaded
         registry = discover()
         self.architecture: Architecture = registry.architecture(combination.architecture)
