@@ -97,16 +97,12 @@ class Recorder:
     ) -> None:
         self.suite, self.store, self.facts = suite, store, facts
         self.run_id = run_id or store.path.name
-        rows = store.rows()
-        self._verified = {row.combination: row for row in rows if row.kind == "verify"}
-        self._measured = {
-            row.combination for row in rows if row.kind != "verify" and row.is_measured
-        }  # those with figures that can turn out wrong
+        self._verified: dict[Combination, Row] = {}
+        self._measured: set[Combination] = set()  # those with figures that can turn out wrong
         self._wrong: dict[Combination, Row] = {}  # those that were right at first
         self._timed: dict[Combination, list[Row]] = defaultdict(list)
-        for row in rows:
-            if row.kind == "time":
-                self._timed[row.combination].append(row)
+        for row in store.rows():
+            self._remember(row)
 
     def keep_epoch(self, task: Task, event: EpochEnd) -> Epoch:
         """Store an epoch before its task has ended, so that a killed training still shows its curve."""
@@ -182,11 +178,8 @@ class Recorder:
         if status == "incorrect":
             row = without_figures(row)
         self.store.append(row)
-        if task.kind == "time":
-            self._timed[combination].append(row)
-        if task.kind == "verify":
-            self._verified[combination] = row
-        elif status == "incorrect":
+        self._remember(row)
+        if status == "incorrect" and task.kind != "verify":
             # without anything to take back, a run of many wrong ones does not rewrite its files for each
             if self.found_wrong(combination) is None and (
                 task.kind == "train" or combination in self._measured
@@ -194,9 +187,15 @@ class Recorder:
                 reason = f"not measured, for its later {NOUNS[row.kind]} ended incorrect: {error}"
                 retract(self.store, reason, row)
             self._wrong.setdefault(combination, row)
-        elif row.is_measured:
-            self._measured.add(combination)
         return row
+
+    def _remember(self, row: Row) -> None:
+        if row.kind == "time":
+            self._timed[row.combination].append(row)
+        if row.kind == "verify":
+            self._verified[row.combination] = row
+        elif row.is_measured:
+            self._measured.add(row.combination)
 
 
 def cut(text: str | None) -> str | None:

@@ -255,10 +255,15 @@ def _deadline(suite: Suite, began: float, kept: Sequence[Row]) -> float:
     return began + suite.budget.total_seconds - sum(row.process_seconds or 0.0 for row in kept)
 
 
+def directory_of(suite: Suite, out: Path | str | None) -> Path:
+    """Where a new run goes: `out`, or a directory named by suite and time."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    return Path(out) if out is not None else Path("results") / f"{suite.name}-{stamp}"
+
+
 def _create_store(suite: Suite, out: Path | str | None) -> tuple[RunStore, list[Path]]:
     """The store of a new run, and the directories that were made for it, inner ones first."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    wanted = Path(out) if out is not None else Path("results") / f"{suite.name}-{stamp}"
+    wanted = directory_of(suite, out)
     made = [path for path in (wanted, *wanted.parents) if not path.exists()]
     store = RunStore.create(wanted, exact=out is not None)
     return store, made if store.path == wanted else [store.path]  # another run had taken that name
