@@ -130,11 +130,7 @@ def problem_batches(
 
 
 def check_images(images: Images, num_classes: int) -> None:
-    """Refuse a dataset that breaks the contract.
-
-    Raises:
-        DataError: with the part that is wrong.
-    """
+    """Refuse a dataset that breaks the contract; raises DataError with the part that is wrong."""
     if not isinstance(images, Images):
         raise DataError(f"a dataset must be Images, not {type(images).__name__}")
     for name in PARTS:

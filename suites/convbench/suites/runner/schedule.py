@@ -65,12 +65,8 @@ def schedule(
     optional.
 
     Args:
-        suite: gives the number of rounds, and what else a result depends on.
-        planned: the combinations.
         circumstances: whatever of plugins and environment a result depends on, by combination.
         seed: of the random orders.
-        time: with timing rounds.
-        train: with trainings.
     """
     shuffler = random.Random(os.fsencode(seed))  # a directory may have a name that is no text
     slots: list[tuple[Planned, Kind, int]] = [(entry, "verify", 0) for entry in planned]

@@ -27,11 +27,9 @@ REPEATED = (
 def recheck(
     setup: Setup, seed: int, model: nn.Module, *, trained: bool, graphed: GraphedStep | None = None
 ) -> Verdict:
-    """Verify once more on new data, and hold real steps of the model against the reference.
+    """Verify once more on new data, drawn with `seed`, and hold real steps of the model against the reference.
 
     Args:
-        setup: the combination, as it was timed or trained.
-        seed: of the new data.
         model: what was timed or trained.
         trained: whether there were evaluations as well, and smaller batches at the end of each split.
         graphed: the captured steps that were, in mode `graph`.
