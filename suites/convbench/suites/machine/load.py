@@ -17,10 +17,8 @@ from pathlib import Path
 from convbench.results.storage.environment import output, read_text
 from convbench.suites.machine.nvml import Clocks, clocks_of
 
-_wall, _own = (
-    time.perf_counter,
-    time.process_time,
-)  # the clocks themselves, whatever a plugin puts in their place
+# the clocks themselves, whatever a plugin puts in their place
+_wall, _own = time.perf_counter, time.process_time
 
 CPUS = Path("/sys/devices/system/cpu")
 STAT = Path("/proc/stat")

@@ -45,9 +45,8 @@ def clocks_of(uuid: str, library: str = "libnvidia-ml.so.1") -> Clocks | None:
         name = f"GPU-{uuid.removeprefix('GPU-')}".encode()
         if nvml.nvmlDeviceGetHandleByUUID(name, ctypes.byref(handle)) != 0:
             return None
-        return Clocks(
-            _clock(nvml, handle, SM_CLOCK), _clock(nvml, handle, MEMORY_CLOCK), _brakes(nvml, handle)
-        )
+        gpu_mhz, memory_mhz = (_clock(nvml, handle, kind) for kind in (SM_CLOCK, MEMORY_CLOCK))
+        return Clocks(gpu_mhz, memory_mhz, _brakes(nvml, handle))
     finally:
         nvml.nvmlShutdown()
 

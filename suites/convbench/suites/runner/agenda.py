@@ -23,9 +23,8 @@ from convbench.suites.config.suite import Suite
 from convbench.suites.runner.forecast import Forecast
 from convbench.suites.runner.schedule import Task, enough
 
-STEPS_SHARE = (
-    0.15  # of the total: the timed steps of all rounds; warm-ups take as much at most, checks come on top
-)
+# of the total: the timed steps of all rounds; warm-ups take as much at most, checks come on top
+STEPS_SHARE = 0.15
 STEPS_SHARE_ALONE = 0.3  # where nothing is trained
 PAGES_SECONDS = 4.0  # for the tables and the report
 MARGIN = 1.1  # by which a training that is predicted to finish must fit

@@ -19,9 +19,8 @@ from convbench.suites.measure.data import Batches
 from convbench.suites.worker.setup import Setup, Verdict
 
 ALTOGETHER = 0.1  # of the norm: how far a compiled step may be off, whose single answers nobody can see
-REPEATED = (
-    0.01  # of the norm: how far two steps may be apart that sum in another order; random numbers are further
-)
+# of the norm: how far two steps may be apart that sum in another order; random numbers are further
+REPEATED = 0.01
 
 
 def recheck(

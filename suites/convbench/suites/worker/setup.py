@@ -78,9 +78,8 @@ class Setup:
         problem = self.architecture.problem
         dtype = self.arithmetic.tensors
         self.amp = Amp()
-        if dtype.itemsize < 4 and (
-            problem is None or problem.loss is not None
-        ):  # trained, and so by autocast
+        trained = problem is None or problem.loss is not None
+        if dtype.itemsize < 4 and trained:  # by autocast
             self.amp = Amp(self.device, dtype)
             dtype = torch.float32
         images = None if problem else read_images(job.images, data)
