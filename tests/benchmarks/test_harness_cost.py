@@ -17,6 +17,7 @@ from fake_sweep import EPOCHS, PROCESSES, SIZES, STEPS
 from interleaving import interleave
 from torch import Tensor, nn
 
+from convbench.suites.config.suite import Timing
 from convbench.suites.measure.data import ImageBatches, image_batches
 from convbench.suites.measure.steps import time_steps
 from convbench.suites.measure.training import train
@@ -75,12 +76,10 @@ def timed(count: int) -> None:
     time_steps(
         Nothing(),
         few_pixels(count),
+        Timing(warmup_steps=0, steps=count, max_seconds=1e9),
         lr=0.1,
         batch_size=1,
         seed=0,
-        warmup_steps=0,
-        steps=count,
-        max_seconds=1e9,
     )
 
 

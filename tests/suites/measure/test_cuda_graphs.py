@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 import fake_graphs
 from convbench.registry import Unsupported, create_model, discover, use_backend
 from convbench.registry.ops.dtypes import arithmetic
+from convbench.suites.config.suite import Timing
 from convbench.suites.measure import cuda_graphs, devices
 from convbench.suites.measure.amp import Amp
 from convbench.suites.measure.cuda_graphs import GraphedStep
@@ -120,15 +122,14 @@ def test_a_step_that_reads_a_number_back_is_unsupported() -> None:
 
 def test_timed_replays_have_no_phases_and_train_on_one_batch_after_the_other() -> None:
     model, eager = network(), network()
-    options: dict[str, Any] = {
-        "lr": 0.1, "batch_size": 16, "seed": 0, "warmup_steps": 2, "steps": 4, "max_seconds": 60.0,
-    }  # fmt: skip
+    options: dict[str, Any] = {"lr": 0.1, "batch_size": 16, "seed": 0}
+    timing = Timing(warmup_steps=2, steps=4, max_seconds=60.0)
     graphed = GraphedStep(model, split(90), lr=0.1, batch_size=16)
-    found = time_steps(model, split(90), graphed=graphed, cold_steps=3, **options)
+    found = time_steps(model, split(90), replace(timing, cold_steps=3), graphed=graphed, **options)
     assert found.phases == {}
     assert (len(found.step_ms), len(found.cold_ms)) == (4, 3)
     assert found.host_ms > 0
-    told = time_steps(eager, split(90), cold_steps=0, **options)
+    told = time_steps(eager, split(90), timing, **options)
     assert told.cold_ms == []
     # seven steps after the first are as many in another order of batches only where they wrap around
     assert all(parameter.grad is not None for parameter in eager.parameters())
@@ -192,15 +193,15 @@ def test_the_host_is_kept_near_the_device(monkeypatch: pytest.MonkeyPatch) -> No
             log.append(f"wait {self.number}")
 
     monkeypatch.setattr(torch, "meta", type("Module", (), {"Event": Event}), raising=False)
-    short = devices.run_ahead_limit(torch.device("meta"), 2)
+    limit_lead = devices.run_ahead_limit(torch.device("meta"), 2)
     for number in range(6):
         log.append(f"step {number}")
-        short.step()
+        limit_lead()
     assert log == [
         "step 0", "step 1", "record 1", "step 2", "step 3", "wait 1", "record 2",
         "step 4", "step 5", "wait 2", "record 3",
     ]  # fmt: skip
-    devices.run_ahead_limit(torch.device("cpu"), 2).step()
+    devices.run_ahead_limit(torch.device("cpu"), 2)()
 
 
 def test_the_capture_of_a_cuda_device_follows_torchs_protocol(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from convbench.results.schema import PHASES
+from convbench.suites.config.suite import Timing
 from convbench.suites.measure import devices
 from convbench.suites.measure import steps as stepping
 from convbench.suites.measure.data import ImageBatches
@@ -49,7 +51,9 @@ def data(count: int = 90) -> ImageBatches:
 
 
 def timed(model: nn.Module, **options: Any) -> Steps:
-    return time_steps(model, data(), **OPTIONS | options)
+    chosen = OPTIONS | options
+    timing = Timing(**{each.name: chosen.pop(each.name) for each in fields(Timing) if each.name in chosen})
+    return time_steps(model, data(), timing, **chosen)
 
 
 def test_phases_sum_to_steps() -> None:

@@ -11,12 +11,11 @@ from convbench.results.schema import Epoch, Kind, Row, Status
 from convbench.results.storage.store import RunStore
 from convbench.suites.config.plan import Planned
 from convbench.suites.config.suite import Suite
-from convbench.suites.processes.protocol import ImageFile
+from convbench.suites.processes.protocol import ImageFile, Measured
 from convbench.suites.runner.recorder import (
     FIGURES,
     Circumstances,
     Recorder,
-    TaskResult,
     retract,
     without_figures,
 )
@@ -78,7 +77,7 @@ def test_files_are_rewritten_only_where_there_is_something_to_take_back(tmp_path
         return Task(Planned(LENET, Recipe()), kind, round, order=round, key="0")
 
     def write(recorder: Recorder, kind: Kind, round: int, status: Status) -> None:
-        recorder.write(task(kind, round), TaskResult(status, measures=SPEED))
+        recorder.write(task(kind, round), Measured(status, measures=SPEED))
 
     with (
         RunStore.create(tmp_path / "run", exact=True) as store,

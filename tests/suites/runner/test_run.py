@@ -373,7 +373,7 @@ def test_a_job_has_the_share_of_the_total_budget() -> None:
     for share, seconds in ((None, (20.0, 60.0)), (7.5, (7.5, 7.5))):
         context = RunContext(suite, unused, {}, 10, unused, unused, Watcher())
         job = context.job(replace(task, share=share))
-        assert (job.max_seconds, job.train_seconds) == seconds
+        assert (job.timing.max_seconds, job.train_seconds) == seconds
 
 
 class Notes(Watcher):

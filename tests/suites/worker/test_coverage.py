@@ -18,7 +18,7 @@ from convbench.registry.routing.dispatch import Routed
 from convbench.results import Row, comparison_table, table_markdown
 from convbench.results.analysis.coverage import Attribution, Share, attribution
 from convbench.results.tables.comparison_table import print_table
-from convbench.suites.worker.coverage import claims, shares
+from convbench.suites.worker.jobs import claims, shares
 from result_rows import row, timed
 
 pytestmark = pytest.mark.usefixtures("preloaded_servers")

@@ -28,7 +28,8 @@ class CommandGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and args[0] not in self.commands:
+        typed = args and not args[0].startswith("-") and not ctx.resilient_parsing  # and not completed
+        if typed and args[0] not in self.commands:
             raise UnknownName("command", args[0], self.commands)
         return super().resolve_command(ctx, args)
 

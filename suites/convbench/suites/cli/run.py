@@ -14,7 +14,7 @@ import click
 
 from convbench.registry import Registry, UsageError, hookimpl
 from convbench.registry.errors import choices, shown
-from convbench.suites.cli.options import many, warn_of_broken_plugins
+from convbench.suites.cli.options import many, registered, warn_of_broken_plugins
 
 Options = dict[str, Any]
 
@@ -64,9 +64,18 @@ class GroupedHelp(click.Command):
 
 
 @click.command(cls=GroupedHelp)
-@click.option("--suite", metavar="NAME|FILE", help="A registered suite, or a TOML file.")
-@many("--architecture", "Networks, as names or globs; repeat, or separate with commas.")
-@many("--backend", "Op backends, likewise.")
+@click.option(
+    "--suite",
+    metavar="NAME|FILE",
+    shell_complete=registered("suites"),
+    help="A registered suite, or a TOML file.",
+)
+@many(
+    "--architecture",
+    "Networks, as names or globs; repeat, or separate with commas.",
+    complete=registered("architectures"),
+)
+@many("--backend", "Op backends, likewise.", complete=registered("backends"))
 @many("--device", "Torch devices, such as cpu or cuda:0.")
 @many("--dtype", "float32, tf32, float64, bfloat16 or float16.")
 @many("--batch-size", "Images per step.", numbers=True)
@@ -74,7 +83,7 @@ class GroupedHelp(click.Command):
 @many("--mode", "eager, compile or graph.")
 @many("--seed", "Seeds of weights and batch order.", numbers=True)
 @click.option("--fuse/--no-fuse", default=None, help="Compute neighbouring layers by a backend's fused ops.")
-@click.option("--dataset", metavar="NAME", help="Dataset to train on.")
+@click.option("--dataset", metavar="NAME", shell_complete=registered("datasets"), help="Dataset to train on.")
 @click.option("--lr", type=float, help="Learning rate.")
 @click.option("--epochs", type=int, help="Epochs to train, unless the budget ends first.")
 @click.option("--budget", type=float, metavar="SECONDS", help="Training time of one combination.")
@@ -164,14 +173,11 @@ def run(
     if resume is not None and not (resume / "results.csv").is_file():
         raise UsageError(f"no run in {resume}: there is no results.csv")
     from convbench.suites.runner import run as runner
-    from convbench.suites.runner.prepare import check_resumed, preview, resolve_suite
+    from convbench.suites.runner.prepare import preview, resolve_suite
     from convbench.suites.runner.progress import watcher_for
 
-    chosen = suite if suite is not None else (resume or Path()) / "suite.toml"
-    resolved = overridden(resolve_suite(chosen, registry), options, settings)
+    resolved = overridden(resolve_suite(suite, registry, resume), options, settings)
     warn_of_broken_plugins(registry, resolved.backends)
-    if resume is not None:
-        check_resumed(resolved, resume)
     if dry_run:
         if against is not None:
             from convbench.suites.runner.ab_run import for_two_versions
@@ -185,32 +191,21 @@ def run(
 
         check_writable(pytest_json)  # before hours of measuring, not after
     signal.signal(signal.SIGTERM, _interrupt)
+    asked: Options = {
+        "out": out,
+        "data_dir": data_dir,
+        "time": not no_time,
+        "train": not no_train,
+        "registry": registry,
+        "watcher": watcher_for(),
+    }
     if against is not None:
         from convbench.suites.runner.ab_run import run_against
 
-        base, new = run_against(
-            against,
-            resolved,
-            out=out,
-            pip_options=_words(pip_options),
-            data_dir=data_dir,
-            time=not no_time,
-            train=not no_train,
-            registry=registry,
-            watcher=watcher_for(),
-        )
+        base, new = run_against(against, resolved, pip_options=_words(pip_options), **asked)
         _print_comparison(base.path, new.path, open_page)
         return
-    result = runner.run(
-        resolved,
-        out=out,
-        resume=resume,
-        data_dir=data_dir,
-        time=not no_time,
-        train=not no_train,
-        registry=registry,
-        watcher=watcher_for(),
-    )
+    result = runner.run(resolved, resume=resume, **asked)
     if pytest_json is not None:
         from convbench.results.storage.pytest_benchmark import write_pytest_benchmark
 

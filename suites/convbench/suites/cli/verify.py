@@ -8,7 +8,7 @@ import click
 
 from convbench.registry import GateFailed, NothingRan, Registry, hookimpl
 from convbench.registry.conformance.report import GENERATED, grouped
-from convbench.suites.cli.options import many, warn_of_broken_plugins
+from convbench.suites.cli.options import many, registered, warn_of_broken_plugins
 
 if TYPE_CHECKING:
     from convbench.suites.processes.verification import Verification
@@ -23,7 +23,7 @@ def convbench_commands(group: click.Group) -> None:
 
 
 @click.command()
-@click.argument("backends", nargs=-1, metavar="[BACKEND]...")
+@click.argument("backends", nargs=-1, metavar="[BACKEND]...", shell_complete=registered("backends"))
 @click.option("--device", default="cpu", show_default=True, help="The torch device to run on.")
 @many("--dtype", "Dtypes to check; every one a backend claims by default.")
 @click.option(

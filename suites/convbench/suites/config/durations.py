@@ -11,11 +11,7 @@ SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 def seconds_of(text: str) -> float:
-    """The seconds of `300`, `300s`, `5m`, `1.5h` or `1h30m`.
-
-    Raises:
-        UsageError: the text is none of these.
-    """
+    """The seconds of `300`, `300s`, `5m`, `1.5h` or `1h30m`; raises UsageError for other texts."""
     word = text.strip().lower()
     if re.fullmatch(r"\d+(\.\d+)?", word):
         return float(word)

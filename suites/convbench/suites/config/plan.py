@@ -31,12 +31,9 @@ class Planned:
 def plan(
     suite: Suite, registry: Registry, devices: Sequence[str], unavailable: Mapping[str, str]
 ) -> list[Planned]:
-    """Every combination of the suite, in the order of its lists.
+    """Every combination of the suite on these torch devices, in the order of its lists.
 
     Args:
-        suite: what to run.
-        registry: where its names are looked up.
-        devices: the torch devices of this machine.
         unavailable: why backends cannot run here, by name.
 
     Raises:
@@ -81,11 +78,7 @@ def resolve_recipe(recipe: Recipe, suite: Suite) -> Recipe:
 
 
 def check_batch_sizes(planned: Sequence[Planned], train_images: int, dataset: str) -> None:
-    """Refuse a batch larger than the training set.
-
-    Raises:
-        UsageError: with the batch size and the size of the training set.
-    """
+    """Refuse a batch larger than the training set; raises UsageError."""
     for entry in planned:
         if entry.problem is None and entry.combination.batch_size > train_images:
             raise UsageError(
@@ -95,11 +88,7 @@ def check_batch_sizes(planned: Sequence[Planned], train_images: int, dataset: st
 
 
 def check_translation(pixels: int | None, size: tuple[int, int], dataset: str) -> None:
-    """Refuse a translation that could move a whole test image out of the frame.
-
-    Raises:
-        UsageError: with the translation and the size (H, W) of the images, in pixels.
-    """
+    """Refuse a translation that could move a whole image, of size (H, W), out of the frame; raises UsageError."""
     if pixels is not None and pixels >= min(size):
         raise UsageError(
             f"test_translation_px is {pixels}; it must be less than the height and width of the images of "
@@ -112,10 +101,7 @@ def unlike_images(
 ) -> dict[str, tuple[int, int, int]]:
     """Networks that would get images of another shape than they were made for; that shape (C, H, W), by name.
 
-    Args:
-        planned: the combinations.
-        registry: where networks are looked up.
-        image: the shape of the dataset's images, in front of the recipe's resize.
+    `image` is the shape of the dataset's images, before the recipe's resize.
     """
     found = {}
     for entry in planned:
@@ -171,11 +157,7 @@ def by(shape: Sequence[int]) -> str:
 
 
 def check_possible(planned: Sequence[Planned]) -> None:
-    """Refuse a run if no combination can run here.
-
-    Raises:
-        NothingRan: with the reasons in one sentence, each once.
-    """
+    """Refuse a run if no combination can run here; raises NothingRan, with each reason once."""
     if any(entry.obstacle is None for entry in planned):
         return
     words = [f"{', '.join(names)}: {reason}" for reason, names in obstacles(planned).items()]

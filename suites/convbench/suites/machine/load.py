@@ -11,17 +11,14 @@ import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from convbench.results.storage.environment import output, read_text
 from convbench.suites.machine.nvml import Clocks, clocks_of
 
-_wall, _own = (
-    time.perf_counter,
-    time.process_time,
-)  # the clocks themselves, whatever a plugin puts in their place
+# the clocks themselves, whatever a plugin puts in their place
+_wall, _own = time.perf_counter, time.process_time
 
 CPUS = Path("/sys/devices/system/cpu")
 STAT = Path("/proc/stat")
@@ -60,7 +57,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Observation:
-    """What happened between two snapshots.
+    """What happened between two snapshots; its attributes are columns of a row.
 
     Attributes:
         other_load: CPUs that other programs kept busy, on average.
@@ -82,10 +79,6 @@ class Observation:
     gpu_mhz: float | None = None
     gpu_memory_mhz: float | None = None
     throttle_reasons: str | None = None
-
-    def as_measures(self) -> dict[str, Any]:
-        """As columns of a row."""
-        return asdict(self)
 
     def flags(self, cpus: int) -> list[str]:
         """Why times may be wrong: `busy`, `throttled`."""

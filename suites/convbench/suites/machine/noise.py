@@ -7,8 +7,7 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -54,23 +53,19 @@ def examine() -> list[Finding]:
     before, seen = snapshot(), cpu_times()
     times = probe()
     observed, programs = since(before), busiest(seen, cpu_times())
-    checks: list[Callable[[], Finding | Iterable[Finding]]] = [
-        lambda: judge_probe(times),
-        lambda: judge_load(observed, programs, len(allowed_cpus())),
-        lambda: judge_steal(observed),
-        lambda: judge_throttling(observed),
-        lambda: judge_governor(attempt(environment.governors), attempt(environment.turbo)),
-        lambda: judge_cores(read_text(SMT), attempt(environment.cpu_quota), len(allowed_cpus())),
-        lambda: judge_openmp(os.environ),
-        judge_power,
-        judge_clock,
-        gpu_findings,
+    cpus = len(allowed_cpus())
+    return [
+        judge_probe(times),
+        judge_load(observed, programs, cpus),
+        judge_steal(observed),
+        judge_throttling(observed),
+        judge_governor(attempt(environment.governors), attempt(environment.turbo)),
+        judge_cores(read_text(SMT), attempt(environment.cpu_quota), cpus),
+        judge_openmp(os.environ),
+        judge_power(),
+        judge_clock(),
+        *gpu_findings(),
     ]
-    findings: list[Finding] = []
-    for check in checks:
-        found = check()
-        findings += [found] if isinstance(found, Finding) else found
-    return findings
 
 
 def judge_openmp(variables: Mapping[str, str]) -> Finding:
@@ -257,20 +252,12 @@ def judge_cores(smt: str | None, quota: float | None, cpus: int) -> Finding:
 
 def judge_power() -> Finding:
     """Whether the machine runs on a battery, which lowers the clock."""
-    supplies = {
-        path.name: (read_text(path / "online"), read_text(path / "status")) for path in supplies_of(POWER)
-    }
-    if not supplies:
+    states = [read_text(path) for path in POWER.glob("*/status")]
+    if not any(POWER.glob("*")):
         return Finding("power", "ok", "no battery", "nothing lowers the clock to save power")
-    if any(status == "Discharging" for _, status in supplies.values()):
+    if "Discharging" in states:
         return Finding("power", "warning", "on battery", "plug it in: a battery lowers the clock")
     return Finding("power", "ok", "on mains", "no battery is in use")
-
-
-def supplies_of(directory: Path) -> Iterator[Path]:
-    """The kernel's power supplies; none where there is no such directory."""
-    with suppress(OSError):
-        yield from sorted(directory.iterdir())
 
 
 def judge_clock() -> Finding:

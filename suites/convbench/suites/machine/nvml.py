@@ -1,7 +1,8 @@
 """A GPU's clocks, and what holds them down, asked of the driver's management library without a process of its own.
 
 `nvidia-smi` asks the same library, and takes so long to start that an idle GPU lowers its clocks meanwhile. The
-library knows nothing of `CUDA_VISIBLE_DEVICES`: a device is found by its UUID, as torch has it.
+library knows nothing of `CUDA_VISIBLE_DEVICES`: a device is found by its UUID, as torch has it. The package
+`nvidia-ml-py` wraps the same calls; an optional dependency would cost those without it these columns.
 """
 
 from __future__ import annotations
@@ -44,9 +45,8 @@ def clocks_of(uuid: str, library: str = "libnvidia-ml.so.1") -> Clocks | None:
         name = f"GPU-{uuid.removeprefix('GPU-')}".encode()
         if nvml.nvmlDeviceGetHandleByUUID(name, ctypes.byref(handle)) != 0:
             return None
-        return Clocks(
-            _clock(nvml, handle, SM_CLOCK), _clock(nvml, handle, MEMORY_CLOCK), _brakes(nvml, handle)
-        )
+        gpu_mhz, memory_mhz = (_clock(nvml, handle, kind) for kind in (SM_CLOCK, MEMORY_CLOCK))
+        return Clocks(gpu_mhz, memory_mhz, _brakes(nvml, handle))
     finally:
         nvml.nvmlShutdown()
 

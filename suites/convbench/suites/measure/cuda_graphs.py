@@ -74,12 +74,12 @@ class GraphedStep:
     def epoch(self, order: Tensor, deadline: float, now: Callable[[], float] = time.perf_counter) -> int:
         """Replay the steps of an epoch, or those before the deadline, at least one; how many there were."""
         self.start(order)
-        short = run_ahead_limit(self._data.device, AHEAD)
+        limit_lead = run_ahead_limit(self._data.device, AHEAD)
         full, rest = divmod(len(order), self.batch_size)
         done = 0
         for size in (*[self.batch_size] * full, *[rest] * bool(rest)):
             self._captured[size]()
-            short.step()
+            limit_lead()
             done += 1
             if now() >= deadline:
                 break

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convbench.registry import DataError, Images, Problem
+from convbench.suites.processes.protocol import ImageFile
 
 
 class Batches(Protocol):
@@ -129,11 +130,7 @@ def problem_batches(
 
 
 def check_images(images: Images, num_classes: int) -> None:
-    """Refuse a dataset that breaks the contract.
-
-    Raises:
-        DataError: with the part that is wrong.
-    """
+    """Refuse a dataset that breaks the contract; raises DataError with the part that is wrong."""
     if not isinstance(images, Images):
         raise DataError(f"a dataset must be Images, not {type(images).__name__}")
     for name in PARTS:
@@ -159,28 +156,28 @@ def check_images(images: Images, num_classes: int) -> None:
         raise DataError(f"dataset {images.name!r}: train and test images differ in shape")
 
 
-def write_images(images: Images, file: IO[bytes]) -> dict[str, Any]:
+def write_images(images: Images, file: IO[bytes]) -> ImageFile:
     """Put a dataset into a file that workers map; returns what `read_images` needs beside it."""
     file.seek(0)
     file.truncate()
     for name in FILE_ORDER:
         file.write(memoryview(getattr(images, name).contiguous().numpy()).cast("B"))
     file.flush()
-    return {"name": images.name, "shapes": {name: list(getattr(images, name).shape) for name in PARTS}}
+    return ImageFile(images.name, {name: tuple(getattr(images, name).shape) for name in PARTS})
 
 
-def read_images(description: Mapping[str, Any], descriptor: int) -> Images:
+def read_images(description: ImageFile, descriptor: int) -> Images:
     """Map a dataset written by `write_images`, private to this process: writing changes nobody else's."""
     mapped = mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     parts, offset = {}, 0
     for name in FILE_ORDER:
-        shape = description["shapes"][name]
+        shape = description.shapes[name]
         dtype = torch.uint8 if name.endswith("images") else torch.int64
         count = torch.Size(shape).numel()
         flat = torch.frombuffer(mapped, dtype=dtype, count=count, offset=offset)
         parts[name] = flat.reshape(shape)
         offset += count * dtype.itemsize
-    return Images(name=description["name"], **parts)
+    return Images(name=description.name, **parts)
 
 
 def image_batches(

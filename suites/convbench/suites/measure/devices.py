@@ -142,35 +142,25 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-class RunAheadLimit:
-    """Keeps the host from running further ahead of a device than between one and two lengths."""
+def run_ahead_limit(device: torch.device, length: int) -> Callable[[], None]:
+    """A function to call after each step: it keeps the host within one or two lengths of the device."""
+    if device.type == "cpu":  # it has finished when its call returns
+        return lambda: None
+    event: Any = _module_with_events(device).Event
+    previous: Any = None
+    steps = 0
 
-    def __init__(self, device: torch.device, length: int) -> None:
-        self._event: Any = _module_with_events(device).Event
-        self._length, self._steps = length, 0
-        self._previous: Any = None
-
-    def step(self) -> None:
-        """One more step was handed to the device."""
-        self._steps += 1
-        if self._steps % self._length:
+    def limit() -> None:
+        nonlocal steps, previous
+        steps += 1
+        if steps % length:
             return
-        if self._previous is not None:
-            self._previous.synchronize()
-        self._previous = self._event()
-        self._previous.record()
+        if previous is not None:
+            previous.synchronize()
+        previous = event()
+        previous.record()
 
-
-class NoLimit:
-    """For a device that has finished when its call returns."""
-
-    def step(self) -> None:
-        """Nothing is ahead."""
-
-
-def run_ahead_limit(device: torch.device, length: int) -> RunAheadLimit | NoLimit:
-    """A limit on how far the host may run ahead of this device."""
-    return NoLimit() if device.type == "cpu" else RunAheadLimit(device, length)
+    return limit
 
 
 def _module_with_events(device: torch.device) -> Any:

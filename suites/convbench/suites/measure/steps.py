@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from convbench.results.schema import PHASES
+from convbench.suites.config.suite import Timing
 from convbench.suites.machine.load import Observation, since, snapshot
 from convbench.suites.measure.amp import Amp
 from convbench.suites.measure.cuda_graphs import GraphedStep
@@ -51,21 +51,16 @@ class Steps:
 def time_steps(
     model: nn.Module,
     data: Batches,
+    timing: Timing,
     *,
     lr: float,
     batch_size: int,
     seed: int,
-    warmup_steps: int,
-    steps: int,
-    max_seconds: float,
-    max_steps: int | None = None,
-    precision: float = math.inf,
-    cold_steps: int = 0,
     amp: Amp | None = None,
     graphed: GraphedStep | None = None,
     beat: Callable[[int], None] = lambda steps: None,
 ) -> Steps:
-    """Train `warmup_steps` and then `steps` steps on real batches, the latter timed.
+    """Train the `warmup_steps` and then the `steps` of `timing` on real batches, the latter timed.
 
     The first step (imports, compilation, autotuning, page faults) is reported apart. More steps follow, `steps`
     at a time and up to `max_steps`, until their median is known to `precision`. Fewer are taken, at least one,
@@ -74,6 +69,7 @@ def time_steps(
     steps, `beat` is called with the number of timed steps.
     """
     device = data.device
+    warmup_steps, steps, max_seconds = timing.warmup_steps, timing.steps, timing.max_seconds
     amp = amp or Amp()
     optimizer = amp.sgd(model, lr) if data.grad_output is None else _Discard(model, data)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(device)
@@ -115,7 +111,7 @@ def time_steps(
     synchronize(device)
 
     deadline = _now() + max_seconds
-    most = max(steps, max_steps or 0)
+    most = max(steps, timing.max_steps or 0)
     parts: dict[str, list[float]] = {name: [] for name in names}
     taken, in_time, host_seconds = 0, True, 0.0
     next_beat = _now() + BEAT_SECONDS
@@ -134,15 +130,15 @@ def time_steps(
                 beat(taken)
         host_seconds += _now() - start
         _add(parts, ticks.milliseconds())
-        if steps_suffice(_whole(parts), precision):
+        if steps_suffice(_whole(parts), timing.precision):
             break
     observed = since(before, str(device))
 
-    flush = flusher(device, cold_steps > 0)
+    flush = flusher(device, timing.cold_steps > 0)
     cold: dict[str, list[float]] = {name: [] for name in names}
     deadline = _now() + max_seconds
     ticks = clock(device)
-    for number in range(cold_steps):
+    for number in range(timing.cold_steps):
         flush()
         step(batches[(warmup_steps + number) % len(batches)], ticks.mark)
         if _now() >= deadline:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from convbench.results.analysis.statistics import Interval, mean_interval, median
 
 CONFIDENCE = 0.95
-FEWEST_STEPS = 6  # below it the extremes of the sample do not hold the median with 95%: 2 * 0.5**5 > 0.05
 
 
 def steps_suffice(times: Sequence[float], precision: float) -> bool:

@@ -18,6 +18,7 @@ from convbench.registry import Accuracy, Recipe
 from convbench.registry.conformance.report import Outcome
 from convbench.registry.errors import shown
 from convbench.results.schema import PHASES, Combination, Kind, Row, Status, columns
+from convbench.suites.config.suite import Timing
 
 LONGEST_LINE = 64 * 1024 * 1024  # bytes that may be sent without a line end
 COLUMN_TYPES = {column.name: column.type for column in columns(Row)}
@@ -79,7 +80,7 @@ class ImageFile:
 
 @dataclass(frozen=True, kw_only=True)
 class CombinationJob(Job):
-    """Verify, time or train a combination. `timing` and `budget` of the suite are resolved into single fields."""
+    """Verify, time or train a combination, with torch's threads resolved."""
 
     kind: Kind
     combination: Combination
@@ -91,13 +92,7 @@ class CombinationJob(Job):
     test_translation_px: int | None = None
     fuse: bool = False
     peaks: Mapping[str, float] | None = None
-    warmup_steps: int = 0
-    steps: int = 1
-    max_steps: int | None = None
-    max_seconds: float = 0.0
-    cold_steps: int = 0
-    precision: float = 0.0
-    cudnn: str = "heuristic"
+    timing: Timing = field(default_factory=Timing)
     train_seconds: float = 0.0
 
 

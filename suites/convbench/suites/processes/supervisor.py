@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import signal
 import socket
 import subprocess
 import sys
@@ -36,12 +37,7 @@ LONGEST_WAIT = 1.0  # seconds at a time: an interrupt that comes just before a w
 LONGEST_LOG = 1024 * 1024  # bytes of what one worker printed that are kept
 LONGEST_REASON = 300  # characters
 # what OpenMP, numpy's BLAS and numba read when they are loaded
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-)
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -57,11 +53,8 @@ class ExitStatus:
         if self.code is None:
             return "was killed when its time was up"
         if self.code < 0:
-            import signal
-
-            names = {
-                each.value: f" ({each.name})" for each in signal.Signals
-            }  # those for real time have none
+            # signals for real time have no name
+            names = {each.value: f" ({each.name})" for each in signal.Signals}
             return f"was killed by signal {-self.code}{names.get(-self.code, '')}"
         return f"exited with code {self.code}"
 

@@ -123,7 +123,8 @@ def _verify(supervisor: Supervisor, job: ConformJob, timeout: float) -> Verifica
                 )
         trying = steps.trying
         if trying is not None:
-            message = how_it_ended(steps.hung or exit_status.description, trying.ended)
+            expected = f"; {trying.ended.message}" if trying.ended.message else ""
+            message = f"its process {steps.hung or exit_status.description}{expected}"
             known.append(Tried(trying.key, (replace(trying.ended, message=message),), steps.waited))
         if exit_status.code is None or trying is None:
             status = "timeout" if exit_status.code is None else "crashed"
@@ -131,11 +132,6 @@ def _verify(supervisor: Supervisor, job: ConformJob, timeout: float) -> Verifica
             if trying is not None:
                 line = f"{name}: {status}, {timeout:g} s were up during {trying.ended.case}"
             return Verification(name, status, line, Report(name, outcomes_of(known)))
-
-
-def how_it_ended(description: str, ended: Outcome) -> str:
-    """What became of the process that took a step, and whether that was to be expected."""
-    return f"its process {description}" + (f"; {ended.message}" if ended.message else "")
 
 
 def outcomes_of(known: Iterable[Tried]) -> tuple[Outcome, ...]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 from convbench.registry import UsageError
@@ -56,7 +56,7 @@ def install(package: str, target: Path, pip_options: Sequence[str] = ()) -> Othe
         raise UsageError(f"pip cannot install {package!r}: {'; '.join(errors) or 'it does not say why'}")
     found = list(distributions(path=[str(target)]))
     versions = {normalised(each.name): each.version for each in found}
-    if not any(map(installed, versions)):
+    if not versions.keys() & {normalised(each.name or "") for each in distributions()}:
         raise UsageError(
             f"{package!r} brings {', '.join(sorted(versions)) or 'nothing'}, of which no version is installed "
             "here: install the new version first"
@@ -75,15 +75,6 @@ def is_path(package: str) -> bool:
 def normalised(name: str) -> str:
     """A distribution's name as the packaging specifications compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def installed(name: str) -> bool:
-    """Whether this environment has a distribution of that name."""
-    try:
-        distribution(name)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def modules(found: Distribution) -> Iterator[str]:

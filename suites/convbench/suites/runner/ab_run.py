@@ -12,7 +12,6 @@ import random
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,7 +24,7 @@ from convbench.suites.processes.versions import install
 from convbench.suites.runner.agenda import Outlook
 from convbench.suites.runner.prepare import resolve_suite
 from convbench.suites.runner.progress import Watcher
-from convbench.suites.runner.run import RunResult, running
+from convbench.suites.runner.run import Run, RunResult, directory_of
 from convbench.suites.runner.schedule import Task
 
 SIDES = ("base", "new")
@@ -68,8 +67,7 @@ def run_against(
     """
     registry = registry or discover()
     suite = for_two_versions(resolve_suite(suite, registry))
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    parent = Path(out) if out is not None else Path("results") / f"{suite.name}-{stamp}"
+    parent = directory_of(suite, out)
     if taken := [side for side in SIDES if (parent / side).exists()]:
         raise UsageError(f"{parent} holds a {taken[0]} already; choose another directory")
     both = Both(watcher or Watcher())
@@ -78,7 +76,7 @@ def run_against(
         base = install(package, Path(site), pip_options)
         both.inner.note(f"base: {', '.join(f'{name} {version}' for name, version in base.versions.items())}")
         runs = [
-            running(
+            Run(
                 suite,
                 out=parent / side,
                 run_id=parent.absolute().name,  # of both: a round of one run has a process on either side
@@ -86,7 +84,7 @@ def run_against(
                 watcher=OneSide(side, both),
                 other=base if side == "base" else None,
                 **options,
-            )
+            ).steps()
             for side in SIDES
         ]
         # the order within a pair is as random as that of the schedule, which both sides share

@@ -23,9 +23,8 @@ from convbench.suites.config.suite import Suite
 from convbench.suites.runner.forecast import Forecast
 from convbench.suites.runner.schedule import Task, enough
 
-STEPS_SHARE = (
-    0.15  # of the total: the timed steps of all rounds; warm-ups take as much at most, checks come on top
-)
+# of the total: the timed steps of all rounds; warm-ups take as much at most, checks come on top
+STEPS_SHARE = 0.15
 STEPS_SHARE_ALONE = 0.3  # where nothing is trained
 PAGES_SECONDS = 4.0  # for the tables and the report
 MARGIN = 1.1  # by which a training that is predicted to finish must fit
@@ -89,7 +88,7 @@ class Agenda:
         self._current = chosen = self._by_budget() if self.limited else self._by_schedule()
         if chosen is not None and self.limited:
             del self._waiting[slot(chosen)]
-            self._current = self._numbered(chosen)
+            self._current = replace(chosen, order=next(self.order))
         return self._current
 
     def left_out(self) -> list[tuple[Task, str]]:
@@ -104,7 +103,7 @@ class Agenda:
         spent = f"left out: the total budget of {span(self.suite.budget.total_seconds or 0.0)} was spent"
         return [
             (
-                self._numbered(task),
+                replace(task, order=next(self.order)),
                 f"verification {spent}"
                 if task.combination in unverified
                 else f"{rounds_of(rounds[task.combination])} {spent}"
@@ -149,11 +148,6 @@ class Agenda:
     def _unsure(self, task: Task) -> bool:
         """Whether it is too early to tell if an optional round is needed."""
         return sum(1 for _ in self.timed(task.combination)) < self.suite.timing.rounds
-
-    def _numbered(self, task: Task) -> Task:
-        if not self.limited:
-            return task
-        return replace(task, order=next(self.order))
 
     def _predicted(self, task: Task) -> float:
         return 0.0 if self.blocked(task) else self.forecast.seconds(task)

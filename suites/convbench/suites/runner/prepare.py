@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,7 +18,6 @@ from convbench.suites.config.plan import (
 from convbench.suites.config.suite import Suite, load_suite
 from convbench.suites.machine.resources import usable_cores
 from convbench.suites.processes import probe
-from convbench.suites.processes.probe import Peaks
 from convbench.suites.processes.protocol import Survey
 from convbench.suites.processes.supervisor import Supervisor
 from convbench.suites.runner.progress import Watcher
@@ -27,18 +25,37 @@ from convbench.suites.runner.progress import Watcher
 THREADS_PER_CORE = 8  # at most; more is taken for a typing error
 
 
-def resolve_suite(suite: Suite | Path | str, registry: Registry) -> Suite:
-    """A suite from itself, its file or its name; raises UsageError."""
-    if isinstance(suite, Suite):
-        return suite
-    if isinstance(suite, Path) or suite.endswith(".toml") or os.sep in suite:
-        return load_suite(Path(suite))
-    return load_suite(registry.suite(suite))
+def resolve_suite(
+    suite: Suite | Path | str | None, registry: Registry, resume: Path | str | None = None
+) -> Suite:
+    """A suite from itself, its file, its name, or the run that is resumed.
+
+    Raises:
+        UsageError: there is no such suite, or the run is that of another one.
+    """
+    file = None if resume is None else Path(resume) / "suite.toml"
+    if suite is None:
+        if file is None:
+            raise UsageError("no suite is given, nor a run to resume")
+        suite = file
+    if isinstance(suite, str):
+        is_file = suite.endswith(".toml") or os.sep in suite
+        suite = Path(suite) if is_file else registry.suite(suite)
+    if isinstance(suite, Path):
+        suite = load_suite(suite)
+    if file is not None and file.is_file() and (name := load_suite(file).name) != suite.name:
+        raise UsageError(
+            f"{resume} is a run of suite {name!r}, not of {suite.name!r}; resume it without --suite, or give "
+            "the other suite a directory of its own"
+        )
+    return suite
 
 
-def checked_suite(suite: Suite | Path | str, registry: Registry) -> Suite:
+def checked_suite(
+    suite: Suite | Path | str | None, registry: Registry, resume: Path | str | None = None
+) -> Suite:
     """A suite whose names are registered and whose values can be used; raises UsageError."""
-    suite = resolve_suite(suite, registry)
+    suite = resolve_suite(suite, registry, resume)
     suite.check()
     registry.architectures.matching(suite.architectures)
     registry.backends.matching(suite.backends)
@@ -50,19 +67,6 @@ def checked_suite(suite: Suite | Path | str, registry: Registry) -> Suite:
             f"{THREADS_PER_CORE} for each of the cores that can be used here"
         )
     return suite
-
-
-def check_resumed(suite: Suite, directory: Path) -> None:
-    """Refuse to make the run of one suite into that of another; raises UsageError."""
-    file = directory / "suite.toml"
-    if not file.is_file():  # it ended before it had one
-        return
-    name = load_suite(file).name
-    if name != suite.name:
-        raise UsageError(
-            f"{directory} is a run of suite {name!r}, not of {suite.name!r}; resume it without --suite, or give "
-            "the other suite a directory of its own"
-        )
 
 
 def plan_here(suite: Suite, registry: Registry, supervisor: Supervisor, survey: Survey) -> list[Planned]:
@@ -79,18 +83,6 @@ def plan_here(suite: Suite, registry: Registry, supervisor: Supervisor, survey: 
     check_batch_sizes(planned, survey.train_images, survey.images.name)
     check_translation(suite.test_translation_px, survey.image_size, survey.images.name)
     return planned
-
-
-def peaks_of(suite: Suite, supervisor: Supervisor, watcher: Watcher, planned: Sequence[Planned]) -> Peaks:
-    """The peaks of every device and dtype that something is to run on."""
-    to_run = [entry.combination for entry in planned if entry.obstacle is None]
-    return probe.find_peaks(
-        supervisor,
-        [(combination.device, combination.dtype) for combination in to_run],
-        watcher.note,
-        threads=suite.timing.threads or usable_cores(),
-        memory_mb=suite.budget.memory_mb,
-    )
 
 
 def preview(

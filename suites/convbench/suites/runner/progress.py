@@ -62,12 +62,39 @@ class Watcher:
         """Nothing more will come."""
 
 
-class Lines(Watcher):
+class Counting(Watcher):
+    """Counts the processes of a run, and those that are over."""
+
+    def __init__(self) -> None:
+        self._total = self._done = 0
+
+    def begin(self, tasks: Sequence[Task], kept: int) -> None:
+        self._total, self._done = sum(task.planned.obstacle is None for task in tasks), kept
+        if absent := not_run(tasks):
+            self.note(absent)
+
+    def start(self, task: Task) -> None:
+        self._total += task.optional
+
+    def progress(self, task: Task, epoch: Epoch) -> None:
+        self.beat(task, Beat(epoch.steps, epoch.epoch, epoch.train_loss))
+
+    def finish(self, task: Task, row: Row) -> None:
+        if task.planned.obstacle is None:
+            self._done += 1
+            if not (row.error or "").startswith(CONSEQUENCE):
+                self.ended(task, row)
+
+    def ended(self, task: Task, row: Row) -> None:
+        """A process has ended, for a reason that was not told before."""
+
+
+class Lines(Counting):
     """A line for every note and every process that has ended, and from time to time one for the running one."""
 
     def __init__(self, stream: TextIO, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
         self._stream, self._now = stream, now
-        self._total = self._done = 0
         self._began = self._said = self._foretold = now()
 
     def note(self, text: str) -> None:
@@ -75,28 +102,16 @@ class Lines(Watcher):
         print(text, file=self._stream, flush=True)
 
     def begin(self, tasks: Sequence[Task], kept: int) -> None:
-        self._total, self._done = len(able(tasks)), kept
+        super().begin(tasks, kept)
         if kept:
             self.note(f"{kept} of {self._total} processes were measured before and are kept")
-        if absent := not_run(tasks):
-            self.note(absent)
-
-    def start(self, task: Task) -> None:
-        self._total += task.optional
 
     def beat(self, task: Task, beat: Beat) -> None:
         if self._now() - self._said >= LINE_SECONDS:
             self.note(f"{task.label}: {reached(task, beat)}")
 
-    def progress(self, task: Task, epoch: Epoch) -> None:
-        self.beat(task, Beat(epoch.steps, epoch.epoch, epoch.train_loss))
-
-    def finish(self, task: Task, row: Row) -> None:
-        if task.planned.obstacle is not None:
-            return
-        self._done += 1
-        if not (row.error or "").startswith(CONSEQUENCE):
-            self.note(f"[{self._done}/{self._total}] {task.label}: {outcome(row)}")
+    def ended(self, task: Task, row: Row) -> None:
+        self.note(f"[{self._done}/{self._total}] {task.label}: {outcome(row)}")
 
     def outlook(self, outlook: Outlook) -> None:
         if outlook.words and self._now() - self._foretold >= LINE_SECONDS:
@@ -114,7 +129,7 @@ class Running:
     reached: str = ""
 
 
-class Bar(Watcher):
+class Bar(Counting):
     """Three lines that are refreshed: how far the run is and what is left, what is running, and what comes next.
 
     Above them stands a line for whatever did not end well.
@@ -123,14 +138,14 @@ class Bar(Watcher):
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         from rich.live import Live
 
+        super().__init__()
         self._now = now
         self._console = console(stderr=True)
         self._began = now()
         self._stage: Running | None = None
         self._running: Running | None = None
-        self._total = self._done = 0
         self._left: tuple[float, Outlook] | None = None  # when it was said
-        self._common: list[str] = []
+        self._common: set[str] = set()  # the parts that the labels of all tasks have
         self._accuracy: dict[str, float] = {}
         # a busy parent would disturb the process that is timed
         self._live = Live(
@@ -148,14 +163,13 @@ class Bar(Watcher):
 
     def begin(self, tasks: Sequence[Task], kept: int) -> None:
         self._stage = None
-        self._total, self._done = len(able(tasks)), kept
-        if absent := not_run(tasks):
-            self.note(absent)
-        self._common = common_parts(task.combination.label for task in tasks)
+        super().begin(tasks, kept)
+        labels = [set(task.combination.label.split("/")) for task in tasks]
+        self._common = set.intersection(*labels) if labels else set()
         self._live.start()
 
     def start(self, task: Task) -> None:
-        self._total += task.optional
+        super().start(task)
         self._running = Running(self._name(task), self._now())
         self._live.refresh()
 
@@ -169,14 +183,14 @@ class Bar(Watcher):
     def progress(self, task: Task, epoch: Epoch) -> None:
         if epoch.val_accuracy is not None:
             self._accuracy[task.label] = epoch.val_accuracy
-        self.beat(task, Beat(epoch.steps, epoch.epoch, epoch.train_loss))
+        super().progress(task, epoch)
 
     def finish(self, task: Task, row: Row) -> None:
         self._running = None
-        if task.planned.obstacle is not None:
-            return
-        self._done += 1
-        if row.status != "ok" and not (row.error or "").startswith(CONSEQUENCE):
+        super().finish(task, row)
+
+    def ended(self, task: Task, row: Row) -> None:
+        if row.status != "ok":
             self.note(f"{task.label}: {outcome(row)}")
 
     def outlook(self, outlook: Outlook) -> None:
@@ -215,30 +229,14 @@ class Bar(Watcher):
     def _name(self, task: Task) -> str:
         """A task without what all tasks of the run have in common."""
         parts = task.combination.label.split("/")
-        short = "/".join(part for part in parts if part not in self._common) or task.combination.backend
-        part = f" round {task.round + 1}" if task.kind == "time" else ""
-        side = f"{task.side}: " if task.side else ""
-        return f"{side}{task.kind}{part} {short}"
-
-
-def common_parts(labels: Iterable[str]) -> list[str]:
-    """The parts of labels such as `lenet/torch/cpu` that all of them have."""
-    found: list[str] | None = None
-    for label in labels:
-        parts = label.split("/")
-        found = parts if found is None else [part for part in found if part in parts]
-    return found or []
+        short = "/".join(part for part in parts if part not in self._common)
+        return task.named(short or task.combination.backend)
 
 
 def watcher_for(stream: TextIO | None = None) -> Watcher:
     """A display where `stream`, standard error by default, is a terminal; lines elsewhere."""
     stream = stream or sys.stderr
     return Bar() if stream.isatty() else Lines(stream)
-
-
-def able(tasks: Iterable[Task]) -> list[Task]:
-    """The tasks that can run here."""
-    return [task for task in tasks if task.planned.obstacle is None]
 
 
 def not_run(tasks: Iterable[Task]) -> str:

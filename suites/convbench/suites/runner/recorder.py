@@ -12,7 +12,7 @@ from convbench.registry import Plugin, Registry
 from convbench.results.schema import MEASURED, Combination, Epoch, Kind, Row, Sample, Status
 from convbench.results.storage.store import RunStore
 from convbench.suites.config.suite import Suite
-from convbench.suites.processes.protocol import EpochEnd, ImageFile, Samples, Survey
+from convbench.suites.processes.protocol import EpochEnd, ImageFile, Measured, Samples, Survey
 from convbench.suites.processes.versions import OtherVersion, normalised
 from convbench.suites.runner.schedule import Task
 
@@ -89,17 +89,6 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-@dataclass(frozen=True)
-class TaskResult:
-    """How a task ended; `measures` are further columns of its row."""
-
-    status: Status
-    error: str | None = None
-    notes: str | None = None
-    measures: Mapping[str, Any] = field(default_factory=dict)
-    started_at: str = field(default_factory=utc_now)
-
-
 class Recorder:
     """Writes the rows of one run."""
 
@@ -108,16 +97,12 @@ class Recorder:
     ) -> None:
         self.suite, self.store, self.facts = suite, store, facts
         self.run_id = run_id or store.path.name
-        rows = store.rows()
-        self._verified = {row.combination: row for row in rows if row.kind == "verify"}
-        self._measured = {
-            row.combination for row in rows if row.kind != "verify" and row.is_measured
-        }  # those with figures that can turn out wrong
+        self._verified: dict[Combination, Row] = {}
+        self._measured: set[Combination] = set()  # those with figures that can turn out wrong
         self._wrong: dict[Combination, Row] = {}  # those that were right at first
         self._timed: dict[Combination, list[Row]] = defaultdict(list)
-        for row in rows:
-            if row.kind == "time":
-                self._timed[row.combination].append(row)
+        for row in store.rows():
+            self._remember(row)
 
     def keep_epoch(self, task: Task, event: EpochEnd) -> Epoch:
         """Store an epoch before its task has ended, so that a killed training still shows its curve."""
@@ -147,8 +132,8 @@ class Recorder:
         """The timing rounds of a combination so far."""
         return self._timed[combination]
 
-    def write(self, task: Task, result: TaskResult) -> Row:
-        """Append the row of a task."""
+    def write(self, task: Task, result: Measured, started_at: str | None = None) -> Row:
+        """Append the row of a task; it started just now where `started_at` is None."""
         status, error = result.status, cut(result.error)
         combination, recipe, problem = task.combination, task.planned.recipe, task.planned.problem
         plugin = self.facts.registry.backends.plugin(combination.backend)
@@ -170,7 +155,7 @@ class Recorder:
             "recipe": f"lr={recipe.lr:g} epochs={recipe.epochs} resize={resize} init={recipe.init}",
             **shared,
             **result.measures,
-            "notes": cut(result.notes),
+            "notes": cut("; ".join(result.notes) or None),
         }
         if values.get("images_per_second") and values.get("step_flops_per_image"):
             values["gflops_per_second"] = values["images_per_second"] * values["step_flops_per_image"] / 1e9
@@ -184,7 +169,7 @@ class Recorder:
             round=task.round,
             status=status,
             error=error,
-            started_at=result.started_at,
+            started_at=started_at or utc_now(),
             order=task.order,
             combination_key=task.cut_key if status == "budget" and task.share is not None else task.key,
             **asdict(combination),
@@ -193,11 +178,8 @@ class Recorder:
         if status == "incorrect":
             row = without_figures(row)
         self.store.append(row)
-        if task.kind == "time":
-            self._timed[combination].append(row)
-        if task.kind == "verify":
-            self._verified[combination] = row
-        elif status == "incorrect":
+        self._remember(row)
+        if status == "incorrect" and task.kind != "verify":
             # without anything to take back, a run of many wrong ones does not rewrite its files for each
             if self.found_wrong(combination) is None and (
                 task.kind == "train" or combination in self._measured
@@ -205,9 +187,15 @@ class Recorder:
                 reason = f"not measured, for its later {NOUNS[row.kind]} ended incorrect: {error}"
                 retract(self.store, reason, row)
             self._wrong.setdefault(combination, row)
-        elif row.is_measured:
-            self._measured.add(combination)
         return row
+
+    def _remember(self, row: Row) -> None:
+        if row.kind == "time":
+            self._timed[row.combination].append(row)
+        if row.kind == "verify":
+            self._verified[row.combination] = row
+        elif row.is_measured:
+            self._measured.add(row.combination)
 
 
 def cut(text: str | None) -> str | None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from convbench.registry import ConvbenchError, NothingRan, Registry, UsageError, discover
 from convbench.results.analysis.display import ShownRows
@@ -27,7 +26,7 @@ from convbench.suites.processes.supervisor import Supervisor
 from convbench.suites.processes.versions import OtherVersion
 from convbench.suites.runner.agenda import Agenda, slot
 from convbench.suites.runner.forecast import Forecast
-from convbench.suites.runner.prepare import check_resumed, checked_suite, peaks_of, plan_here
+from convbench.suites.runner.prepare import checked_suite, plan_here
 from convbench.suites.runner.progress import Watcher
 from convbench.suites.runner.quiet import Quiet
 from convbench.suites.runner.recorder import Circumstances, Recorder
@@ -82,16 +81,7 @@ def run(
         NothingRan: not one combination could be measured. The rows say why.
         KeyboardInterrupt: interrupted; what was measured is kept.
     """
-    steps = running(
-        suite,
-        out=out,
-        resume=resume,
-        data_dir=data_dir,
-        time=time,
-        train=train,
-        registry=registry,
-        watcher=watcher,
-    )
+    steps = Run(suite, out, resume, data_dir, time, train, registry, watcher).steps()
     while True:
         try:
             next(steps)
@@ -100,131 +90,118 @@ def run(
             return result
 
 
-def running(
-    suite: Suite | Path | str | None = None,
-    *,
-    out: Path | str | None = None,
-    resume: Path | str | None = None,
-    data_dir: Path | str | None = None,
-    time: bool = True,
-    train: bool = True,
-    registry: Registry | None = None,
-    watcher: Watcher | None = None,
-    run_id: str | None = None,
-    other: OtherVersion | None = None,
-) -> Generator[None, None, RunResult]:
-    """`run` as a generator: it yields before the first process and after each, and returns what `run` returns.
+@dataclass
+class Run:
+    """A run that goes on step by step; the arguments of `run`, and two of a run on two versions.
 
-    Args:
+    Attributes:
         run_id: under which its rows are known; the name of its directory when None.
         other: the version of a package that its workers find in place of the installed one.
     """
-    registry = registry or discover()
-    watcher = watcher or Watcher()
-    if suite is None:
-        if resume is None:
-            raise UsageError("no suite is given, nor a run to resume")
-        suite = Path(resume) / "suite.toml"
-    suite = checked_suite(suite, registry)
-    if resume is not None:
-        check_resumed(suite, Path(resume))
-    suite = suite.override({"timing.threads": suite.timing.threads or usable_cores()})
-    store, made = (RunStore.open(resume), []) if resume is not None else _create_store(suite, out)
-    with store:
-        try:
-            watcher.stage("starting the process that measures")
-            with Supervisor(
-                store.path / "run.log", suite.timing.threads, other.path if other else None
-            ) as supervisor:
-                yield from _measure(
-                    suite,
-                    registry,
-                    supervisor,
-                    store,
-                    watcher,
-                    data_dir,
-                    time=time,
-                    train=train,
-                    run_id=run_id,
-                    other=other,
-                )
-        except (ConvbenchError, KeyboardInterrupt) as error:
-            empty = resume is None and not store.rows()
-            if empty:
-                _remove(store.path, made)
+
+    suite: Suite | Path | str | None
+    out: Path | str | None = None
+    resume: Path | str | None = None
+    data_dir: Path | str | None = None
+    time: bool = True
+    train: bool = True
+    registry: Registry | None = None
+    watcher: Watcher | None = None
+    run_id: str | None = None
+    other: OtherVersion | None = None
+
+    def steps(self) -> Generator[None, None, RunResult]:
+        """Yield before the first process and after each; returns what `run` returns."""
+        registry, watcher = self.registry or discover(), self.watcher or Watcher()
+        suite = checked_suite(self.suite, registry, self.resume)
+        suite = suite.override({"timing.threads": suite.timing.threads or usable_cores()})
+        store, made = (
+            (RunStore.open(self.resume), []) if self.resume is not None else _create_store(suite, self.out)
+        )
+        with store:
+            try:
+                watcher.stage("starting the process that measures")
+                with Supervisor(
+                    store.path / "run.log", suite.timing.threads, self.other.path if self.other else None
+                ) as supervisor:
+                    yield from self._measure(suite, registry, supervisor, store, watcher)
+            except (ConvbenchError, KeyboardInterrupt) as error:
+                empty = self.resume is None and not store.rows()
+                if empty:
+                    _remove(store.path, made)
+                else:
+                    watcher.stage("writing the tables and the report of what was measured")
+                    try:
+                        _write_pages(store)
+                    except ConvbenchError as second:
+                        watcher.note(str(second))
+                watcher.end()
+                if isinstance(error, KeyboardInterrupt):
+                    watcher.note(_interrupted(None if empty else store.path))
+                raise
             else:
-                watcher.stage("writing the tables and the report of what was measured")
-                try:
-                    _write_pages(store)
-                except ConvbenchError as second:
-                    watcher.note(str(second))
-            watcher.end()
-            if isinstance(error, KeyboardInterrupt):
-                watcher.note(_interrupted(None if empty else store.path))
-            raise
-        else:
-            watcher.stage("writing the tables and the report")
-            _write_pages(store)
-        finally:
-            watcher.end()
-        result = RunResult(store.path, tuple(store.rows()))
-    if not result.measured:
-        raise NothingRan(f"nothing could be measured; {result.path}/results.csv says why")
-    return result
+                watcher.stage("writing the tables and the report")
+                _write_pages(store)
+            finally:
+                watcher.end()
+            result = RunResult(store.path, tuple(store.rows()))
+        if not result.measured:
+            raise NothingRan(f"nothing could be measured; {result.path}/results.csv says why")
+        return result
 
-
-def _measure(
-    suite: Suite,
-    registry: Registry,
-    supervisor: Supervisor,
-    store: RunStore,
-    watcher: Watcher,
-    data_dir: Path | str | None,
-    *,
-    time: bool,
-    train: bool,
-    run_id: str | None,
-    other: OtherVersion | None,
-) -> Generator[None, None, None]:
-    """Survey, plan, schedule and write down what is to be run; then run it, task by task."""
-    watcher.stage("looking at the machine and the data")
-    survey = probe.survey(supervisor, suite.dataset, data_dir, watcher.note)
-    began = clock.monotonic()  # of a total budget: to download the data may take longer than all of the run
-    watcher.stage("asking the backends whether they can run here")
-    planned = plan_here(suite, registry, supervisor, survey)
-    if not store.rows():  # of a run that is resumed there is something to show
-        check_possible(planned)
-    watcher.note(f"results go to {store.path}")
-    suite = suite.override({"budget.memory_mb": suite.budget.memory_mb or free_memory_mb()})
-    time, train = time and "time" in suite.kinds, train and "train" in suite.kinds
-    watcher.stage("measuring what the machine could do at most")
-    peaks = peaks_of(suite, supervisor, watcher, planned if time or train else [])
-    facts = Circumstances.of_run(registry, survey, other)
-    # the two sides of an A/B run have the same order
-    seed = store.path.name if other is None and run_id is None else store.path.absolute().parent.name
-    tasks = schedule(suite, planned, facts.of_combination, seed, time=time, train=train)
-    kept, others = still_valid(store.rows(), tasks), left_alone(store.rows(), tasks)
-    environment = {
-        **survey.environment,
-        "peaks": peaks,
-        **({} if other is None else {"in_place_of_the_installed": _described(other)}),
-        "planned_processes": planned_processes(tasks, others),
-    }
-    _write(store.path / "environment.json", json.dumps(environment, indent=2) + "\n")
-    _write(store.path / "suite.toml", suite.to_toml())
-    store.keep(others + kept)
-    context = RunContext(
-        suite=suite,
-        survey=survey,
-        peaks=peaks,
-        num_classes=registry.dataset(suite.dataset).num_classes,
-        supervisor=supervisor,
-        recorder=Recorder(suite, store, facts, run_id),
-        watcher=watcher,
-    )
-    agenda = _agenda(context, tasks, kept, began)
-    yield
-    yield from _run_agenda(agenda, context)
+    def _measure(
+        self, suite: Suite, registry: Registry, supervisor: Supervisor, store: RunStore, watcher: Watcher
+    ) -> Generator[None, None, None]:
+        """Survey, plan, schedule and write down what is to be run; then run it, task by task."""
+        watcher.stage("looking at the machine and the data")
+        survey = probe.survey(supervisor, suite.dataset, self.data_dir, watcher.note)
+        began = (
+            clock.monotonic()
+        )  # of a total budget: to download the data may take longer than all of the run
+        watcher.stage("asking the backends whether they can run here")
+        planned = plan_here(suite, registry, supervisor, survey)
+        if not store.rows():  # of a run that is resumed there is something to show
+            check_possible(planned)
+        watcher.note(f"results go to {store.path}")
+        suite = suite.override({"budget.memory_mb": suite.budget.memory_mb or free_memory_mb()})
+        time, train = self.time and "time" in suite.kinds, self.train and "train" in suite.kinds
+        watcher.stage("measuring what the machine could do at most")
+        to_run = [entry.combination for entry in planned if entry.obstacle is None and (time or train)]
+        peaks = probe.find_peaks(
+            supervisor,
+            [(combination.device, combination.dtype) for combination in to_run],
+            watcher.note,
+            threads=suite.timing.threads or usable_cores(),
+            memory_mb=suite.budget.memory_mb,
+        )
+        facts = Circumstances.of_run(registry, survey, self.other)
+        # the two sides of an A/B run have the same order
+        seed = store.path.name if self.run_id is None else store.path.absolute().parent.name
+        tasks = schedule(suite, planned, facts.of_combination, seed, time=time, train=train)
+        kept, others = still_valid(store.rows(), tasks), left_alone(store.rows(), tasks)
+        environment = {
+            **survey.environment,
+            "peaks": peaks,
+            "planned_processes": planned_processes(tasks, others),
+        }
+        if self.other is not None:
+            versions = dict(self.other.versions)
+            environment["in_place_of_the_installed"] = {"package": self.other.package, "versions": versions}
+        _write(store.path / "environment.json", json.dumps(environment, indent=2) + "\n")
+        _write(store.path / "suite.toml", suite.to_toml())
+        store.keep(others + kept)
+        context = RunContext(
+            suite=suite,
+            survey=survey,
+            peaks=peaks,
+            num_classes=registry.dataset(suite.dataset).num_classes,
+            supervisor=supervisor,
+            recorder=Recorder(suite, store, facts, self.run_id),
+            watcher=watcher,
+        )
+        agenda = _agenda(context, tasks, kept, began)
+        yield
+        yield from _run_agenda(agenda, context)
 
 
 def _agenda(context: RunContext, tasks: Sequence[Task], kept: Sequence[Row], began: float) -> Agenda:
@@ -278,17 +255,18 @@ def _deadline(suite: Suite, began: float, kept: Sequence[Row]) -> float:
     return began + suite.budget.total_seconds - sum(row.process_seconds or 0.0 for row in kept)
 
 
+def directory_of(suite: Suite, out: Path | str | None) -> Path:
+    """Where a new run goes: `out`, or a directory named by suite and time."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    return Path(out) if out is not None else Path("results") / f"{suite.name}-{stamp}"
+
+
 def _create_store(suite: Suite, out: Path | str | None) -> tuple[RunStore, list[Path]]:
     """The store of a new run, and the directories that were made for it, inner ones first."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    wanted = Path(out) if out is not None else Path("results") / f"{suite.name}-{stamp}"
+    wanted = directory_of(suite, out)
     made = [path for path in (wanted, *wanted.parents) if not path.exists()]
     store = RunStore.create(wanted, exact=out is not None)
     return store, made if store.path == wanted else [store.path]  # another run had taken that name
-
-
-def _described(other: OtherVersion) -> dict[str, Any]:
-    return {"package": other.package, "versions": dict(other.versions)}
 
 
 def _interrupted(kept: Path | None) -> str:

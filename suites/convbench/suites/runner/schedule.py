@@ -8,7 +8,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from convbench.results.schema import MEASURED, Combination, Kind, Row
@@ -42,9 +42,13 @@ class Task:
     @property
     def label(self) -> str:
         """For a person: `time round 2 lenet/im2col/...`."""
+        return self.named(self.combination.label)
+
+    def named(self, combination: str) -> str:
+        """The label with the combination in these words."""
         part = f" round {self.round + 1}" if self.kind == "time" else ""
         side = f"{self.side}: " if self.side else ""
-        return f"{side}{self.kind}{part} {self.combination.label}"
+        return f"{side}{self.kind}{part} {combination}"
 
 
 def schedule(
@@ -61,12 +65,8 @@ def schedule(
     optional.
 
     Args:
-        suite: gives the number of rounds, and what else a result depends on.
-        planned: the combinations.
         circumstances: whatever of plugins and environment a result depends on, by combination.
         seed: of the random orders.
-        time: with timing rounds.
-        train: with trainings.
     """
     shuffler = random.Random(os.fsencode(seed))  # a directory may have a name that is no text
     slots: list[tuple[Planned, Kind, int]] = [(entry, "verify", 0) for entry in planned]
@@ -75,34 +75,24 @@ def schedule(
             slots += [(entry, "time", number) for entry in shuffler.sample(planned, len(planned))]
     if train:
         slots += [(entry, "train", 0) for entry in planned if entry.trains]
-    tasks = [
-        Task(
-            planned=entry,
-            kind=kind,
-            round=number,
-            order=order,
-            key="",
-            optional=number >= suite.timing.rounds,
-        )
-        for order, (entry, kind, number) in enumerate(slots)
-    ]
-    keyed = []
-    for task in tasks:
-        key = task_key(task, suite, circumstances(task.combination))
+    tasks = []
+    for order, (entry, kind, number) in enumerate(slots):
+        key = task_key(entry, kind, suite, circumstances(entry.combination))
         cut = hashlib.sha256(f"{key} cut by {suite.budget.total_seconds}".encode()).hexdigest()[:16]
-        keyed.append(replace(task, key=key, cut_key=cut))
-    return keyed
+        optional = number >= suite.timing.rounds
+        tasks.append(Task(entry, kind, number, order, key, optional, cut_key=cut))
+    return tasks
 
 
-def task_key(task: Task, suite: Suite, circumstances: Any) -> str:
+def task_key(planned: Planned, kind: Kind, suite: Suite, circumstances: Any) -> str:
     """A hash of all that a result depends on: if it is the same, a resumed run need not measure again."""
-    planned, timing = task.planned, suite.timing
+    timing = suite.timing
     content = {
         "combination": asdict(planned.combination),
         "recipe": asdict(planned.recipe),
         "threads": timing.threads,
         "cudnn": timing.cudnn,
-        "how": _how(task.kind, suite),
+        "how": _how(kind, suite),
         **({"fuse": True} if suite.fuse else {}),
         "circumstances": circumstances,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from convbench.results.schema import Row, Status
@@ -27,7 +27,7 @@ from convbench.suites.processes.protocol import (
 )
 from convbench.suites.processes.supervisor import ExitStatus, Supervisor
 from convbench.suites.runner.progress import Watcher
-from convbench.suites.runner.recorder import Recorder, TaskResult, utc_now
+from convbench.suites.runner.recorder import Recorder, utc_now
 from convbench.suites.runner.schedule import Task
 
 
@@ -52,11 +52,11 @@ class RunContext:
         self.watcher.start(task)
         obstacle = self.obstacle(task)
         if obstacle is not None:
-            row = self.recorder.write(task, TaskResult(*obstacle))
+            row = self.recorder.write(task, Measured(*obstacle))
         else:
             run = TaskRun(self, task)
             exit_status = self.supervisor.run(self.job(task), timeout, run.handle_event)
-            row = self.recorder.write(task, run.result(exit_status, timeout))
+            row = self.recorder.write(task, run.result(exit_status, timeout), run.started_at)
         self.watcher.finish(task, row)
         return row
 
@@ -66,9 +66,9 @@ class RunContext:
         for task, reason in left:
             obstacle = self.obstacle(task)
             if obstacle is not None:
-                self.recorder.write(task, TaskResult(*obstacle))
+                self.recorder.write(task, Measured(*obstacle))
                 continue
-            self.recorder.write(task, TaskResult("budget", notes=reason))  # the reason is no error
+            self.recorder.write(task, Measured("budget", notes=(reason,)))  # the reason is no error
             named.setdefault(reason, {})[task.combination.label] = None
         for reason, labels in named.items():
             self.watcher.note(f"{', '.join(labels)}: {reason}")
@@ -76,6 +76,8 @@ class RunContext:
     def job(self, task: Task) -> CombinationJob:
         """What the worker of a task is told."""
         suite, timing, combination = self.suite, self.suite.timing, task.combination
+        if task.share is not None:
+            timing = replace(timing, max_seconds=task.share)
         assert timing.threads is not None  # resolved when the run began
         return CombinationJob(
             kind=task.kind,
@@ -88,13 +90,7 @@ class RunContext:
             test_translation_px=suite.test_translation_px,
             fuse=suite.fuse,
             peaks=self.peaks.get(combination.device, {}).get(combination.dtype),
-            warmup_steps=timing.warmup_steps,
-            steps=timing.steps,
-            max_steps=timing.max_steps,
-            max_seconds=timing.max_seconds if task.share is None else task.share,
-            cold_steps=timing.cold_steps,
-            precision=timing.precision,
-            cudnn=timing.cudnn,
+            timing=timing,
             train_seconds=suite.budget.train_seconds if task.share is None else task.share,
             # CUDA reserves far more than it uses; there the device says when memory runs out
             memory_mb=suite.budget.memory_mb if combination.device == "cpu" else None,
@@ -143,15 +139,14 @@ class TaskRun:
                     watcher.note(f"{self.task.label}: what is no event was dropped ({reason})")
                 self.dropped = True
 
-    def result(self, exit_status: ExitStatus, timeout: float) -> TaskResult:
+    def result(self, exit_status: ExitStatus, timeout: float) -> Measured:
         """How the task ended, from how its worker ended."""
         self.measures["process_seconds"] = time.monotonic() - self.began
         match exit_status.result:
-            case Measured(status, error, measures, notes):
-                measures = {**self.measures, **measures}
-                return TaskResult(status, error, "; ".join(notes) or None, measures, self.started_at)
+            case Measured(measures=measures) as measured:
+                return replace(measured, measures={**self.measures, **measures})
             case Failed(status, error):
-                return TaskResult(status, error, None, self.measures, self.started_at)
+                return Measured(status, error, self.measures)
         if exit_status.code is None:
             error = f"no end after {round(timeout, 1):g} s; its process was killed"
         else:
@@ -160,7 +155,7 @@ class TaskRun:
             ended = self.trying.ended
             error = f"{ended.case}: {error}" + (f"; {ended.message}" if ended.message else "")
         status = "timeout" if exit_status.code is None else "crashed"
-        return TaskResult(status, error, None, self.measures, self.started_at)
+        return Measured(status, error, self.measures)
 
 
 def figures(samples: Samples, batch_size: int) -> dict[str, float]:

@@ -8,9 +8,13 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import nn
 
+from convbench.registry import Backend
+from convbench.registry.authoring.derived_backward import backward_is_derived
+from convbench.registry.ops.contract import OPS
 from convbench.registry.records import choices_of
-from convbench.registry.routing.dispatch import use_backend
+from convbench.registry.routing.dispatch import Routed, use_backend
 from convbench.suites.machine.load import allowed_cpus, drifts, since, snapshot
 from convbench.suites.measure.devices import peak_memory_mb
 from convbench.suites.measure.op_counter import count_ops
@@ -27,7 +31,6 @@ from convbench.suites.processes.protocol import (
     Send,
 )
 from convbench.suites.worker.conform import Attempts
-from convbench.suites.worker.coverage import claims, shares
 from convbench.suites.worker.recheck import recheck
 from convbench.suites.worker.setup import Setup
 
@@ -73,22 +76,17 @@ def verify_combination(job: CombinationJob, send: Send, data: int) -> Measured:
 def time_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     """Time training steps, then verify once more on new data."""
     began = _now()
-    setup = Setup(job, data)
+    setup, timing = Setup(job, data), job.timing
     model = setup.runnable()
     graphed = setup.graphed_step(model)
     ready = _now() - began
     steps = time_steps(
         model,
         setup.train_data,
+        timing,
         lr=setup.recipe.lr,
         batch_size=setup.batch_size,
         seed=setup.seed,
-        warmup_steps=job.warmup_steps,
-        steps=job.steps,
-        max_seconds=job.max_seconds,
-        max_steps=job.max_steps,
-        precision=job.precision,
-        cold_steps=job.cold_steps,
         amp=setup.amp,
         graphed=graphed,
         beat=lambda taken: send(Beat(taken)),
@@ -101,8 +99,8 @@ def time_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     send(Samples(tuple(steps.step_ms), {name: tuple(times) for name, times in steps.phases.items()}))
     taken = len(steps.step_ms)
     notes = []
-    if taken < job.steps:
-        notes.append(f"timed {taken} of {job.steps} steps within {job.max_seconds:g} s")
+    if taken < timing.steps:
+        notes.append(f"timed {taken} of {timing.steps} steps within {timing.max_seconds:g} s")
     flags = steps.observed.flags(len(allowed_cpus())) + ["drifting"] * drifts(steps.step_ms)
     measures = {
         "steps": taken,
@@ -112,7 +110,7 @@ def time_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         "cold_step_ms": median(steps.cold_ms) if steps.cold_ms else None,
         "peak_memory_mb": peak,
         **served,
-        **steps.observed.as_measures(),
+        **vars(steps.observed),
         "flags": " ".join(flags) or None,
     }
     return Measured("ok", None, measures | setup.conditions(), tuple(notes))
@@ -172,7 +170,7 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         "val_accuracy": _accuracy(last.val_accuracy),
         "best_val_accuracy": best if _accuracy(last.val_accuracy) is not None else None,
         "peak_memory_mb": peak_memory_mb(setup.device),
-        **observed.as_measures(),
+        **vars(observed),
         "flags": " ".join(observed.flags(len(allowed_cpus()))) or None,
         **setup.conditions(),
         **shares(model),
@@ -209,3 +207,34 @@ def _finite(loss: float | None) -> float | None:
 def _accuracy(value: float) -> float | None:
     """None for a problem without classes, which has no accuracy."""
     return None if math.isnan(value) else value
+
+
+def claims(backend: Backend) -> dict[str, Any]:
+    """Which ops the backend implements, and which of their gradients were derived from the forward."""
+    derived = [name for name, op in backend.ops.items() if backward_is_derived(op)]
+    return {
+        "claimed": ", ".join(name for name in OPS if name in backend.ops),
+        "derived_backward": ", ".join(derived) or None,
+    }
+
+
+def shares(model: nn.Module) -> dict[str, Any]:
+    """What the backend served in every pass since counting began; nothing for a model that is not counted.
+
+    Calls are those of one pass. Where passes were not alike, because a backend refused what it had taken
+    before, `served` has the calls of all of them, and `served_calls` the mean, rounded down.
+    """
+    if not isinstance(model, Routed) or not model.passes:
+        return {}
+    passes = model.passes
+    tallies = {
+        name: (tally.served_calls, tally.calls) for name, tally in model.tallies.items() if tally.calls
+    }
+    if all(count % passes == 0 for counts in tallies.values() for count in counts):
+        tallies = {name: (served // passes, calls // passes) for name, (served, calls) in tallies.items()}
+    return {
+        "served_calls": model.served_calls // passes,
+        "served_flops_fraction": model.served_flops_fraction,
+        "served": ", ".join(f"{name} {served}/{calls}" for name, (served, calls) in tallies.items()),
+        "served_flops": model.served_flops,
+    }

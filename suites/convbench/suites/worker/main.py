@@ -72,9 +72,9 @@ def work(job: Job, token: str, results: int, data: int) -> int:
         result = _function(type(job))(job, send, data)
     except BaseException as error:  # noqa: BLE001 - the worker's edge: whatever it is becomes a row
         _log_traceback()
-        result = Failed(
-            _status(error), _explain(error), isinstance(error, ConvbenchError), isinstance(error, UsageError)
-        )
+        ours = isinstance(error, ConvbenchError)
+        text = str(error) if ours else describe(error)
+        result = Failed(_status(error), text, ours, isinstance(error, UsageError))
     send(result)
     return 0
 
@@ -107,10 +107,6 @@ def _status(error: BaseException) -> Status:
     if isinstance(error, Unsupported):
         return "unsupported"
     return "oom" if out_of_memory(error) else "error"
-
-
-def _explain(error: BaseException) -> str:
-    return str(error) if isinstance(error, ConvbenchError) else describe(error)
 
 
 class _Notes(logging.Handler):

@@ -18,7 +18,6 @@ from convbench.suites.measure.roofline import Roof, measure_roof
 from convbench.suites.processes.protocol import (
     Done,
     FitJob,
-    ImageFile,
     Misfit,
     Peak,
     PeaksJob,
@@ -37,7 +36,7 @@ def survey(job: SurveyJob, send: Send, data: int) -> Survey:
     images = dataset.load(Path(job.data_dir) if job.data_dir else None)
     check_images(images, dataset.num_classes)
     with os.fdopen(os.dup(data), "wb") as file:
-        written = ImageFile(**write_images(images, file))
+        written = write_images(images, file)
     return Survey(environment, torch.__version__, devices, written)
 
 

@@ -19,19 +19,16 @@ from convbench.suites.measure.data import Batches
 from convbench.suites.worker.setup import Setup, Verdict
 
 ALTOGETHER = 0.1  # of the norm: how far a compiled step may be off, whose single answers nobody can see
-REPEATED = (
-    0.01  # of the norm: how far two steps may be apart that sum in another order; random numbers are further
-)
+# of the norm: how far two steps may be apart that sum in another order; random numbers are further
+REPEATED = 0.01
 
 
 def recheck(
     setup: Setup, seed: int, model: nn.Module, *, trained: bool, graphed: GraphedStep | None = None
 ) -> Verdict:
-    """Verify once more on new data, and hold real steps of the model against the reference.
+    """Verify once more on new data, drawn with `seed`, and hold real steps of the model against the reference.
 
     Args:
-        setup: the combination, as it was timed or trained.
-        seed: of the new data.
         model: what was timed or trained.
         trained: whether there were evaluations as well, and smaller batches at the end of each split.
         graphed: the captured steps that were, in mode `graph`.
@@ -129,19 +126,17 @@ def _check_service(calls: list[Call], routed: Routed) -> None:
 
 def _check_compiled(setup: Setup, model: nn.Module) -> None:
     """Compiled code has no calls to look at: hold its step as a whole against that of the plain model."""
-    first, second = (_objective_and_gradients(setup, _plain(setup)) for _ in range(2))
-    if not all(_alike(again, once, REPEATED) for again, once in zip(second, first, strict=True)):
-        return  # a model that draws random numbers: there is no right answer
-    for answer, right in zip(_objective_and_gradients(setup, model), first, strict=True):
+    if (expected := _plain_step(setup)) is None:
+        return
+    for answer, right in zip(_objective_and_gradients(setup, model), expected, strict=True):
         if right.isfinite().all() and not _alike(answer, right, ALTOGETHER):
             raise IntegrityError("a step of the compiled model is another one than that of the plain model")
 
 
 def _check_replayed(setup: Setup, graphed: GraphedStep) -> None:
     """A replay runs no Python to look into: hold its update against the gradients of the plain model."""
-    first, second = (_objective_and_gradients(setup, _plain(setup)) for _ in range(2))
-    if not all(_alike(again, once, REPEATED) for again, once in zip(second, first, strict=True)):
-        return  # random numbers: there is no right answer
+    if (expected := _plain_step(setup)) is None:
+        return
     state = {name: value.clone() for name, value in setup.model.state_dict().items()}
     before = [parameter.detach().clone() for parameter in setup.model.parameters()]
     graphed.start(torch.arange(len(setup.train_data), device=setup.device))
@@ -153,11 +148,18 @@ def _check_replayed(setup: Setup, graphed: GraphedStep) -> None:
     setup.model.load_state_dict(state)
     if setup.amp.dtype == torch.float16 and not any(bool(update.any()) for update in updates):
         return  # a gradient overflowed, and the step was left out
-    for old, update, right in zip(before, updates, first[1:], strict=True):
+    for old, update, right in zip(before, updates, expected[1:], strict=True):
         rounding = torch.finfo(old.dtype).eps * float(old.norm()) / setup.recipe.lr
         off = float((update - right).norm())
         if right.isfinite().all() and not off <= ALTOGETHER * float(right.norm()) + rounding:
             raise IntegrityError("a replayed step is another one than that of the plain model")
+
+
+def _plain_step(setup: Setup) -> list[Tensor] | None:
+    """Objective and gradients of the plain model; None where it draws random numbers: then none are right."""
+    first, second = (_objective_and_gradients(setup, _plain(setup)) for _ in range(2))
+    same = all(_alike(again, once, REPEATED) for again, once in zip(second, first, strict=True))
+    return first if same else None
 
 
 def _plain(setup: Setup) -> nn.Module:

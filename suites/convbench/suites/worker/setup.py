@@ -61,7 +61,7 @@ class Setup:
         self._flushed = set_process(job.threads)
         self.arithmetic = arithmetic(combination.dtype)
         self.arithmetic.set()
-        torch.backends.cudnn.benchmark = job.cudnn == "trial"
+        torch.backends.cudnn.benchmark = job.timing.cudnn == "trial"
         self._state = GlobalState()  # before any plugin is loaded
         registry = discover()
         self.architecture: Architecture = registry.architecture(combination.architecture)
@@ -78,12 +78,11 @@ class Setup:
         problem = self.architecture.problem
         dtype = self.arithmetic.tensors
         self.amp = Amp()
-        if dtype.itemsize < 4 and (
-            problem is None or problem.loss is not None
-        ):  # trained, and so by autocast
+        trained = problem is None or problem.loss is not None
+        if dtype.itemsize < 4 and trained:  # by autocast
             self.amp = Amp(self.device, dtype)
             dtype = torch.float32
-        images = None if problem else read_images(vars(job.images), data)
+        images = None if problem else read_images(job.images, data)
         channels = images.train_images.shape[1] if images else self.architecture.input_shape[0]
         torch.manual_seed(self.seed)
         model = create_model(self.architecture, num_classes=job.num_classes, in_channels=channels)
@@ -221,20 +220,15 @@ def _classes(module: ModuleType) -> list[Owner]:
 def set_process(threads: int) -> bool:
     """Fix what the speed of every worker depends on, before torch starts its threads.
 
-    Freed memory is kept instead of handed back to the system: otherwise the C library maps and unmaps the
-    tensors of every step, and page faults take a quarter of a LeNet step.
+    glibc keeps freed memory and hands nothing back to the system: otherwise it maps and unmaps the tensors of
+    every step, and page faults take a quarter of a LeNet step.
 
     Returns:
         whether denormal numbers are flushed to zero, which not every processor can.
     """
-    keep_freed_memory()
-    torch.set_num_threads(threads)
-    return torch.set_flush_denormal(True)
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc's allocator never to map single blocks nor to trim its heap; elsewhere nothing is changed."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 2**30)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    torch.set_num_threads(threads)
+    return torch.set_flush_denormal(True)
