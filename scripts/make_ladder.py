@@ -18,6 +18,7 @@ import io
 import re
 import shutil
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,18 +30,12 @@ import vl_convert
 from PIL import Image, PngImagePlugin
 
 from convbench.results.analysis.contents import Contents, read_contents
-from convbench.results.analysis.roofline import percent, roof
+from convbench.results.analysis.roofline import roof
 from convbench.results.analysis.significance import Times, time_ratio
-from convbench.results.analysis.standings import (
-    Group,
-    Line,
-    center,
-    conditions_of,
-    measured,
-    step_ms_by_process,
-)
+from convbench.results.analysis.standings import conditions_of, step_ms_by_process, summed_up
 from convbench.results.analysis.statistics import Interval
-from convbench.results.wording import number
+from convbench.results.schema import Row
+from convbench.results.wording import number, percent
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "docs" / "ladder.md"
@@ -122,32 +117,28 @@ def ladder(contents: Contents, architecture: str) -> list[Rung]:
     found = []
     for group in contents.table.groups:
         if group.conditions.shared == architecture:
-            lines = {line.name: line for line in group.lines}
-            there = {
-                row.backend: None
-                for row in contents.table.rows
-                if row.architecture == architecture and conditions_of(row, architecture) == group.conditions
-            }
-            found += [rung(name, lines.get(name), group, contents) for name in {**lines, **there}]
+            rows: dict[str, list[Row]] = defaultdict(list)
+            for row in contents.table.rows:
+                if conditions_of(row, row.architecture) == group.conditions:
+                    rows[row.backend].append(row)
+            found += [rung(own) for own in rows.values()]
     order = {key: place for place, key in enumerate(RUNGS)}
     return sorted(found, key=lambda each: (order.get((each.backend, each.mode), len(order)), each.spelled))
 
 
-def rung(backend: str, line: Line | None, group: Group, contents: Contents) -> Rung:
-    """The rung of a backend; it has no line where it cannot run."""
-    mode, batch_size = group.conditions.mode, group.conditions.batch_size
-    rows = contents.table.rows_of(group, backend)
-    timed = measured(rows, "time")
-    reason = next((row.error for row in rows if row.kind == "verify" and row.error), None) or rows[0].status
+def rung(rows: Sequence[Row]) -> Rung:
+    """The rung of a backend, from its rows."""
+    line, first = summed_up(rows[0].backend, rows, (), "served"), rows[0]
+    reason = next((row.error for row in rows if row.kind == "verify" and row.error), None) or first.status
     return Rung(
-        name=RUNGS.get((backend, mode), backend),
-        backend=backend,
-        mode=mode,
-        batch_size=batch_size,
-        images_per_second=line and line.images_per_second,
-        gflops_per_second=center(row.gflops_per_second for row in timed),
-        roofline_fraction=center(row.roofline_fraction for row in timed),
-        image_ms={process: step / batch_size for process, step in step_ms_by_process(rows).items()},
+        name=RUNGS.get((first.backend, first.mode), first.backend),
+        backend=first.backend,
+        mode=first.mode,
+        batch_size=first.batch_size,
+        images_per_second=line.images_per_second,
+        gflops_per_second=line.gflops_per_second,
+        roofline_fraction=line.roofline_fraction,
+        image_ms={process: step / first.batch_size for process, step in step_ms_by_process(rows).items()},
         reason=reason,
     )
 
@@ -179,7 +170,7 @@ def machine(contents: Contents) -> str:
     limit = roof(contents.environment, conditions.device, conditions.dtype)
     timed = [row for row in contents.table.rows if row.kind == "time"]
     row = timed[0]
-    processes = max(line.processes for group in contents.table.groups for line in group.lines)
+    processes = max(line.processes or 0 for line in contents.table.lines)
     assert limit is not None
     return (
         f"{row.device_name}, {row.threads} threads, torch {row.torch_version}, {conditions.dtype}; the machine "

@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from typing import Any, Literal, get_args, get_type_hints
 
 from convbench.registry.errors import shown
-from convbench.results.wording import EMPTY, number, share
+from convbench.results.wording import EMPTY, number, percent, share
 
 Kind = Literal["verify", "time", "train"]
 Status = Literal[
@@ -208,7 +208,7 @@ class Row(Combined):
     roofline_fraction: float | None = optional(
         "share of the speed that the machine's measured peaks allow: see docs/measuring.md",
         heading="of the roofline",
-        format=share,
+        format=percent,
     )
 
     served_calls: int | None = optional("op calls of one forward pass that the backend served itself")
@@ -434,7 +434,7 @@ class Summary:
     roofline_fraction: float | None = optional(
         "share of the speed that the machine's measured peaks allow, layer by layer",
         heading="of the roofline",
-        format=share,
+        format=percent,
     )
     coverage: float | None = optional(
         "share of the FLOPs of convolutions and poolings that the backend computed itself; torch computed the "
@@ -462,6 +462,12 @@ class Summary:
         heading="compiling, s",
     )
     notes: str | None = optional("what else a reader should know", heading="note")
+    arithmetic_intensity: float | None = optional(
+        "counted operations of a step over the bytes that it has to move at least",
+        "FLOPs/byte",
+        heading="FLOPs per byte",
+        format=rounded(".3g"),
+    )
 
 
 def columns(record: type) -> tuple[Column, ...]:

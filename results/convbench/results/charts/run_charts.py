@@ -69,7 +69,7 @@ def group_charts(contents: Contents, group: Group, *, brief: bool = False) -> li
     lines = [line for line in group.lines if line.images_per_second is not None or line.accuracy]
     note = f"the first {DRAWN} of {len(lines)} {group.subject}s" if len(lines) > DRAWN else ""
     lines = lines[:DRAWN]
-    rows = {line.name: contents.table.rows_of(group, line.name) for line in lines}
+    rows = {line.name: line.rows for line in lines}
     styles = {line.name: style(line, group) for line in lines}
     fast = speed(lines, rows, contents.samples, styles, note)
     if brief:
@@ -115,7 +115,7 @@ def speed(
         interval = mean_interval(list(step_ms_by_process(rows[line.name]).values()))
         if interval is not None and line.step_ms:
             low, high = value * line.step_ms / interval.high, value * line.step_ms / interval.low
-        ratio = f", {number(line.ratio)}×" if line.ratio and line.name != BASELINE else ""
+        ratio = f", {number(line.speedup)}×" if line.speedup and line.name != BASELINE else ""
         text = number(value) + ratio + ", not ranked" * (not line.ranked)
         span = "" if math.isnan(low) else f" ({number(low)} to {number(high)})"
         label = f"{line.name}: {number(value)} images/s{span}{ratio}{' torch' * bool(ratio)}"
@@ -165,8 +165,8 @@ def phases(rows: Mapping[str, Sequence[Row]], styles: Styles, note: str) -> Char
 
 def coverage(lines: Sequence[Line], styles: Styles, note: str) -> Chart | None:
     """What share of the FLOPs a backend left to torch, where one did."""
-    known = [line for line in lines if line.served_flops_fraction is not None and line.name != BASELINE]
-    if all((line.served_flops_fraction or 0) >= 0.995 for line in known):
+    known = [line for line in lines if line.coverage is not None and line.name != BASELINE]
+    if all((line.coverage or 0) >= 0.995 for line in known):
         return None
     parts = [
         {
@@ -176,7 +176,7 @@ def coverage(lines: Sequence[Line], styles: Styles, note: str) -> Chart | None:
             "label": f"{styles[line.name]['name']}, {part}: {share:.1%}",
         }
         for line in known
-        for own in [line.served_flops_fraction or 0.0]
+        for own in [line.coverage or 0.0]
         for part, share in (("computed by the backend", own), ("left to torch", 1 - own))
     ]
     return shares(pd.DataFrame(parts), "Coverage", "share of the FLOPs", note)
@@ -255,12 +255,12 @@ def overview(table: Table) -> Chart | None:
     """Each group's speeds relative to torch in one row, where there are several groups of backends."""
     dots = []
     for group in table.groups[:40]:
-        others = [line for line in group.lines if line.name != BASELINE and positive(line.ratio)]
+        others = [line for line in group.lines if line.name != BASELINE and positive(line.speedup)]
         best = next((line for line in others if line.ranked), None)
         for line in others:
             if group.subject == "backend":
-                role, ratio = style(line, group)["role"], float(line.ratio or 1)
-                interval = line.ratio_interval if line is best else None
+                role, ratio = style(line, group)["role"], float(line.speedup or 1)
+                interval = line.speedup_interval if line is best else None
                 dots.append(
                     {
                         "name": flatten(group.conditions.title),
@@ -296,12 +296,11 @@ def rooflines(contents: Contents) -> Iterator[Chart]:
         here = [place for place in places if place.group.conditions.device == device]
         dtypes = dict.fromkeys(place.group.conditions.dtype for place in here)
         roofs = [roof(contents.environment, device, dtype) for dtype in dtypes]
-        lines = {id(place.group): {line.name: line for line in place.group.lines} for place in here}
         spots = [
             {
-                "name": flatten(place.name + f" {place.group.conditions.dtype}" * (len(dtypes) > 1)),
-                "role": style(lines[id(place.group)][place.name], place.group)["role"],
-                "network": flatten(place.network),
+                "name": flatten(place.line.name + f" {place.group.conditions.dtype}" * (len(dtypes) > 1)),
+                "role": style(place.line, place.group)["role"],
+                "network": flatten(place.line.architecture),
                 "intensity": place.intensity,
                 "gflops_per_second": place.gflops_per_second,
                 "label": flatten(place.text),

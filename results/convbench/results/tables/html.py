@@ -161,8 +161,3 @@ def cell(name: str) -> Callable[[Any], str]:
         return str(value)
 
     return write
-
-
-def spaced(name: str) -> str:
-    """A column's name as words."""
-    return name.replace("_", " ")
