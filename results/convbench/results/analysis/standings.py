@@ -17,7 +17,7 @@ from typing import Literal
 
 from convbench.results.analysis.coverage import Attribution, Rank, attribution, remarks
 from convbench.results.analysis.flags import flag_counts, flagged
-from convbench.results.analysis.significance import MIN_EFFECT, Difference, judge, time_difference, time_ratio
+from convbench.results.analysis.significance import MIN_EFFECT, judge, time_difference, time_ratio
 from convbench.results.analysis.statistics import Interval, geometric_mean, median
 from convbench.results.schema import MEASURED, Row, Status, Summary
 from convbench.results.storage.csv_format import Process
@@ -371,17 +371,13 @@ class Standing:
 
 def standings(table: Table) -> list[Standing]:
     """The fastest line of each group, and whether the others are shown to be slower."""
-    gaps: dict[tuple[int, str], Difference] = {}
     timed = [timed_lines(group) for group in table.groups]
-    for at, lines in enumerate(timed):
-        for line in lines[1:]:
-            sides = [step_ms_by_process(each.rows) for each in (lines[0], line)]
-            gaps[at, line.name] = time_difference(*sides)
-    judged = dict(zip(gaps, judge(list(gaps.values()), math.log1p(MIN_EFFECT)), strict=True))
+    pairs = [(at, lines[0], line) for at, lines in enumerate(timed) for line in lines[1:]]
+    gaps = [time_difference(*(step_ms_by_process(each.rows) for each in both)) for _, *both in pairs]
     words: dict[str, Verdict] = {"more": "behind", "same": "same", "less": "unclear", "unclear": "unclear"}
     found: list[dict[str, Verdict]] = [{} for _ in timed]
-    for (at, name), each in judged.items():
-        found[at][name] = words[each.verdict]
+    for (at, _, line), judged in zip(pairs, judge(gaps, math.log1p(MIN_EFFECT)), strict=True):
+        found[at][line.name] = words[judged.verdict]
     return [
         Standing(group, tuple(lines), verdicts, tuple(timed_lines(group, ranked=False)))
         for group, lines, verdicts in zip(table.groups, timed, found, strict=True)
