@@ -18,8 +18,8 @@ import io
 import re
 import shutil
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -29,18 +29,11 @@ import vl_convert
 from PIL import Image, PngImagePlugin
 
 from convbench.results.analysis.contents import Contents, read_contents
-from convbench.results.analysis.roofline import percent, roof
+from convbench.results.analysis.roofline import roof
 from convbench.results.analysis.significance import Times, time_ratio
-from convbench.results.analysis.standings import (
-    Group,
-    Line,
-    center,
-    conditions_of,
-    measured,
-    step_ms_by_process,
-)
-from convbench.results.analysis.statistics import Interval
-from convbench.results.wording import number
+from convbench.results.analysis.standings import Line, conditions_of, step_ms_by_process, summed_up
+from convbench.results.schema import Row
+from convbench.results.wording import number, percent
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "docs" / "ladder.md"
@@ -88,28 +81,25 @@ WIDTH, HEIGHT = 560, 230  # pixels of one staircase
 FLOOR = 0.01  # GFLOP/s, where the axis begins
 
 
-@dataclass(frozen=True)
-class Rung:
-    """What one backend did with one network in one mode; None where it did not run, for `reason`."""
+def title(rung: Line) -> str:
+    """What the rung is called."""
+    return RUNGS.get((rung.backend, rung.mode), rung.backend)
 
-    name: str
-    backend: str
-    mode: str
-    batch_size: int
-    images_per_second: float | None
-    gflops_per_second: float | None
-    roofline_fraction: float | None
-    image_ms: Times
-    reason: str
 
-    @property
-    def spelled(self) -> str:
-        """The backend, and its mode where that is not the usual one."""
-        return self.backend + f", {self.mode}" * (self.mode != "eager")
+def spelled(rung: Line) -> str:
+    """The backend, and its mode where that is not the usual one."""
+    return rung.backend + f", {rung.mode}" * (rung.mode != "eager")
 
-    def times(self, other: Rung) -> Interval | None:
-        """How many times as fast as another rung, image by image, with an interval over processes."""
-        return time_ratio(self.image_ms, other.image_ms)
+
+def reason(rung: Line) -> str:
+    """Why a backend did not run."""
+    errors = (row.error for row in rung.rows if row.kind == "verify" and row.error)
+    return next(errors, rung.rows[0].status)
+
+
+def image_ms(rung: Line) -> Times:
+    """The time of an image in each process."""
+    return {process: step / rung.batch_size for process, step in step_ms_by_process(rung.rows).items()}
 
 
 @cache
@@ -117,39 +107,18 @@ def contents_of(run: str) -> Contents:
     return read_contents(REFERENCE / run)
 
 
-def ladder(contents: Contents, architecture: str) -> list[Rung]:
+def ladder(contents: Contents, architecture: str) -> list[Line]:
     """The rungs of one network, from the bottom."""
     found = []
     for group in contents.table.groups:
         if group.conditions.shared == architecture:
-            lines = {line.name: line for line in group.lines}
-            there = {
-                row.backend: None
-                for row in contents.table.rows
-                if row.architecture == architecture and conditions_of(row, architecture) == group.conditions
-            }
-            found += [rung(name, lines.get(name), group, contents) for name in {**lines, **there}]
+            rows: dict[str, list[Row]] = defaultdict(list)
+            for row in contents.table.rows:
+                if conditions_of(row, row.architecture) == group.conditions:
+                    rows[row.backend].append(row)
+            found += [summed_up(name, own, (), "served") for name, own in rows.items()]
     order = {key: place for place, key in enumerate(RUNGS)}
-    return sorted(found, key=lambda each: (order.get((each.backend, each.mode), len(order)), each.spelled))
-
-
-def rung(backend: str, line: Line | None, group: Group, contents: Contents) -> Rung:
-    """The rung of a backend; it has no line where it cannot run."""
-    mode, batch_size = group.conditions.mode, group.conditions.batch_size
-    rows = contents.table.rows_of(group, backend)
-    timed = measured(rows, "time")
-    reason = next((row.error for row in rows if row.kind == "verify" and row.error), None) or rows[0].status
-    return Rung(
-        name=RUNGS.get((backend, mode), backend),
-        backend=backend,
-        mode=mode,
-        batch_size=batch_size,
-        images_per_second=line and line.images_per_second,
-        gflops_per_second=center(row.gflops_per_second for row in timed),
-        roofline_fraction=center(row.roofline_fraction for row in timed),
-        image_ms={process: step / batch_size for process, step in step_ms_by_process(rows).items()},
-        reason=reason,
-    )
+    return sorted(found, key=lambda each: (order.get((each.backend, each.mode), len(order)), spelled(each)))
 
 
 def peak(contents: Contents) -> float:
@@ -179,7 +148,7 @@ def machine(contents: Contents) -> str:
     limit = roof(contents.environment, conditions.device, conditions.dtype)
     timed = [row for row in contents.table.rows if row.kind == "time"]
     row = timed[0]
-    processes = max(line.processes for group in contents.table.groups for line in group.lines)
+    processes = max(line.processes or 0 for line in contents.table.lines)
     assert limit is not None
     return (
         f"{row.device_name}, {row.threads} threads, torch {row.torch_version}, {conditions.dtype}; the machine "
@@ -190,7 +159,7 @@ def machine(contents: Contents) -> str:
     )
 
 
-def rungs_table(rungs: Sequence[Rung], peak: float) -> str:
+def rungs_table(rungs: Sequence[Line], peak: float) -> str:
     lines = [
         "| rung | backend | batch | images/s | GFLOP/s | of the peak | of its roofline | times the rung before "
         "| times the formula |",
@@ -199,13 +168,13 @@ def rungs_table(rungs: Sequence[Rung], peak: float) -> str:
     bottom = before = None
     for each in rungs:
         cells = [
-            each.name,
+            title(each),
             f"`{each.backend}`" + f" {each.mode}" * (each.mode != "eager"),
             str(each.batch_size),
         ]
         if each.images_per_second is None or each.gflops_per_second is None:
             cells += ["–"] * 6
-            cells[3] = each.reason.partition(",")[0]
+            cells[3] = reason(each).partition(",")[0]
         else:
             cells += [
                 number(each.images_per_second),
@@ -220,10 +189,10 @@ def rungs_table(rungs: Sequence[Rung], peak: float) -> str:
     return "\n".join(lines)
 
 
-def times(each: Rung, other: Rung | None) -> str:
+def times(each: Line, other: Line | None) -> str:
     if other is None or not each.images_per_second or not other.images_per_second:
         return "–"
-    interval = each.times(other)
+    interval = time_ratio(image_ms(each), image_ms(other))
     span = f" ({number(interval.low)}–{number(interval.high)})" if interval else ""
     return f"{number(each.images_per_second / other.images_per_second)}×{span}"
 
@@ -237,10 +206,10 @@ def rung_text(contents: Contents, backend: str, mode: str = "eager") -> str:
         if each is None:
             said.append(f"{called}: not in this run.")
         elif each.gflops_per_second is None:
-            said.append(f"{called}: {each.reason}.")
+            said.append(f"{called}: {reason(each)}.")
         else:
             below = [other for other in rungs[: rungs.index(each)] if other.gflops_per_second]
-            than = f", {times(each, below[-1]).partition(' ')[0]} {below[-1].spelled}" if below else ""
+            than = f", {times(each, below[-1]).partition(' ')[0]} {spelled(below[-1])}" if below else ""
             said.append(
                 f"{called}: {number(each.images_per_second)} images/s, {number(each.gflops_per_second)} GFLOP/s, "
                 f"{percent(each.gflops_per_second / peak(contents))} of the peak{than}; a multiplication and an "
@@ -259,7 +228,7 @@ def draw(contents: Contents) -> bytes:
     stairs = {name: rungs for name, rungs in stairs.items() if any(each.gflops_per_second for each in rungs)}
     keys = {(each.backend, each.mode): each for rungs in stairs.values() for each in rungs}
     shown = [key for key in RUNGS if key in keys] + [key for key in keys if key not in RUNGS]
-    labels = {key: f"{keys[key].name}: {keys[key].spelled}" for key in shown}
+    labels = {key: f"{title(keys[key])}: {spelled(keys[key])}" for key in shown}
     charts = []
     for name, rungs in stairs.items():
         last = name == list(stairs)[-1]
@@ -271,7 +240,7 @@ def draw(contents: Contents) -> bytes:
 
 
 def staircase(
-    rungs: Sequence[Rung], labels: dict[tuple[str, str], str], peak: float, *, named: bool
+    rungs: Sequence[Line], labels: dict[tuple[str, str], str], peak: float, *, named: bool
 ) -> alt.LayerChart:
     """The speeds of one network's rungs; those without a speed say why."""
     best = max(rungs, key=lambda each: each.gflops_per_second or 0)
@@ -283,7 +252,7 @@ def staircase(
     for key, label in labels.items():
         each = there.get(key)
         speed = each.gflops_per_second if each else None
-        reason = each.reason.rpartition(": ")[2].partition(",")[0] if each and speed is None else ""
+        why = reason(each).rpartition(": ")[2].partition(",")[0] if each and speed is None else ""
         high = speed is not None and speed * 3 > min(peak, allowed)  # no room between it and the roof
         rows.append(
             {
@@ -291,7 +260,7 @@ def staircase(
                 "speed": speed,
                 "text": number(speed) if speed else "",
                 "high": high,
-                "reason": reason,
+                "reason": why,
             }
         )
     frame = pd.DataFrame(rows)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from convbench.registry import UsageError
-from convbench.results.analysis.standings import comparison_table, summaries
+from convbench.results.analysis.standings import comparison_table
 from convbench.results.schema import FILES, Row, Summary, column, columns
 from convbench.results.tables.documentation import with_columns
 from result_rows import LENET, row
@@ -100,6 +100,6 @@ def test_headings_and_numbers_are_those_that_people_read(
 def test_a_summary_is_flat_and_over_all_processes() -> None:
     rows = [row(backend=name, kind="time", round=at, step_ms_median=ms + at, status="ok")
             for name, ms in (("torch", 10.0), ("im2col", 20.0)) for at in range(3)]  # fmt: skip
-    first, second = summaries(comparison_table(rows))
+    first, second = comparison_table(rows).lines
     assert (first.backend, second.backend, second.processes) == ("torch", "im2col", 3)
     assert second.speedup == pytest.approx((first.step_ms or 0) / (second.step_ms or 1))

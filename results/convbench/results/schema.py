@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from typing import Any, Literal, get_args, get_type_hints
 
 from convbench.registry.errors import shown
-from convbench.results.wording import EMPTY, number, share
+from convbench.results.wording import EMPTY, number, percent, share
 
 Kind = Literal["verify", "time", "train"]
 Status = Literal[
@@ -112,8 +112,8 @@ accuracy = rounded(".3f")
 
 
 @dataclass(frozen=True)
-class Combination:
-    """What is measured: one architecture on one backend, under one set of conditions."""
+class Setting:
+    """What is measured, and how: one architecture on one backend, under one set of conditions."""
 
     architecture: str = field(metadata=about("network, as registered"))
     backend: str = field(metadata=about("implementation of the ops, as registered"))
@@ -122,6 +122,12 @@ class Combination:
     batch_size: int = field(metadata=about("images per step", "images", heading="batch size"))
     memory_format: str = field(metadata=about("`contiguous` or `channels_last`"))
     mode: str = field(metadata=about("`eager`, `compile` or `graph` (launch cost is hidden by a graph)"))
+
+
+@dataclass(frozen=True)
+class Combination(Setting):
+    """A setting with the seed of its weights."""
+
     seed: int = field(metadata=about("seed of the weights and of the order of the images"))
 
     @property
@@ -134,7 +140,8 @@ class Combination:
 COMBINATION = {f.name: f.metadata for f in fields(Combination)}
 
 
-class Combined:
+@dataclass(frozen=True)
+class Combined(Combination):
     """A record that carries a combination's fields among its own."""
 
     @cached_property
@@ -144,14 +151,16 @@ class Combined:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row(Combined):
-    """A row of results.csv: what one worker process did, measured or not.
-
-    Raises:
-        ValueError: `kind` or `status` is not one of KINDS and STATUSES.
-    """
+class OfRun:
+    """What the columns of every file begin with."""
 
     run_id: str = field(metadata=about("name of the run, shared by its rows"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfProcess(OfRun):
+    """What the columns of results.csv begin with."""
+
     suite: str = field(metadata=about("name of the suite"))
     kind: Kind = field(metadata=about("what the process did: `verify`, `time` or `train`"))
     round: int = field(metadata=about("which of the repeated processes, from 0"))
@@ -160,14 +169,15 @@ class Row(Combined):
     )
     error: str | None = optional("what went wrong, in one line")
 
-    architecture: str = field(metadata=COMBINATION["architecture"])
-    backend: str = field(metadata=COMBINATION["backend"])
-    device: str = field(metadata=COMBINATION["device"])
-    dtype: str = field(metadata=COMBINATION["dtype"])
-    batch_size: int = field(metadata=COMBINATION["batch_size"])
-    memory_format: str = field(metadata=COMBINATION["memory_format"])
-    mode: str = field(metadata=COMBINATION["mode"])
-    seed: int = field(metadata=COMBINATION["seed"])
+
+@dataclass(frozen=True, kw_only=True)
+class Row(Combined, OfProcess):
+    """A row of results.csv: what one worker process did, measured or not.
+
+    Raises:
+        ValueError: `kind` or `status` is not one of KINDS and STATUSES.
+    """
+
     threads: int | None = optional("torch's intra-op threads in the process")
 
     dataset: str | None = optional("data set that was really used")
@@ -208,7 +218,7 @@ class Row(Combined):
     roofline_fraction: float | None = optional(
         "share of the speed that the machine's measured peaks allow: see docs/measuring.md",
         heading="of the roofline",
-        format=share,
+        format=percent,
     )
 
     served_calls: int | None = optional("op calls of one forward pass that the backend served itself")
@@ -323,18 +333,8 @@ class Row(Combined):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trace(Combined):
-    """What the rows of curves.csv and samples.csv begin with."""
-
-    run_id: str = field(metadata=about("name of the run, shared by its rows"))
-    architecture: str = field(metadata=COMBINATION["architecture"])
-    backend: str = field(metadata=COMBINATION["backend"])
-    device: str = field(metadata=COMBINATION["device"])
-    dtype: str = field(metadata=COMBINATION["dtype"])
-    batch_size: int = field(metadata=COMBINATION["batch_size"])
-    memory_format: str = field(metadata=COMBINATION["memory_format"])
-    mode: str = field(metadata=COMBINATION["mode"])
-    seed: int = field(metadata=COMBINATION["seed"])
+class Trace(Combined, OfRun):
+    """A row of curves.csv or samples.csv."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -367,16 +367,9 @@ FILES: Mapping[str, type[Combined]] = {"results.csv": Row, "curves.csv": Epoch, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class Summary(Setting):
     """One line of a run's tables: a backend under one set of conditions, over all its processes and seeds."""
 
-    architecture: str = field(metadata=COMBINATION["architecture"])
-    backend: str = field(metadata=COMBINATION["backend"])
-    device: str = field(metadata=COMBINATION["device"])
-    dtype: str = field(metadata=COMBINATION["dtype"])
-    batch_size: int = field(metadata=COMBINATION["batch_size"])
-    memory_format: str = field(metadata=COMBINATION["memory_format"])
-    mode: str = field(metadata=COMBINATION["mode"])
     status: str = field(
         metadata=about("ok, or what went wrong; `budget` marks a combination that its budget ended early")
     )
@@ -434,7 +427,7 @@ class Summary:
     roofline_fraction: float | None = optional(
         "share of the speed that the machine's measured peaks allow, layer by layer",
         heading="of the roofline",
-        format=share,
+        format=percent,
     )
     coverage: float | None = optional(
         "share of the FLOPs of convolutions and poolings that the backend computed itself; torch computed the "
@@ -462,6 +455,12 @@ class Summary:
         heading="compiling, s",
     )
     notes: str | None = optional("what else a reader should know", heading="note")
+    arithmetic_intensity: float | None = optional(
+        "counted operations of a step over the bytes that it has to move at least",
+        "FLOPs/byte",
+        heading="FLOPs per byte",
+        format=rounded(".3g"),
+    )
 
 
 def columns(record: type) -> tuple[Column, ...]:
@@ -478,7 +477,7 @@ def read_columns(record: type[Combined | Summary]) -> tuple[Column, ...]:
     """Make the columns from the fields of a record."""
     hints = get_type_hints(record)
     found = []
-    for f in fields(record):  # type: ignore[arg-type]  # Combined itself has no fields, its subclasses do
+    for f in fields(record):
         kinds = (hints[f.name], *get_args(hints[f.name]))
         kind = next((kind for kind in (float, int) if kind in kinds), str)
         words = {**f.metadata, "heading": f.metadata["heading"] or heading(f.name, f.metadata["unit"])}

@@ -38,3 +38,9 @@ def share(fraction: float) -> str:
     """Per cent, where 100 % means all of it and nothing less."""
     percent = fraction * 100
     return f"{percent:.0f} %" if percent in (0, 100) else f"{min(percent, 99.9):.1f} %"
+
+
+def percent(fraction: float) -> str:
+    """A share of what is attainable; above 100 % where a peak was measured too low."""
+    value = 100 * fraction
+    return f"{value:,.0f} %" if value >= 99.95 else f"{value:.1f} %" if value >= 0.95 else f"{value:.2g} %"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import vl_convert
 
-from convbench.registry import discover
+from convbench.registry import UsageError, discover
 from convbench.registry.conformance.report import Outcome, Report
 from convbench.results import compare
 from convbench.results.schema import Summary, columns
@@ -61,6 +64,21 @@ def test_a_comparison_shows_itself(tmp_path: Path) -> None:
     page = found._repr_html_()
     assert "<th>verdict</th>" in page
     assert "only in base" in page
+
+
+def texts_of(chart: Any) -> set[str]:
+    """The texts that a chart draws, as Vega-Lite converts it."""
+    svg = vl_convert.vegalite_to_svg(chart.to_dict())
+    return set(re.findall(r">([^<>]+)</", svg))
+
+
+def test_a_run_and_a_comparison_draw_their_charts(result: RunResult, tmp_path: Path) -> None:
+    assert texts_of(result.plot()) >= {"Training throughput", "torch", "im2col"}
+    base = write(tmp_path / "base" / "results.csv", timed([10.0, 10.1, 9.9]))
+    found = compare(base, write(tmp_path / "new" / "results.csv", timed([12.0, 12.1, 11.9])))
+    assert texts_of(found.plot()) >= {"Step time, new over base", "1.20×"}
+    with pytest.raises(UsageError, match="nothing to draw"):
+        RunResult(Path("results/none"), ()).plot()
 
 
 def test_a_report_shows_failures_first() -> None:

@@ -448,8 +448,8 @@ def test_the_table_of_a_run_and_compare_give_the_same_interval(
     found = against(*([replace(row, backend="mine") for row in sides[name]] for name in ("im2col", "torch")))
     (pair,) = found.times
     assert pair.paired == (processes >= 6)
-    assert line.ratio_interval == pytest.approx((pair.ratio, pair.low, pair.high), rel=1e-6)
-    assert line.ratio == pytest.approx(pair.ratio, rel=1e-6)
+    assert line.speedup_interval == pytest.approx((pair.ratio, pair.low, pair.high), rel=1e-6)
+    assert line.speedup == pytest.approx(pair.ratio, rel=1e-6)
 
 
 # The gate

@@ -20,7 +20,7 @@ from convbench.results.charts.charts import BLUE, FAINT, GREY, GRID, INK, ORANGE
 from convbench.results.cli.compare import compare as compare_command
 from convbench.results.cli.report import report
 from convbench.results.report.page import comparison_html, resource
-from convbench.results.report.write import write_all, write_report
+from convbench.results.report.write import write_all
 from result_rows import row, timed, trained, write
 from synthetic_run import STEP_MS, synthetic_run
 
@@ -66,7 +66,7 @@ class Page(HTMLParser):
 
 
 def page(path: Path) -> Page:
-    return Page(write_report(path).read_text(encoding="utf-8"))
+    return Page(write_all(path)[1].read_text(encoding="utf-8"))
 
 
 def rows_only(directory: Path, rows: list[Row]) -> Path:
@@ -132,7 +132,7 @@ def test_who_left_convolutions_to_torch_never_wins_unless_asked_for(tmp_path: Pa
     assert f"Not ranked, because they left work to torch: {left}." in text
     assert "PARTLY: conv2d 50.0 %" in text
 
-    everybody = Page(write_report(path, rank="all").read_text(encoding="utf-8")).text
+    everybody = Page(write_all(path, rank="all")[1].read_text(encoding="utf-8")).text
     assert "fft is clearly fastest: 128,000 images/s" in everybody
     assert "PARTLY: conv2d 50.0 %" in everybody
 
@@ -244,7 +244,7 @@ def test_what_was_served_is_told_op_by_op(tmp_path: Path) -> None:
 
 
 def test_every_column_of_the_results_is_explained(run_dir: Path) -> None:
-    html = write_report(run_dir).read_text(encoding="utf-8")
+    html = write_all(run_dir)[1].read_text(encoding="utf-8")
     terms = re.findall(r"<dt>(.*?)</dt>", html.partition('class="terms"')[2].partition("</dl>")[0])
     assert terms == Page(html).tables["results"][0][1:]  # all but the name of the line
 
@@ -369,7 +369,7 @@ def test_names_and_errors_are_escaped(tmp_path: Path) -> None:
 
 
 def test_a_page_needs_nothing_else(run_dir: Path) -> None:
-    html = write_report(run_dir).read_text(encoding="utf-8")
+    html = write_all(run_dir)[1].read_text(encoding="utf-8")
     assert not re.search(r"https?:|url\(|@import|//[a-z]", re.sub(r"(?m)^\s*//.*$", "", html))
     for tag, attributes in Page(html).tags:
         assert tag != "link"
@@ -531,7 +531,7 @@ def test_plots_rank_as_the_report_does(tmp_path: Path, monkeypatch: pytest.Monke
 def test_names_bring_no_control_characters_and_turn_no_text_around(tmp_path: Path) -> None:
     name = "a\x07\x9bb\u202ec"
     run = synthetic_run(tmp_path / "run", {"torch": 10.0, name: 20.0}, architectures=("lenet", "vgg"))
-    html = write_report(run).read_text(encoding="utf-8")
+    html = write_all(run)[1].read_text(encoding="utf-8")
     page, compared = Page(html), comparison_html(compare(run, run))
     for text in (html, compared):
         assert not set(text) & {*name[1:3], name[4]}
@@ -547,7 +547,7 @@ def test_a_report_that_cannot_be_written_is_an_error(run_dir: Path, tmp_path: Pa
         write_all(run_dir)
     assert (run_dir / "table.md").exists()
     with pytest.raises(UsageError, match="is not a run directory"):
-        write_report(tmp_path / "nowhere")
+        write_all(tmp_path / "nowhere")
 
 
 def test_a_comparison_is_a_page_too(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from browser import EXECUTABLE, Page, browser
 from convbench.results import compare
-from convbench.results.report.write import write_comparison, write_report
+from convbench.results.report.write import write_all, write_comparison
 from result_rows import row
 from synthetic_run import synthetic_run
 
@@ -42,7 +42,7 @@ def pages(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     new = synthetic_run(here / "new", BACKENDS | {"torch": 15.0}, seeds=2)
     comparison = compare(run_dir, new, run_dir)
     return {
-        "report": write_report(run_dir),
+        "report": write_all(run_dir)[1],
         "comparison": write_comparison(comparison, here / "comparison.html"),
     }
 

@@ -111,11 +111,11 @@ def test_a_ratio_has_an_interval_from_two_processes_on() -> None:
     times = {"torch": 10.0, "im2col": 40.0}
     rows = [each for name, step_ms in times.items() for each in backend(name, step_ms)[:3]]
     line = next(each for each in comparison_table(rows).groups[0].lines if each.name == "im2col")
-    assert line.ratio_interval is not None
-    assert line.ratio_interval.low < 0.25 < line.ratio_interval.high
-    assert line.ratio_interval.high / line.ratio_interval.low < 1.2
+    assert line.speedup_interval is not None
+    assert line.speedup_interval.low < 0.25 < line.speedup_interval.high
+    assert line.speedup_interval.high / line.speedup_interval.low < 1.2
     single = [each for each in rows if each.round == 0]
-    assert comparison_table(single).groups[0].lines[1].ratio_interval is None
+    assert comparison_table(single).groups[0].lines[1].speedup_interval is None
 
 
 def test_throughput_step_and_speed_name_one_order_where_medians_name_two() -> None:
@@ -144,9 +144,9 @@ def test_throughput_step_and_speed_name_one_order_where_medians_name_two() -> No
     for line in group.lines:
         assert line.images_per_second == pytest.approx(128e3 / (line.step_ms or 0.0))
         assert (line.step_ms_p10 or 0.0) < (line.step_ms or 0.0) < (line.step_ms_p90 or 0.0)
-    assert first.ratio == pytest.approx(first.images_per_second / second.images_per_second)
-    assert first.ratio_interval is not None
-    assert first.ratio_interval.value == pytest.approx(first.ratio)
+    assert first.speedup == pytest.approx(first.images_per_second / second.images_per_second)
+    assert first.speedup_interval is not None
+    assert first.speedup_interval.value == pytest.approx(first.speedup)
 
 
 @pytest.mark.parametrize(
@@ -333,10 +333,10 @@ def test_one_cause_is_told_once() -> None:
 def test_flags_are_counted_in_a_sentence() -> None:
     rows = [row(round=0, flags="busy drifting"), row(round=1), row(round=2, flags="busy")]
     (line,) = comparison_table(rows).groups[0].lines
-    assert line.notes == (
+    assert line.remarks == (
         "2 of 3 processes timed while other programs were running (busy)",
         "1 of 3 processes timed with steps that became slower or faster (drifting)",
     )
-    assert comparison_table([row(round=0)]).groups[0].lines[0].notes == ()
+    assert comparison_table([row(round=0)]).groups[0].lines[0].remarks == ()
     text = table_markdown(rows)
-    assert f"- `im2col`: {line.notes[0]}\n" in text  # as it is, without marks or escapes
+    assert f"- `im2col`: {line.remarks[0]}\n" in text  # as it is, without marks or escapes

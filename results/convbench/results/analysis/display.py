@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbench.registry.notebook import Displayed, html
-from convbench.results.analysis.standings import comparison_table, summaries
+from convbench.results.analysis.standings import Line, comparison_table
 from convbench.results.schema import Row, Summary, columns
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ class ShownRows(Displayed):
         return import_module("convbench.results.charts").plot_run(self.rows)
 
     def __repr__(self) -> str:
-        counts = Counter(each.status for each in summaries(comparison_table(self.rows)))
+        counts = Counter(each.status for each in comparison_table(self.rows).lines)
         found = ", ".join(f"{number} {status}" for status, number in counts.items()) or "nothing was measured"
         return f"run in {self.path}: {found}"
 
@@ -44,8 +43,8 @@ def summary_frame(rows: Iterable[Row]) -> pd.DataFrame:
     """A row for each combination, over its processes and seeds."""
     import pandas as pd
 
-    found = summaries(comparison_table(rows))
-    frame = pd.DataFrame(map(asdict, found), columns=[each.name for each in columns(Summary)])
+    lines, names = comparison_table(rows).lines, [each.name for each in columns(Summary)]
+    frame = pd.DataFrame([[getattr(line, name) for name in names] for line in lines], columns=names)
     kinds = {int: "Int64", float: "float64", str: "string"}
     return frame.astype({each.name: kinds[each.type] for each in columns(Summary)})
 
@@ -54,7 +53,7 @@ def text_frame(rows: Iterable[Row]) -> pd.DataFrame:
     """The same for people: headings, formatted numbers, no empty columns."""
     import pandas as pd
 
-    found = summaries(comparison_table(rows))
+    found = comparison_table(rows).lines
     kept = [each for each in columns(Summary) if any(getattr(one, each.name) is not None for one in found)]
     shared = [each.name for each in kept if alike(found, each.name)]
     kept = [each for each in kept if each.name not in SHARED or each.name not in shared]
@@ -66,6 +65,6 @@ def text_frame(rows: Iterable[Row]) -> pd.DataFrame:
 SHARED = ("device", "dtype", "batch_size", "memory_format", "mode", "ranked")  # shown where they differ
 
 
-def alike(found: Sequence[Summary], name: str) -> bool:
+def alike(found: Sequence[Line], name: str) -> bool:
     """Whether all have one value."""
     return len({getattr(each, name) for each in found}) == 1

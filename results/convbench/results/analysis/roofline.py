@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeGuard
 
 from convbench.results.analysis.contents import Contents
-from convbench.results.analysis.standings import Group, center, measured, middle, nothing_to_serve
-from convbench.results.wording import number
+from convbench.results.analysis.standings import Group, Line, nothing_to_serve
+from convbench.results.wording import number, percent
 
 
 class Roof(NamedTuple):
@@ -40,14 +40,11 @@ class Reached:
     `contested` is False where the network has no op that backends implement: all of them ran torch's code.
     """
 
-    name: str
+    line: Line
     group: Group
-    network: str
     intensity: float
     gflops_per_second: float
     roof: Roof | None
-    by_layer: float | None = None
-    ranked: bool = True
     contested: bool = True
 
     @property
@@ -60,7 +57,9 @@ class Reached:
         """The shares of what is attainable by the step as a whole, and by its layers one after another."""
         whole = "" if self.fraction is None else f", {percent(self.fraction)} of its roof"
         layers = (
-            "" if self.by_layer is None else f", {percent(self.by_layer)} of what its layers allow one by one"
+            ""
+            if self.line.roofline_fraction is None
+            else f", {percent(self.line.roofline_fraction)} of what its layers allow one by one"
         )
         return whole + layers
 
@@ -68,7 +67,7 @@ class Reached:
     def text(self) -> str:
         """All of it in a line."""
         return (
-            f"{self.name}, {self.group.conditions.title}: {number(self.gflops_per_second)} GFLOP/s at "
+            f"{self.line.name}, {self.group.conditions.title}: {number(self.gflops_per_second)} GFLOP/s at "
             f"{self.intensity:.3g} FLOPs per byte{self.shares}"
         )
 
@@ -78,27 +77,11 @@ def reached(contents: Contents) -> list[Reached]:
     found = []
     for group in contents.table.groups:
         limit = roof(contents.environment, group.conditions.device, group.conditions.dtype)
-        contested = not nothing_to_serve(group, contents.table)
+        contested = not nothing_to_serve(group)
         for line in group.lines:
-            timed = measured(contents.table.rows_of(group, line.name), "time")
-            intensity = middle(row.arithmetic_intensity for row in timed)
-            speed = center(row.gflops_per_second for row in timed)
+            intensity, speed = line.arithmetic_intensity, line.gflops_per_second
             if positive(intensity) and positive(speed):
-                network = group.conditions.shared if group.subject == "backend" else line.name
-                fraction = center(row.roofline_fraction for row in timed)
-                found.append(
-                    Reached(
-                        line.name,
-                        group,
-                        network,
-                        intensity or 0,
-                        speed or 0,
-                        limit,
-                        fraction,
-                        line.ranked,
-                        contested,
-                    )
-                )
+                found.append(Reached(line, group, intensity, speed, limit, contested))
     return found
 
 
@@ -127,13 +110,7 @@ def peaks_of(environment: Mapping[str, Any]) -> list[tuple[str, Roof]]:
     return [(device, each) for device, each in found if each]
 
 
-def percent(fraction: float) -> str:
-    """A share of what is attainable; above 100 % where a peak was measured too low."""
-    value = 100 * fraction
-    return f"{value:,.0f} %" if value >= 99.95 else f"{value:.1f} %" if value >= 0.95 else f"{value:.2g} %"
-
-
-def positive(value: float | None) -> bool:
+def positive(value: float | None) -> TypeGuard[float]:
     """Whether it is a number that a logarithmic axis has a place for."""
     return value is not None and 1e-300 < value < 1e300
 

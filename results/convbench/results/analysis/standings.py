@@ -13,12 +13,11 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal
 
 from convbench.results.analysis.coverage import Attribution, Rank, attribution, remarks
 from convbench.results.analysis.flags import flag_counts, flagged
-from convbench.results.analysis.significance import MIN_EFFECT, Difference, judge, time_difference, time_ratio
+from convbench.results.analysis.significance import MIN_EFFECT, judge, time_difference, time_ratio
 from convbench.results.analysis.statistics import Interval, geometric_mean, median
 from convbench.results.schema import MEASURED, Row, Status, Summary
 from convbench.results.storage.csv_format import Process
@@ -68,34 +67,31 @@ class Accuracy:
     is_loss: bool = False
 
 
-@dataclass(frozen=True)
-class Line:
-    """One backend or architecture of a group; what was not measured is None.
+@dataclass(frozen=True, kw_only=True)
+class Line(Summary):
+    """One backend or architecture of a group, by its `name`, and the rows behind it.
 
-    `step_ms` is the geometric mean of the per-process medians; `step_ms_p10` and `step_ms_p90` are the geometric
-    means of the per-process percentiles. `images_per_second` and `ratio` are derived from `step_ms`, so that all
-    of them give one order, that of the verdicts. Where nothing was timed, `images_per_second` is the geometric
-    mean over trainings. `ratio` is the speed relative to the baseline's, above one where this backend is faster.
-    `ranked` is False where the backend left convolutions to torch: its speed is shown, without a rank.
+    `images_per_second` and `speedup` are derived from `step_ms`, so that all of them give one order, that of the
+    verdicts. Where nothing was timed, `images_per_second` is the geometric mean over trainings.
     """
 
     name: str
-    status: Status
-    parameters: int | None
-    images_per_second: float | None
-    step_ms: float | None
-    step_ms_p10: float | None
-    step_ms_p90: float | None
-    processes: int
-    ratio: float | None
-    ratio_interval: Interval | None
+    rows: tuple[Row, ...]
     accuracy: Accuracy | None
-    shifted_accuracy: float | None
-    served_flops_fraction: float | None
-    max_error: float | None
-    notes: tuple[str, ...]
+    remarks: tuple[str, ...]
     attribution: Attribution = field(default_factory=Attribution)
-    ranked: bool = True
+
+    @property
+    def timed(self) -> list[Row]:
+        """The rows of the processes that timed something."""
+        return measured(self.rows, "time")
+
+    @property
+    def speedup_interval(self) -> Interval | None:
+        """The speed relative to the baseline's with its interval, where there is one."""
+        if self.speedup is None or self.speedup_low is None or self.speedup_high is None:
+            return None
+        return Interval(self.speedup, self.speedup_low, self.speedup_high)
 
 
 @dataclass(frozen=True)
@@ -144,19 +140,10 @@ class Table:
     rows: tuple[Row, ...]
     not_run: tuple[NotRun, ...] = ()
 
-    @cached_property
-    def _by_line(self) -> Mapping[tuple[Conditions, str], list[Row]]:
-        found: dict[tuple[Conditions, str], list[Row]] = defaultdict(list)
-        for group in self.groups[:1]:
-            for row in self.rows:
-                names = row.backend, row.architecture
-                name, shared = names if group.subject == "backend" else names[::-1]
-                found[conditions_of(row, shared), name].append(row)
-        return found
-
-    def rows_of(self, group: Group, name: str) -> Sequence[Row]:
-        """The rows behind one line."""
-        return self._by_line.get((group.conditions, name), ())
+    @property
+    def lines(self) -> list[Line]:
+        """The lines of all groups."""
+        return [line for group in self.groups for line in group.lines]
 
 
 def comparison_table(rows: Iterable[Row], *, rank: Rank = "served") -> Table:
@@ -176,7 +163,7 @@ def comparison_table(rows: Iterable[Row], *, rank: Rank = "served") -> Table:
         competitors = {name: own for name, own in competitors.items() if not cannot_run(own)}
         failed += [row for own in competitors.values() for row in own]
         baseline = [] if alone else competitors.get(BASELINE, [])
-        lines = [line(name, own, baseline, rank) for name, own in competitors.items()]
+        lines = [summed_up(name, own, baseline, rank) for name, own in competitors.items()]
         lines.sort(
             key=lambda each: (
                 each.images_per_second is None,
@@ -225,51 +212,77 @@ def conditions_of(row: Row, shared: str) -> Conditions:
     return Conditions(shared, row.device, row.dtype, row.batch_size, row.memory_format, row.mode)
 
 
-def line(
-    name: str,
-    rows: Sequence[Row],
-    baseline: Sequence[Row],
-    rank: Rank,
-) -> Line:
+def summed_up(name: str, rows: Sequence[Row], baseline: Sequence[Row], rank: Rank) -> Line:
     """Sum up the rows of one line of a group."""
-    timed, trained = measured(rows, "time"), measured(rows, "train")
-    verified = [row for row in rows if row.kind == "verify"]
+    timed, trained, first = measured(rows, "time"), measured(rows, "train"), rows[0]
     step_ms = center(row.step_ms_median for row in timed)
     baseline_ms = center(row.step_ms_median for row in measured(baseline, "time"))
     covered = attribution(rows)
     ranked = covered.whole or rank == "all"
+    # the speed's ratio is the inverse of the time's, so the sides change places
+    interval = (
+        None if name == BASELINE else time_ratio(step_ms_by_process(rows), step_ms_by_process(baseline))
+    )
+    reached = accuracy(trained)
+    score = None if reached is None or reached.is_loss else reached
+    remarks_of = dict.fromkeys(
+        [*remarks(covered, ranked)] * bool(timed or trained)
+        + [row.notes for row in rows if row.notes]
+        + flagged(timed)
+    )
     return Line(
         name=name,
+        rows=tuple(rows),
+        accuracy=reached,
+        remarks=tuple(remarks_of),
+        attribution=covered,
+        architecture=first.architecture,
+        backend=first.backend,
+        device=first.device,
+        dtype=first.dtype,
+        batch_size=first.batch_size,
+        memory_format=first.memory_format,
+        mode=first.mode,
         status=worst(rows),
+        flags=flag_counts(rows) or None,
         parameters=next((row.parameters for row in rows if row.parameters is not None), None),
         images_per_second=(
-            1000 * timed[0].batch_size / step_ms  # of one group, all have one batch size
+            1000 * first.batch_size / step_ms
             if step_ms
             else center(row.images_per_second for row in timed or trained)
         ),
         step_ms=step_ms,
         step_ms_p10=center(row.step_ms_p10 for row in timed),
         step_ms_p90=center(row.step_ms_p90 for row in timed),
-        processes=len(timed),
-        ratio=baseline_ms / step_ms if baseline_ms and step_ms else None,
-        # the speed's ratio is the inverse of the time's, so the sides change places
-        ratio_interval=None
-        if name == BASELINE
-        else time_ratio(step_ms_by_process(rows), step_ms_by_process(baseline)),
-        accuracy=accuracy(trained),
-        shifted_accuracy=middle(row.shifted_val_accuracy for row in trained),
-        served_flops_fraction=covered.flops,
-        max_error=max((row.max_error for row in verified if row.max_error is not None), default=None),
-        notes=tuple(
-            dict.fromkeys(
-                [*remarks(covered, ranked)] * bool(timed or trained)
-                + [r.notes for r in rows if r.notes]
-                + flagged(timed)
-            )
-        ),
-        attribution=covered,
-        ranked=ranked,
+        processes=len(timed) or None,
+        speedup=baseline_ms / step_ms if baseline_ms and step_ms else None,
+        speedup_low=interval.low if interval else None,
+        speedup_high=interval.high if interval else None,
+        val_accuracy=score.mean if score else None,
+        val_accuracy_low=score.low if score else None,
+        val_accuracy_high=score.high if score else None,
+        val_loss=reached.mean if reached and not score else None,
+        seeds=reached.seeds if reached else None,
+        epochs=reached.epochs if reached else None,
+        train_seconds=reached.seconds if reached else None,
+        shifted_val_accuracy=middle(row.shifted_val_accuracy for row in trained),
+        gflops_per_second=center(row.gflops_per_second for row in timed),
+        roofline_fraction=center(row.roofline_fraction for row in timed),
+        coverage=covered.flops,
+        ranked=int(ranked),
+        max_error=largest(row.max_error for row in rows if row.kind == "verify"),
+        derived_backward=", ".join(covered.derived) or None,
+        peak_memory_mb=largest(row.peak_memory_mb for row in timed or rows),
+        setup_seconds=middle(row.setup_seconds for row in timed),
+        compile_seconds=middle(row.compile_seconds for row in timed),
+        arithmetic_intensity=middle(row.arithmetic_intensity for row in timed),
+        notes="; ".join(remarks_of) or None,
     )
+
+
+def largest(values: Iterable[float | None]) -> float | None:
+    """The largest of the values that are not None."""
+    return max((value for value in values if value is not None), default=None)
 
 
 def measured(rows: Iterable[Row], kind: str) -> list[Row]:
@@ -358,17 +371,13 @@ class Standing:
 
 def standings(table: Table) -> list[Standing]:
     """The fastest line of each group, and whether the others are shown to be slower."""
-    gaps: dict[tuple[int, str], Difference] = {}
     timed = [timed_lines(group) for group in table.groups]
-    for at, (group, lines) in enumerate(zip(table.groups, timed, strict=True)):
-        for line in lines[1:]:
-            sides = [step_ms_by_process(table.rows_of(group, each.name)) for each in (lines[0], line)]
-            gaps[at, line.name] = time_difference(*sides)
-    judged = dict(zip(gaps, judge(list(gaps.values()), math.log1p(MIN_EFFECT)), strict=True))
+    pairs = [(at, lines[0], line) for at, lines in enumerate(timed) for line in lines[1:]]
+    gaps = [time_difference(*(step_ms_by_process(each.rows) for each in both)) for _, *both in pairs]
     words: dict[str, Verdict] = {"more": "behind", "same": "same", "less": "unclear", "unclear": "unclear"}
     found: list[dict[str, Verdict]] = [{} for _ in timed]
-    for (at, name), each in judged.items():
-        found[at][name] = words[each.verdict]
+    for (at, _, line), judged in zip(pairs, judge(gaps, math.log1p(MIN_EFFECT)), strict=True):
+        found[at][line.name] = words[judged.verdict]
     return [
         Standing(group, tuple(lines), verdicts, tuple(timed_lines(group, ranked=False)))
         for group, lines, verdicts in zip(table.groups, timed, found, strict=True)
@@ -387,67 +396,10 @@ def step_ms_by_process(rows: Iterable[Row]) -> dict[Hashable, float]:
     return {(row.run_id, row.seed, row.round): value for row, value in timed if 0 < value < math.inf}
 
 
-def summaries(table: Table) -> list[Summary]:
-    """Every line of every group as one flat record: what tables show, and `.table()` gives as a DataFrame."""
-    return [
-        summary(group, each, table.rows_of(group, each.name))
-        for group in table.groups
-        for each in group.lines
-    ]
-
-
-def summary(group: Group, line: Line, rows: Sequence[Row]) -> Summary:
-    """Sum up one line of a group."""
-    timed, reached, conditions = measured(rows, "time"), line.accuracy, group.conditions
-    names = (line.name, conditions.shared) if group.subject == "backend" else (conditions.shared, line.name)
-    loss = reached is not None and reached.is_loss
-    accuracy = None if loss else reached
-    memory = [row.peak_memory_mb for row in timed or rows if row.peak_memory_mb is not None]
-    interval = line.ratio_interval
-    return Summary(
-        backend=names[0],
-        architecture=names[1],
-        device=conditions.device,
-        dtype=conditions.dtype,
-        batch_size=conditions.batch_size,
-        memory_format=conditions.memory_format,
-        mode=conditions.mode,
-        status=line.status,
-        flags=flag_counts(rows) or None,
-        parameters=line.parameters,
-        images_per_second=line.images_per_second,
-        step_ms=line.step_ms,
-        step_ms_p10=line.step_ms_p10,
-        step_ms_p90=line.step_ms_p90,
-        processes=line.processes or None,
-        speedup=line.ratio,
-        speedup_low=interval.low if interval else None,
-        speedup_high=interval.high if interval else None,
-        val_accuracy=accuracy.mean if accuracy else None,
-        val_accuracy_low=accuracy.low if accuracy else None,
-        val_accuracy_high=accuracy.high if accuracy else None,
-        val_loss=reached.mean if reached and loss else None,
-        seeds=reached.seeds if reached else None,
-        epochs=reached.epochs if reached else None,
-        train_seconds=reached.seconds if reached else None,
-        shifted_val_accuracy=line.shifted_accuracy,
-        gflops_per_second=center(row.gflops_per_second for row in timed),
-        roofline_fraction=center(row.roofline_fraction for row in timed),
-        coverage=line.served_flops_fraction,
-        ranked=int(line.ranked),
-        max_error=line.max_error,
-        derived_backward=", ".join(line.attribution.derived) or None,
-        peak_memory_mb=max(memory, default=None),
-        setup_seconds=middle(row.setup_seconds for row in timed),
-        compile_seconds=middle(row.compile_seconds for row in timed),
-        notes="; ".join(line.notes) or None,
-    )
-
-
-def nothing_to_serve(group: Group, table: Table) -> bool:
+def nothing_to_serve(group: Group) -> bool:
     """Whether verification found no op in the network that a backend could serve."""
     if group.subject != "backend":
         return False
-    rows = [row for line in group.lines for row in table.rows_of(group, line.name)]
+    rows = [row for line in group.lines for row in line.rows]
     verified = [row for row in rows if row.kind == "verify" and row.status == "ok"]
     return bool(verified) and not any(row.served or row.served_calls for row in verified)

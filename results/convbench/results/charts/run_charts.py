@@ -19,7 +19,6 @@ from convbench.results.analysis.standings import (
     Group,
     Line,
     Table,
-    measured,
     middle,
     step_ms_by_process,
     step_samples,
@@ -36,7 +35,7 @@ from convbench.results.charts.charts import (
     step_times,
 )
 from convbench.results.charts.render import write_files
-from convbench.results.schema import PHASES, Epoch, Row
+from convbench.results.schema import PHASES, Epoch
 from convbench.results.storage.csv_format import Process
 from convbench.results.tables.escaping import flatten
 from convbench.results.wording import number
@@ -69,12 +68,11 @@ def group_charts(contents: Contents, group: Group, *, brief: bool = False) -> li
     lines = [line for line in group.lines if line.images_per_second is not None or line.accuracy]
     note = f"the first {DRAWN} of {len(lines)} {group.subject}s" if len(lines) > DRAWN else ""
     lines = lines[:DRAWN]
-    rows = {line.name: contents.table.rows_of(group, line.name) for line in lines}
     styles = {line.name: style(line, group) for line in lines}
-    fast = speed(lines, rows, contents.samples, styles, note)
+    fast = speed(lines, styles, note)
     if brief:
         return [fast] if fast else []
-    epochs = epochs_of(contents, group, rows)
+    epochs = epochs_of(contents, group, lines)
     trainings = [
         training(epochs, styles, *which, note)
         for which in (("train_seconds", "val_accuracy"), ("steps", "train_loss"))
@@ -83,8 +81,8 @@ def group_charts(contents: Contents, group: Group, *, brief: bool = False) -> li
         trainings[0] = accuracies(lines, styles, note)
     found = [
         fast,
-        distribution(rows, contents.samples, styles, note),
-        phases(rows, styles, note),
+        distribution(lines, contents.samples, styles, note),
+        phases(lines, styles, note),
         coverage(lines, styles, note),
         *trainings,
     ]
@@ -99,12 +97,9 @@ def style(line: Line, group: Group) -> dict[str, str]:
 
 
 Styles = Mapping[str, Mapping[str, str]]
-Samples = Mapping[Process, Sequence[float]]
 
 
-def speed(
-    lines: Sequence[Line], rows: Mapping[str, Sequence[Row]], samples: Samples, styles: Styles, note: str
-) -> Chart | None:
+def speed(lines: Sequence[Line], styles: Styles, note: str) -> Chart | None:
     """Throughputs with their intervals over processes, and how they compare with torch's."""
     bars: list[dict[str, Any]] = []
     for line in lines:
@@ -112,10 +107,10 @@ def speed(
             continue
         value = float(line.images_per_second or 0)
         low = high = math.nan
-        interval = mean_interval(list(step_ms_by_process(rows[line.name]).values()))
+        interval = mean_interval(list(step_ms_by_process(line.rows).values()))
         if interval is not None and line.step_ms:
             low, high = value * line.step_ms / interval.high, value * line.step_ms / interval.low
-        ratio = f", {number(line.ratio)}×" if line.ratio and line.name != BASELINE else ""
+        ratio = f", {number(line.speedup)}×" if line.speedup and line.name != BASELINE else ""
         text = number(value) + ratio + ", not ranked" * (not line.ranked)
         span = "" if math.isnan(low) else f" ({number(low)} to {number(high)})"
         label = f"{line.name}: {number(value)} images/s{span}{ratio}{' torch' * bool(ratio)}"
@@ -132,13 +127,18 @@ def speed(
 
 
 def distribution(
-    rows: Mapping[str, Sequence[Row]], samples: Samples, styles: Styles, note: str
+    lines: Sequence[Line], samples: Mapping[Process, Sequence[float]], styles: Styles, note: str
 ) -> Chart | None:
     """The step times that were measured."""
     steps = [
-        {**styles[name], "label": styles[name]["name"], "process": process, "step_ms": value}
-        for name, own in rows.items()
-        for process, values in enumerate(step_samples(measured(own, "time"), samples), 1)
+        {
+            **styles[line.name],
+            "label": styles[line.name]["name"],
+            "process": process,
+            "step_ms": value,
+        }
+        for line in lines
+        for process, values in enumerate(step_samples(line.timed, samples), 1)
         for value in values
         if positive(value)
     ]
@@ -146,18 +146,18 @@ def distribution(
     return step_times(pd.DataFrame(steps), "Step times", joined(legend, note)) if steps else None
 
 
-def phases(rows: Mapping[str, Sequence[Row]], styles: Styles, note: str) -> Chart | None:
+def phases(lines: Sequence[Line], styles: Styles, note: str) -> Chart | None:
     """What share of a step its parts take."""
     parts: list[dict[str, Any]] = []
-    for name, own in rows.items():
-        timed = measured(own, "time")
-        taken = {phase: middle(getattr(row, phase) for row in timed) or 0.0 for phase in PHASES}
+    for line in lines:
+        own = styles[line.name]
+        taken = {phase: middle(getattr(row, phase) for row in line.timed) or 0.0 for phase in PHASES}
         whole = sum(taken.values())
         if positive(whole) and all(each >= 0 for each in taken.values()):
             for phase, each in taken.items():
                 part = phase.removesuffix("_ms")
-                label = f"{styles[name]['name']}, {part}: {each / whole:.0%}, {each:.3g} ms"
-                parts.append({**styles[name], "part": part, "share": each / whole, "label": label})
+                label = f"{own['name']}, {part}: {each / whole:.0%}, {each:.3g} ms"
+                parts.append({**own, "part": part, "share": each / whole, "label": label})
     return (
         shares(pd.DataFrame(parts), "Where a step's time goes", "share of the step", note) if parts else None
     )
@@ -165,8 +165,8 @@ def phases(rows: Mapping[str, Sequence[Row]], styles: Styles, note: str) -> Char
 
 def coverage(lines: Sequence[Line], styles: Styles, note: str) -> Chart | None:
     """What share of the FLOPs a backend left to torch, where one did."""
-    known = [line for line in lines if line.served_flops_fraction is not None and line.name != BASELINE]
-    if all((line.served_flops_fraction or 0) >= 0.995 for line in known):
+    known = [line for line in lines if line.coverage is not None and line.name != BASELINE]
+    if all((line.coverage or 0) >= 0.995 for line in known):
         return None
     parts = [
         {
@@ -176,7 +176,7 @@ def coverage(lines: Sequence[Line], styles: Styles, note: str) -> Chart | None:
             "label": f"{styles[line.name]['name']}, {part}: {share:.1%}",
         }
         for line in known
-        for own in [line.served_flops_fraction or 0.0]
+        for own in [line.coverage or 0.0]
         for part, share in (("computed by the backend", own), ("left to torch", 1 - own))
     ]
     return shares(pd.DataFrame(parts), "Coverage", "share of the FLOPs", note)
@@ -190,16 +190,14 @@ TRAINING = {
 }
 
 
-def epochs_of(
-    contents: Contents, group: Group, rows: Mapping[str, Sequence[Row]]
-) -> Mapping[str, list[Epoch]]:
+def epochs_of(contents: Contents, group: Group, lines: Sequence[Line]) -> Mapping[str, list[Epoch]]:
     """The epochs of each line's trainings."""
-    trained = {row.combination for own in rows.values() for row in own}
+    trained = {row.combination for line in lines for row in line.rows}
     found: dict[str, list[Epoch]] = defaultdict(list)
     for epoch in contents.epochs:
         if epoch.combination in trained:
             found[getattr(epoch, group.subject)].append(epoch)
-    return {name: found[name] for name in rows if name in found}
+    return {line.name: found[line.name] for line in lines if line.name in found}
 
 
 def training(
@@ -255,12 +253,12 @@ def overview(table: Table) -> Chart | None:
     """Each group's speeds relative to torch in one row, where there are several groups of backends."""
     dots = []
     for group in table.groups[:40]:
-        others = [line for line in group.lines if line.name != BASELINE and positive(line.ratio)]
+        others = [line for line in group.lines if line.name != BASELINE and positive(line.speedup)]
         best = next((line for line in others if line.ranked), None)
         for line in others:
             if group.subject == "backend":
-                role, ratio = style(line, group)["role"], float(line.ratio or 1)
-                interval = line.ratio_interval if line is best else None
+                role, ratio = style(line, group)["role"], float(line.speedup or 1)
+                interval = line.speedup_interval if line is best else None
                 dots.append(
                     {
                         "name": flatten(group.conditions.title),
@@ -296,12 +294,11 @@ def rooflines(contents: Contents) -> Iterator[Chart]:
         here = [place for place in places if place.group.conditions.device == device]
         dtypes = dict.fromkeys(place.group.conditions.dtype for place in here)
         roofs = [roof(contents.environment, device, dtype) for dtype in dtypes]
-        lines = {id(place.group): {line.name: line for line in place.group.lines} for place in here}
         spots = [
             {
-                "name": flatten(place.name + f" {place.group.conditions.dtype}" * (len(dtypes) > 1)),
-                "role": style(lines[id(place.group)][place.name], place.group)["role"],
-                "network": flatten(place.network),
+                "name": flatten(place.line.name + f" {place.group.conditions.dtype}" * (len(dtypes) > 1)),
+                "role": style(place.line, place.group)["role"],
+                "network": flatten(place.line.architecture),
                 "intensity": place.intensity,
                 "gflops_per_second": place.gflops_per_second,
                 "label": flatten(place.text),

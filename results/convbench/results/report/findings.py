@@ -92,22 +92,20 @@ def findings(contents: Contents) -> list[Finding]:
     return [
         Finding(
             title=standing.group.conditions.title,
-            sentences=(*speed(standing, contents), *accuracy(standing.group)),
-            winner=winner(standing, contents),
+            sentences=(*speed(standing), *accuracy(standing.group)),
+            winner=winner(standing),
         )
         for standing in standings(contents.table)
     ]
 
 
-def winner(standing: Standing, contents: Contents) -> str | None:
+def winner(standing: Standing) -> str | None:
     """The line that is shown to be faster than all others."""
-    decided = (
-        len(standing.timed) > 1 and not standing.tied and not nothing_to_serve(standing.group, contents.table)
-    )
+    decided = len(standing.timed) > 1 and not standing.tied and not nothing_to_serve(standing.group)
     return standing.timed[0].name if decided else None
 
 
-def speed(standing: Standing, contents: Contents) -> list[str]:
+def speed(standing: Standing) -> list[str]:
     """What is fastest, by how much, and how sure that is; the first sentence is the verdict."""
     group = standing.group
     if not standing.timed:
@@ -119,7 +117,7 @@ def speed(standing: Standing, contents: Contents) -> list[str]:
         if standing.unranked:
             only = f"Of those that were timed, only {first.name} left no convolution to torch"
         return [f"{only}: {what}.", *not_ranked(standing)]
-    if nothing_to_serve(group, contents.table):
+    if nothing_to_serve(group):
         span = f"{number(others[-1].images_per_second)} to {number(first.images_per_second)} images/s"
         return [
             f"No layer of {group.conditions.shared} uses an op that backends implement: all of them ran "
@@ -127,14 +125,12 @@ def speed(standing: Standing, contents: Contents) -> list[str]:
         ]
     said = [ranked(standing, what)]
     if not standing.tied:
-        said.append(f"It is {lead(standing, others[0], contents)}, the next.")
+        said.append(f"It is {lead(standing, others[0])}, the next.")
     baseline = next((line for line in others if line.name == BASELINE), None)
     if baseline is not None and baseline not in (others[0], others[-1]):
-        said.append(f"It is {lead(standing, baseline, contents)}, the baseline{doubt(standing, baseline)}.")
+        said.append(f"It is {lead(standing, baseline)}, the baseline{doubt(standing, baseline)}.")
     if len(others) > 1 or standing.tied:
-        said.append(
-            f"It is {lead(standing, others[-1], contents)}, the slowest{doubt(standing, others[-1])}."
-        )
+        said.append(f"It is {lead(standing, others[-1])}, the slowest{doubt(standing, others[-1])}.")
     return [*said, certainty(standing.timed), *partly_served(standing), *not_ranked(standing)]
 
 
@@ -155,30 +151,29 @@ def doubt(standing: Standing, line: Line) -> str:
     return "" if standing.verdicts[line.name] == "behind" else ", which is not certain"
 
 
-def lead(standing: Standing, other: Line, contents: Contents) -> str:
+def lead(standing: Standing, other: Line) -> str:
     """By how much the first is ahead of another, with the interval of that where processes give one."""
     first = standing.timed[0]
     ahead = (other.step_ms or 0.0) / (first.step_ms or 1.0)
-    interval = lead_interval(standing.group, first, other, contents)
+    interval = lead_interval(standing.group, first, other)
     span = f" (95 % interval {times(interval.low)} to {times(interval.high)})" if interval else ""
     return f"{times(ahead)} times as fast{span} as {other.name}"
 
 
-def lead_interval(group: Group, first: Line, other: Line, contents: Contents) -> Interval | None:
+def lead_interval(group: Group, first: Line, other: Line) -> Interval | None:
     """The interval of a lead, the table's own where the table has it."""
     if other.name == BASELINE and group.subject == "backend":
-        return first.ratio_interval
+        return first.speedup_interval
     if first.name == BASELINE and group.subject == "backend":
-        behind = other.ratio_interval
+        behind = other.speedup_interval
         return Interval(1 / behind.value, 1 / behind.high, 1 / behind.low) if behind else None
-    return time_ratio(
-        *(step_ms_by_process(contents.table.rows_of(group, each.name)) for each in (first, other))
-    )
+    return time_ratio(*(step_ms_by_process(each.rows) for each in (first, other)))
 
 
 def certainty(timed: Sequence[Line]) -> str:
     """What the judgement rests on."""
-    fewest, most = min(line.processes for line in timed), max(line.processes for line in timed)
+    numbers = [line.processes or 0 for line in timed]
+    fewest, most = min(numbers), max(numbers)
     if most == 1:
         return (
             "Each was timed in one process, which says nothing of the spread between processes: only large "
@@ -191,9 +186,9 @@ def certainty(timed: Sequence[Line]) -> str:
 def partly_served(standing: Standing) -> list[str]:
     """Which of the fastest left a good part of the work to torch."""
     return [
-        f"{line.name} computed {share(line.served_flops_fraction)} of the FLOPs itself; torch computed the rest."
+        f"{line.name} computed {share(line.coverage)} of the FLOPs itself; torch computed the rest."
         for line in [standing.timed[0], *standing.tied][:NAMED]
-        if line.served_flops_fraction is not None and line.served_flops_fraction < 0.995
+        if line.coverage is not None and line.coverage < 0.995
     ]
 
 
@@ -294,9 +289,10 @@ def roofline_findings(contents: Contents) -> list[str]:
             f"limit; above, arithmetic."
         )
         here = [each for each in places if each.roof == limit and each.group.conditions.device == device]
-        networks = list(dict.fromkeys(each.network for each in here))
+        networks = list(dict.fromkeys(each.line.architecture for each in here))
         said += [
-            nearest([each for each in here if each.network == name], limit) for name in networks[:SPOKEN]
+            nearest([each for each in here if each.line.architecture == name], limit)
+            for name in networks[:SPOKEN]
         ]
         if len(networks) > SPOKEN:
             said.append(f"The chart and the table have {count(len(networks) - SPOKEN, 'more network')}.")
@@ -305,12 +301,12 @@ def roofline_findings(contents: Contents) -> list[str]:
 
 def nearest(places: Sequence[Reached], limit: Roof) -> str:
     """What limits one network, and what came nearest to it."""
-    best = max(places, key=lambda each: (each.ranked, each.fraction or 0.0))
+    best = max(places, key=lambda each: (each.line.ranked, each.fraction or 0.0))
     bound = "memory" if best.intensity < limit.ridge else "arithmetic"
-    whose = f"{best.name} came nearest, with" if best.contested else "all ran torch's code, at best at"
+    whose = f"{best.line.name} came nearest, with" if best.contested else "all ran torch's code, at best at"
     beyond = "; that is beyond it, for what stays in caches need not be moved" * ((best.fraction or 0) > 1)
     return (
-        f"{best.network} does {best.intensity:.3g} FLOPs per byte, so {bound} limits it to "
+        f"{best.line.architecture} does {best.intensity:.3g} FLOPs per byte, so {bound} limits it to "
         f"{number(limit.attainable(best.intensity))} GFLOP/s; {whose} "
         f"{number(best.gflops_per_second)} GFLOP/s{best.shares}{beyond}."
     )

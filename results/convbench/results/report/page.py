@@ -26,7 +26,7 @@ from convbench.results.comparison.compare import Comparison
 from convbench.results.comparison.formats import legend as verdict_legend
 from convbench.results.report import findings as narrative
 from convbench.results.storage.environment import FACTS
-from convbench.results.tables.comparison_table import dataset, not_run, some, warnings
+from convbench.results.tables.comparison_table import facts, not_run, warnings
 from convbench.results.tables.escaping import printable
 from convbench.results.tables.page_tables import (
     comparison_tables,
@@ -62,7 +62,7 @@ def report_html(contents: Contents) -> str:
         "report.html.j2",
         title=" and ".join(dict.fromkeys(row.suite for row in contents.rows)) or "Nothing was run",
         run=contents.name,
-        facts=facts(contents),
+        facts=facts(contents.table.rows, contents.environment) if contents.table.rows else [],
         warnings=[
             *map(plain, warnings(contents.table, contents.environment)),
             *flags_in_words(contents.table.rows),
@@ -141,28 +141,6 @@ def prose(sentence: str) -> str:
 def plain(markdown: str) -> str:
     """A warning without its marks."""
     return markdown.lstrip("> ").replace("**", "").replace("`", "")
-
-
-def facts(contents: Contents) -> list[tuple[str, str]]:
-    """What all rows share, for the heading of the report."""
-    rows = contents.table.rows
-    found = [
-        ("suite", some(row.suite for row in rows)),
-        ("data set", some(dataset(row) for row in rows)),
-        ("recipe", some(row.recipe for row in rows)),
-        ("device", some(row.device_name for row in rows)),
-        ("torch", some(row.torch_version for row in rows)),
-        ("threads", some(None if row.threads is None else str(row.threads) for row in rows)),
-        ("seeds", some(str(row.seed) for row in rows)),
-        ("convbench", some(row.convbench_version for row in rows)),
-        ("started", [moment(each) for each in sorted(row.started_at for row in rows if row.started_at)[:1]]),
-    ]
-    return [(name, "; ".join(values[:8]) + " …" * (len(values) > 8)) for name, values in found if values]
-
-
-def moment(started_at: str) -> str:
-    """A time as one reads it, to the minute."""
-    return re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:[\d.]+)?(\+00:00|Z)$", r"\1 \2 UTC", started_at)
 
 
 class EnvironmentFact(NamedTuple):

@@ -23,33 +23,27 @@ def write_all(run_dir: Path | str, *, rank: Rank = "served") -> tuple[Path, Path
     Raises:
         UsageError: the directory holds no run, or cannot be written to.
     """
-    path = directory(run_dir)
-    contents = read_contents(path, rank=rank)
-    return write_table(path, contents), write_report(path, contents)
+    from convbench.results.report.page import report_html
+
+    table = write_table(run_dir, contents := read_run(run_dir, rank))
+    return table, write_or_refuse(Path(run_dir) / "report.html", report_html(contents))
 
 
-def write_table(run_dir: Path | str, contents: Contents | None = None, *, rank: Rank = "served") -> Path:
+def write_table(run_dir: Path | str, contents: Contents | None = None) -> Path:
     """Write table.md into a run directory, from its contents if they are read already; return its path.
 
     Raises:
         UsageError: the directory holds no run, or cannot be written to.
     """
-    path = directory(run_dir)
-    contents = contents or read_contents(path, rank=rank)
-    return write_or_refuse(path / "table.md", markdown(contents.table, contents.environment))
+    contents = contents or read_run(run_dir, "served")
+    return write_or_refuse(Path(run_dir) / "table.md", markdown(contents.table, contents.environment))
 
 
-def write_report(run_dir: Path | str, contents: Contents | None = None, *, rank: Rank = "served") -> Path:
-    """Write report.html into a run directory, as `write_table` writes its table.
-
-    Raises:
-        UsageError: the directory holds no run, or cannot be written to.
-    """
-    from convbench.results.report.page import report_html
-
-    path = directory(run_dir)
-    contents = contents or read_contents(path, rank=rank)
-    return write_or_refuse(path / "report.html", report_html(contents))
+def read_run(run_dir: Path | str, rank: Rank) -> Contents:
+    """The contents of a run directory; raises UsageError if it is none."""
+    if not Path(run_dir).is_dir():
+        raise UsageError(f"{run_dir} is not a run directory")
+    return read_contents(run_dir, rank=rank)
 
 
 def write_comparison(comparison: Comparison, target: Path) -> Path:
@@ -80,14 +74,6 @@ def open_in_browser(page: Path) -> None:
 
     if not webbrowser.open(page.absolute().as_uri()):
         click.echo(f"no browser was found; open {page} in one", err=True)
-
-
-def directory(run_dir: Path | str) -> Path:
-    """A run directory; raises UsageError if it is none."""
-    path = Path(run_dir)
-    if not path.is_dir():
-        raise UsageError(f"{path} is not a run directory")
-    return path
 
 
 def check_writable(target: Path) -> None:

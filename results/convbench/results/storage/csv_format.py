@@ -153,7 +153,8 @@ def read_records(path: Path, record: type[Record]) -> list[Record]:
         ]
         for where, cells in file.rows():
             try:
-                records.append(record(**{each.name: from_cell(cells[at], each, where) for at, each in found}))
+                values: dict[str, Any] = {each.name: from_cell(cells[at], each, where) for at, each in found}
+                records.append(record(**values))
             except ValueError as error:
                 raise UsageError(f"{where}: {error}") from None
     return records

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from convbench.registry.cli import terminal
 from convbench.results.analysis.coverage import Rank
 from convbench.results.analysis.standings import (
-    BASELINE,
     Accuracy,
     Failure,
     Group,
@@ -19,7 +19,7 @@ from convbench.results.analysis.standings import (
     Table,
     comparison_table,
 )
-from convbench.results.schema import MEASURED, Row
+from convbench.results.schema import MEASURED, Row, Summary, column
 from convbench.results.tables.escaping import code, escape, flatten
 from convbench.results.wording import EMPTY, number, share
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = ["comparison_table", "table_markdown"]
+
+NAMED = 8  # values of one fact
 
 
 def table_markdown(run: Path | str | Iterable[Row], *, rank: Rank = "served") -> str:
@@ -76,7 +78,7 @@ def notes_of(group: Group) -> dict[str, list[str]]:
     """The notes on the lines of a group, each with the names of its lines."""
     notes: dict[str, list[str]] = defaultdict(list)
     for line in group.lines:
-        for note in line.notes:
+        for note in line.remarks:
             notes[note].append(line.name)
     return notes
 
@@ -97,13 +99,17 @@ def load(directory: Path, rank: Rank) -> tuple[Table, Mapping[str, Any]]:
 
 def heading(table: Table, environment: Mapping[str, Any]) -> list[str]:
     """What was run, on what, with what."""
-    rows = table.rows
-    if not rows:
+    if not table.rows:
         return ["# convbench\n"]
-    title = f"# {escape(' and '.join(some(row.suite for row in rows)))}\n"
+    title = f"# {escape(' and '.join(some(row.suite for row in table.rows)))}\n"
     if len(table.groups) == 1:
         title += f"\n{escape(table.groups[0].conditions.title)}.\n"
-    facts = [
+    return [title, *(f"- {name}: {escape(text)}" for name, text in facts(table.rows, environment)), ""]
+
+
+def facts(rows: Sequence[Row], environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What rows were measured with, and on what."""
+    found = [
         ("run", some(row.run_id for row in rows)),
         ("data set", some(dataset(row) for row in rows)),
         ("seeds", some(str(row.seed) for row in rows)),
@@ -112,8 +118,16 @@ def heading(table: Table, environment: Mapping[str, Any]) -> list[str]:
         ("torch", some(row.torch_version for row in rows)),
         ("threads", some(None if row.threads is None else str(row.threads) for row in rows)),
         ("convbench", some(row.convbench_version for row in rows)),
+        ("started", [moment(each) for each in sorted(row.started_at for row in rows if row.started_at)[:1]]),
     ]
-    return [title, *(f"- {name}: {escape('; '.join(values))}" for name, values in facts if values), ""]
+    return [
+        (name, "; ".join(values[:NAMED]) + " …" * (len(values) > NAMED)) for name, values in found if values
+    ]
+
+
+def moment(started_at: str) -> str:
+    """A time as one reads it, to the minute."""
+    return re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:[\d.]+)?(\+00:00|Z)$", r"\1 \2 UTC", started_at)
 
 
 def some(values: Iterable[str | None]) -> list[str]:
@@ -205,16 +219,30 @@ class Column:
     def heading(self, group: Group) -> str:
         """The title; the first column is named after what the lines are, an accuracy may be a loss."""
         losses = [line.accuracy.is_loss for line in group.lines if line.accuracy]
-        if self.cell is _reached and losses and all(losses):
-            return "final loss"
+        if self.cell is accuracy and losses and all(losses):
+            return column(Summary, "val_loss").heading
         return self.title or group.subject
+
+    def belongs(self, subject: str) -> bool:
+        """Whether it is for lines of this subject: parameters are those of architectures."""
+        return self.title != "parameters" or subject == "architecture"
+
+
+def of(name: str, cell: Callable[[Line], str] | None = None, meaning: str = "", **options: Any) -> Column:
+    """A column of `Summary`, with its heading, and with its texts and meaning unless others are given."""
+    known = column(Summary, name)
+    usual = {"numeric": known.type is not str}
+    text = cell or (lambda line: known.text(getattr(line, name)))
+    return Column(known.heading, text, meaning or known.description, **(usual | options))
 
 
 def columns_of(group: Group) -> list[Column]:
     """The columns that have something to say about this group."""
-    shown = [column for column in COLUMNS if column.title != "parameters" or group.subject == "architecture"]
     return [
-        column for column in shown if column.always or any(column.cell(line) != EMPTY for line in group.lines)
+        each
+        for each in COLUMNS
+        if each.belongs(group.subject)
+        and (each.always or any(each.cell(line) != EMPTY for line in group.lines))
     ]
 
 
@@ -223,53 +251,43 @@ def others(failure: Failure) -> str:
     return f" and {failure.alike} more like it" if failure.alike else ""
 
 
-def _reached(line: Line) -> str:
-    return accuracy(line.accuracy)
-
-
-def _spread(line: Line) -> str:
+def quantiles(line: Line) -> str:
+    """The range of the steps."""
     return EMPTY if line.step_ms_p10 is None else f"{number(line.step_ms_p10)}–{number(line.step_ms_p90)}"
-
-
-def _share(fraction: float | None) -> str:
-    return EMPTY if fraction is None else share(fraction)
 
 
 def served(line: Line) -> str:
     """The share of the FLOPs that the backend computed; op by op where it did not do all that it could."""
     partial = line.attribution.partial
     if not partial:
-        return _share(line.served_flops_fraction)
+        return column(Summary, "coverage").text(line.coverage)
     return f"PARTLY: {', '.join(f'{each.op} {share(each.fraction)}' for each in partial)}"
 
 
 def ratio(line: Line) -> str:
     """The speed relative to the baseline's, with its interval."""
-    if line.ratio is None:
-        return EMPTY
-    interval = line.ratio_interval
+    interval = line.speedup_interval
     span = f" ({number(interval.low)}–{number(interval.high)})" if interval else ""
-    return f"{number(line.ratio)}×{span}"
+    return column(Summary, "speedup").text(line.speedup) + span
 
 
-def accuracy(reached: Accuracy | None) -> str:
+def accuracy(line: Line) -> str:
     """What training reached, and what it took."""
+    reached = line.accuracy
     if reached is None:
         return EMPTY
-    text = f"{reached.mean:.3f}"
-    if reached.seeds > 1:
-        text += f" ({reached.low:.3f}–{reached.high:.3f}, {reached.seeds} seeds)"
     took = []
     if reached.epochs is not None:
         took.append(f"{reached.epochs:.3g} epoch{'' if reached.epochs == 1 else 's'}")
     if reached.seconds is not None:
         took.append(f"{reached.seconds:.3g} s")
-    return f"{text}{' after ' * bool(took)}{', '.join(took)}{' (budget)' * reached.budgeted}"
+    return f"{spread(reached)}{' after ' * bool(took)}{', '.join(took)}{' (budget)' * reached.budgeted}"
 
 
-def speed(line: Line) -> str:
-    """The speed relative to the baseline's."""
-    return EMPTY if line.ratio is None else f"{number(line.ratio)}×"
+def spread(reached: Accuracy) -> str:
+    """The mean over seeds, with their range where there are several."""
+    seeds = f" ({reached.low:.3f}–{reached.high:.3f}, {reached.seeds} seeds)" if reached.seeds > 1 else ""
+    return f"{reached.mean:.3f}{seeds}"
 
 
 def value(line: Line) -> str:
@@ -277,87 +295,40 @@ def value(line: Line) -> str:
     return EMPTY if line.accuracy is None else f"{line.accuracy.mean:.3f}"
 
 
+QUANTILES = Column("p10–p90, ms", quantiles, "the range that holds eight of ten steps", drops=70)
+COVERAGE = of(
+    "coverage",
+    served,
+    short=lambda line: "PARTLY" if line.attribution.partial else served(line),
+    shortens=85,
+    drops=30,
+)
 COLUMNS = (
     Column("", lambda line: line.name, numeric=False, always=True),
-    Column(
-        "parameters",
-        lambda line: EMPTY if line.parameters is None else f"{line.parameters:,}",
-        "trainable parameters of the network",
-        drops=25,
-    ),
-    Column(
-        "images/s",
-        lambda line: number(line.images_per_second),
-        "training throughput, higher is better",
-        always=True,
-    ),
-    Column(
-        "step, ms",
-        lambda line: number(line.step_ms),
-        "time of a training step: the geometric mean over processes of their median steps; images/s and "
-        f"x {BASELINE} are derived from it",
-        drops=50,
-    ),
-    Column("p10–p90, ms", _spread, "the range that holds eight of ten steps", drops=70),
-    Column(
-        "processes",
-        lambda line: str(line.processes) if line.processes else EMPTY,
-        "number of fresh processes timed, in random order across combinations",
-        drops=80,
-    ),
-    Column(
-        f"x {BASELINE}",
+    of("parameters", drops=25),
+    of("images_per_second", always=True),
+    of("step_ms", drops=50),
+    QUANTILES,
+    of("processes", drops=80),
+    of(
+        "speedup",
         ratio,
-        f"speed relative to {BASELINE}: above 1 is faster; in brackets its 95 % interval over processes",
-        short=speed,
+        f"{column(Summary, 'speedup').description}; in brackets its 95 % interval over processes",
+        short=of("speedup").cell,
         shortens=40,
         drops=5,
     ),
-    Column(
-        "accuracy",
-        _reached,
-        "validation accuracy at the end of the epochs or of the budget; the mean over seeds",
-        numeric=False,
-        short=value,
-        shortens=90,
-        drops=10,
-    ),
-    Column(
-        "shifted",
-        lambda line: EMPTY if line.shifted_accuracy is None else f"{line.shifted_accuracy:.3f}",
-        "validation accuracy on images moved by a few pixels",
-        drops=20,
-    ),
-    Column(
-        "coverage",
-        served,
-        "share of the FLOPs of convolutions and poolings that the backend computed itself; torch computed the "
-        "rest. `PARTLY` marks a backend that left calls of an op that it implements to torch; backends that "
-        "left convolutions to torch are listed last, without a rank",
-        short=lambda line: "PARTLY" if line.attribution.partial else served(line),
-        shortens=85,
-        drops=30,
-    ),
-    Column(
-        "backward",
-        lambda line: "derived" if line.attribution.derived else EMPTY,
+    of("val_accuracy", accuracy, numeric=False, short=value, shortens=90, drops=10),
+    of("shifted_val_accuracy", drops=20),
+    COVERAGE,
+    of(
+        "derived_backward",
+        lambda line: "derived" if line.derived_backward else EMPTY,
         "`derived` where gradients are computed by the forward ops, which takes longer",
-        numeric=False,
         drops=55,
     ),
-    Column(
-        "max error",
-        lambda line: EMPTY if line.max_error is None else f"{line.max_error:.1e}",
-        "largest error against the float64 reference in verification",
-        drops=60,
-    ),
-    Column(
-        "status",
-        lambda line: line.status if line.status == "ok" else line.status.upper(),
-        "`BUDGET` marks a combination that its budget ended early",
-        numeric=False,
-        always=True,
-    ),
+    of("max_error", drops=60),
+    of("status", lambda line: line.status if line.status == "ok" else line.status.upper(), always=True),
 )
 
 

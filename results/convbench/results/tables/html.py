@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -138,31 +138,18 @@ def records_table(name: str, caption: str, record: type[Combined], rows: Sequenc
         or len(rows) == 1
         or len({getattr(row, each.name) for row in rows}) > 1
     ]
-    cells: list[Callable[[Any], str]] = [cell(each.name) for each in fields]
     return table(
         name,
         caption,
         [each.heading for each in fields],
-        [[one(row) for one in cells] for row in rows],
+        [[text_of(getattr(row, each.name)) for each in fields] for row in rows],
         filtered=FILTERED,
         states=[state(getattr(row, "status", "ok")) for row in rows],
     )
 
 
-def cell(name: str) -> Callable[[Any], str]:
-    """How a field of a record is written."""
-
-    def write(record: Any) -> str:
-        value = getattr(record, name)
-        if value is None:
-            return EMPTY
-        if isinstance(value, float):
-            return f"{value:,.5g}" if abs(value) < 1e5 else number(value)
-        return str(value)
-
-    return write
-
-
-def spaced(name: str) -> str:
-    """A column's name as words."""
-    return name.replace("_", " ")
+def text_of(value: Any) -> str:
+    """A field of a record as it is."""
+    if isinstance(value, float):
+        return f"{value:,.5g}" if abs(value) < 1e5 else number(value)
+    return EMPTY if value is None else str(value)

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import takewhile
-from typing import NamedTuple
 
 from convbench.results.analysis.contents import Contents
 from convbench.results.analysis.coverage import names, shares
-from convbench.results.analysis.flags import flag_counts, flagged
-from convbench.results.analysis.roofline import Reached, peaks_of, percent, reached
-from convbench.results.analysis.standings import (
-    BASELINE,
-    Accuracy,
-    Group,
-    Line,
-    center,
-    measured,
-    middle,
-)
-from convbench.results.analysis.statistics import Interval
+from convbench.results.analysis.flags import flagged
+from convbench.results.analysis.roofline import peaks_of, reached
+from convbench.results.analysis.standings import BASELINE, Line
 from convbench.results.comparison.compare import Comparison
 from convbench.results.comparison.formats import Section, sections
 from convbench.results.comparison.pairing import without_shared
-from convbench.results.schema import STATUSES, Epoch, Row
-from convbench.results.tables.comparison_table import COLUMNS
-from convbench.results.tables.html import HtmlTable, records_table, spaced, state, table
+from convbench.results.schema import STATUSES, Epoch, Row, Summary, column
+from convbench.results.tables.comparison_table import COVERAGE, QUANTILES, Column, of, spread
+from convbench.results.tables.html import HtmlTable, records_table, state, table
 from convbench.results.wording import EMPTY, number, share
 
 BEFORE = ("verification", "share of FLOPs")
@@ -35,203 +27,93 @@ PARTS = "; "  # between the remarks of one note
 CONDITIONS = ("device", "dtype", "batch_size", "memory_format", "mode")
 
 
-class Entry(NamedTuple):
-    """One line of the table of results, with all that its cells are made of."""
-
-    group: Group
-    line: Line
-    rows: tuple[Row, ...]  # of its processes
-    timed: tuple[Row, ...]
-    place: Reached | None
-
-    def median(self, name: str) -> float | None:
-        """The median of a column over the timing processes."""
-        return middle(getattr(row, name, None) for row in self.timed)
-
-    def center(self, name: str) -> float | None:
-        """The geometric mean of a column over the timing processes, as that of their steps."""
-        return center(getattr(row, name, None) for row in self.timed)
-
-
 def results_table(contents: Contents) -> HtmlTable | None:
     """Every line of every comparison group, with the conditions that differ; one number in each cell."""
-    groups = contents.table.groups
-    under_roofs = {(place.group.conditions, place.name): place for place in reached(contents)}
-    entries = []
-    for group in groups:
-        for line in group.lines:
-            rows = contents.table.rows_of(group, line.name)
-            place = under_roofs.get((group.conditions, line.name))
-            entries.append(Entry(group, line, tuple(rows), tuple(measured(rows, "time")), place))
-    if not entries:
+    lines = contents.table.lines
+    if not lines:
         return None
-    varying = [name for name in CONDITIONS if len({getattr(group.conditions, name) for group in groups}) > 1]
-    subject = groups[0].subject
+    subject = contents.table.groups[0].subject
     shared = "architecture" if subject == "backend" else "backend"
-    conditions = [shared, *varying] if len({group.conditions.shared for group in groups}) > 1 else varying
+    names = [name for name in (shared, *CONDITIONS) if len({getattr(line, name) for line in lines}) > 1]
+    shown = [each for each in RESULTS if each.belongs(subject)]
+    by_step = {id(place.line): place.fraction for place in reached(contents)}
     return table(
         "results",
         "One line per combination; its processes and seeds are summed up",
-        [subject, *map(spaced, conditions), *(measure.title for measure in RESULTS)],
+        [subject, *(column(Summary, name).heading for name in names), *(each.title for each in shown)],
         [
             [
-                entry.line.name,
-                *(
-                    str(
-                        entry.group.conditions.shared
-                        if name == shared
-                        else getattr(entry.group.conditions, name)
-                    )
-                    for name in conditions
-                ),
-                *(measure.cell(entry) for measure in RESULTS),
+                line.name,
+                *(str(getattr(line, name)) for name in names),
+                *(each.cell(with_roofline(line, by_step.get(id(line)))) for each in shown),
             ]
-            for entry in entries
+            for line in lines
         ],
-        filtered={*map(spaced, conditions), subject, "status"},
-        states=[state(entry.line.status) for entry in entries],
+        filtered={subject, "status", *(column(Summary, name).heading for name in names)},
+        states=[state(line.status) for line in lines],
     )
 
 
-def parameters(entry: Entry) -> str:
-    """Of a network, where networks are compared."""
-    known = entry.line.parameters if entry.group.subject == "architecture" else None
-    return EMPTY if known is None else f"{known:,}"
+def with_roofline(line: Line, of_step: float | None) -> Line:
+    """A line with the share of the roofline of a whole step, where the run has none of its layers."""
+    return line if line.roofline_fraction is not None else replace(line, roofline_fraction=of_step)
 
 
-def between(interval: Interval | None) -> str:
-    """The ends of an interval."""
+def between(line: Line) -> str:
+    """The ends of the interval of the speed."""
+    interval = line.speedup_interval
     return f"{number(interval.low)}–{number(interval.high)}" if interval else EMPTY
 
 
-def accuracy(is_loss: bool) -> Callable[[Entry], str]:
-    """What training reached; several seeds with their range."""
-
-    def write(entry: Entry) -> str:
-        found = entry.line.accuracy
-        if found is None or found.budgeted or found.is_loss != is_loss:
-            return EMPTY
-        seeds = f" ({found.low:.3f}–{found.high:.3f}, {found.seeds} seeds)" if found.seeds > 1 else ""
-        return f"{found.mean:.3f}{seeds}"
-
-    return write
+def accuracy(line: Line, is_loss: bool) -> str:
+    """What finished trainings reached; several seeds with their range."""
+    found = line.accuracy
+    return EMPTY if found is None or found.budgeted or found.is_loss != is_loss else spread(found)
 
 
-def took(read: Callable[[Accuracy], float | None]) -> Callable[[Entry], str]:
-    """What training took."""
-
-    def write(entry: Entry) -> str:
-        value = read(entry.line.accuracy) if entry.line.accuracy else None
-        return EMPTY if value is None else f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
-
-    return write
-
-
-def median(name: str) -> Callable[[Entry], str]:
-    """The median of a column over processes."""
-    return lambda entry: number(entry.median(name))
-
-
-def roofline(entry: Entry) -> str:
-    """The share of the attainable speed: as the run has it, layer by layer, else of the step as a whole."""
-    recorded = entry.center("roofline_fraction")
-    known = recorded if recorded is not None or entry.place is None else entry.place.fraction
-    return EMPTY if known is None else percent(known)
-
-
-def memory(entry: Entry) -> str:
-    """The peak of the timing processes."""
-    known = [row.peak_memory_mb for row in entry.timed or entry.rows if row.peak_memory_mb is not None]
-    return f"{max(known):,.0f}" if known else EMPTY
-
-
-def note(entry: Entry) -> str:
+def note(line: Line) -> str:
     """What else there is to say; the flags have a column of their own."""
-    told = flagged(entry.timed)
-    return "; ".join(each for each in entry.line.notes if each not in told)
-
-
-class Measure(NamedTuple):
-    """A column of the table of results: its heading, what that means, and the text of a cell."""
-
-    title: str
-    meaning: str
-    cell: Callable[[Entry], str]
-
-
-def as_in_table(title: str) -> Measure:
-    """A column of table.md."""
-    column = next(each for each in COLUMNS if each.title == title)
-    return Measure(title, column.meaning.replace("`", ""), lambda entry: column.cell(entry.line))
+    told = flagged(line.timed)
+    return "; ".join(each for each in line.remarks if each not in told)
 
 
 RESULTS = (
-    as_in_table("images/s"),
-    Measure(
-        f"x {BASELINE}",
-        f"speed relative to {BASELINE}: above 1 is faster",
-        lambda entry: EMPTY if entry.line.ratio is None else f"{number(entry.line.ratio)}×",
+    of("images_per_second"),
+    of("speedup"),
+    Column(
+        "its 95 % interval", between, f"the 95 % interval of x {BASELINE}, from the spread over processes"
     ),
-    Measure(
-        "its 95 % interval",
-        f"the 95 % confidence interval of x {BASELINE}, from the spread over processes and steps",
-        lambda entry: between(entry.line.ratio_interval),
-    ),
-    Measure(
-        "status",
-        "ok, or what went wrong; budget marks what its budget cut short",
-        lambda entry: entry.line.status,
-    ),
-    Measure("parameters", "trainable parameters of the network", parameters),
-    as_in_table("step, ms"),
-    as_in_table("p10–p90, ms"),
-    as_in_table("processes"),
-    Measure(
-        "accuracy",
+    of("status"),
+    of("parameters"),
+    of("step_ms"),
+    QUANTILES,
+    of("processes"),
+    of(
+        "val_accuracy",
+        partial(accuracy, is_loss=False),
         "validation accuracy of finished trainings; the mean over seeds, with their range",
-        accuracy(is_loss=False),
     ),
-    Measure("final loss", "validation loss, where there is no accuracy", accuracy(is_loss=True)),
-    Measure("epochs", "passes over the training set", took(lambda reached: reached.epochs)),
-    Measure("training, s", "seconds of training, evaluation apart", took(lambda reached: reached.seconds)),
-    as_in_table("shifted"),
-    Measure(
-        "GFLOP/s",
-        "counted operations of a step over its time",
-        lambda entry: number(entry.center("gflops_per_second")),
-    ),
-    Measure(
-        "FLOPs per byte",
-        "counted operations of a step over the bytes it has to move at least",
-        lambda entry: f"{entry.place.intensity:.3g}" if entry.place else EMPTY,
-    ),
-    Measure(
-        "of the roofline",
-        "share of the speed that the device's measured peaks allow, layer by layer if the run has that",
-        roofline,
-    ),
-    as_in_table("coverage"),
-    as_in_table("max error"),
-    Measure("memory, MB", "peak of a timing process, on its device", memory),
-    Measure(
-        "set-up, s", "imports, building and first steps, outside every other figure", median("setup_seconds")
-    ),
-    Measure(
-        "compiling, s",
-        "the part of set-up that the first step took beyond a usual one, such as compiling",
-        median("compile_seconds"),
-    ),
-    Measure("note", "what else a reader should know", note),
-    Measure(
-        "flags", "what makes times doubtful, and in how many processes", lambda entry: flag_counts(entry.rows)
-    ),
+    of("val_loss", partial(accuracy, is_loss=True)),
+    of("epochs"),
+    of("train_seconds"),
+    of("shifted_val_accuracy"),
+    of("gflops_per_second"),
+    of("arithmetic_intensity"),
+    of("roofline_fraction"),
+    COVERAGE,
+    of("max_error"),
+    of("peak_memory_mb"),
+    of("setup_seconds"),
+    of("compile_seconds"),
+    of("notes", note),
+    of("flags"),
 )
 
 
 def terms(shown: HtmlTable) -> list[tuple[str, str]]:
     """What the columns that are shown mean."""
-    titles = {column.title for column in shown.columns}
-    return [(measure.title, measure.meaning) for measure in RESULTS if measure.title in titles]
+    titles = {each.title for each in shown.columns}
+    return [(each.title, each.meaning.replace("`", "")) for each in RESULTS if each.title in titles]
 
 
 def peaks_table(contents: Contents) -> HtmlTable | None:
