@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +14,8 @@ from convbench.registry.conformance.batch_sampling import (
     restricted_call,
     sample_images,
     sampled,
+    scattered,
     unsampled,
-    zero_unsampled,
 )
 from convbench.registry.conformance.cases import REPEATING, Case
 from convbench.registry.conformance.diagnosis import diagnose
@@ -78,7 +78,8 @@ def run_case(
 
     expected = op.on_meta(arguments)[1].shape  # all that is needed to draw the gradient of an output
     sample = sample_images(op, arguments, seed) if case.order == 1 else None
-    grad_output = zero_unsampled(sample, case.grad_output(expected, dtype, device, seed))
+    drawn = expected if sample is None else torch.Size((len(sample), *expected[1:]))
+    grad_output = scattered(sample, case.grad_output(drawn, dtype, device, seed), expected[0])
     pristine_grad_output = grad_output.clone()
     if known is not None:
         truth, right_output = None, sampled(sample, known[OUTPUT])
@@ -219,9 +220,10 @@ def _compare(
     worst = int(ratio.argmax())
     if ratio.flatten()[worst] > 1:
         got, wanted = float(answer.flatten()[worst]) + 0.0, float(right.flatten()[worst])  # no -0
+        position = [int(index) for index in torch.unravel_index(ratio.argmax(), right.shape)]
         raise Mismatch(
             f"the {name} is {got:.9g} where {wanted:.9g} is right, {float(ratio.flatten()[worst]):.3g} times "
-            f"the admissible error, at {_position(worst, right.shape)}; {int((ratio > 1).sum())} of "
+            f"the admissible error, at {position}; {int((ratio > 1).sum())} of "
             f"{right.numel()} elements are wrong{diagnose(of, answer, right, ratio > 1)}"
         )
     joint = rms_error_ratio(answer, right, truth.rms_tolerance(of, dtype, accuracy)) if together else 0.0
@@ -232,11 +234,3 @@ def _compare(
         )
     difference = (answer.double() - right).abs().nan_to_num(nan=0.0, posinf=0.0).max()
     return float(difference / right.abs().nan_to_num(nan=0.0, posinf=0.0).max().clamp_min(1e-300))
-
-
-def _position(flat: int, shape: Iterable[int]) -> list[int]:
-    position = []
-    for size in reversed(list(shape)):
-        flat, index = divmod(flat, size)
-        position.append(index)
-    return position[::-1]
