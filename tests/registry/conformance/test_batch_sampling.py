@@ -12,7 +12,7 @@ from torch import Tensor
 
 from convbench.registry import Backend
 from convbench.registry.conformance import batch_sampling as module
-from convbench.registry.conformance.batch_sampling import sample_images, unsampled, zero_unsampled
+from convbench.registry.conformance.batch_sampling import sample_images, scattered, unsampled
 from convbench.registry.conformance.cases import Case, conv2d, pool
 from convbench.registry.conformance.report import Outcome
 from convbench.registry.conformance.verify import check
@@ -61,7 +61,7 @@ def test_a_small_call_is_compared_whole(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_rest_of_a_gradient_is_zero() -> None:
     sample = torch.tensor([0, 2])
-    masked = zero_unsampled(sample, torch.ones(4, 1))
+    masked = scattered(sample, torch.ones(len(sample), 1), 4)
     assert masked.flatten().tolist() == [1, 0, 1, 0]
     assert unsampled(sample, torch.arange(4)).tolist() == [1, 3]
 

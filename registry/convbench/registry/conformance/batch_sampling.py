@@ -59,10 +59,10 @@ def unsampled(sample: Tensor, images: Tensor) -> Tensor:
     return images[kept]
 
 
-def zero_unsampled(sample: Tensor | None, grad_output: Tensor) -> Tensor:
-    """The gradient of an output, zero for all other images."""
+def scattered(sample: Tensor | None, images: Tensor, batch: int) -> Tensor:
+    """A batch of that size that holds these images at their places, and zeros for all others."""
     if sample is None:
-        return grad_output
-    masked = torch.zeros_like(grad_output)
-    masked[sample] = grad_output[sample]
-    return masked
+        return images
+    whole = images.new_zeros((batch, *images.shape[1:]))
+    whole[sample] = images
+    return whole

@@ -353,9 +353,8 @@ def fused_reference_answers(
     doubtful: dict[str, Tensor] = {}
     if activation.kinked and bool((before.abs() < edge).any()):
         at_kink = (before.abs() < edge).double()
-        in_full = _kink_magnitudes(
-            op, _without_activation(op, options), wide, tensors, grad_output, directed, at_kink
-        )
+        without_activation = partial(op.base.reference, **options)
+        in_full = _kink_magnitudes(without_activation, wide, tensors, grad_output, directed, at_kink)
         doubtful = {name: each for name, each in in_full.items() if name != OUTPUT}
     return Reference(
         truth,
@@ -369,14 +368,7 @@ def fused_reference_answers(
     )
 
 
-def _without_activation(op: Op, options: Mapping[str, Any]) -> Callable[..., Tensor]:
-    """A fused op without its activation."""
-    assert op.base is not None
-    return partial(op.base.reference, **options)
-
-
 def _kink_magnitudes(
-    op: Op,
     linear: Callable[..., Tensor],
     wide: Mapping[str, Tensor],
     tensors: list[str],

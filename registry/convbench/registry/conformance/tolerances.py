@@ -1,34 +1,14 @@
-"""How far an answer may be from the float64 reference; docs/correctness.md has the reasoning at length.
+"""How far an answer may be from the float64 reference; docs/correctness.md derives these bounds, with sources.
 
-Verification draws data of mean zero. A sum of K products of such data, in whatever order and floating point, has
-rounding errors that cancel: with u the unit roundoff of the accumulator and A the root of the sum of the products'
-squares, partial sums are at most about A, each of K additions errs by at most u of one, and the errors together
-have a standard deviation of √(K/3)·u·A at most (Higham and Mary, "A new approach to probabilistic rounding error
-analysis", 2019, and "Sharper probabilistic backward error analysis for basic linear algebra kernels with random
-data", 2020). Two bounds follow, and an answer must keep both:
+With u the unit roundoff of the accumulator, K the number of terms and A the root of the sum of their squares, an
+answer must keep two bounds:
 
-- every element: λ·√K·u·A with λ² = 36 + 2·ln n, by which all n elements together keep it but with a probability of
-  about 2·exp(-18);
-- all elements together: the root mean square of error / (2·√(K/3)·u·A) is at most 1 + 6/√n. It shows a small loss
-  in every element, such as inputs rounded to TF32, where no element alone is suspicious.
+- every element: an error of at most λ·√K·u·A with λ² = 36 + 2·ln n, for n elements;
+- all elements together: a root mean square of error / (2·√(K/3)·u·A) of at most 1 + 6/√n.
 
-√K·A is computed, element by element: K times the reference on squares, and the root of it. So bounds scale with
-the data, and zeros can never pass for small outputs.
-
-Algorithms that transform whole images or tiles, which a backend declares `normwise`
-(`convbench.registry.records.Accuracy`), spread errors over a plane (H, W), in proportion to the norms of what they
-transform and not to the terms of one element (Higham, "Accuracy and Stability of Numerical Algorithms", 24.1, for
-the FFT; Barabasz et al., 2020, for Winograd). For them √K·A is the reference on planes filled with their root mean
-squares, the largest value of each plane, and the declared growth multiplies both bounds.
-
-Half-precision outputs are rounded once, from sums accumulated in float32, as torch's own are; twice where a bias
-is added. Gradients may be sums of as many rounded ones as there are images, for a weight, or taps of the window,
-for an input: so torch computes them on the CPU. A selection, such as a maximum, is exact.
-
-In TF32, both factors of a product are off by a few 2⁻¹¹ before they are multiplied exactly, whatever K is: the
-products together by about that share of A. 2⁻¹⁰·A is added to u·√K·A in both bounds, `factor_error` below. Cutting
-off bits in place of rounding them, as tensor cores do, has a root mean square of 1.6·2⁻¹¹·A, two thirds of what is
-admitted of all elements together; factors of bfloat16 have 4.8·2⁻¹¹·A, and fail.
+√K·A is the root of K times the reference on squares, element by element; for `normwise` ops, the reference on
+planes (H, W) filled with their root mean squares, and the largest value of each plane. Half-precision outputs are
+rounded once more, and gradients may be sums of rounded values. In TF32, 2⁻¹⁰·A is added to u·√K·A (`factor_error`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Is a backend right? Forward and gradients against a float64 reference, on random data, trusting nothing.
 
 Each case runs three times: on memory that was filled with NaN, so that unwritten output shows; on new data of
-the same shapes, so that a remembered answer shows; and on the first data again, so that randomness shows. In
-between, inputs are compared with what was handed over. docs/correctness.md explains all of it.
+the same shapes, so that a remembered answer shows; and on the first data again, in the tensors of the second run,
+so that randomness shows, and an answer remembered by address. In between, inputs and the outputs before are
+compared with their copies. docs/correctness.md explains all of it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 
 from convbench.registry.authoring.derived_backward import backward_is_derived
-from convbench.registry.conformance.aliasing import can_check_aliasing, check_aliasing, same
+from convbench.registry.conformance.aliasing import History, can_refill
 from convbench.registry.conformance.cases import Case, conformance_cases, refused_calls
 from convbench.registry.conformance.diagnosis import crash_message
 from convbench.registry.conformance.random_cases import generated_cases
@@ -32,7 +33,7 @@ from convbench.registry.conformance.report import (
     State,
 )
 from convbench.registry.conformance.repro import literal, python_of
-from convbench.registry.conformance.run_case import Mismatch, run_case
+from convbench.registry.conformance.run_case import Mismatch, call_once, run_case
 from convbench.registry.conformance.tolerances import ELEMENTWISE
 from convbench.registry.discovery.plugins import describe, discover
 from convbench.registry.errors import UnknownName, Unsupported, UsageError, out_of_memory
@@ -183,18 +184,17 @@ def check_with(
         return outcome("unsupported", "gradients of gradients are not among its claims (second_order)")
     try:
         with numbers.in_force(), global_state_kept():
-            if can_check_aliasing(case):
-                check_aliasing(op, implementation, case, kind, place, seed + 2)
+            history = History()
+            run = partial(run_case, op, implementation, case, numbers, place, history=history)
+            repeated = backend.deterministic and not once
+            if not repeated and can_refill(case):
+                call_once(op, implementation, case, kind, place, seed + 2, history)
             with _poisoned_memory():
-                first, error = run_case(op, implementation, case, numbers, place, seed, accuracy)
+                first, error = run(seed, accuracy, refill=not repeated)
             if not once:
-                _, error_on_new_data = run_case(op, implementation, case, numbers, place, seed + 1, accuracy)
-                error = max(error, error_on_new_data)
-            if backend.deterministic and not once:
-                again, _ = run_case(op, implementation, case, numbers, place, seed, compare=False)
-                for name, given in first.items():
-                    if not same(given, again[name]):
-                        raise Mismatch(f"{name} differs between two runs on the same data")
+                error = max(error, run(seed + 1, accuracy)[1])
+            if repeated:
+                run(seed, refill=True, known=first)
     except Unsupported as refusal:
         return outcome("unsupported", str(refusal))
     except (Mismatch, IntegrityError) as mismatch:

@@ -24,7 +24,7 @@ from convbench.registry.conformance.batch_sampling import (
     restricted_call,
     sample_images,
     sampled,
-    zero_unsampled,
+    scattered,
 )
 from convbench.registry.conformance.cases import Case, case_of
 from convbench.registry.conformance.diagnosis import diagnose
@@ -115,8 +115,9 @@ def check_answer(
         raise IntegrityError(f"{case}: the output has shape {tuple(taken.shape)}, not {tuple(expected)}")
     sample = sample_images(op, arguments, SystemRandom().getrandbits(31), SHARE)
     drawn = torch.promote_types(output.dtype, torch.float32)
-    grad_output = torch.randn(output.shape, dtype=drawn, device=output.device).to(output.dtype)
-    grad_output = zero_unsampled(sample, grad_output)
+    count = len(output) if sample is None else len(sample)
+    given = torch.randn(count, *output.shape[1:], dtype=drawn, device=output.device).to(output.dtype)
+    grad_output = scattered(sample, given, len(output))
     answers = {OUTPUT: sampled(sample, taken)}
     if output.requires_grad:
         gradients = torch.autograd.grad(

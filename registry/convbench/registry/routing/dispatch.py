@@ -24,8 +24,8 @@ from convbench.registry.ops.contract import OPS, Op
 from convbench.registry.ops.fused import decompose
 from convbench.registry.records import Backend
 from convbench.registry.routing.autocast import autocasting
-from convbench.registry.routing.fusion import Route, fused_copy, fused_forwards
-from convbench.registry.routing.patching import PatchedForwards, patched_forwards
+from convbench.registry.routing.fusion import fused_copy, fused_forwards
+from convbench.registry.routing.patching import PatchedForwards, Route, patched_forwards
 
 
 @dataclass

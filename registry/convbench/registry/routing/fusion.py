@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from convbench.registry.ops.activations import ACTIVATIONS
+from convbench.registry.routing.patching import LAYERS, Route, call_of, calls_op_alone
 
-Route = Callable[..., Any]
 Step = Callable[[Tensor], Any]
 
 NAMES: Mapping[type[nn.Module], str] = {getattr(nn, each.module): each.name for each in ACTIVATIONS.values()}
@@ -102,19 +102,16 @@ def _fused_step(layers: Sequence[Any], at: int, routes: Mapping[str, Route]) -> 
     one, other = layers[at : at + 2]
     if not (_replaceable(one) and _replaceable(other)):
         return None
-    if type(one) is nn.Conv2d and type(other) in NAMES and one.padding_mode == "zeros":
+    if type(one) is nn.Conv2d and type(other) in NAMES and calls_op_alone(one):
         route = routes.get("conv2d_activation")
         if route is None or _fused_pooling(layers, at + 1, routes) is not None:
             return None
-        return _convolution(one, other, route)
-    pooling = _fused_pooling(layers, at, routes)
-    return None if pooling is None else pooling(one, other)
+        return _unless_hooked(one, other, call_of(one, route, NAMES[type(other)]))
+    return _fused_pooling(layers, at, routes)
 
 
-def _fused_pooling(
-    layers: Sequence[Any], at: int, routes: Mapping[str, Route]
-) -> Callable[[Any, Any], Step] | None:
-    """How the activation at that place is computed together with a pooling behind it, if it can be."""
+def _fused_pooling(layers: Sequence[Any], at: int, routes: Mapping[str, Route]) -> Step | None:
+    """The activation at that place and a pooling behind it as one function, if they can be."""
     if at + 1 == len(layers) or type(layers[at]) not in NAMES:
         return None
     activation, pool = layers[at : at + 2]
@@ -122,11 +119,10 @@ def _fused_pooling(
         return None
     if getattr(activation, "inplace", False) and (at == 0 or type(layers[at - 1]) is not nn.Conv2d):
         return None  # it could overwrite a tensor that is used elsewhere
-    if type(pool) is nn.MaxPool2d and not pool.return_indices and "activation_max_pool2d" in routes:
-        return lambda one, other: _max_pooling(one, other, routes["activation_max_pool2d"])
-    if type(pool) is nn.AvgPool2d and "activation_avg_pool2d" in routes:
-        return lambda one, other: _avg_pooling(one, other, routes["activation_avg_pool2d"])
-    return None
+    route = routes.get(f"activation_{LAYERS.get(type(pool))}")
+    if route is None or not calls_op_alone(pool):
+        return None
+    return _unless_hooked(activation, pool, call_of(pool, route, NAMES[type(activation)]))
 
 
 def _replaceable(module: nn.Module) -> bool:
@@ -148,48 +144,3 @@ def _unless_hooked(one: nn.Module, other: nn.Module, fused: Step) -> Step:
             return fused(input)
 
     return call
-
-
-def _convolution(conv: Any, activation: nn.Module, route: Route) -> Step:
-    name = NAMES[type(activation)]
-
-    def fused(input: Tensor) -> Any:
-        return route(
-            input,
-            conv.weight,
-            conv.bias,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.groups,
-            name,
-        )
-
-    return _unless_hooked(conv, activation, fused)
-
-
-def _max_pooling(activation: nn.Module, pool: Any, route: Route) -> Step:
-    name = NAMES[type(activation)]
-
-    def fused(input: Tensor) -> Any:
-        return route(input, pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode, name)
-
-    return _unless_hooked(activation, pool, fused)
-
-
-def _avg_pooling(activation: nn.Module, pool: Any, route: Route) -> Step:
-    name = NAMES[type(activation)]
-
-    def fused(input: Tensor) -> Any:
-        return route(
-            input,
-            pool.kernel_size,
-            pool.stride,
-            pool.padding,
-            pool.ceil_mode,
-            pool.count_include_pad,
-            pool.divisor_override,
-            name,
-        )
-
-    return _unless_hooked(activation, pool, fused)

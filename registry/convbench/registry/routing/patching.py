@@ -8,11 +8,41 @@ enough.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
 
 Route = Callable[..., Any]
+_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    "conv2d": ("weight", "bias", "stride", "padding", "dilation", "groups"),
+    "max_pool2d": ("kernel_size", "stride", "padding", "dilation", "ceil_mode"),
+    "avg_pool2d": (
+        "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override",
+    ),
+}  # fmt: skip
+LAYERS: Mapping[type[nn.Module], str] = {
+    nn.Conv2d: "conv2d",
+    nn.MaxPool2d: "max_pool2d",
+    nn.AvgPool2d: "avg_pool2d",
+}
+
+
+def calls_op_alone(module: nn.Module) -> bool:
+    """Whether a layer of `LAYERS` calls its op and nothing else: it neither pads by itself nor returns indices."""
+    return getattr(module, "padding_mode", "zeros") == "zeros" and not getattr(
+        module, "return_indices", False
+    )
+
+
+def call_of(module: nn.Module, route: Route, *further: Any) -> Callable[[Tensor], Any]:
+    """The call that a layer of `LAYERS` makes, of `route`; `further` arguments come after its own."""
+    arguments = attrgetter(*_ARGUMENTS[LAYERS[type(module)]])
+
+    def call(input: Tensor) -> Any:
+        return route(input, *arguments(module), *further)
+
+    return call
 
 
 class PatchedForwards:
@@ -43,61 +73,10 @@ def patched_forwards(
         kind = type(module)
         if not kind.__module__.startswith("torch.nn.modules.") or "forward" in vars(module):
             return None
-        if kind in _FORWARDS:
-            forward = _FORWARDS[kind](module, routes)
-            if forward is None:
+        if kind in LAYERS:
+            if not calls_op_alone(module):
                 return None
-            forwards.append((module, forward))
-        elif issubclass(kind, tuple(_FORWARDS)):  # a lazy layer, say, that will turn into another class
+            forwards.append((module, call_of(module, routes[LAYERS[kind]])))
+        elif issubclass(kind, tuple(LAYERS)):  # a lazy layer, say, that will turn into another class
             return None
     return PatchedForwards(forwards)
-
-
-def _conv2d(module: Any, routes: Mapping[str, Route]) -> Route | None:
-    if module.padding_mode != "zeros":  # the layer pads by itself first
-        return None
-    route = routes["conv2d"]
-
-    def forward(input: Tensor) -> Any:
-        return route(
-            input, module.weight, module.bias, module.stride, module.padding, module.dilation, module.groups
-        )
-
-    return forward
-
-
-def _max_pool2d(module: Any, routes: Mapping[str, Route]) -> Route | None:
-    if module.return_indices:
-        return None
-    route = routes["max_pool2d"]
-
-    def forward(input: Tensor) -> Any:
-        return route(
-            input, module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode
-        )
-
-    return forward
-
-
-def _avg_pool2d(module: Any, routes: Mapping[str, Route]) -> Route | None:
-    route = routes["avg_pool2d"]
-
-    def forward(input: Tensor) -> Any:
-        return route(
-            input,
-            module.kernel_size,
-            module.stride,
-            module.padding,
-            module.ceil_mode,
-            module.count_include_pad,
-            module.divisor_override,
-        )
-
-    return forward
-
-
-_FORWARDS: dict[type[nn.Module], Callable[[Any, Mapping[str, Route]], Route | None]] = {
-    nn.Conv2d: _conv2d,
-    nn.MaxPool2d: _max_pool2d,
-    nn.AvgPool2d: _avg_pool2d,
-}
