@@ -30,8 +30,9 @@ from PIL import Image, PngImagePlugin
 
 from convbench.results.analysis.contents import Contents, read_contents
 from convbench.results.analysis.roofline import roof
-from convbench.results.analysis.significance import Times, time_ratio
+from convbench.results.analysis.significance import time_ratio
 from convbench.results.analysis.standings import Line, conditions_of, step_ms_by_process, summed_up
+from convbench.results.analysis.statistics import Interval
 from convbench.results.schema import Row
 from convbench.results.wording import number, percent
 
@@ -97,9 +98,14 @@ def reason(rung: Line) -> str:
     return next(errors, rung.rows[0].status)
 
 
-def image_ms(rung: Line) -> Times:
-    """The time of an image in each process."""
-    return {process: step / rung.batch_size for process, step in step_ms_by_process(rung.rows).items()}
+def speed_ratio(rung: Line, other: Line) -> Interval | None:
+    """How many times as fast as another rung, image by image, with an interval over processes."""
+    return time_ratio(
+        *(
+            {process: step / each.batch_size for process, step in step_ms_by_process(each.rows).items()}
+            for each in (rung, other)
+        )
+    )
 
 
 @cache
@@ -192,7 +198,7 @@ def rungs_table(rungs: Sequence[Line], peak: float) -> str:
 def times(each: Line, other: Line | None) -> str:
     if other is None or not each.images_per_second or not other.images_per_second:
         return "–"
-    interval = time_ratio(image_ms(each), image_ms(other))
+    interval = speed_ratio(each, other)
     span = f" ({number(interval.low)}–{number(interval.high)})" if interval else ""
     return f"{number(each.images_per_second / other.images_per_second)}×{span}"
 

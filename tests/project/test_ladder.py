@@ -67,7 +67,7 @@ def test_every_step_is_there_and_the_formula_is_the_lowest(make_ladder: ModuleTy
         speeds = [rung.gflops_per_second for rung in rungs if rung.gflops_per_second]
         assert rungs[0].backend == "scalar"
         assert speeds[0] == min(speeds)
-        assert all(rung.reason not in ("", "ok") for rung in rungs if not rung.gflops_per_second)
+        assert all(make_ladder.reason(rung) not in ("", "ok") for rung in rungs if not rung.gflops_per_second)
 
 
 def test_a_rung_says_its_own_batch(make_ladder: ModuleType) -> None:
@@ -81,7 +81,7 @@ def test_a_rung_says_its_own_batch(make_ladder: ModuleType) -> None:
 
 def test_the_factor_is_of_images_and_not_of_steps(make_ladder: ModuleType) -> None:
     bottom, second, *_ = make_ladder.ladder(make_ladder.contents_of(RUN), "lenet")
-    interval = second.times(bottom)
+    interval = make_ladder.speed_ratio(second, bottom)
     assert interval.low < second.images_per_second / bottom.images_per_second < interval.high
 
 
