@@ -79,13 +79,13 @@ class KnownFault:
 @cache
 def known_faults() -> tuple[KnownFault, ...]:
     """All of the file."""
-    tables = tomllib.loads(FILE.read_text(encoding="utf-8"))
-    return tuple(
-        KnownFault(
-            name, **{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
-        )
-        for name, table in tables.items()
-    )
+    faults = []
+    for name, table in tomllib.loads(FILE.read_text(encoding="utf-8")).items():
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
+        }
+        faults.append(KnownFault(name, **values))
+    return tuple(faults)
 
 
 @cache
