@@ -79,16 +79,13 @@ class KnownFault:
 @cache
 def known_faults() -> tuple[KnownFault, ...]:
     """All of the file."""
-    return tuple(
-        _fault(name, table) for name, table in tomllib.loads(FILE.read_text(encoding="utf-8")).items()
-    )
-
-
-def _fault(name: str, table: Mapping[str, Any]) -> KnownFault:
-    values: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
-    }
-    return KnownFault(name, **values)
+    faults = []
+    for name, table in tomllib.loads(FILE.read_text(encoding="utf-8")).items():
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
+        }
+        faults.append(KnownFault(name, **values))
+    return tuple(faults)
 
 
 @cache
@@ -209,7 +206,7 @@ def sizes_of(op: str, arguments: Mapping[str, Any]) -> dict[str, int] | None:
 def safe_torch_op(op: Op, on_fault: Callable[[KnownFault], object] | None = None) -> Route:
     """torch's own function of an op, but for calls that it is known to get wrong.
 
-    `told` is called with the fault of each of these. On a machine that no fault of the op concerns it is
+    `on_fault` is called with the fault of each of these. On a machine that no fault of the op concerns it is
     `op.reference` itself.
     """
     base = (op.base or op).name

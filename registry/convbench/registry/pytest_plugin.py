@@ -11,18 +11,15 @@ when it is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
 if TYPE_CHECKING:
     from convbench.registry.conformance.cases import Case
     from convbench.registry.conformance.report import Outcome
-    from convbench.registry.discovery.plugins import Plugin
-    from convbench.registry.records import Architecture, Backend
-
-Record = TypeVar("Record")
+    from convbench.registry.records import Backend
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -67,9 +64,8 @@ class BackendConformance:
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """One test for every device here, dtype and case; one that is skipped where there can be none."""
-        for fixture, calls in _CALLS.items():
-            if fixture in metafunc.fixturenames:
-                metafunc.parametrize(fixture, list(_parameters(self, metafunc.config, calls)))
+        for fixture in {"conformance_case", "refused_case", "torch_case"} & {*metafunc.fixturenames}:
+            metafunc.parametrize(fixture, list(_parameters(self, metafunc.config, fixture)))
 
     @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
     def test_it_is_right(self, conformance_case: Any) -> None:
@@ -106,7 +102,7 @@ class BackendConformance:
         from convbench.registry import OPS
         from convbench.registry.errors import choices
 
-        for name in _backend(self.backend).ops:
+        for name in _found("backend", self.backend).ops:
             assert name in OPS, f"{name!r} is no op; {choices(name, OPS)}"
 
 
@@ -129,7 +125,7 @@ class ArchitectureConformance:
 
         from convbench.registry import create_model
 
-        record = _architecture(self.architecture)
+        record = _found("architecture", self.architecture)
         torch.manual_seed(0)
         model = create_model(record, num_classes=num_classes, in_channels=in_channels)
         images = torch.randn(self.batch_size, in_channels, *record.input_shape[1:])
@@ -143,7 +139,7 @@ class ArchitectureConformance:
 
         from convbench.registry import create_model
 
-        record = _architecture(self.architecture)
+        record = _found("architecture", self.architecture)
         torch.manual_seed(0)
         model = create_model(record, in_channels=record.input_shape[0])
         model(torch.randn(self.batch_size, *record.input_shape)).square().sum().backward()
@@ -160,44 +156,30 @@ class ArchitectureConformance:
 
         from convbench.registry import create_model
 
-        record = _architecture(self.architecture)
+        record = _found("architecture", self.architecture)
         model = create_model(record, in_channels=record.input_shape[0]).eval()
         images = torch.randn(self.batch_size, *record.input_shape)
         with torch.no_grad():
             torch.testing.assert_close(model(images), model(images))
 
 
-Calls = Callable[["BackendConformance", "Backend", str, int], list[Any]]
-
-
-def _conformance_calls(test: BackendConformance, backend: Backend, op: str, seed: int) -> list[Any]:
+def _calls(test: BackendConformance, fixture: str, backend: Backend, op: str, seed: int) -> list[Any]:
+    """What the tests with that fixture are about, for one op."""
+    from convbench.registry.conformance.cases import refused_calls
     from convbench.registry.conformance.report import GENERATED
     from convbench.registry.conformance.verify import whole_contract
 
+    if fixture == "torch_case":
+        return [op]
+    if fixture == "refused_case":
+        return refused_calls(op)
     return whole_contract(backend, op, GENERATED if test.generated is None else test.generated, seed)
 
 
-def _refused_calls(test: BackendConformance, backend: Backend, op: str, seed: int) -> list[Any]:
-    from convbench.registry.conformance.cases import refused_calls
-
-    return refused_calls(op)
-
-
-def _torch_calls(test: BackendConformance, backend: Backend, op: str, seed: int) -> list[Any]:
-    return [op]
-
-
-_CALLS: dict[str, Calls] = {
-    "conformance_case": _conformance_calls,
-    "refused_case": _refused_calls,
-    "torch_case": _torch_calls,
-}
-
-
-def _parameters(test: BackendConformance, config: pytest.Config, calls: Calls) -> Iterator[Any]:
+def _parameters(test: BackendConformance, config: pytest.Config, fixture: str) -> Iterator[Any]:
     from convbench.registry import OPS
 
-    backend = _backend(test.backend)
+    backend = _found("backend", test.backend)
     if reason := backend.unavailable():
         yield _skipped("unavailable", reason)
         return
@@ -208,7 +190,7 @@ def _parameters(test: BackendConformance, config: pytest.Config, calls: Calls) -
             continue
         for op in filter(OPS.__contains__, backend.ops):
             for dtype in test.dtypes or backend.dtypes_on(device):
-                for call in calls(test, backend, op, seed):
+                for call in _calls(test, fixture, backend, op, seed):
                     yield pytest.param((backend, device, dtype, call, seed), id=f"{device}-{dtype}-{call}")
 
 
@@ -237,26 +219,13 @@ def _is_here(device: str) -> bool:
     return torch.device(device).type in ("cpu", here.type if here else "cpu")
 
 
-def _backend(name: str) -> Backend:
-    from convbench.registry import discover
-
-    registry = discover()
-    return _found(registry.backend, registry.plugins, name)
-
-
-def _architecture(name: str) -> Architecture:
-    from convbench.registry import discover
-
-    registry = discover()
-    return _found(registry.architecture, registry.plugins, name)
-
-
-def _found(find: Callable[[str], Record], plugins: Iterable[Plugin], name: str) -> Record:
+def _found(kind: Literal["backend", "architecture"], name: str) -> Any:
     """The record of that name; fails with the errors of the plugins that could not be used, for one may be its."""
-    from convbench.registry import UsageError
+    from convbench.registry import UsageError, discover
 
+    registry = discover()
     try:
-        return find(name)
+        return registry.backend(name) if kind == "backend" else registry.architecture(name)
     except UsageError as error:
-        broken = [f"plugin {plugin.name!r} is not used: {plugin.error}" for plugin in plugins if plugin.error]
+        broken = [f"plugin {plugin.name!r} is not used: {plugin.error}" for plugin in registry.broken]
         pytest.fail("\n".join([str(error), *broken]), pytrace=False)

@@ -183,6 +183,40 @@ def test_chance_shows_unless_it_is_declared() -> None:
     assert outcome(jittered, deterministic=False).state == "passed"
 
 
+@pytest.mark.parametrize(
+    ("deterministic", "once"), [(True, False), (False, False), (True, True), (False, True)]
+)
+def test_an_answer_cached_by_address_shows(deterministic: bool, once: bool) -> None:
+    answers: dict[tuple[int, int], Tensor] = {}
+
+    def cached(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        output = F.conv2d(input, weight, *args, **kwargs)
+        return answers.setdefault((input.data_ptr(), weight.data_ptr()), output)
+
+    backend = Backend("cached", "", load=lambda: {"conv2d": cached}, deterministic=deterministic)
+    report = verify(backend, cases={"conv2d": [SMALL]}, once=once)
+    message = "the output is that of earlier numbers, which lay in the same memory"
+    assert [outcome.message for outcome in report.failures] == [message]
+
+
+@pytest.mark.parametrize(
+    ("deterministic", "once"), [(True, False), (False, False), (True, True), (False, True)]
+)
+def test_an_output_that_the_next_call_overwrites_shows(deterministic: bool, once: bool) -> None:
+    buffers: list[Tensor] = []
+
+    def reusing(*args: Any, **kwargs: Any) -> Tensor:
+        output = F.conv2d(*args, **kwargs)
+        buffers.append(buffers[0] if buffers else torch.empty_like(output.detach()))
+        output.data = buffers[0].copy_(output.detach())
+        return output
+
+    backend = Backend("reusing", "", load=lambda: {"conv2d": reusing}, deterministic=deterministic)
+    report = verify(backend, cases={"conv2d": [SMALL]}, once=once)
+    message = "the output changed when the op was called again: two outputs share their memory"
+    assert [outcome.message for outcome in report.failures] == [message]
+
+
 def test_reading_past_the_strides_shows() -> None:
     def careless(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         _, c, h, w = input.shape

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convbench.registry.authoring.conv_op import output_size
 from convbench.registry.authoring.conv_parts import Gradients, Needs, Parts
 from convbench.registry.authoring.torch_library import Forward, Pair, opaque
 from convbench.registry.errors import PluginError, Unsupported
@@ -207,10 +208,7 @@ def _nothing_to_sum(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair
 ) -> Tensor:
     """The output of an empty batch, or of no channels: the bias alone."""
-    sizes = zip(input.shape[2:], padding, dilation, weight.shape[2:], stride, strict=True)
-    size = [
-        (extent + 2 * pad - gap * (kernel - 1) - 1) // step + 1 for extent, pad, gap, kernel, step in sizes
-    ]
+    size = output_size(input.shape[2:], weight.shape[2:], stride, padding * 2, dilation)
     output = input.new_zeros(len(input), len(weight), *size)
     return output if bias is None else output + bias[:, None, None]
 

@@ -8,12 +8,13 @@ answer must keep two bounds:
 
 √K·A is the root of K times the reference on squares, element by element; for `normwise` ops, the reference on
 planes (H, W) filled with their root mean squares, and the largest value of each plane. Half-precision outputs are
-rounded once more, and gradients may be sums of rounded values. In TF32, 2⁻¹⁰·A is added to u·√K·A (`factor_error`).
+rounded once more, and gradients may be sums of rounded values. In TF32, 2⁻¹⁰·A is added to u·√K·A.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,18 +58,9 @@ def confidence(elements: int) -> float:
     return math.sqrt(CONFIDENCE**2 + 2 * math.log(max(1, elements)))
 
 
-def rms_tolerance(
-    reference: Tensor,
-    magnitude: Tensor,
-    terms: int,
-    dtype: torch.dtype,
-    accuracy: Accuracy = ELEMENTWISE,
-    partial: int = 0,
-    added: Tensor | float = 0.0,
-    factor_error: float = 0.0,
-) -> Tensor:
+def rms_tolerance(*arguments: Any, **further: Any) -> Tensor:
     """What the root mean square of |answer - reference| over many elements may be, of each; as for `tolerance`."""
-    summed, stored = _errors(reference, magnitude, terms, dtype, accuracy, partial, added, factor_error)
+    summed, stored = _errors(*arguments, **further)
     return MARGIN / math.sqrt(3) * summed + stored
 
 
@@ -77,10 +69,10 @@ def _errors(
     magnitude: Tensor,
     terms: int,
     dtype: torch.dtype,
-    accuracy: Accuracy,
-    partial: int,
-    added: Tensor | float,
-    factor_error: float,
+    accuracy: Accuracy = ELEMENTWISE,
+    partial: int = 0,
+    added: Tensor | float = 0.0,
+    factor_error: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """The unit of the summation's errors, and the largest error of rounding a sum to `dtype` and storing it."""
     accumulator = dtype if torch.finfo(dtype).bits >= 32 else torch.float32

@@ -139,14 +139,12 @@ class Catalog(Displayed, Mapping[str, R], Generic[R]):
         """A row for each record: its name, its fields, and the plugin that it comes from."""
         import pandas as pd
 
-        return pd.DataFrame(
-            {"name": name} | plain_fields(self.find(name)) | {"name": name} | _origin(self.plugin(name))
-            for name in self
-        )
-
-
-def _origin(plugin: Plugin) -> dict[str, str]:
-    return {"plugin": plugin.distribution, "version": plugin.version}
+        rows = []
+        for name in self:
+            record, plugin = self._find(name)
+            origin = {"name": name, "plugin": plugin.distribution, "version": plugin.version}
+            rows.append({"name": name} | plain_fields(record) | origin)
+        return pd.DataFrame(rows)
 
 
 def _matches(name: str, pattern: str) -> bool:
