@@ -190,7 +190,7 @@ def test_there_is_nothing_to_ask_of_an_empty_batch() -> None:
         (lambda i, w, *others: by_torch(i, w.flip(-1), *others), "the output is"),
         (lambda i, w, b, *others: by_torch(i, w, None, *others), "the output is"),
         (lambda i, w, b, s, p, d, g: by_torch(i, w, b, s, (p[0], 0), d, g), "shape"),
-        (lambda i, w, b, s, p, d, g: by_torch(i, w, b, s, p, (1, 1), g), "invalid gradient"),
+        (lambda i, w, b, s, p, d, g: by_torch(i, w, b, s, p, (1, 1), g), "gets wrong: the output has shape"),
         (lambda i, w, *others: by_torch(i, w, *others) * (2 if w.shape[2] > 3 else 1), "gradient of weight"),
         (lambda i, w, *others: by_torch(i.add_(1), w, *others), "input was changed in place"),
     ],
@@ -218,6 +218,21 @@ def test_a_refusal_in_the_backward_says_what_was_refused() -> None:
         "the gradient of weight is a convolution with kernels of 7x7, which the forward refuses: "
         "kernels of up to 3x3",
     )
+
+
+def test_swapped_axes_are_found_at_the_output() -> None:
+    def swapped(i: Tensor, w: Tensor, b: Any, s: Any, p: Any, d: Any, g: int) -> Tensor:
+        return by_torch(i, w, b, s, p[::-1], d, g)
+
+    op = derived_backward(swapped)
+    images, weight = torch.randn(1, 1, 3, 3), torch.randn(1, 1, 3, 3, requires_grad=True)
+    sentence = (
+        r"the output has shape \(1, 1, 3, 1\), not \(1, 1, 1, 3\), for an input of \(1, 1, 3, 3\), a weight of "
+        r"\(1, 1, 3, 3\), stride \(1, 1\), padding \(0, 1\) and dilation \(1, 1\)"
+    )
+    for call in (op, torch.compile(op, backend="eager")):
+        with pytest.raises(PluginError, match=sentence):
+            call(images, weight, padding=(0, 1))
 
 
 def test_a_forward_of_other_arguments_is_refused_at_once() -> None:

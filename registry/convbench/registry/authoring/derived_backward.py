@@ -51,7 +51,8 @@ def derived_backward(forward: Forward) -> Callable[..., Tensor]:
         raise PluginError(
             f"derived_backward: {name} must take ({', '.join(PARAMETERS)}); it has {error}"
         ) from None
-    compiled = opaque(forward)
+    checked = _checked(forward)
+    compiled = opaque(checked)
 
     @wraps(forward)
     def conv2d(
@@ -63,18 +64,43 @@ def derived_backward(forward: Forward) -> Callable[..., Tensor]:
         dilation: IntPair = 1,
         groups: int = 1,
     ) -> Tensor:
-        asked = compiled if torch.compiler.is_compiling() else forward
+        asked = compiled if torch.compiler.is_compiling() else checked
         return _resolved(asked, input, weight, bias, stride, padding, dilation, groups)
 
     def backward(grad_output: Tensor, input: Tensor, weight: Tensor, *options: Any) -> Gradients:
         *call, needs = options
-        asked = compiled if torch.compiler.is_compiling() else forward
+        asked = compiled if torch.compiler.is_compiling() else checked
         return _gradients(grad_output, input, weight, (asked, *call), needs)
 
     conv2d.__dict__["backward_is_derived"] = True
     conv2d.__dict__["parts"] = Parts(conv2d, backward)
     conv2d.__dict__["registered"] = partial(_resolved, compiled)  # what compiled code calls
     return conv2d
+
+
+def _checked(forward: Forward) -> Forward:
+    """The same forward, whose output is checked for its shape."""
+
+    def checked(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Pair,
+        padding: Pair,
+        dilation: Pair,
+        groups: int,
+    ) -> Tensor:
+        output = forward(input, weight, bias, stride, padding, dilation, groups)
+        size = output_size(input.shape[2:], weight.shape[2:], stride, padding * 2, dilation)
+        shape = len(input), len(weight), *size
+        if isinstance(output, Tensor) and output.shape != shape:
+            raise PluginError(
+                f"the output has shape {tuple(output.shape)}, not {shape}, for an input of {tuple(input.shape)}, "
+                f"a weight of {tuple(weight.shape)}, stride {stride}, padding {padding} and dilation {dilation}"
+            )
+        return output
+
+    return checked
 
 
 def backward_is_derived(op: Callable[..., Any]) -> bool:
@@ -214,7 +240,7 @@ def _nothing_to_sum(
 
 
 class _Saying:
-    """Say of a refusal in the backward which convolution it was that the author's forward refused."""
+    """Says of an error in the backward which convolution it was that the author's forward was called for."""
 
     def __init__(self, name: str, kernels: Tensor) -> None:
         self._name, self._size = name, (kernels.shape[2], kernels.shape[3])
@@ -225,8 +251,13 @@ class _Saying:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, Unsupported):
-            raise Unsupported(
-                f"the gradient of {self._name} is a convolution with kernels of {self._size[0]}x"
-                f"{self._size[1]}, which the forward refuses: {error}"
+        if isinstance(error, Unsupported | PluginError):
+            what = (
+                "which the forward refuses"
+                if isinstance(error, Unsupported)
+                else "which the forward gets wrong"
+            )
+            height, width = self._size
+            raise type(error)(
+                f"the gradient of {self._name} is a convolution with kernels of {height}x{width}, {what}: {error}"
             ) from error

@@ -271,7 +271,8 @@ def _register(registered: Registered, kernels: PoolKernels) -> None:
     )
     if not kernels.activations:
         return
-    assert kernels.activated_mean is not None and kernels.activated_mean_gradient is not None
+    assert kernels.activated_mean is not None
+    assert kernels.activated_mean_gradient is not None
     registered.add(
         f"activation_max_pool2d(Tensor input, SymInt[] size, {_WINDOW}, int[] dilation, str activation) "
         "-> (Tensor, Tensor)",

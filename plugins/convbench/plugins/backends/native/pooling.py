@@ -69,6 +69,7 @@ def mean(
     count_padding: bool,
     divisor: int,
     activation: str = "none",
+    *,
     activated: Tensor | None = None,
 ) -> Tensor:
     """(N, C, H, W) -> (N, C, H', W'); the activations of the input are written to `activated`."""
@@ -87,6 +88,7 @@ def mean_gradient(
     padding: Ints,
     count_padding: bool,
     divisor: int,
+    *,
     activated: Tensor | None = None,
     activation: str = "none",
 ) -> Tensor:
@@ -103,13 +105,15 @@ def activated_mean(input: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     if options[-1] == "relu":
         return mean(input, *options), input.new_empty(0)
     activated = input.new_empty(input.shape)
-    return mean(input, *options, activated), activated
+    return mean(input, *options, activated=activated), activated
 
 
 def activated_mean_gradient(grad_output: Tensor, activated: Tensor, *options: Any) -> Tensor:
     """(N, C, H', W'), (N, C, H, W) -> (N, C, H, W)."""
-    *call_options, activation = options
-    return mean_gradient(grad_output, activated.shape[2:], False, *call_options, activated, activation)
+    *others, activation = options
+    return mean_gradient(
+        grad_output, activated.shape[2:], False, *others, activated=activated, activation=activation
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -89,7 +89,7 @@ def mean(
 def mean_gradient(grad_output: Tensor, size: Ints, channels_last: bool, *options: Any) -> Tensor:
     """(N, C, H', W') -> (N, C, H, W): every value shared out among its window."""
     gradient = new_images(grad_output, (*grad_output.shape[:2], *size), channels_last)
-    _share_out(grad_output, gradient, gradient, *options, "none")
+    _share_out(grad_output, gradient, gradient, *options)
     return gradient
 
 
@@ -114,7 +114,7 @@ def _share_out(
     padding: Ints,
     count_padding: bool,
     divisor: int,
-    activation: str,
+    activation: str = "none",
 ) -> None:
     _launch(
         _avg_pool_gradient(), gradient, (grad_output, input), (gradient,),
