@@ -102,7 +102,7 @@ def time_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     taken = len(steps.step_ms)
     notes = []
     if taken < job.steps:
-        notes.append(f"timed {taken} of {job.steps} steps within {job.max_seconds:g} s")
+        notes.append(f"timed {taken} of {job.steps} steps within {job.max_seconds:.3g} s")
     flags = steps.observed.flags(len(allowed_cpus())) + ["drifting"] * drifts(steps.step_ms)
     measures = {
         "steps": taken,
