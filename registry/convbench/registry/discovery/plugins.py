@@ -63,6 +63,13 @@ class Registry:
     suites: Catalog[Path]
     _manager: pluggy.PluginManager = field(repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        catalogs = (
+            f"{len(getattr(self, kind))} {kind}"
+            for kind in ("backends", "architectures", "datasets", "suites")
+        )
+        return f"{len(self.plugins)} plugins ({len(self.broken)} broken): {', '.join(catalogs)}"
+
     @property
     def version(self) -> str:
         """The installed version of convbench."""

@@ -113,7 +113,9 @@ def shares(frame: pd.DataFrame, title: str, axis: str, note: str = "") -> Chart:
     parts = list(dict.fromkeys(frame.part))
     sums = frame.groupby("name", sort=False).share.cumsum()
     frame = frame.assign(start=sums - frame.share, end=sums, text=[f"{share:.0%}" for share in frame.share])
-    colour = alt.Color("part:N").scale(domain=parts, range=list(PARTS[: len(parts)]))
+    colour = alt.Color("part:N").scale(
+        domain=parts, range=list(PARTS[:: 3 if len(parts) == 2 else 1][: len(parts)])
+    )
     colour = colour.legend(orient="bottom", title=None, columns=2, symbolType="square", symbolOpacity=1)
     x = alt.X("start:Q").scale(domain=[0, 1]).axis(format="%", values=[0, 0.25, 0.5, 0.75, 1], title=axis)
     bars = (

@@ -185,6 +185,8 @@ def served_table(contents: Contents) -> HtmlTable | None:
             known = found.setdefault((row.architecture, row.backend, row.device, row.dtype), {})
             for name, text in served_cells(row):
                 known.setdefault(name, text)
+    left = ("unavailable", "unsupported")  # at the end
+    found = dict(sorted(found.items(), key=lambda item: item[1].get("verification") in left))
     ops = sorted({name for cells in found.values() for name in cells if name not in (*BEFORE, *AFTER)})
     headings = [*BEFORE, *ops, *AFTER]
     return table(

@@ -196,7 +196,12 @@ def summary(report: Report) -> str:
     parts = [f"{count} {state}" for state, count in counts.items() if count]
     parts += [f"{count} by a {fault}" for fault, count in report.known_faults.items()]
     if counts["passed"]:
-        parts.append(f"largest error {report.max_error:.1e}")
+        largest: dict[str, float] = {}
+        for each in report.outcomes:
+            if each.state == "passed":
+                largest[each.dtype] = max(each.error, largest.get(each.dtype, 0.0))
+        named = (f"{error:.1e}" + f" in {dtype}" * (len(largest) > 1) for dtype, error in largest.items())
+        parts.append(f"largest error {', '.join(named)}")
     if report.compiles == "passed":
         parts.append("compiles")
     elif report.compiles == "unsupported":

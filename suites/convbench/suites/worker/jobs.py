@@ -100,7 +100,7 @@ def time_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     taken = len(steps.step_ms)
     notes = []
     if taken < timing.steps:
-        notes.append(f"timed {taken} of {timing.steps} steps within {timing.max_seconds:g} s")
+        notes.append(f"timed {taken} of {timing.steps} steps within {timing.max_seconds:.3g} s")
     flags = steps.observed.flags(len(allowed_cpus())) + ["drifting"] * drifts(steps.step_ms)
     measures = {
         "steps": taken,
