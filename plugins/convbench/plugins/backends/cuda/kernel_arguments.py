@@ -7,7 +7,7 @@ have seen the same taps, every s-th or so, at positions that follow one another 
                                        even: tap   1       1       1        at grad_output 0, 1, 2
                                        odd: taps       2,0     2,0     2,0  at grad_output (0, 1), (1, 2), (2, 3)
 
-So the gradient of each class is a correlation of the grad_output gradient with the kernel's taps of that class, of
+So the gradient of each class is a correlation of the output's gradient with the kernel's taps of that class, of
 step 1, without the multiplications by zero of a dilated gradient; and its filters are the input's channels.
 """
 
@@ -22,7 +22,7 @@ from math import gcd
 
 @dataclass(frozen=True)
 class Shape:
-    """A convolution in numbers; pairs are (vertical, horizontal), and the padding that at the top and left."""
+    """A convolution in numbers; pairs are (vertical, horizontal); `padding` is at the top and left."""
 
     images: int
     channels: int
@@ -124,7 +124,7 @@ def _classes(extent: int, kernel: int, stride: int, padding: int, dilation: int)
 
 @lru_cache(maxsize=1024)
 def input_gradient(shape: Shape) -> tuple[tuple[Correlation, ...], bool]:
-    """The correlations of the grad_output gradient that make up the gradient, and whether they leave pixels out.
+    """The correlations of the output's gradient that make up the gradient, and whether they leave pixels out.
 
     Pixels that no window has seen have no taps, and a gradient of zero, which none of the correlations writes.
     """

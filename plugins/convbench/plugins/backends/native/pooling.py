@@ -122,7 +122,7 @@ def _pooling(shape: torch.Size, *options: tuple[int | str, ...]) -> Any:
     given = (value for pair in options for value in pair)
     numbers = [ACTIVATIONS.index(value) if isinstance(value, str) else value for value in given]
     numbers = [shape[0] * shape[1], *shape[2:], *numbers]
-    return int64s([*numbers, *[0] * (16 - len(numbers))])  # what is not told is zero
+    return int64s([*numbers, *[0] * (16 - len(numbers))])  # the rest is zero
 
 
 KERNELS = PoolKernels(

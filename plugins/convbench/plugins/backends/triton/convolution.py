@@ -103,7 +103,7 @@ def _correlate(
     activation: str,
     gradient: bool,
 ) -> None:
-    """Fill the target; going back, with what of the grad_output gradient reaches it."""
+    """Fill the target with a convolution, or with an input gradient if `gradient`."""
     if target.numel() == 0:
         return
     stride, (top, left, *_), dilation, groups = options

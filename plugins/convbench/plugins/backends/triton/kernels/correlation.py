@@ -21,7 +21,7 @@ kernel's corner, and what lies outside of the image is masked. There are two way
 - FOLDED: (channel, tap) is one axis, as in the memory of a contiguous weight. With one channel and 25 taps, k
   is 25 long and not 25 times a block that is empty but for one channel. Masks are as large as the patches.
 
-**The input gradient** is the same product of the grad_output gradient and the kernels turned over. With a stride
+**The input gradient** is the same product of the output's gradient and the kernels turned over. With a stride
 s, the pixels of one residue of (row + padding) modulo s see the same taps, every (s / gcd(s, dilation))th, and
 each of these classes is a dense correlation: nothing is multiplied by the zeros between the pixels of a dilated
 gradient, and no two programs add to one pixel. The second axis of the grid is the class.
