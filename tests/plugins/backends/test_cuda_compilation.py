@@ -82,8 +82,8 @@ def launches(dtype: str, tf32: bool = False) -> dict[tuple[Program, str], tuple[
     patched.undo()
     input = torch.empty((2, 3, 12, 12), dtype=kind, device="meta")
     window = (2, 2), (2, 2), (0, 0)
-    pools.largest_gradient(*pools.largest(input, (6, 6), *window, (1, 1)), (12, 12), *window, (1, 1))
-    pools.mean_gradient(pools.mean(input, (6, 6), *window, 1, 0), (12, 12), *window, 1, 0)
+    pools.largest_gradient(*pools.largest(input, (6, 6), *window, (1, 1)), (12, 12), False, *window, (1, 1))
+    pools.mean_gradient(pools.mean(input, (6, 6), *window, True, 0), (12, 12), False, *window, True, 0)
     return recorder.launches
 
 

@@ -8,19 +8,11 @@ enough.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
 
 Route = Callable[..., Any]
-_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
-    "conv2d": ("weight", "bias", "stride", "padding", "dilation", "groups"),
-    "max_pool2d": ("kernel_size", "stride", "padding", "dilation", "ceil_mode"),
-    "avg_pool2d": (
-        "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override",
-    ),
-}  # fmt: skip
 LAYERS: Mapping[type[nn.Module], str] = {
     nn.Conv2d: "conv2d",
     nn.MaxPool2d: "max_pool2d",
@@ -37,12 +29,35 @@ def calls_op_alone(module: nn.Module) -> bool:
 
 def call_of(module: nn.Module, route: Route, *further: Any) -> Callable[[Tensor], Any]:
     """The call that a layer of `LAYERS` makes, of `route`; `further` arguments come after its own."""
-    arguments = attrgetter(*_ARGUMENTS[LAYERS[type(module)]])
+    return _CALLS[type(module)](module, route, *further)
 
-    def call(input: Tensor) -> Any:
-        return route(input, *arguments(module), *further)
 
-    return call
+def _conv2d(layer: Any, route: Route, *further: Any) -> Callable[[Tensor], Any]:
+    return lambda input: route(
+        input, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups, *further
+    )
+
+
+def _max_pool2d(layer: Any, route: Route, *further: Any) -> Callable[[Tensor], Any]:
+    return lambda input: route(
+        input, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode, *further
+    )
+
+
+def _avg_pool2d(layer: Any, route: Route, *further: Any) -> Callable[[Tensor], Any]:
+    return lambda input: route(
+        input,
+        layer.kernel_size,
+        layer.stride,
+        layer.padding,
+        layer.ceil_mode,
+        layer.count_include_pad,
+        layer.divisor_override,
+        *further,
+    )
+
+
+_CALLS = {nn.Conv2d: _conv2d, nn.MaxPool2d: _max_pool2d, nn.AvgPool2d: _avg_pool2d}  # traced by compilers
 
 
 class PatchedForwards:
