@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,9 @@ class ShownRows(Displayed):
 
     def plot(self) -> Any:
         """The charts of the run."""
-        return import_module("convbench.results.charts").plot_run(self.rows)
+        from convbench.results.charts import plot_run
+
+        return plot_run(self.rows)
 
     def __repr__(self) -> str:
         counts = Counter(each.status for each in comparison_table(self.rows).lines)

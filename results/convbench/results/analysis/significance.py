@@ -39,6 +39,7 @@ from convbench.results.analysis.statistics import Interval, exponential, holm, t
 Times: TypeAlias = Mapping[Hashable, float]  # the median step of each process, by what names the process
 
 Verdict = Literal["faster", "slower", "higher", "lower", "same", "unclear"]
+OF_TIMES: Mapping[str, Verdict] = {"more": "slower", "less": "faster", "same": "same", "unclear": "unclear"}
 
 ALPHA = 0.01  # chance that any pair of a comparison of equals is called different
 CONFIDENCE = 0.95  # of the intervals shown, and of the one-sided ones that a gate goes by

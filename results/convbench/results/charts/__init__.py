@@ -18,9 +18,6 @@ def plot_run(rows: Iterable[Row]) -> alt.VConcatChart:
     Raises:
         UsageError: the rows measured nothing.
     """
-    import altair as alt
-
-    from convbench.registry.errors import UsageError
     from convbench.results.analysis.contents import Contents
     from convbench.results.analysis.standings import comparison_table
     from convbench.results.charts.run_charts import group_charts
@@ -28,9 +25,7 @@ def plot_run(rows: Iterable[Row]) -> alt.VConcatChart:
     table = comparison_table(rows)
     contents = Contents("", table.rows, table)
     charts = [chart for group in table.groups for chart in group_charts(contents, group)]
-    if not charts:
-        raise UsageError("there is nothing to draw: no process measured anything")
-    return alt.VConcatChart(vconcat=charts, resolve=alt.Resolve(scale={"color": "independent"}))
+    return _stacked(charts, "no process measured anything")
 
 
 def plot_comparison(comparison: Comparison) -> alt.VConcatChart:
@@ -39,12 +34,17 @@ def plot_comparison(comparison: Comparison) -> alt.VConcatChart:
     Raises:
         UsageError: nothing could be compared.
     """
+    from convbench.results.charts.comparison_charts import comparison_charts
+
+    return _stacked(comparison_charts(comparison), "no step times could be compared")
+
+
+def _stacked(charts: list[alt.LayerChart], why_none: str) -> alt.VConcatChart:
+    """Charts one below the other, each with colours of its own."""
     import altair as alt
 
     from convbench.registry.errors import UsageError
-    from convbench.results.charts.comparison_charts import comparison_charts
 
-    charts = comparison_charts(comparison)
     if not charts:
-        raise UsageError("there is nothing to draw: no step times could be compared")
+        raise UsageError(f"there is nothing to draw: {why_none}")
     return alt.VConcatChart(vconcat=charts, resolve=alt.Resolve(scale={"color": "independent"}))

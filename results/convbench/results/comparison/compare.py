@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,6 +16,7 @@ from convbench.results.analysis.significance import (
     FLOOR_POINTS,
     MIN_EFFECT,
     MIN_POINTS,
+    OF_TIMES,
     Difference,
     Judged,
     Verdict,
@@ -150,7 +150,9 @@ class Comparison(Displayed):
 
     def plot(self) -> Any:
         """The charts of the comparison."""
-        return import_module("convbench.results.charts").plot_comparison(self)
+        from convbench.results.charts import plot_comparison
+
+        return plot_comparison(self)
 
     def __repr__(self) -> str:
         verdicts = Counter([pair.verdict for pair in self.times] + [pair.verdict for pair in self.accuracies])
@@ -221,12 +223,11 @@ def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair
     """Judge the step times of all pairs together."""
     timed = [each for each in matches if each.base.step_ms and each.new.step_ms]
     gaps = [time_difference(each.base.times, each.new.times) for each in timed]
-    words: dict[str, Verdict] = {"more": "slower", "less": "faster", "same": "same", "unclear": "unclear"}
     return tuple(
         TimePair(
             combination=each.combination,
             file=each.file,
-            verdict=words[judged.verdict],
+            verdict=OF_TIMES[judged.verdict],
             ratio=exponential(gap.estimate),
             low=exponential(judged.low),
             high=exponential(judged.high),

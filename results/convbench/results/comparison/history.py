@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, linear_regression
 
-from convbench.results.analysis.significance import ALPHA, FLOOR_SPREAD, Difference, Verdict, judge
+from convbench.results.analysis.significance import ALPHA, FLOOR_SPREAD, OF_TIMES, Difference, Verdict, judge
 from convbench.results.analysis.statistics import exponential, geometric_mean, t_tail
 from convbench.results.comparison.pairing import Match
 from convbench.results.schema import Combination
@@ -66,7 +66,6 @@ def trends(files: Sequence[str], matches: Sequence[Match], min_effect: float) ->
     fits = {combination: fit(step_ms) for combination, step_ms in lines.items()}
     sound = {combination: each for combination, each in fits.items() if each.freedom > 0}
     judged = dict(zip(sound, judge(list(sound.values()), math.log1p(min_effect)), strict=True))
-    words: dict[str, Verdict] = {"more": "slower", "less": "faster", "same": "same", "unclear": "unclear"}
     result = []
     alpha = ALPHA / max(len(lines), 1)  # of all histories together
     for combination, step_ms in lines.items():
@@ -78,7 +77,7 @@ def trends(files: Sequence[str], matches: Sequence[Match], min_effect: float) ->
                 change=exponential(fits[combination].estimate),
                 low=exponential(found_out.low) if found_out else None,
                 high=exponential(found_out.high) if found_out else None,
-                verdict=words[found_out.verdict] if found_out else "unclear",
+                verdict=OF_TIMES[found_out.verdict] if found_out else "unclear",
                 changes=tuple(changes(files, step_ms, alpha, math.log1p(min_effect))),
             )
         )
