@@ -291,8 +291,9 @@ def spread(reached: Accuracy) -> str:
 
 
 def value(line: Line) -> str:
-    """What training reached, and nothing else."""
-    return EMPTY if line.accuracy is None else f"{line.accuracy.mean:.3f}"
+    """What finished trainings reached, and nothing else."""
+    reached = line.accuracy
+    return EMPTY if reached is None or reached.budgeted else f"{reached.mean:.3f}"
 
 
 QUANTILES = Column("p10–p90, ms", quantiles, "the range that holds eight of ten steps", drops=70)
