@@ -10,9 +10,10 @@
 // A task is a band of rows of one image: as much as lets its copy stay in the second-level cache.
 #pragma once
 
-#include "activation.hpp"
+#include <cstdio>
+#include <cstdlib>
+#include "image_lanes.hpp"
 #include "one_filter.hpp"
-#include "source.hpp"
 #include "weight_gradient.hpp"
 
 namespace ISA {
@@ -83,10 +84,21 @@ double cost_of_position_lanes(Index filters, Index columns, Index taps, bool gap
     return vectors * filters * width_time(L == FULL<T>) * (taps * (in_block < 2 ? 2 : 1.05) + 3) + moved;
 }
 
+// `pixels` are those of the source that a row of output takes, `bytes` those of all rows that the kernel sees at once.
+template <class T, int L>
+double cost_of_image_lanes(Index batch, Index filters, Index columns, Index taps, Index pixels, Index bytes) {
+    if (bytes * L > 2 * CACHE) return __builtin_huge_val();
+    const double in_block = static_cast<double>(filters) / divided_up(filters, FILTERS);
+    const double full = static_cast<double>(batch) / (divided_up(batch, L) * L);
+    return (columns * filters * (taps * (in_block < 2 ? 2 : 1.05) + 8) + 8.0 * pixels) / L / full;
+}
+
 // Call f with the cheapest way. `neighbours` says that rows of the kernel meet neighbouring rows of the source.
 template <class T, class F>
-auto cheapest(Index filters, Index columns, Index taps, bool gaps, bool neighbours, const F &f) {
+auto cheapest(Index batch, Index filters, Index columns, Index taps, Index pixels, Index bytes, bool gaps,
+              bool neighbours, const F &f) {
     constexpr int WHOLE = FULL<T>, HALF = WHOLE > 2 ? WHOLE / 2 : WHOLE;
+    const double of_images = cost_of_image_lanes<T, WHOLE>(batch, filters, columns, taps, pixels, bytes);
     if (filters == 1 && neighbours) {
         const double whole = divided_up(columns, WHOLE), half = divided_up(columns, HALF);
         if (whole * width_time(true) <= half * width_time(false)) return f(RowLanes<T, WHOLE>());
@@ -101,6 +113,9 @@ auto cheapest(Index filters, Index columns, Index taps, bool gaps, bool neighbou
     int best = 0;
     for (int i = 1; i < 4; i++)
         if (costs[i] < costs[best]) best = i;
+    const char *forced = getenv("CB_WAY");
+    if (getenv("CB_COST")) fprintf(stderr, "filters %ld columns %ld taps %ld: %g %g %g %g images %g\n", filters, columns, taps, costs[0], costs[1], costs[2], costs[3], of_images);
+    if (forced ? *forced == 'i' && of_images < 1e300 : of_images < costs[best]) return f(ImageLanes<T, WHOLE>());
     switch (best) {
     case 0: return f(FilterLanes<T, WHOLE>());
     case 1: return f(FilterLanes<T, HALF>());
@@ -117,12 +132,13 @@ bool forward_with(const Geometry &g, const T *input, const T *weight, const T *b
     const Index kernel = g.kernel_y * g.kernel_x, taps = channels * kernel, padded = Way::padded(filters);
     const Index halo = (g.kernel_y - 1) * g.dilation_y + 1 - g.stride_y;
     const Index pitch = g.columns + (g.kernel_x - 1) * g.dilation_x / g.stride_x;
-    const Bands bands(g.rows, g.batch, team.threads, g.channels * pitch * g.stride_x * sizeof(T), halo, g.stride_y);
-    const Source source{g.channels, bands.high * g.stride_y + halo, g.stride_x, pitch, -g.pad_x};
+    const Index blocks = divided_up(g.batch, Way::IMAGES), bytes_of_row = g.channels * pitch * g.stride_x * sizeof(T);
+    const Bands bands(g.rows, blocks, team.threads, Way::IMAGES * bytes_of_row, halo, g.stride_y);
+    const typename Way::Source source{g.channels, bands.high * g.stride_y + halo, g.stride_x, pitch, -g.pad_x};
 
     Index *offsets, *places, *reaches;
     T *packed, *biases, *copies, *tiles;
-    const Index copy = source.size() + Source::SPARE, tile = Way::tile(g.columns) + 64;
+    const Index copy = source.size() + source.SPARE, tile = Way::tile(g.columns) + 64;
     const bool laid_out = lay_out(team, [&](Room &room) {
         offsets = room.take<Index>(taps);
         places = room.take<Index>(taps);
@@ -149,20 +165,22 @@ bool forward_with(const Geometry &g, const T *input, const T *weight, const T *b
         for (Index f = 0; f < padded; f++)
             biases[group * padded + f] = bias && f < filters ? bias[group * filters + f] : T(0);
     });
-    const Index plane = g.rows * g.columns;
+    const Index plane = g.rows * g.columns, size = g.channels * g.height * g.width;
     const Correlation<T> correlation{g.groups, channels, filters, taps, offsets,
                                      g.kernel_y, reaches, g.stride_y, g.height, packed, padded * taps, biases, padded,
-                                     g.rows, g.columns, g.stride_y * source.row(), source.channel(),
-                                     g.columns, 1, plane, g.activation == RELU ? T(0) : -T(__builtin_huge_val())};
-    parallel(team, g.batch * bands.count, [&](Index task, int worker) {
-        const Index image = task / bands.count, begin = task % bands.count * bands.high;
+                                     g.rows, g.columns, g.stride_y * source.row(), source.column(), source.channel(),
+                                     g.columns, 1, plane, g.filters * plane,
+                                     g.activation == RELU ? T(0) : -T(__builtin_huge_val()),
+                                     g.activation > RELU ? g.activation : NONE};
+    parallel(team, blocks * bands.count, [&](Index task, int worker) {
+        const Index image = task / bands.count * Way::IMAGES, begin = task % bands.count * bands.high;
+        const Index images = smaller(Way::IMAGES, g.batch - image);
         T *mine = copies + worker * copy;
-        source.fill(mine, input + image * g.channels * g.height * g.width, g.height, g.width,
-                    begin * g.stride_y - g.pad_y);
+        source.fill(mine, input + image * size, g.height, g.width, begin * g.stride_y - g.pad_y, size, images);
         T *to = output + image * g.filters * plane;
         const Index end = smaller(g.rows, begin + bands.high);
-        Way::run(correlation, mine, to, begin, end, tiles + worker * tile);
-        if (g.activation > RELU)  // while the band is still in the cache
+        Way::run(correlation, mine, to, begin, end, tiles + worker * tile, images);
+        if (g.activation > RELU && !Way::ACTIVATES)  // while the band is still in the cache
             for (Index f = 0; f < g.filters; f++) {
                 T *rows = to + f * plane + begin * g.columns;
                 activate(g.activation, rows, rows, (end - begin) * g.columns);
@@ -175,7 +193,9 @@ template <class T>
 bool forward(const Geometry &g, const T *input, const T *weight, const T *bias, T *output, Team &team) {
     const Index taps = g.channels / g.groups * g.kernel_y * g.kernel_x;
     const bool neighbours = g.stride_y == 1 && g.dilation_y == 1 && g.kernel_y <= KERNEL_ROWS;
-    return cheapest<T>(g.filters / g.groups, g.columns, taps, false, neighbours, [&](auto way) {
+    const Index pixels = g.channels / g.groups * g.width * g.stride_y;
+    const Index bytes = g.channels * ((g.kernel_y - 1) * g.dilation_y + 1) * (g.width + 2 * g.pad_x) * sizeof(T);
+    return cheapest<T>(g.batch, g.filters / g.groups, g.columns, taps, pixels, bytes, false, neighbours, [&](auto way) {
         return forward_with<T, decltype(way)>(g, input, weight, bias, output, team);
     });
 }
@@ -206,14 +226,16 @@ bool input_gradient_with(const Geometry &g, const T *upstream, const T *weight, 
     const Index wide = smaller(g.stride_x, g.width), classes = smaller(g.stride_y, g.height) * wide;  // that have pixels
     const Index rows = divided_up(g.height, g.stride_y), columns = divided_up(g.width, g.stride_x);
     const Index halo = down.highest() - down.lowest(), pitch = columns + across.highest() - across.lowest();
-    const Bands bands(rows, g.batch, team.threads, g.filters * pitch * sizeof(T), halo, 1);
-    const Source source{g.filters, bands.high + halo, 1, pitch, across.lowest()};
+    const Index blocks = divided_up(g.batch, Way::IMAGES), bytes_of_row = g.filters * pitch * sizeof(T);
+    const Bands bands(rows, blocks, team.threads, Way::IMAGES * bytes_of_row, halo, 1);
+    const typename Way::Source source{g.filters, bands.high + halo, 1, pitch, across.lowest()};
 
     Correlation<T> *correlations;
     Index *offsets, *places, *reaches;
     T *packed, *biases, *copies, *tiles;
     const Index taps_of_all = filters * kernel;  // every tap belongs to one class
-    const Index copy = source.size() + Source::SPARE, tile = Way::tile(columns) + 64;
+    const Index size = g.channels * g.height * g.width;
+    const Index copy = source.size() + source.SPARE, tile = Way::tile(columns) + 64;
     const bool laid_out = lay_out(team, [&](Room &room) {
         correlations = room.take<Correlation<T>>(classes);
         offsets = room.take<Index>(taps_of_all);
@@ -245,8 +267,9 @@ bool input_gradient_with(const Geometry &g, const T *upstream, const T *weight, 
                                 kernel_rows, of_class, 1, g.rows,
                                 packed + g.groups * padded * first, padded * taps, biases, padded,
                                 divided_up(g.height - a, g.stride_y), divided_up(g.width - b, g.stride_x),
-                                source.row(), source.channel(),
-                                g.stride_y * g.width, g.stride_x, g.height * g.width, -T(__builtin_huge_val())};
+                                source.row(), source.column(), source.channel(),
+                                g.stride_y * g.width, g.stride_x, g.height * g.width, size,
+                                -T(__builtin_huge_val()), NONE};
         first += taps;
     }
     parallel(team, g.groups * classes, [&](Index task, int) {
@@ -258,15 +281,17 @@ bool input_gradient_with(const Geometry &g, const T *upstream, const T *weight, 
                   [&](Index channel, Index k) { return from[where[k] + channel * kernel]; });
     });
     const Index plane = g.rows * g.columns;
-    parallel(team, g.batch * bands.count, [&](Index task, int worker) {
-        const Index image = task / bands.count, begin = task % bands.count * bands.high;
+    parallel(team, blocks * bands.count, [&](Index task, int worker) {
+        const Index image = task / bands.count * Way::IMAGES, begin = task % bands.count * bands.high;
+        const Index images = smaller(Way::IMAGES, g.batch - image);
         T *mine = copies + worker * copy;
-        source.fill(mine, upstream + image * g.filters * plane, g.rows, g.columns, begin + down.lowest());
+        source.fill(mine, upstream + image * g.filters * plane, g.rows, g.columns, begin + down.lowest(),
+                    g.filters * plane, images);
         for (Index class_ = 0; class_ < classes; class_++) {
             const Correlation<T> &c = correlations[class_];
-            T *to = gradient + image * g.channels * g.height * g.width + class_ / wide * g.width + class_ % wide;
+            T *to = gradient + image * size + class_ / wide * g.width + class_ % wide;
             const Index end = smaller(c.rows, begin + bands.high);
-            if (begin < end && c.columns > 0) Way::run(c, mine, to, begin, end, tiles + worker * tile);
+            if (begin < end && c.columns > 0) Way::run(c, mine, to, begin, end, tiles + worker * tile, images);
         }
     });
     return true;
@@ -276,8 +301,9 @@ template <class T>
 bool input_gradient(const Geometry &g, const T *upstream, const T *weight, T *gradient, Team &team) {
     const Index taps = divided_up(g.filters / g.groups * g.kernel_y * g.kernel_x, g.stride_y * g.stride_x);
     const bool neighbours = g.dilation_y == 1 && divided_up(g.kernel_y, g.stride_y) <= KERNEL_ROWS;
-    const Index columns = divided_up(g.width, g.stride_x);
-    return cheapest<T>(g.channels / g.groups, columns, taps, g.stride_x > 1, neighbours, [&](auto way) {
+    const Index columns = divided_up(g.width, g.stride_x), pixels = g.filters / g.groups * g.columns / g.stride_y;
+    const Index bytes = g.filters * divided_up(g.kernel_y * g.dilation_y, g.stride_y) * (g.columns + g.kernel_x) * sizeof(T);
+    return cheapest<T>(g.batch, g.channels / g.groups, columns, taps, pixels, bytes, g.stride_x > 1, neighbours, [&](auto way) {
         return input_gradient_with<T, decltype(way)>(g, upstream, weight, gradient, team);
     });
 }
@@ -302,7 +328,7 @@ bool weight_gradient_with(const Geometry &g, const T *upstream, const T *input, 
 
     Index *offsets;
     T *sums, *copies, *turned;
-    const Index copy = source.size() + Source::SPARE, turn = stripe * g.columns * 2 * L;
+    const Index copy = source.size() + source.SPARE, turn = stripe * g.columns * 2 * L;
     const bool laid_out = lay_out(team, [&](Room &room) {
         offsets = room.take<Index>(taps);
         sums = room.take<T>(chunks * size);
@@ -360,10 +386,63 @@ bool weight_gradient_with(const Geometry &g, const T *upstream, const T *input, 
     return true;
 }
 
+// The same with images along the lanes: every chunk's sums are those of each lane.
+template <class T>
+bool weight_gradient_by_images(const Geometry &g, const T *upstream, const T *input, T *gradient, T *of_bias, Team &team) {
+    constexpr int L = FULL<T>;
+    const Index channels = g.channels / g.groups, filters = g.filters / g.groups;
+    const Index kernel = g.kernel_y * g.kernel_x, taps = channels * kernel;
+    const Index halo = (g.kernel_y - 1) * g.dilation_y + 1 - g.stride_y;
+    const Index pitch = g.columns + (g.kernel_x - 1) * g.dilation_x / g.stride_x;
+    const Index blocks = divided_up(g.batch, L);
+    const Index bytes_of_row = (g.channels * pitch * g.stride_x * g.stride_y + g.filters * g.columns) * L * sizeof(T);
+    const Bands bands(g.rows, blocks, team.threads, bytes_of_row, divided_up(halo, g.stride_y), 1);
+    const ImageSource<T, L> source{g.channels, bands.high * g.stride_y + halo, g.stride_x, pitch, -g.pad_x};
+    const ImageSource<T, L> above{g.filters, bands.high, 1, g.columns, 0};
+    const Index size = g.filters * (taps + 1) * L, pieces = blocks * bands.count;
+    const Index chunks = smaller(pieces, larger(team.threads, smaller(4 * team.threads, 4194304 / size)));
+
+    Index *offsets;
+    T *sums, *copies, *others;
+    const bool laid_out = lay_out(team, [&](Room &room) {
+        offsets = room.take<Index>(taps);
+        sums = room.take<T>(chunks * size);
+        copies = room.take<T>(team.threads * source.size());
+        others = room.take<T>(team.threads * above.size());
+    });
+    if (!laid_out) return false;
+    for (Index k = 0; k < taps; k++)
+        offsets[k] = source.offset(k / kernel, k / g.kernel_x % g.kernel_y * g.dilation_y, k % g.kernel_x * g.dilation_x);
+    const Index in = g.channels * g.height * g.width, out = g.filters * g.rows * g.columns;
+    parallel(team, chunks, [&](Index chunk, int worker) {
+        T *pixels = copies + worker * source.size(), *given = others + worker * above.size(), *of_chunk = sums + chunk * size;
+        std::memset(of_chunk, 0, size * sizeof(T));
+        for (Index piece = pieces * chunk / chunks; piece < pieces * (chunk + 1) / chunks; piece++) {
+            const Index image = piece / bands.count * L, images = smaller(L, g.batch - image);
+            const Index begin = piece % bands.count * bands.high, rows = smaller(bands.high, g.rows - begin);
+            if (rows <= 0) continue;
+            source.fill(pixels, input + image * in, g.height, g.width, begin * g.stride_y - g.pad_y, in, images);
+            above.fill(given, upstream + image * out, g.rows, g.columns, begin, out, images);
+            for (Index group = 0; group < g.groups; group++)
+                ImageTaps<T, L>::run(source, pixels + group * channels * source.channel(), offsets, taps,
+                                     g.stride_y * source.row(), given + group * filters * above.channel(), filters, rows,
+                                     g.columns, bands.high, of_chunk + group * filters * (taps + 1) * L);
+        }
+    });
+    parallel(team, g.filters, [&](Index filter, int) {
+        const T *from = sums + filter * (taps + 1) * L;
+        add_lanes<T, L>(from, chunks, size, gradient + filter * taps, taps);
+        add_lanes<T, L>(from + taps * L, chunks, size, of_bias + filter, 1);
+    });
+    return true;
+}
+
 template <class T>
 bool weight_gradient(const Geometry &g, const T *upstream, const T *input, T *gradient, T *of_bias, Team &team) {
     constexpr int WHOLE = FULL<T>, HALF = WHOLE > 2 ? WHOLE / 2 : WHOLE;
     const Index filters = g.filters / g.groups;
+    const char *forced = getenv("CB_WAY");
+    if (forced ? *forced == 'i' : g.batch >= WHOLE) return weight_gradient_by_images<T>(g, upstream, input, gradient, of_bias, team);
     if (divided_up(filters, WHOLE) * width_time(true) <= divided_up(filters, HALF) * width_time(false))
         return weight_gradient_with<T, WHOLE>(g, upstream, input, gradient, of_bias, team);
     return weight_gradient_with<T, HALF>(g, upstream, input, gradient, of_bias, team);

@@ -19,7 +19,8 @@
 // units busy, and every further one saves loads: 2x14 loads 16 registers for 28 multiply-adds, 6x4 ten for 24.
 #pragma once
 
-#include "vectors.hpp"
+#include "activation.hpp"
+#include "source.hpp"
 
 namespace ISA {
 
@@ -37,9 +38,11 @@ struct Correlation {
     const T *bias;                    // [groups][padded filters], zeros where there is none
     Index bias_of_group;
     Index rows, columns;              // of the output
-    Index source_row, source_channel; // steps from one row of output to the next, and from channel to channel
-    Index to_row, to_column, to_filter;
+    // steps from one output to the next in its row and column, and from channel to channel
+    Index source_row, source_column, source_channel;
+    Index to_row, to_column, to_filter, to_image;
     T floor;                          // what is less becomes this: 0 of a ReLU, else -inf
+    Index activation;
 
     // Taps [begin, end) that see rows of the image from some output in [first_row, last_row]; the others are in the
     // padding above or below. In the gradient of a 5x5 kernel on 14x14 pixels that is every fourth multiplication.
@@ -91,6 +94,9 @@ void filter_block(const T *source, const Index *offsets, Index taps, const T *we
 
 template <class T, int L>
 struct FilterLanes {
+    typedef ISA::Source Source;
+    static constexpr int IMAGES = 1;
+    static constexpr bool ACTIVATES = false;  // more than the floor does
     typedef void (*Block)(const T *, const Index *, Index, const T *, const T *, T *, T);
 
     template <int M, int... P>
@@ -120,7 +126,7 @@ struct FilterLanes {
     static Index tile(Index columns) { return tile_rows(columns) * columns * 2 * L; }
 
     // Rows [begin, end) of the output; `source` is what the first of them needs, `to` where the plane begins.
-    static void run(const Correlation<T> &c, const T *source, T *to, Index begin, Index end, T *tile) {
+    static void run(const Correlation<T> &c, const T *source, T *to, Index begin, Index end, T *tile, Index = 1) {
         const Index pieces = divided_up(c.columns, POSITIONS), high = tile_rows(c.columns);
         for (Index g = 0; g < c.groups; g++)
             for (Index first = 0; first < c.filters; first += 2 * L) {
@@ -183,6 +189,9 @@ void position_block(const T *const *sources, const Index *offsets, Index taps, c
 
 template <class T, int L>
 struct PositionLanes {
+    typedef ISA::Source Source;
+    static constexpr int IMAGES = 1;
+    static constexpr bool ACTIVATES = false;  // more than the floor does
     typedef void (*Block)(const T *const *, const Index *, Index, const T *, const T *, T *const *, Index, T);
 
     template <int B, int... S>
@@ -212,7 +221,7 @@ struct PositionLanes {
         }
     }
 
-    static void run(const Correlation<T> &c, const T *source, T *to, Index begin, Index end, T *tile) {
+    static void run(const Correlation<T> &c, const T *source, T *to, Index begin, Index end, T *tile, Index = 1) {
         const Index blocks = divided_up(c.filters, FILTERS);
         // Rows are covered by vectors of L, the last of which reaches back over its neighbour and computes some
         // positions twice, to the same result. Only a row shorter than L, or one with gaps, goes through the tile.

@@ -55,7 +55,7 @@ struct RowLanes : PositionLanes<T, L> {
         return vectors == 1 ? pick<ROWS, 1>(kernel_rows, all) : pick<ROWS, 2>(kernel_rows, all);
     }
 
-    static void run(const Correlation<T> &c, const T *source, T *to, Index begin, Index end, T *tile) {
+    static void run(const Correlation<T> &c, const T *source, T *to, Index begin, Index end, T *tile, Index = 1) {
         if (!c.kernel_rows) return PositionLanes<T, L>::run(c, source, to, begin, end, tile);  // nothing but the bias
         const Index of_row = c.taps / c.kernel_rows, across = divided_up(c.columns, L), pieces = divided_up(across, 2);
         const bool downwards = c.kernel_rows == 1 || c.reaches[1] > c.reaches[0];

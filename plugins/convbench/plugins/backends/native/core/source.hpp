@@ -20,6 +20,7 @@ struct Source {
     Index row() const { return planes * pitch; }
     Index channel() const { return rows * row(); }
     Index size() const { return channels * channel(); }
+    Index column() const { return 1; }  // from one output to the next
 
     // Where the pixel (row, column) lies, counted from the copy's first row and column.
     Index offset(Index channel_, Index row_, Index column) const {
@@ -28,7 +29,7 @@ struct Source {
 
     // Copy rows [first_row, first_row + rows) of every channel; what is outside of the image becomes zero.
     template <class T>
-    void fill(T *copy, const T *image, Index height, Index width, Index first_row) const {
+    void fill(T *copy, const T *image, Index height, Index width, Index first_row, Index = 0, Index = 1) const {
         for (Index c = 0; c < channels; c++)
             for (Index r = 0; r < rows; r++, copy += row()) {
                 const Index y = first_row + r;
