@@ -21,6 +21,12 @@ INLINE void with_activation(Index activation, const F &f) {
     else if (activation == TANH) f(std::integral_constant<Index, TANH>());
 }
 
+template <class F>
+INLINE void with_activation_or_none(Index activation, const F &f) {
+    if (activation == NONE) f(std::integral_constant<Index, NONE>());
+    else with_activation(activation, f);
+}
+
 template <class T>
 struct Bits {  // of a number: where its exponent is
     typedef std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t> Whole;
@@ -89,7 +95,8 @@ INLINE V activated(V x) {
 // upstream times the slope, of which y = f(x) tells; as torch has it, all of it where y is no number.
 template <class T, int L, Index ACTIVATION, class V = typename Lanes<T, L>::Vector>
 INLINE V handed_back(V upstream, V y) {
-    if constexpr (ACTIVATION == RELU) return y <= T(0) ? V{} : upstream;
+    if constexpr (ACTIVATION == NONE) return upstream;
+    else if constexpr (ACTIVATION == RELU) return y <= T(0) ? V{} : upstream;
     else if constexpr (ACTIVATION == SIGMOID) return upstream * ((T(1) - y) * y);
     else return upstream * (T(1) - y * y);
 }

@@ -425,8 +425,8 @@ bool weight_gradient_by_images(const Geometry &g, const T *upstream, const T *in
             above.fill(given, upstream + image * out, g.rows, g.columns, begin, out, images);
             for (Index group = 0; group < g.groups; group++)
                 ImageTaps<T, L>::run(source, pixels + group * channels * source.channel(), offsets, taps,
-                                     g.stride_y * source.row(), given + group * filters * above.channel(), filters, rows,
-                                     g.columns, bands.high, of_chunk + group * filters * (taps + 1) * L);
+                                     g.stride_y * source.row(), given + group * filters * above.channel(), above.channel(),
+                                     above.row(), filters, rows, g.columns, of_chunk + group * filters * (taps + 1) * L);
         }
     });
     parallel(team, g.filters, [&](Index filter, int) {

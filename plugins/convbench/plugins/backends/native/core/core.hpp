@@ -23,6 +23,13 @@ struct Pooling {
     int64_t activation;                       // of the input of a mean, of the output of a maximum
 };
 
+// A convolution, its activation, and a pooling without padding of what comes out.
+struct Stage {
+    Geometry conv;
+    int64_t maximum, pool_y, pool_x, stride_y, stride_x;  // a mean where it is 0
+    int64_t rows, columns;                                // of the output
+};
+
 struct Elements {
     int64_t count, activation;
 };
@@ -65,6 +72,10 @@ struct Kernels {
     bool (*max_pool_gradient)(const Pooling &, const T *upstream, const uint16_t *choices, T *gradient, Team &);
     bool (*avg_pool)(const Pooling &, const T *input, T *output, T *activated, Team &);
     bool (*avg_pool_gradient)(const Pooling &, const T *upstream, const T *activated, T *gradient, Team &);
+    bool (*stage)(const Stage &, const T *input, const T *weight, const T *bias, T *output, T *kept, uint16_t *places,
+                  Team &);
+    bool (*stage_gradients)(const Stage &, const T *upstream, const T *input, const T *weight, const T *kept,
+                            const uint16_t *places, T *gradient, T *of_weight, T *of_bias, Team &);
     bool (*activation_gradient)(const Elements &, const T *upstream, const T *outputs, T *gradient, Team &);
 };
 

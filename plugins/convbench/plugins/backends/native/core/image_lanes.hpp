@@ -112,42 +112,68 @@ struct ImageLanes : PositionLanes<T, L> {
     static Index tile_rows(Index columns) { return larger(1, 512 / columns); }
     static Index tile(Index columns) { return (tile_rows(columns) * columns * FILTERS + L) * L; }
 
-    static void run(const Correlation<T> &c, const T *source, T *to, Index begin, Index end, T *tile, Index images) {
-        const Index blocks = divided_up(c.filters, FILTERS), high = tile_rows(c.columns);
-        for (Index g = 0; g < c.groups; g++)
-            for (Index block_ = 0; block_ < blocks; block_++) {
-                const Index first = c.filters * block_ / blocks, filters = c.filters * (block_ + 1) / blocks - first;
-                const T *weights = c.weights + g * c.weights_of_group + first * c.taps;
-                const T *bias = c.bias + g * c.bias_of_group + first;
-                const Index pieces = divided_up(c.columns, slots(static_cast<int>(filters)));
-                for (Index row = begin; row < end; row += high) {
-                    const Index rows = smaller(high, end - row), positions = rows * c.columns;
-                    for (Index r = 0; r < rows; r++) {
-                        const T *pixels = source + g * c.channels * c.source_channel + (row + r - begin) * c.source_row;
-                        Index tap, last;
-                        c.seen(row + r, row + r, tap, last);
-                        for (Index piece = 0; piece < pieces; piece++) {
-                            const Index left = c.columns * piece / pieces, right = c.columns * (piece + 1) / pieces;
-                            const T *sources[8];
-                            T *targets[8];
-                            for (Index s = 0; s < right - left; s++) {
-                                sources[s] = pixels + (left + s) * c.source_column;
-                                targets[s] = tile + (r * c.columns + left + s) * L;
-                            }
-                            PositionLanes<T, L>::block(filters, right - left)(
-                                sources, c.offsets + tap, last - tap, weights + tap * filters, bias, targets,
-                                positions * L, c.floor);
-                        }
-                    }
-                    activate(c.activation, tile, tile, filters * positions * L);
-                    T *target = to + (g * c.filters + first) * c.to_filter + row * c.to_row;
-                    const bool one_run = c.to_column == 1 && c.to_row == c.columns;
-                    for (Index f = 0; f < filters; f++)
-                        for (Index r = 0; r < (one_run ? 1 : rows); r++)
-                            put_images<T, L>(tile + (f * positions + r * c.columns) * L, one_run ? positions : c.columns,
-                                             target + f * c.to_filter + r * c.to_row, c.to_column, c.to_image, images);
+    // Rows [row, row + rows) of `filters` filters from `first` on: to[filter][position][L], planes `to_filter` apart.
+    static void rows(const Correlation<T> &c, const T *source, Index group, Index first, Index filters, Index row,
+                     Index rows, T *to, Index to_filter) {
+        const T *weights = c.weights + group * c.weights_of_group + first * c.taps;
+        const T *bias = c.bias + group * c.bias_of_group + first;
+        const Index pieces = divided_up(c.columns, slots(static_cast<int>(filters)));
+        for (Index r = 0; r < rows; r++) {
+            const T *pixels = source + group * c.channels * c.source_channel + r * c.source_row;
+            Index tap, last;
+            c.seen(row + r, row + r, tap, last);
+            for (Index piece = 0; piece < pieces; piece++) {
+                const Index left = c.columns * piece / pieces, right = c.columns * (piece + 1) / pieces;
+                const T *sources[8];
+                T *targets[8];
+                for (Index s = 0; s < right - left; s++) {
+                    sources[s] = pixels + (left + s) * c.source_column;
+                    targets[s] = to + (r * c.columns + left + s) * L;
                 }
+                PositionLanes<T, L>::block(filters, right - left)(sources, c.offsets + tap, last - tap,
+                                                                 weights + tap * filters, bias, targets, to_filter,
+                                                                 c.floor);
             }
+        }
+    }
+
+    // Call f(group, first filter, filters) for every block of filters that is computed together.
+    template <class F>
+    static void each_block(const Correlation<T> &c, const F &f) {
+        const Index blocks = divided_up(c.filters, FILTERS);
+        for (Index g = 0; g < c.groups; g++)
+            for (Index block = 0; block < blocks; block++) {
+                const Index first = c.filters * block / blocks;
+                f(g, first, c.filters * (block + 1) / blocks - first);
+            }
+    }
+
+    // All of it, and activated, to[filter][position][L].
+    static void sums(const Correlation<T> &c, const T *source, T *to) {
+        const Index plane = c.rows * c.columns * L;
+        each_block(c, [&](Index g, Index first, Index filters) {
+            T *mine = to + (g * c.filters + first) * plane;
+            for (Index row = 0; row < c.rows; row++)
+                rows(c, source + row * c.source_row, g, first, filters, row, 1, mine + row * c.columns * L, plane);
+            activate(c.activation, mine, mine, filters * plane);
+        });
+    }
+
+    static void run(const Correlation<T> &c, const T *source, T *to, Index begin, Index end, T *tile, Index images) {
+        const Index high = tile_rows(c.columns);
+        const bool one_run = c.to_column == 1 && c.to_row == c.columns;
+        each_block(c, [&](Index g, Index first, Index filters) {
+            for (Index row = begin; row < end; row += high) {
+                const Index count = smaller(high, end - row), positions = count * c.columns;
+                rows(c, source + (row - begin) * c.source_row, g, first, filters, row, count, tile, positions * L);
+                activate(c.activation, tile, tile, filters * positions * L);
+                T *target = to + (g * c.filters + first) * c.to_filter + row * c.to_row;
+                for (Index f = 0; f < filters; f++)
+                    for (Index r = 0; r < (one_run ? 1 : count); r++)
+                        put_images<T, L>(tile + (f * positions + r * c.columns) * L, one_run ? positions : c.columns,
+                                         target + f * c.to_filter + r * c.to_row, c.to_column, c.to_image, images);
+            }
+        });
     }
 };
 
@@ -158,7 +184,8 @@ constexpr int IMAGE_FILTERS = VECTOR_REGISTERS == 32 ? 4 : 2, IMAGE_TAPS = 5;
 // sums[f][k] += upstream[f][position] · source[position + offset[k]], over the rows of a band; each lane for itself.
 template <class T, int L, int B, int K>
 void image_tap_block(const T *source, const Index *offsets, Index source_row, Index source_column, const T *upstream,
-                     Index filter, Index rows, Index columns, T *sums_in_memory, Index sums_of_filter) {
+                     Index filter, Index upstream_row, Index rows, Index columns, T *sums_in_memory,
+                     Index sums_of_filter) {
     typedef Lanes<T, L> Lane;
     typename Lane::Vector sums[B][K];
     const T *pixels[K];
@@ -167,9 +194,10 @@ void image_tap_block(const T *source, const Index *offsets, Index source_row, In
         UNROLL for (int k = 0; k < K; k++) sums[b][k] = Lane::load(sums_in_memory + b * sums_of_filter + k * L);
     for (Index r = 0; r < rows; r++) {
         Index at = r * source_row;
-        for (Index j = 0; j < columns; j++, at += source_column, upstream += L) {
+        const T *here = upstream + r * upstream_row;
+        for (Index j = 0; j < columns; j++, at += source_column, here += L) {
             typename Lane::Vector g[B];
-            UNROLL for (int b = 0; b < B; b++) g[b] = Lane::load(upstream + b * filter);
+            UNROLL for (int b = 0; b < B; b++) g[b] = Lane::load(here + b * filter);
             UNROLL for (int k = 0; k < K; k++) {
                 typename Lane::Vector x = Lane::load(pixels[k] + at);
                 hold(x);
@@ -183,7 +211,7 @@ void image_tap_block(const T *source, const Index *offsets, Index source_row, In
 
 template <class T, int L>
 struct ImageTaps {
-    typedef void (*Block)(const T *, const Index *, Index, Index, const T *, Index, Index, Index, T *, Index);
+    typedef void (*Block)(const T *, const Index *, Index, Index, const T *, Index, Index, Index, Index, T *, Index);
 
     template <int B, int... K>
     static Block pick(Index taps, std::integer_sequence<int, K...>) {
@@ -200,18 +228,21 @@ struct ImageTaps {
 
     // All taps of the filters of a group; `sums` is [filter][tap, and one more for the bias][L].
     static void run(const ImageSource<T, L> &of, const T *source, const Index *offsets, Index taps, Index source_row,
-                    const T *upstream, Index filters, Index rows, Index columns, Index rows_there, T *sums) {
-        const Index plane = rows_there * columns * L, of_filter = (taps + 1) * L;
+                    const T *upstream, Index plane, Index upstream_row, Index filters, Index rows, Index columns,
+                    T *sums) {
+        const Index of_filter = (taps + 1) * L;
         const Index blocks = divided_up(filters, IMAGE_FILTERS), pieces = divided_up(taps, IMAGE_TAPS);
         for (Index block_ = 0; block_ < blocks; block_++) {
             const Index first = filters * block_ / blocks, here = filters * (block_ + 1) / blocks - first;
             for (Index piece = 0; piece < pieces; piece++) {  // of nearly equal size
                 const Index tap = taps * piece / pieces, count = taps * (piece + 1) / pieces - tap;
-                block(here, count)(source, offsets + tap, source_row, of.column(), upstream + first * plane, plane, rows,
-                                   columns, sums + first * of_filter + tap * L, of_filter);
+                block(here, count)(source, offsets + tap, source_row, of.column(), upstream + first * plane, plane,
+                                   upstream_row, rows, columns, sums + first * of_filter + tap * L, of_filter);
             }
         }
-        for (Index f = 0; f < filters; f++) add(upstream + f * plane, rows * columns, sums + f * of_filter + taps * L);
+        for (Index f = 0; f < filters; f++)
+            for (Index r = 0; r < rows; r++)
+                add(upstream + f * plane + r * upstream_row, columns, sums + f * of_filter + taps * L);
     }
 
     // The bias sees every position once.

@@ -235,6 +235,20 @@ struct Calls {
         return kernels.avg_pool_gradient(p, upstream, activated, gradient, t) ? DONE : t.status;
     }
 
+    int stage(const Stage &s, const T *input, const T *weight, const T *bias, T *output, T *kept, uint16_t *places,
+              int threads) const {
+        Team t = team(s.conv, threads);
+        return kernels.stage(s, input, weight, bias, output, kept, places, t) ? DONE : t.status;
+    }
+
+    int stage_gradients(const Stage &s, const T *upstream, const T *input, const T *weight, const T *kept,
+                        const uint16_t *places, T *gradient, T *of_weight, T *of_bias, int threads) const {
+        Team t = team(s.conv, threads);
+        return kernels.stage_gradients(s, upstream, input, weight, kept, places, gradient, of_weight, of_bias, t)
+                   ? DONE
+                   : t.status;
+    }
+
     int activation_gradient(const Elements &e, const T *upstream, const T *outputs, T *gradient, int threads) const {
         if (!right(e)) return WRONG;
         if (!e.count) return DONE;
@@ -276,6 +290,16 @@ struct Calls {
     EXPORT int avg_pool2d_gradient_##T(const Pooling *p, const TYPE *upstream, const TYPE *activated, TYPE *gradient,  \
                                        int threads) {                                                                  \
         return CALLS(TYPE, set).avg_pool_gradient(*p, upstream, activated, gradient, threads);                         \
+    }                                                                                                                  \
+    EXPORT int stage_##T(const Stage *s, const TYPE *input, const TYPE *weight, const TYPE *bias, TYPE *output,        \
+                         TYPE *kept, uint16_t *places, int threads) {                                                  \
+        return CALLS(TYPE, set).stage(*s, input, weight, bias, output, kept, places, threads);                         \
+    }                                                                                                                  \
+    EXPORT int stage_gradients_##T(const Stage *s, const TYPE *upstream, const TYPE *input, const TYPE *weight,        \
+                                   const TYPE *kept, const uint16_t *places, TYPE *gradient, TYPE *of_weight,          \
+                                   TYPE *of_bias, int threads) {                                                       \
+        return CALLS(TYPE, set).stage_gradients(*s, upstream, input, weight, kept, places, gradient, of_weight,        \
+                                                of_bias, threads);                                                     \
     }                                                                                                                  \
     EXPORT int activation_gradient_##T(const Elements *e, const TYPE *upstream, const TYPE *outputs, TYPE *gradient,   \
                                        int threads) {                                                                  \
