@@ -108,7 +108,7 @@ Geometry geometry(Random &random, bool wild) {
     Geometry g;
     g.groups = drawn(random, wild, 1, 3);
     const int64_t groups = g.groups > 0 && g.groups < 1000 ? g.groups : 1;
-    g.batch = drawn(random, wild, 0, 3);
+    g.batch = drawn(random, wild, 0, random() % 4 ? 3 : 40);  // few, or an image for every lane of a vector
     g.channels = times(drawn(random, wild, 0, 5), groups);
     g.filters = times(drawn(random, wild, 0, 9), groups);
     g.height = drawn(random, wild, 0, 20), g.width = drawn(random, wild, 0, 40);

@@ -48,7 +48,7 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     library.use_instruction_set(best)
 
 
-def random_cases(count: int, seed: int) -> Iterator[Case]:
+def random_cases(count: int, seed: int, most_images: int = 3) -> Iterator[Case]:
     """Calls of every size that blocks, bands and vectors can break on."""
     draw = random.Random(seed)
     while count:
@@ -64,7 +64,7 @@ def random_cases(count: int, seed: int) -> Iterator[Case]:
         fits = [s + 2 * p > d * (k - 1) for s, p, d, k in zip(size, padding, dilation, kernel, strict=True)]
         if all(fits):
             count -= 1
-            shapes = (draw.randint(1, 3), channels, *size), (filters, channels // groups, *kernel)
+            shapes = (draw.randint(1, most_images), channels, *size), (filters, channels // groups, *kernel)
             options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
             yield conv2d(*shapes, bias=draw.random() < 0.5, **options)
 
@@ -76,9 +76,17 @@ def test_random_geometries_on_every_instruction_set(instruction_set: str) -> Non
             assert outcome.state == "passed", f"{case}: {outcome.message}"
 
 
+def test_random_batches_on_every_instruction_set(instruction_set: str) -> None:
+    """Batches that have an image for every lane, and some images more."""
+    for case in random_cases(25, seed=11, most_images=40):
+        for dtype in BACKEND.dtypes:
+            outcome = check(BACKEND, CONTRACT["conv2d"], case, dtype, "cpu")
+            assert outcome.state == "passed", f"{case}: {outcome.message}"
+
+
 def test_random_geometries_with_an_activation_on_every_instruction_set(instruction_set: str) -> None:
     activations = itertools.cycle(("relu", "sigmoid", "tanh"))
-    for like, activation in zip(random_cases(12, seed=9), activations, strict=False):
+    for like, activation in zip(random_cases(12, seed=9, most_images=20), activations, strict=False):
         case = fused("conv2d_activation", like, activation)
         for dtype in BACKEND.dtypes:
             outcome = check(BACKEND, CONTRACT[case.op], case, dtype, "cpu")

@@ -10,8 +10,6 @@
 // A task is a band of rows of one image: as much as lets its copy stay in the second-level cache.
 #pragma once
 
-#include <cstdio>
-#include <cstdlib>
 #include "image_lanes.hpp"
 #include "one_filter.hpp"
 #include "weight_gradient.hpp"
@@ -90,7 +88,7 @@ double cost_of_image_lanes(Index batch, Index filters, Index columns, Index taps
     if (bytes * L > 2 * CACHE) return __builtin_huge_val();
     const double in_block = static_cast<double>(filters) / divided_up(filters, FILTERS);
     const double full = static_cast<double>(batch) / (divided_up(batch, L) * L);
-    return (columns * filters * (taps * (in_block < 2 ? 2 : 1.05) + 8) + 8.0 * pixels) / L / full;
+    return (columns * filters * (taps * (in_block < 2 ? 1.9 : 1.0) + 4) + 8.0 * pixels) / L / full;
 }
 
 // Call f with the cheapest way. `neighbours` says that rows of the kernel meet neighbouring rows of the source.
@@ -113,9 +111,7 @@ auto cheapest(Index batch, Index filters, Index columns, Index taps, Index pixel
     int best = 0;
     for (int i = 1; i < 4; i++)
         if (costs[i] < costs[best]) best = i;
-    const char *forced = getenv("CB_WAY");
-    if (getenv("CB_COST")) fprintf(stderr, "filters %ld columns %ld taps %ld: %g %g %g %g images %g\n", filters, columns, taps, costs[0], costs[1], costs[2], costs[3], of_images);
-    if (forced ? *forced == 'i' && of_images < 1e300 : of_images < costs[best]) return f(ImageLanes<T, WHOLE>());
+    if (of_images < costs[best]) return f(ImageLanes<T, WHOLE>());
     switch (best) {
     case 0: return f(FilterLanes<T, WHOLE>());
     case 1: return f(FilterLanes<T, HALF>());
@@ -441,9 +437,11 @@ template <class T>
 bool weight_gradient(const Geometry &g, const T *upstream, const T *input, T *gradient, T *of_bias, Team &team) {
     constexpr int WHOLE = FULL<T>, HALF = WHOLE > 2 ? WHOLE / 2 : WHOLE;
     const Index filters = g.filters / g.groups;
-    const char *forced = getenv("CB_WAY");
-    if (forced ? *forced == 'i' : g.batch >= WHOLE) return weight_gradient_by_images<T>(g, upstream, input, gradient, of_bias, team);
-    if (divided_up(filters, WHOLE) * width_time(true) <= divided_up(filters, HALF) * width_time(false))
+    const double whole = divided_up(filters, WHOLE) * width_time(true), half = divided_up(filters, HALF) * width_time(false);
+    const Index full = divided_up(g.batch, WHOLE) * WHOLE;
+    if (1.15 * filters * full / WHOLE < (whole < half ? whole : half) * g.batch)
+        return weight_gradient_by_images<T>(g, upstream, input, gradient, of_bias, team);
+    if (whole <= half)
         return weight_gradient_with<T, WHOLE>(g, upstream, input, gradient, of_bias, team);
     return weight_gradient_with<T, HALF>(g, upstream, input, gradient, of_bias, team);
 }

@@ -81,6 +81,7 @@ struct ImageSource {
                 std::memset(copy + r * row(), 0, left * L * sizeof(T));
                 std::memset(copy + r * row() + right * L, 0, (wide - right) * L * sizeof(T));
             }
+            if (bottom == top || left == right) continue;
             // Rows of an image lie one behind the other: a square is as many pixels as there are lanes, of any row.
             const T *pixels = image + (c * height + first_row + top) * width;
             const Index count = (bottom - top) * width;
