@@ -93,7 +93,7 @@ def convolution_ops(
         groups: int = 1,
     ) -> Tensor:
         """Cross-correlation: (N, C, H, W), (O, C/groups, kh, kw), (O,) -> (N, O, H', W')."""
-        traced, options = _resolved(check, input, weight, bias, stride, padding, dilation, groups)
+        traced, options = resolved_options(check, input, weight, bias, stride, padding, dilation, groups)
         output: Tensor = (traced_ops if traced else eager).conv2d(input, weight, bias, *options)
         return output
 
@@ -111,7 +111,7 @@ def convolution_ops(
         name = activation_of(activation).name
         if name not in kernels.activations:
             raise Unsupported(f"activation {name!r}")
-        traced, options = _resolved(check, input, weight, bias, stride, padding, dilation, groups)
+        traced, options = resolved_options(check, input, weight, bias, stride, padding, dilation, groups)
         ops = traced_ops if traced else eager
         output: Tensor = ops.conv2d_activation(input, weight, bias, *options, name)
         return output
@@ -139,7 +139,7 @@ def convolution_ops(
     return found
 
 
-def _resolved(
+def resolved_options(
     check: Callable[[Tensor], None], input: Tensor, weight: Tensor, bias: Tensor | None, *options: Any
 ) -> tuple[bool, Any]:
     """Whether a compiler traces the call, and its options as plain numbers, after all checks."""

@@ -108,6 +108,18 @@ def fused(op: str, like: Case, activation: str) -> Case:
     return replace(like, op=op, options=(*like.options, ("activation", activation)))
 
 
+def staged(op: str, like: Case, activation: str, kernel_size: Any, pool_stride: Any = None) -> Case | None:
+    """A case of a convolution with activation and pooling; None where the pooling's window is too large."""
+    window = ("kernel_size", kernel_size), ("pool_stride", pool_stride)
+    case = fused(op, like, activation)
+    case = replace(case, options=(*case.options, *window))
+    try:
+        OPS[op].on_meta(case.arguments(torch.float32, torch.device("meta"), 0))
+    except RuntimeError:
+        return None
+    return case
+
+
 def _call(op: str, shapes: tuple[tuple[str, tuple[int, ...]], ...], rest: Mapping[str, Any]) -> Case:
     parameters = OPS[op].signature.parameters
     options = tuple((name, value) for name, value in rest.items() if name in parameters)
@@ -117,6 +129,8 @@ def _call(op: str, shapes: tuple[tuple[str, tuple[int, ...]], ...], rest: Mappin
 def conformance_cases(op: str) -> list[Case]:
     """The calls of one op that every backend is held against, or says that it does not support."""
     base = OPS[op].base
+    if OPS[op].pooled is not None:
+        return list(_staged_cases(op))
     return list(_CASES[op]() if base is None else _fused_cases(op, base.name))
 
 
@@ -125,6 +139,13 @@ def refused_calls(op: str) -> list[Case]:
     base = OPS[op].base
     if base is None:
         return list(_REFUSED[op])
+    if OPS[op].pooled is not None:
+        plain = conv2d((2, 2, 4, 5), (4, 1, 3, 3), padding=1, groups=2)
+        windows = ((0, None), (2, 0), (6, None))  # of no pixel, of no step, and larger than the image
+        return [
+            replace(fused(op, plain, "relu"), options=(*plain.options, ("activation", "relu"), ("kernel_size", kernel), ("pool_stride", step)))
+            for kernel, step in windows
+        ] + [fused(op, case, "relu") for case in _REFUSED[base.name]]
     plain = conformance_cases(base.name)[0]
     return [fused(op, plain, "none"), *(fused(op, case, "relu") for case in _REFUSED[base.name])]
 
@@ -294,6 +315,17 @@ def _fused_cases(op: str, base: str) -> Iterator[Case]:
     for like, activation in zip(others, itertools.cycle(ACTIVATIONS), strict=False):
         yield fused(op, like, activation)
     yield replace(fused(op, first, "tanh"), order=2)
+
+
+def _staged_cases(op: str) -> Iterator[Case]:
+    """Those of a convolution, with one activation and one pooling window after the other."""
+    windows: Iterator[tuple[Any, Any]] = itertools.cycle(((2, None), (2, 2), (3, 2), ((1, 2), None), (2, (1, 3))))
+    first = conv2d((2, 2, 4, 5), (4, 1, 3, 3), padding=1, groups=2)
+    found = [staged(op, first, activation, 2) for activation in ACTIVATIONS]
+    for like, activation in zip(_conv2d_cases(), itertools.cycle(ACTIVATIONS), strict=False):
+        found.append(staged(op, like, activation, *next(windows)))
+    yield from filter(None, found)
+    yield from (replace(case, order=2) for case in found[1:3] if case is not None)
 
 
 _REFUSED = {

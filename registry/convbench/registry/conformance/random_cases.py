@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from convbench.registry.conformance.cases import Case, Layout, conv2d, fused, pool
+from convbench.registry.conformance.cases import Case, Layout, conv2d, fused, pool, staged
 from convbench.registry.errors import UnknownName, Unsupported
 from convbench.registry.ops.activations import ACTIVATIONS
 from convbench.registry.ops.window import Window, conv2d_window, pool2d_window
@@ -204,6 +204,12 @@ def _fused(op: str, base: str, draw: Draw) -> Case | None:
     return None if like is None else fused(op, like, draw.of(tuple(ACTIVATIONS)))
 
 
+def _staged(op: str, draw: Draw) -> Case | None:
+    like = _conv2d(draw)
+    window, step = draw.of((1, 2, 3, (2, 1))), draw.of((None, 1, 2, (2, 3)))
+    return None if like is None else staged(op, like, draw.of(tuple(ACTIVATIONS)), window, step)
+
+
 _GENERATORS: dict[str, Callable[[Draw], Case | None]] = {
     "conv2d": _conv2d,
     "max_pool2d": lambda draw: _pool("max_pool2d", draw),
@@ -211,4 +217,6 @@ _GENERATORS: dict[str, Callable[[Draw], Case | None]] = {
     "conv2d_activation": lambda draw: _fused("conv2d_activation", "conv2d", draw),
     "activation_max_pool2d": lambda draw: _fused("activation_max_pool2d", "max_pool2d", draw),
     "activation_avg_pool2d": lambda draw: _fused("activation_avg_pool2d", "avg_pool2d", draw),
+    "conv2d_activation_max_pool2d": lambda draw: _staged("conv2d_activation_max_pool2d", draw),
+    "conv2d_activation_avg_pool2d": lambda draw: _staged("conv2d_activation_avg_pool2d", draw),
 }

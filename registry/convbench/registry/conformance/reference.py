@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
@@ -32,6 +33,7 @@ from convbench.registry.conformance.tolerances import (
     unit_roundoff,
 )
 from convbench.registry.ops.activations import activation_of
+from convbench.registry.ops.fused import pooling_of
 from convbench.registry.ops.op import Op
 from convbench.registry.ops.window import pair
 from convbench.registry.records import Accuracy
@@ -308,15 +310,16 @@ def fused_reference_answers(
     tensors = [name for name in op.tensors if isinstance(arguments.get(name), Tensor)]
     options = {name: value for name, value in arguments.items() if name not in tensors}
     truth = _answers_in_float64(partial(op.reference, **options), arguments, tensors, grad_output, directed)
+    pooling = None if op.pooled is None else _Pooling(op.pooled, pooling_of(options), sizes)
     activation = activation_of(options.pop("activation"))
     wide = {name: arguments[name].detach().double() for name in tensors}
     sized = {name: sizes.of(value) for name, value in wide.items()} if op.base.multilinear else wide
     linear = partial(sizes.linear(op.base) if op.base.multilinear else op.base.reference, **options)
-    terms = terms_of(op, arguments, truth[OUTPUT])
 
     dtype = arguments["input"].dtype
     with torch.no_grad():
         before = wide["input"] if op.activated == "input" else op.base.reference(**wide, **options)
+        terms = terms_of(op, arguments, truth[OUTPUT] if pooling is None else before)
         error = edge = torch.zeros_like(before)
         if op.activated == "output" and op.base.multilinear:
             magnitude = _magnitude(sizes, linear(**sized), terms[OUTPUT])
@@ -343,19 +346,35 @@ def fused_reference_answers(
             if op.activated == "input":
                 return linear(**{**given, "input": _FixedFunction.apply(given["input"], *at_point)})
             output: Tensor = _FixedFunction.apply(linear(**given), *at_point)
-            return output
+            return output if pooling is None else pooling.of_sizes(output, value)
 
         ways = {name: sizes.of(each) for name, each in directed.items()}
         return _answers_in_float64(reference, sized, tensors, sizes.of(grad_output.double()), ways)
 
     none = torch.zeros_like(before)
-    summed = answers(value if op.activated == "input" else none, first, second)
+    sums_last = op.activated == "input" or (pooling is not None and pooling.op.multilinear)
+    summed = answers(value if sums_last else none, first, second)
+    if pooling is not None:
+        terms[OUTPUT] = pooling.op.reduction(pooling.window)
     doubtful: dict[str, Tensor] = {}
+    without_activation = partial(op.base.reference, **options)
+
+    def doubt(slope: Tensor, pooled: Callable[[Tensor], Tensor]) -> None:
+        """Gradients of which nobody can say whether the outputs before the pooling with that slope hand them back."""
+        in_full = _magnitudes_in_doubt(without_activation, wide, tensors, grad_output, directed, slope, pooled)
+        for name, each in in_full.items():
+            if name != OUTPUT:
+                doubtful[name] = doubtful[name] + each if name in doubtful else each
+
     if activation.kinked and bool((before.abs() < edge).any()):
         at_kink = (before.abs() < edge).double()
-        without_activation = partial(op.base.reference, **options)
-        in_full = _kink_magnitudes(without_activation, wide, tensors, grad_output, directed, at_kink)
-        doubtful = {name: each for name, each in in_full.items() if name != OUTPUT}
+        doubt(at_kink, _unchanged if pooling is None else partial(pooling.of_any, chosen=value))
+    carried_on = {name: sizes.back(each) for name, each in answers(*carried).items()}
+    if pooling is not None and not pooling.op.multilinear:
+        carried_on[OUTPUT] = pooling.largest(carried[0])
+        tied = pooling.tied(value, first.abs() * edge + 4 * kept * value.abs())
+        if bool(tied.any()):
+            doubt(tied * first.abs(), pooling.total)
     return Reference(
         truth,
         {name: _magnitude(sizes, each, terms[name]) for name, each in summed.items()},
@@ -363,25 +382,74 @@ def fused_reference_answers(
         partial_sums_of(arguments),
         None if op.activated == "output" else wide.get("bias"),
         op.factor_error(factor_error),
-        {name: sizes.back(each) for name, each in answers(*carried).items()},
+        carried_on,
         doubtful,
     )
 
 
-def _kink_magnitudes(
+def _unchanged(output: Tensor) -> Tensor:
+    return output
+
+
+@dataclass(frozen=True)
+class _Pooling:
+    """The pooling that a fused op ends with, of sizes of terms; which value is the largest of a window is fixed."""
+
+    op: Op
+    window: Mapping[str, Any]
+    sizes: Sizes
+
+    def of_sizes(self, output: Tensor, values: Tensor) -> Tensor:
+        """The pooling of sizes, in the way they are added up, where a maximum is chosen among `values`."""
+        if self.op.multilinear:
+            return self.sizes.linear(self.op)(output, **self.window)
+        return self._chosen(output, values)
+
+    def of_any(self, output: Tensor, chosen: Tensor) -> Tensor:
+        """The pooling itself, where a maximum is chosen among the values `chosen`."""
+        return self.op.reference(output, **self.window) if self.op.multilinear else self._chosen(output, chosen)
+
+    def largest(self, errors: Tensor) -> Tensor:
+        """By how much the largest value of each window can be off."""
+        return self.op.reference(errors, **self.window)
+
+    def total(self, output: Tensor) -> Tensor:
+        """The sum of each window."""
+        return F.avg_pool2d(output, **self.window, divisor_override=1)
+
+    def tied(self, values: Tensor, errors: Tensor) -> Tensor:
+        """1 for each value that may be the largest of a window of several such, by errors of that size; else 0."""
+        finite = values.nan_to_num(nan=-torch.inf)
+        surely = self.op.reference(finite - errors, **self.window)
+        height, width = pair(self.window["kernel_size"], "kernel_size")
+        step = self.window["stride"]
+        windows = partial(F.unfold, kernel_size=(height, width), stride=(height, width) if step is None else step)
+        planes, errors_ = finite.flatten(0, 1)[:, None], (finite + errors).flatten(0, 1)[:, None]
+        bound = surely.flatten(0, 1).flatten(1)[:, None]
+        able = windows(errors_) >= bound
+        able = (able & (able.sum(dim=1, keepdim=True) > 1)).double()
+        counts = F.fold(able, planes.shape[2:], (height, width), stride=(height, width) if step is None else step)
+        return counts.clamp(max=1).reshape(values.shape)
+
+    def _chosen(self, output: Tensor, values: Tensor) -> Tensor:
+        pooled, places = F.max_pool2d(values, **self.window, return_indices=True)
+        return output.flatten(2).gather(2, places.flatten(2)).reshape(pooled.shape)
+
+
+def _magnitudes_in_doubt(
     linear: Callable[..., Tensor],
     wide: Mapping[str, Tensor],
     tensors: list[str],
     grad_output: Tensor,
     directed: Directed,
-    at_kink: Tensor,
+    slope: Tensor,
+    pooled: Callable[[Tensor], Tensor],
 ) -> dict[str, Tensor]:
-    """The most that outputs at a kink can hand back, or not."""
-    none = torch.zeros_like(at_kink)
+    """The most that outputs with an activation of that slope can hand back, or not."""
+    none = torch.zeros_like(slope)
 
     def reference(**given: Tensor) -> Tensor:
-        output: Tensor = _FixedFunction.apply(linear(**given), none, at_kink, none)
-        return output
+        return pooled(_FixedFunction.apply(linear(**given), none, slope, none))
 
     ways = {name: each.abs() for name, each in directed.items()}
     absolute = {name: value.abs() for name, value in wide.items()}

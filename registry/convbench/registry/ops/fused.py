@@ -1,13 +1,14 @@
-"""Ops of the contract that are two layers in one: a convolution or a pooling with the activation beside it.
+"""Ops of the contract that are two or three layers in one: convolution, activation and pooling, or two of them.
 
 An activation reads and writes every number once more, and its gradient twice; a kernel that applies it where it
 has the number at hand saves that. What is fused is found by `convbench.registry.routing.fusion`, and is optional
-for a backend in every respect: what it does not offer, or refuses, is computed as the two ops that it stands for.
+for a backend in every respect: what it does not offer, or refuses, is computed as the ops that it stands for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -64,6 +65,45 @@ def activation_avg_pool2d(
     )
 
 
+def conv2d_activation_max_pool2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    activation: str = "relu",
+    kernel_size: Any = 2,
+    pool_stride: Any = None,
+) -> Tensor:
+    """max_pool2d(activation(conv2d(...))), (N, C, H, W) -> (N, O, H', W'); the pooling has no padding."""
+    activated = conv2d_activation(input, weight, bias, stride, padding, dilation, groups, activation)
+    return F.max_pool2d(activated, kernel_size, pool_stride)
+
+
+def conv2d_activation_avg_pool2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    activation: str = "relu",
+    kernel_size: Any = 2,
+    pool_stride: Any = None,
+) -> Tensor:
+    """avg_pool2d(activation(conv2d(...))), (N, C, H, W) -> (N, O, H', W'); the pooling has no padding."""
+    activated = conv2d_activation(input, weight, bias, stride, padding, dilation, groups, activation)
+    return F.avg_pool2d(activated, kernel_size, pool_stride)
+
+
+def pooling_of(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Take the arguments of the pooling out of those of an op that ends with one."""
+    return {"kernel_size": arguments.pop("kernel_size"), "stride": arguments.pop("pool_stride")}
+
+
 def fused_ops(conv2d: Op, max_pool2d: Op, avg_pool2d: Op) -> tuple[Op, ...]:
     """The fused ops, from those without an activation. Its operations are not counted, as they are not apart."""
 
@@ -83,12 +123,45 @@ def fused_ops(conv2d: Op, max_pool2d: Op, avg_pool2d: Op) -> tuple[Op, ...]:
         fused(conv2d, conv2d_activation, activated="output"),
         fused(max_pool2d, activation_max_pool2d, activated="output"),
         fused(avg_pool2d, activation_avg_pool2d, activated="input"),
+        *(
+            fused(conv2d, reference, activated="output", pooled=pooling, flops=_flops(conv2d, pooling))
+            for pooling, reference in (
+                (max_pool2d, conv2d_activation_max_pool2d),
+                (avg_pool2d, conv2d_activation_avg_pool2d),
+            )
+        ),
     )
 
 
-def decompose(op: Op, base: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a call of a fused op stands for: the activation by torch, and `base` for the rest."""
-    arguments = op.bind(args, kwargs)
+def _flops(conv2d: Op, pooling: Op) -> Callable[..., int]:
+    signature = inspect.signature(conv2d_activation_max_pool2d)
+
+    def of_both(output: Tensor, *args: Any, **kwargs: Any) -> int:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        arguments = dict(bound.arguments)
+        window = pooling_of(arguments)
+        del arguments["activation"]
+        _, summed = conv2d.on_meta(arguments)
+        return conv2d.flops(summed, **arguments) + pooling.flops(output, summed, **window)
+
+    return of_both
+
+
+def decompose(
+    op: Op, routes: Mapping[str, Callable[..., Any]], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """What a call of a fused op stands for: the activation by torch, and the rest by `routes`, ops by name.
+
+    One that ends with a pooling becomes a convolution, and a pooling with the activation before it.
+    """
+    assert op.base is not None
+    arguments, base = op.bind(args, kwargs), routes[op.base.name]
+    if op.pooled is not None:
+        window = pooling_of(arguments)
+        activation = arguments.pop("activation")
+        pool = routes[f"activation_{op.pooled.name}"]
+        return pool(base(**arguments), **window, activation=activation)
     activate: Callable[[Tensor], Tensor] = activation_of(arguments.pop("activation")).function
     if op.activated == "input":
         return base(**{**arguments, "input": activate(arguments["input"])})

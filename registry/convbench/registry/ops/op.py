@@ -28,6 +28,7 @@ class Op:
         reduction: how many terms are summed into one output, from the arguments by name.
         base: of a fused op, the one without its activation.
         activated: of a fused op, whether its activation is that of the input or that of the output.
+        pooled: of a fused op that ends with a pooling, that pooling.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Op:
     reduction: Callable[[Mapping[str, Any]], int]
     base: Op | None = None
     activated: Literal["input", "output", ""] = ""
+    pooled: Op | None = None
 
     @cached_property
     def signature(self) -> inspect.Signature:

@@ -221,7 +221,7 @@ def _fallback(op: Op, routes: Mapping[str, Route], tally: Tally | None = None) -
     base = op.base
     if base is None:
         return safe_torch_op(op, None if tally is None else tally.workaround)
-    return lambda *args, **kwargs: decompose(op, routes[base.name], args, kwargs)
+    return lambda *args, **kwargs: decompose(op, routes, args, kwargs)
 
 
 def _backend_op(op: Op, backend: Backend) -> Route | None:

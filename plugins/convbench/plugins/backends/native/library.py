@@ -23,6 +23,8 @@ POINTERS = {  # how many tensors each function takes, after the geometry and bef
     "max_pool2d_gradient": 3,
     "avg_pool2d": 3,
     "avg_pool2d_gradient": 3,
+    "stage": 6,
+    "stage_gradients": 8,
     "activation_gradient": 3,
 }
 
@@ -49,6 +51,9 @@ def _opened() -> ctypes.CDLL:
     for name, pointers in POINTERS.items():
         for dtype in ("float32", "float64"):
             getattr(library, f"{name}_{dtype}").argtypes = [ctypes.c_void_p] * (1 + pointers) + [ctypes.c_int]
+    for dtype in ("float32", "float64"):
+        kept = getattr(library, f"stage_kept_{dtype}")
+        kept.argtypes, kept.restype = [ctypes.c_void_p], ctypes.c_int64
     return library
 
 

@@ -72,6 +72,7 @@ struct Kernels {
     bool (*max_pool_gradient)(const Pooling &, const T *upstream, const uint16_t *choices, T *gradient, Team &);
     bool (*avg_pool)(const Pooling &, const T *input, T *output, T *activated, Team &);
     bool (*avg_pool_gradient)(const Pooling &, const T *upstream, const T *activated, T *gradient, Team &);
+    int64_t (*stage_kept)(const Stage &);  // numbers for the gradient; 0 where its layers are better one by one
     bool (*stage)(const Stage &, const T *input, const T *weight, const T *bias, T *output, T *kept, uint16_t *places,
                   Team &);
     bool (*stage_gradients)(const Stage &, const T *upstream, const T *input, const T *weight, const T *kept,

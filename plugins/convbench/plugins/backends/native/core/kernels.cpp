@@ -8,7 +8,7 @@ template <class T>
 static constexpr Kernels<T> kernels() {
     return {ISA::forward<T>,  ISA::input_gradient<T>,    ISA::weight_gradient<T>, ISA::max_pool<T>,
             ISA::max_pool_gradient<T>, ISA::avg_pool<T>, ISA::avg_pool_gradient<T>,
-            ISA::stage_forward<T>, ISA::stage_gradients<T>, ISA::activation_gradient<T>};
+            ISA::stage_kept<T>, ISA::stage_forward<T>, ISA::stage_gradients<T>, ISA::activation_gradient<T>};
 }
 
 extern const InstructionSet ISA_NAME;

@@ -235,14 +235,24 @@ struct Calls {
         return kernels.avg_pool_gradient(p, upstream, activated, gradient, t) ? DONE : t.status;
     }
 
+    // How many numbers a stage keeps for its gradient; 0 where its layers are to be computed one by one.
+    int64_t stage_kept(const Stage &s) const {
+        const Geometry &g = s.conv;
+        if (!right(s) || !g.batch || !g.channels || !g.filters || g.stride_y != 1 || g.stride_x != 1) return 0;
+        return kernels.stage_kept(s);
+    }
+
     int stage(const Stage &s, const T *input, const T *weight, const T *bias, T *output, T *kept, uint16_t *places,
               int threads) const {
+        if (!stage_kept(s) || !input || !weight || !output || !kept || (s.maximum && !places)) return WRONG;
         Team t = team(s.conv, threads);
         return kernels.stage(s, input, weight, bias, output, kept, places, t) ? DONE : t.status;
     }
 
     int stage_gradients(const Stage &s, const T *upstream, const T *input, const T *weight, const T *kept,
                         const uint16_t *places, T *gradient, T *of_weight, T *of_bias, int threads) const {
+        if (!stage_kept(s) || !upstream || !input || !weight || !kept || (s.maximum && !places) || !of_weight || !of_bias)
+            return WRONG;
         Team t = team(s.conv, threads);
         return kernels.stage_gradients(s, upstream, input, weight, kept, places, gradient, of_weight, of_bias, t)
                    ? DONE
@@ -291,6 +301,7 @@ struct Calls {
                                        int threads) {                                                                  \
         return CALLS(TYPE, set).avg_pool_gradient(*p, upstream, activated, gradient, threads);                         \
     }                                                                                                                  \
+    EXPORT int64_t stage_kept_##T(const Stage *s) { return CALLS(TYPE, set).stage_kept(*s); }                          \
     EXPORT int stage_##T(const Stage *s, const TYPE *input, const TYPE *weight, const TYPE *bias, TYPE *output,        \
                          TYPE *kept, uint16_t *places, int threads) {                                                  \
         return CALLS(TYPE, set).stage(*s, input, weight, bias, output, kept, places, threads);                         \

@@ -65,6 +65,14 @@ inline bool right_maximum(const Pooling &p) {
 
 inline bool right_mean(const Pooling &p) { return right(p) && p.dilation_y == 1 && p.dilation_x == 1; }
 
+// The convolution of a stage must be one, and every window of its pooling lie in what comes out.
+inline bool right(const Stage &s) {
+    const Geometry &g = s.conv;
+    return right(g) && within({s.maximum}, 0, 1) && within({s.pool_y, s.pool_x, s.stride_y, s.stride_x, s.rows, s.columns}, 1, FAR) &&
+           s.pool_y * s.pool_x <= 65536 && (s.rows - 1) * s.stride_y + s.pool_y <= g.rows &&
+           (s.columns - 1) * s.stride_x + s.pool_x <= g.columns;
+}
+
 inline bool right(const Elements &e) { return within({e.count}, 0, MANY) && within({e.activation}, 0, 3); }
 
 // The same call in other numbers: a stride between no two outputs and a gap between no two taps are one. The copies

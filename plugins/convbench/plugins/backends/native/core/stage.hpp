@@ -13,6 +13,8 @@
 
 namespace ISA {
 
+constexpr Index STAGE = 3 << 19;  // bytes of a block: of a second-level cache, or somewhat more
+
 // What a stage consists of, from its sizes.
 template <class T>
 struct StagePlan {
@@ -54,6 +56,18 @@ template <class F>
 INLINE void each_window(const Stage &s, const F &f) {
     for (Index i = 0; i < s.rows; i++)
         for (Index j = 0; j < s.columns; j++) f(i * s.stride_y, j * s.stride_x, i * s.columns + j);
+}
+
+// A stage is worth it where a batch fills the lanes, and a block stays in the cache of a core. Every sum must be in a
+// window: the gradient of others is not zero where they are no number.
+template <class T>
+int64_t stage_kept(const Stage &s) {
+    const StagePlan<T> plan(s);
+    const double images = double(s.conv.batch) / (plan.blocks * plan.L);
+    const bool covered = s.stride_y <= s.pool_y && s.stride_x <= s.pool_x &&
+                         (s.rows - 1) * s.stride_y + s.pool_y == s.conv.rows &&
+                         (s.columns - 1) * s.stride_x + s.pool_x == s.conv.columns;
+    return covered && images > 0.6 && plan.bytes() <= STAGE ? plan.kept() : 0;
 }
 
 template <class T>
@@ -186,8 +200,7 @@ bool stage_gradients(const Stage &s, const T *upstream, const T *input, const T 
                            packed, plan.channels * taps, biases, plan.channels, g.height, g.width,
                            plan.upstream.row(), L, plan.upstream.channel(), g.width * L, L, g.height * g.width * L, 0,
                            -T(__builtin_huge_val()), NONE};
-    const bool covered = s.pool_y == s.stride_y && s.pool_x == s.stride_x && s.rows * s.pool_y == g.rows &&
-                         s.columns * s.pool_x == g.columns;
+    const bool apart = s.pool_y == s.stride_y && s.pool_x == s.stride_x;  // windows, none of which shares a sum
     const T share = T(1) / T(s.pool_y * s.pool_x);
     parallel(team, chunks, [&](Index chunk, int worker) {
         T *copy = copies + worker * plan.source.size(), *up = given + worker * from.size();
@@ -201,7 +214,7 @@ bool stage_gradients(const Stage &s, const T *upstream, const T *input, const T 
             for (Index f = 0; f < g.filters; f++) {
                 T *plane = inner + f * plan.upstream.channel();
                 const Index row_ = plan.upstream.row();
-                if (!covered)
+                if (!apart)
                     for (Index r = 0; r < g.rows; r++) std::memset(plane + r * row_, 0, g.columns * L * sizeof(T));
                 const T *above = up + f * s.rows * s.columns * L;
                 with_activation_or_none(g.activation, [&](auto a) {
@@ -216,7 +229,7 @@ bool stage_gradients(const Stage &s, const T *upstream, const T *input, const T 
                             for (Index k = 0; k < s.pool_y * s.pool_x; k++) {
                                 T *place = first + k / s.pool_x * row_ + k % s.pool_x * L;
                                 const auto mine = choice == static_cast<Place<T>>(k) ? value : typename Lane::Vector{};
-                                Lane::store(place, covered ? mine : Lane::load(place) + mine);
+                                Lane::store(place, apart ? mine : Lane::load(place) + mine);
                             }
                         });
                         return;
@@ -229,7 +242,7 @@ bool stage_gradients(const Stage &s, const T *upstream, const T *input, const T 
                                 T *place = plane + (row + u) * row_ + (column + v) * L;
                                 const auto y = Lane::load(activated + ((row + u) * g.columns + column + v) * L);
                                 const auto mine = handed_back<T, Plan::L, A>(value, y);
-                                Lane::store(place, covered ? mine : Lane::load(place) + mine);
+                                Lane::store(place, apart ? mine : Lane::load(place) + mine);
                             }
                     });
                 });
