@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convbench.registry.cli.completion import registered
 from convbench.registry.cli.terminal import Column, console, print_table, print_text, working
 from convbench.registry.discovery.plugins import Registry, discover
 from convbench.registry.errors import UsageError, choices, shown
@@ -38,7 +39,7 @@ def convbench_commands(group: click.Group) -> None:
 
 
 @click.command()
-@click.argument("architecture")
+@click.argument("architecture", shell_complete=registered("architectures"))
 @click.option(
     "--input", "shape", metavar="N,C,H,W", help="Input shape.  [default: 1 and the architecture's own]"
 )

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from convbench.registry import ConvbenchError, Registry, UnknownName, hookimpl
+from convbench.registry.cli.completion import completing
 from convbench.registry.cli.terminal import Column, console, print_table, working
 from convbench.registry.discovery.plugins import Plugin
 from convbench.results.tables.escaping import flatten
@@ -26,7 +27,9 @@ def convbench_commands(group: click.Group) -> None:
 
 
 @click.command("list")
-@click.argument("kind", required=False, metavar="[KIND]")
+@click.argument(
+    "kind", required=False, metavar="[KIND]", shell_complete=completing(lambda registry: LISTINGS)
+)
 @click.option("--verbose", is_flag=True, help="List every name, with all that is known of it.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for a script.")
 @click.pass_obj

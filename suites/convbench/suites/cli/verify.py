@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from convbench.registry import GateFailed, NothingRan, Registry, hookimpl
+from convbench.registry.cli.completion import registered
 from convbench.registry.conformance.report import GENERATED, grouped
-from convbench.suites.cli.options import many, registered, warn_of_broken_plugins
+from convbench.suites.cli.options import allowed, many, warn_of_broken_plugins
 
 if TYPE_CHECKING:
     from convbench.suites.processes.verification import Verification
@@ -25,7 +26,7 @@ def convbench_commands(group: click.Group) -> None:
 @click.command()
 @click.argument("backends", nargs=-1, metavar="[BACKEND]...", shell_complete=registered("backends"))
 @click.option("--device", default="cpu", show_default=True, help="The torch device to run on.")
-@many("--dtype", "Dtypes to check; every one a backend claims by default.")
+@many("--dtype", "Dtypes to check; every one a backend claims by default.", complete=allowed("dtypes"))
 @click.option(
     "--cases",
     type=click.IntRange(min=0),
