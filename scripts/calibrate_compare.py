@@ -13,7 +13,6 @@ from __future__ import annotations
 import csv
 import math
 import random
-import re
 import statistics
 import sys
 from collections import Counter
@@ -23,8 +22,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
+import generated
+from generated import ROOT, between_marks, write_or_check
 
-ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "results" / "reference" / "calibration-cpu"
 STATES = {"quiet": "A machine that is left alone", "loaded": "A machine that others load several times over"}
 PAGE = ROOT / "docs" / "comparing.md"
@@ -86,11 +86,8 @@ def keep(state: str, run_dirs: Sequence[Path]) -> None:
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if the page is not up to date.")
 def table(check: bool) -> None:
     """Judge the kept timings, and put the table into docs/comparing.md."""
-    old = PAGE.read_text(encoding="utf-8")
-    new = refreshed(old, "\n\n".join(section(state) for state in STATES))
-    if check:
-        sys.exit(int(old != new))
-    PAGE.write_text(new, encoding="utf-8")
+    text = "\n\n".join(section(state) for state in STATES)
+    write_or_check({PAGE: refreshed(PAGE.read_text(encoding="utf-8"), text)}, check)
 
 
 Round = Sequence[float]  # the median step times of one process of each of BACKENDS, in milliseconds
@@ -225,7 +222,7 @@ def markdown(layers: Sequence[Sequence[Round]]) -> str:
         "`unclear`",
         "wrong",
     )
-    lines = [f"| {' | '.join(headings)} |", "| ---: | --- |" + " ---: |" * (len(headings) - 2)]
+    lines = []
     for count in PROCESSES:
         groups = {"as they came": in_their_order(layers, count), "regrouped": rates(layers, count)}
         for name, found in groups.items():
@@ -233,16 +230,13 @@ def markdown(layers: Sequence[Sequence[Round]]) -> str:
             cells += [share(found.equal, "more", "less"), share(found.equal, "same")]
             for counts in (found.slower_5, found.slower_10):
                 cells += [share(counts, "more"), share(counts, "unclear"), share(counts, "less", "same")]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            lines.append(cells)
+    return generated.table(headings, lines, "rl" + "r" * (len(headings) - 2))
 
 
 def refreshed(page: str, table: str) -> str:
     """The page with its table between the marks replaced."""
-    marks = re.compile(
-        r"(<!-- generated: [^>]*calibrate_compare.py table -->\n).*?(\n<!-- end -->)", re.DOTALL
-    )
-    return marks.sub(lambda found: f"{found[1]}\n{table}\n{found[2]}", page)
+    return between_marks(page, "generated", lambda _: table)
 
 
 if __name__ == "__main__":

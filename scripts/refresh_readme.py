@@ -17,18 +17,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from generated import ROOT, between_marks, table, write_or_check
 
 from convbench.registry import discover
 from convbench.registry.cli.main import build
 from convbench.results.analysis.contents import Contents, read_contents
-from convbench.results.report.write import write_table
 from convbench.results.tables.comparison_table import columns_of, machine, markdown, not_run, some, value
 from convbench.results.tables.escaping import escape
 
-ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 COMMANDS = ROOT / "docs" / "commands.md"
-TABLE = re.compile(r"(<!-- table: (?P<run>\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 PICTURE = re.compile(r"<!-- picture: (?P<run>\S+) (?P<digest>\w+) -->")
 LEFT_OUT = {"step, ms", "p10–p90, ms", "processes", "max error", "backward"}  # of the table in README.md
 INTRODUCTION = """# Commands
@@ -47,26 +45,26 @@ shells.
 
 def readme(text: str) -> str:
     """README.md with its tables made anew, and the digest of what its picture should show."""
-    text = TABLE.sub(lambda part: f"{part[1]}\n{table(read_contents(ROOT / part['run']))}\n\n{part[3]}", text)
+    text = between_marks(text, "table", lambda run: main_columns(read_contents(ROOT / run)))
     return PICTURE.sub(lambda part: f"<!-- picture: {part['run']} {digest(ROOT / part['run'])} -->", text)
 
 
-def table(contents: Contents) -> str:
+def main_columns(contents: Contents) -> str:
     """The main columns of a run's first table, and what it ran on."""
     (group, *_), rows = contents.table.groups, contents.table.rows
     shown = [column for column in columns_of(group) if column.title not in LEFT_OUT]
-    cells = [[column.heading(group) for column in shown], ["---:" if c.numeric else "---" for c in shown]]
-    for line in group.lines:
-        cells.append([escape((value if c.title == "accuracy" else c.cell)(line)) for c in shown])
-    facts = [
-        *machine(rows, contents.environment),
-        f"torch {', '.join(some(row.torch_version for row in rows))}",
+    lines = [
+        [escape((value if column.title == "accuracy" else column.cell)(line)) for column in shown]
+        for line in group.lines
     ]
-    lines = [f"| {' | '.join(row)} |" for row in cells]
-    lines += ["", f"{escape(group.conditions.title)}; {escape('; '.join(facts))}."]
+    align = "".join("r" if column.numeric else "l" for column in shown)
+    versions = ", ".join(some(row.torch_version for row in rows))
+    facts = "; ".join([*machine(rows, contents.environment), f"torch {versions}"])
+    parts = [table([column.heading(group) for column in shown], lines, align)]
+    parts.append(f"{escape(group.conditions.title)}; {escape(facts)}.")
     if contents.table.not_run:
-        lines += ["", f"{escape(not_run(contents.table))}."]
-    return "\n".join(lines)
+        parts.append(f"{escape(not_run(contents.table))}.")
+    return "\n\n".join(parts)
 
 
 def digest(run: Path) -> str:
@@ -116,41 +114,20 @@ def every_command(command: click.Command, context: click.Context) -> Iterator[tu
             )
 
 
-def stale() -> Iterator[str]:
-    """Each file that is not up to date."""
-    # click's versions wrap lines differently, which makes nothing stale
-    text = README.read_text(encoding="utf-8")
-    if readme(text).split() != text.split():
-        yield "README.md"
-    if not COMMANDS.exists() or commands().split() != COMMANDS.read_text(encoding="utf-8").split():
-        yield "docs/commands.md"
-    for run in reference_runs():
-        contents = read_contents(run)
-        if (run / "table.md").read_text(encoding="utf-8") != markdown(contents.table, contents.environment):
-            yield (run / "table.md").relative_to(ROOT).as_posix()
-
-
-def reference_runs() -> list[Path]:
-    """The runs that are committed with their tables."""
-    return [path.parent for path in sorted(ROOT.glob("results/reference/*/table.md"))]
-
-
 def main() -> None:
-    if "--check" in sys.argv[1:]:
-        if found := list(stale()):
-            sys.exit(f"{', '.join(found)} stale: run `make readme`")
-        return
     old = README.read_text(encoding="utf-8")
-    new = readme(old)
-    for part in PICTURE.finditer(new):
-        run = ROOT / part["run"]
-        picture = ROOT / "docs" / "pictures" / f"{run.name}.png"
-        if part[0] not in old or not picture.exists():
-            draw(run, picture)
-    README.write_text(new, encoding="utf-8")
-    COMMANDS.write_text(commands(), encoding="utf-8")
-    for run in reference_runs():
-        write_table(run)
+    pages = {README: readme(old), COMMANDS: commands()}
+    for path in ROOT.glob("results/reference/*/table.md"):
+        contents = read_contents(path.parent)
+        pages[path] = markdown(contents.table, contents.environment)
+    check = "--check" in sys.argv
+    write_or_check(pages, check, wrapped=(README, COMMANDS))
+    if not check:
+        for part in PICTURE.finditer(pages[README]):
+            run = ROOT / part["run"]
+            picture = ROOT / "docs" / "pictures" / f"{run.name}.png"
+            if part[0] not in old or not picture.exists():
+                draw(run, picture)
 
 
 if __name__ == "__main__":
