@@ -37,7 +37,7 @@ from convbench.registry.conformance.run_case import Mismatch, call_once, run_cas
 from convbench.registry.conformance.tolerances import ELEMENTWISE
 from convbench.registry.discovery.plugins import describe, discover
 from convbench.registry.errors import UnknownName, Unsupported, UsageError, out_of_memory
-from convbench.registry.integrity.global_state import global_state_kept
+from convbench.registry.integrity.global_state import global_state_kept, memory_filled
 from convbench.registry.integrity.monkeypatch_guard import IntegrityError, Originals
 from convbench.registry.known_faults import KnownFault, can_disable, disabled, fault_of_case
 from convbench.registry.ops.contract import OPS, Op
@@ -335,12 +335,9 @@ def _poisoned_memory() -> Iterator[None]:
     """Fill what `torch.empty` returns with NaN, as torch does for determinism's sake."""
     strict = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    memory: Any = torch.utils.deterministic  # a module that is a class, which type checkers do not see
-    filled = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    memory.fill_uninitialized_memory = True
     try:
-        yield
+        with memory_filled(True):
+            yield
     finally:
         torch.use_deterministic_algorithms(strict, warn_only=warn_only)
-        memory.fill_uninitialized_memory = filled

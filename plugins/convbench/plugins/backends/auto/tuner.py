@@ -34,7 +34,7 @@ from convbench.registry import Unsupported
 from convbench.registry.authoring.conv_parts import TORCHS, Parts
 from convbench.registry.conformance.verify import check_with
 from convbench.registry.discovery.plugins import describe
-from convbench.registry.integrity.global_state import global_state_kept
+from convbench.registry.integrity.global_state import global_state_kept, memory_filled
 from convbench.registry.integrity.monkeypatch_guard import IntegrityError
 
 SECONDS = 0.25  # of each comparison
@@ -324,19 +324,14 @@ def _as_in_training(device: str) -> Iterator[None]:
 
     A default device slows every call of torch down, so that one is set only where the program has set one.
     """
-    memory: Any = torch.utils.deterministic  # a module that is a class, which type checkers do not see
-    filled = memory.fill_uninitialized_memory
-    try:
-        memory.fill_uninitialized_memory = False
-        with (
-            nullcontext() if torch.get_default_device().type == "cpu" else torch.device(device),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.random.fork_rng(devices=[]),
-        ):
-            yield
-    finally:
-        memory.fill_uninitialized_memory = filled
+    with (
+        memory_filled(False),
+        nullcontext() if torch.get_default_device().type == "cpu" else torch.device(device),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.random.fork_rng(devices=[]),
+    ):
+        yield
 
 
 def _waiting(call: Call) -> Callable[[], None]:
