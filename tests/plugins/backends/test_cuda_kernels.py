@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from conftest import exhaustive
 from convbench.plugins.backends.cuda import launch_config
+from convbench.plugins.backends.cuda.compiler import program
 from convbench.plugins.backends.cuda.driver import LaunchFailed
 from convbench.plugins.backends.cuda.kernel_arguments import Divisor, Shape
-from convbench.plugins.backends.cuda.programs import program
 from convbench.registry import Backend, Unsupported, discover
 from convbench.registry.conformance.cases import Case, conv2d, fused, pool, refused_calls
 from convbench.registry.conformance.verify import check, check_refusal
@@ -343,14 +343,14 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", [next(iter(FAULTS)), *map(exhaustive, list(FAULTS)[1:])])
 def test_a_fault_in_a_kernel_shows(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    from convbench.plugins.backends.cuda import programs
+    from convbench.plugins.backends.cuda import compiler
 
     right, wrong = FAULTS[fault]
-    text = programs._text
+    text = compiler._text
     source = text(program("gemm.cu").path)
     assert right in source
     broken = source.replace(right, wrong, 1)
-    monkeypatch.setattr(programs, "_text", lambda path: broken if path.name == "gemm.cu" else text(path))
+    monkeypatch.setattr(compiler, "_text", lambda path: broken if path.name == "gemm.cu" else text(path))
     backend = emulated(Emulator(), "cuda")
     outcome = check(backend, CONTRACT["conv2d"], MANY[0], "float32", "cpu")
     assert outcome.state == "failed" or "RuntimeError: gemm" in outcome.message, outcome.message

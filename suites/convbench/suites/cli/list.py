@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -120,7 +120,7 @@ def state_of(plugin: Plugin) -> str:
     return f"broken: {plugin.error}{where}" if plugin.error else "loaded"
 
 
-LISTINGS = {
+LISTINGS: Mapping[str, Callable[[Registry], Iterable[dict[str, Any]]]] = {
     "backends": backends,
     "architectures": _architectures,
     "datasets": _datasets,

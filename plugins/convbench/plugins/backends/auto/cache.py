@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from convbench.plugins.backends.auto.decisions import Decision, from_json
-from convbench.registry.caching import cache_directory
+from convbench.registry.caching import cache_directory, write_whole
 
 VARIABLE = "CONVBENCH_AUTO"
 SUFFIX = ".json"
@@ -66,16 +65,8 @@ def save(root: Path, key: Mapping[str, Any], call: Any, decision: Decision) -> N
         "decision": decision.as_json(),
         "key": key,
     }
-    path = _path(root, key)
     with suppress(OSError):
-        root.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=root, prefix=path.stem, suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(record, file, indent=1)
-            os.replace(beside, path)
-        except OSError:
-            os.unlink(beside)
+        write_whole(_path(root, key), json.dumps(record, indent=1).encode())
 
 
 def entries(root: Path) -> Iterator[Entry]:

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from convbench.plugins.backends.cuda.driver import Argument, Machine
+from convbench.plugins.backends.cuda.compiler import Program, element
+from convbench.plugins.backends.cuda.driver import Argument, Launch, Machine
 from convbench.plugins.backends.cuda.kernel_arguments import Shape
-from convbench.plugins.backends.cuda.programs import ELEMENTS, Program
 
 THREADS = 256
 
@@ -68,12 +68,10 @@ class Convolution:
         if written.numel():
             grid = (-(-written.numel() // THREADS), 1, 1)
             arguments = Geometry.of(shape), *read, written
-            self.machine.launch(
-                written.device, naive_program(written.dtype), kernel, grid, THREADS, 0, arguments
-            )
+            launch = Launch(naive_program(written.dtype), kernel, grid, THREADS, 0, arguments)
+            self.machine.launch(written.device, launch)
 
 
 @cache
 def naive_program(dtype: torch.dtype) -> Program:
-    element = ELEMENTS[str(dtype).removeprefix("torch.")]
-    return Program(Path(__file__).with_name("naive.cu"), (("ELEMENT", element),))
+    return Program(Path(__file__).with_name("naive.cu"), (("ELEMENT", element(dtype)),))
