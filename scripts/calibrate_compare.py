@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import math
 import random
+import re
 import statistics
 import sys
 from collections import Counter
@@ -22,9 +23,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
-import generated
-from generated import ROOT, between_marks, write_or_check
 
+ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "results" / "reference" / "calibration-cpu"
 STATES = {"quiet": "A machine that is left alone", "loaded": "A machine that others load several times over"}
 PAGE = ROOT / "docs" / "comparing.md"
@@ -86,8 +86,11 @@ def keep(state: str, run_dirs: Sequence[Path]) -> None:
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if the page is not up to date.")
 def table(check: bool) -> None:
     """Judge the kept timings, and put the table into docs/comparing.md."""
-    text = "\n\n".join(section(state) for state in STATES)
-    write_or_check({PAGE: refreshed(PAGE.read_text(encoding="utf-8"), text)}, check)
+    old = PAGE.read_text(encoding="utf-8")
+    new = refreshed(old, "\n\n".join(section(state) for state in STATES))
+    if check:
+        sys.exit(int(old != new))
+    PAGE.write_text(new, encoding="utf-8")
 
 
 Round = Sequence[float]  # the median step times of one process of each of BACKENDS, in milliseconds
@@ -222,7 +225,7 @@ def markdown(layers: Sequence[Sequence[Round]]) -> str:
         "`unclear`",
         "wrong",
     )
-    lines = []
+    lines = [f"| {' | '.join(headings)} |", "| ---: | --- |" + " ---: |" * (len(headings) - 2)]
     for count in PROCESSES:
         groups = {"as they came": in_their_order(layers, count), "regrouped": rates(layers, count)}
         for name, found in groups.items():
@@ -230,13 +233,16 @@ def markdown(layers: Sequence[Sequence[Round]]) -> str:
             cells += [share(found.equal, "more", "less"), share(found.equal, "same")]
             for counts in (found.slower_5, found.slower_10):
                 cells += [share(counts, "more"), share(counts, "unclear"), share(counts, "less", "same")]
-            lines.append(cells)
-    return generated.table(headings, lines, "rl" + "r" * (len(headings) - 2))
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def refreshed(page: str, table: str) -> str:
     """The page with its table between the marks replaced."""
-    return between_marks(page, "generated", lambda _: table)
+    marks = re.compile(
+        r"(<!-- generated: [^>]*calibrate_compare.py table -->\n).*?(\n<!-- end -->)", re.DOTALL
+    )
+    return marks.sub(lambda found: f"{found[1]}\n{table}\n{found[2]}", page)
 
 
 if __name__ == "__main__":

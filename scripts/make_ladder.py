@@ -271,7 +271,7 @@ def staircase(
     low = alt.Y(datum=FLOOR * 1.4)
     lines = [(peak, -7, f"the roof: {number(peak)} GFLOP/s in a matrix product", [1, 0])]
     if allowed < 0.8 * peak:
-        lines.append((allowed, 9, f"what its layers allow one by one: {number(allowed)}", [2, 3]))
+        lines.append((allowed, 9, f"if every layer has a roof of its own: {number(allowed)}", [2, 3]))
     layers = [
         alt.Chart(frame).mark_bar(filled=False, stroke=BLUE, strokeWidth=1).encode(x, y, alt.Y2(datum=FLOOR)),
         alt.Chart(frame)

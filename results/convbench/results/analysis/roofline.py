@@ -54,14 +54,12 @@ class Reached:
 
     @property
     def shares(self) -> str:
-        """The shares of what is attainable by the step as a whole, and by its layers one after another."""
-        whole = "" if self.fraction is None else f", {percent(self.fraction)} of its roof"
-        layers = (
-            ""
-            if self.line.roofline_fraction is None
-            else f", {percent(self.line.roofline_fraction)} of what its layers allow one by one"
-        )
-        return whole + layers
+        """The shares of the attainable speed: of the step as a whole, and of its layers one after the other."""
+        if self.fraction is None:
+            return ""
+        layers = self.line.roofline_fraction
+        by_layer = "" if layers is None else f" ({percent(layers)} if every layer has a roof of its own)"
+        return f", {percent(self.fraction)} of its roof{by_layer}"
 
     @property
     def text(self) -> str:
