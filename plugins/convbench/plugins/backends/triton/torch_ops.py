@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convbench.plugins.backends.triton.availability import interpreted
+from convbench.plugins.backends.triton import interpreted
 from convbench.registry.authoring.torch_library import Derivative, Keep, Registered
 
 
