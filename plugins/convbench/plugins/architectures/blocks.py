@@ -103,9 +103,9 @@ class Inception(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """(N, in_channels, H, W) -> (N, in_channels + layers * growth_rate, H, W): each layer sees all outputs before it.
+    """(N, in_channels, H, W) -> (N, in_channels + layers * growth_rate, H, W).
 
-    Huang et al. (2017), as in Dive into Deep Learning, 8.7.
+    Every layer takes the outputs of all layers before it. Huang et al. (2017), as in Dive into Deep Learning, 8.7.
     """
 
     def __init__(self, in_channels: int, layers: int, growth_rate: int) -> None:
