@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,17 +20,10 @@ from convbench.registry.integrity.opcheck import check_torch
 from convbench.registry.ops.contract import OPS as CONTRACT
 from cuda_emulator import COMPILER, Emulator, emulated, namespace
 
-pytestmark = pytest.mark.skipif(
-    COMPILER is None, reason="there is no C++ compiler: neither c++ nor g++ nor clang++"
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler: neither c++ nor g++ nor clang++"),
+]
 
 
 @pytest.fixture(autouse=True)
