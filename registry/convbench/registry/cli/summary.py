@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 HEADER = ("name", "layer", "output shape", "parameters", "FLOPs", "receptive field")
 NUMBERS = HEADER[3:]  # set flush right
 DROPPED = {"receptive field": 2, "FLOPs": 1}  # on a narrow terminal, the higher first
-WIDEST = 500  # characters
 LARGEST = 2**31  # size of a dimension
 
 
