@@ -80,7 +80,7 @@ def candidates_of(registry: Registry) -> dict[str, Candidate]:
 def _runs_here(backend: Backend) -> bool:
     try:
         return backend.unavailable() is None and bool(backend.ops)
-    except Exception:  # noqa: BLE001 - a plugin's code: anything can come out of it
+    except Exception:  # noqa: BLE001 - a plugin's code may raise anything
         return False
 
 

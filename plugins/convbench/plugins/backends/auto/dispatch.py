@@ -232,7 +232,7 @@ class Dispatched:
             if plan is None:
                 return ""
             self._plans[seen] = plan
-            name = f"call_{len(vars(self._constants))}"  # the compiled code keeps it, whatever comes after
+            name = f"call_{len(vars(self._constants))}"  # compiled code keeps using it, also after later decisions
             setattr(self._constants, name, plan.compute)
             return name
 

@@ -110,7 +110,7 @@ class Call:
         """FLOPs of the forward pass, and numbers in the output.
 
         Raises:
-            Exception: whatever torch refuses the call with.
+            Exception: torch refuses the call; it is torch's exception.
         """
         shapes = self._on_meta()
         output = self.record.reference(**shapes)

@@ -95,7 +95,7 @@ def forward(shape: Shape) -> Correlation:
 
 @dataclass(frozen=True)
 class _Class:
-    """The pixels of one class along one axis: `start`, `start + stride`, ... of which there are `count`.
+    """The pixels of one class along one axis: `count` pixels from `start` on, in steps of `stride`.
 
     Their taps are `first`, `first + every`, ... of the kernel, from the last of the `taps` to the first, at
     grad_output positions `origin`, `origin + gap`, ... for the first pixel.

@@ -1,4 +1,4 @@
-"""The launches of `naive.cu`: as many threads as numbers come out."""
+"""Launch the kernels of `naive.cu`, with one thread for each number that they write."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Geometry(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Convolution:
-    """The kernels of `conv2d`, on tensors that lie in memory in the order of their dimensions."""
+    """The kernels of `conv2d`, on contiguous tensors."""
 
     machine: Machine
 
