@@ -19,9 +19,11 @@ from convbench.results.analysis.significance import (
     OF_TIMES,
     Difference,
     Judged,
+    Times,
     Verdict,
     difference,
     judge,
+    scatter,
     time_difference,
 )
 from convbench.results.analysis.statistics import exponential, geometric_mean
@@ -222,7 +224,16 @@ def labels(sources: Sequence[Source]) -> list[str]:
 def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair, ...]:
     """Judge the step times of all pairs together."""
     timed = [each for each in matches if each.base.step_ms and each.new.step_ms]
-    gaps = [time_difference(each.base.times, each.new.times) for each in timed]
+    groups: dict[Combination, dict[tuple[str, Combination], Times]] = {}
+    for each in timed:
+        lines = groups.setdefault(group_of(each.combination), {})
+        lines["", each.combination] = each.base.times
+        lines[each.file, each.combination] = each.new.times
+    spreads = {group: scatter(times.values() for times in lines.values()) for group, lines in groups.items()}
+    gaps = [
+        time_difference(each.base.times, each.new.times, spreads[group_of(each.combination)])
+        for each in timed
+    ]
     return tuple(
         TimePair(
             combination=each.combination,
@@ -252,6 +263,11 @@ def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair
         )
         for each, gap, judged in zip(timed, gaps, judge(gaps, math.log1p(min_effect)), strict=True)
     )
+
+
+def group_of(combination: Combination) -> Combination:
+    """What the lines of a comparison group share: all but backend and seed."""
+    return replace(combination, backend="", seed=0)
 
 
 def compare_accuracies(matches: Sequence[Match]) -> tuple[AccuracyPair, ...]:

@@ -167,7 +167,7 @@ def lead_interval(group: Group, first: Line, other: Line) -> Interval | None:
     if first.name == BASELINE and group.subject == "backend":
         behind = other.speedup_interval
         return Interval(1 / behind.value, 1 / behind.high, 1 / behind.low) if behind else None
-    return time_ratio(*(step_ms_by_process(each.rows) for each in (first, other)))
+    return time_ratio(step_ms_by_process(first.rows), step_ms_by_process(other.rows), group.scatter)
 
 
 def certainty(timed: Sequence[Line]) -> str:
