@@ -115,6 +115,24 @@ def test_flags_of_either_side_are_in_every_format(convbench: Run, base: Path, tm
     assert next(rows)["new_flags"] == "busy=3 drifting=3"
 
 
+def test_how_many_processes_would_decide_is_in_every_format(
+    convbench: Run, base: Path, tmp_path: Path
+) -> None:
+    new = write(tmp_path / "unclear" / "results.csv", timed([9.0, 13.0, 11.0]))
+    page = tmp_path / "page.html"
+    found = json.loads(convbench(base, new, "--format", "json", "--html", page).stdout)
+    needed = found["times"][0]["needed"]
+    assert found["advice"] == f"about {needed} processes a side would decide this"
+    for text in (
+        convbench(base, new).stdout,
+        convbench(base, new, "--format", "markdown").stdout,
+        page.read_text(encoding="utf-8"),
+    ):
+        assert found["advice"] in " ".join(text.split())
+    rows = csv.DictReader(io.StringIO(convbench(base, new, "--format", "csv").stdout))
+    assert next(rows)["needed"] == str(needed)
+
+
 def json_schema() -> Any:
     return json.loads(
         files("convbench.results.comparison").joinpath("schemas", "comparison.schema.json").read_text()

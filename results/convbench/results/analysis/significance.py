@@ -35,6 +35,7 @@ five processes a side, at most 1 % and 3 %.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -70,11 +71,15 @@ PAIRED_FROM = 6  # processes a side: pairs have half as many degrees of freedom,
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two sides lie apart, on the scale of the test: its standard error, freedom and p-value."""
+    """How far two sides lie apart, on the scale of the test: its standard error, freedom and p-value.
+
+    `processes` is the number of processes a side, the harmonic mean where the sides differ.
+    """
 
     estimate: float
     error: float
     freedom: float
+    processes: float = 1.0
     assumed: bool = False  # a spread was assumed for a side of a single process
     paired: bool = False  # each process was compared with its counterpart
 
@@ -91,6 +96,55 @@ class Difference:
         """The ratio that a difference of logarithms stands for, with its interval."""
         margin = self.margin(1 - CONFIDENCE)
         return Interval(*map(exponential, (self.estimate, self.estimate - margin, self.estimate + margin)))
+
+
+MOST = 1000  # processes a side: nobody takes more
+POWER = 0.9  # chance that so many show it, if the data have the true difference and spread
+
+
+def processes_to_show(gap: Difference, distance: float, tail: float) -> int | None:
+    """How many processes a side would show that the difference lies no further off than `distance`, estimated
+    from their spread; `tail` is left on both sides together. None for more than MOST."""
+
+    def is_enough(processes: int) -> bool:
+        freedom = processes - 1 if gap.paired and processes >= PAIRED_FROM else 2 * (processes - 1)
+        error = gap.error * math.sqrt(gap.processes / processes)
+        return (t_quantile(POWER, freedom) - t_quantile(tail / 2, freedom)) * error <= distance
+
+    there = math.floor(gap.processes) + 1
+    found = bisect_left(range(there, MOST + 1), True, key=is_enough) + there
+    return found if found <= MOST else None
+
+
+def processes_to_decide(gap: Difference, matters: float, together: int) -> int | None:
+    """How many processes a side would call an unclear one of `together` differences different, or the same."""
+    away = abs(gap.estimate)
+    if away > matters:
+        return processes_to_show(gap, away, ALPHA / together)
+    return processes_to_show(gap, matters - away, 1 - CONFIDENCE)
+
+
+def processes_to_pass(gap: Difference, limit: float, together: int) -> int | None:
+    """How many processes a side would show whether a slow-down stays below `limit`."""
+    if gap.estimate < limit:
+        return processes_to_show(gap, limit - gap.estimate, 2 * (1 - CONFIDENCE))
+    return processes_to_show(gap, gap.estimate, ALPHA / together)
+
+
+def would_decide(needed: Collection[int | None]) -> str:
+    """How many processes a side would decide the pairs that are not decided, in words; empty without any."""
+    known = sorted(each for each in needed if each is not None)
+    if not known:
+        what = "it" if len(needed) == 1 else "them"
+        return f"to decide {what} takes more than {MOST:,} processes a side" if needed else ""
+    if len(needed) == 1:
+        return f"about {known[0]} processes a side would decide this"
+    decided = {each: sum(one <= each for one in known) for each in (known[(len(known) - 1) // 2], known[-1])}
+    said = [
+        f"about {each}{side} would decide {'all' if n == len(needed) else n}"
+        for (each, n), side in zip(decided.items(), (" processes a side", ""), strict=False)
+    ]
+    return f"of {len(needed)} unclear pairs, {', '.join(said)}"
 
 
 @dataclass(frozen=True)
@@ -113,8 +167,8 @@ def moderated(own: float, group: Scatter) -> tuple[float, float]:
     """The variance of a side of two processes and its degrees of freedom, from its own and that of its group.
 
     The other lines of the group count as PRIOR degrees of freedom; what they lack of them, ASSUMED_SPREAD fills.
-    They count for less the further the two processes lie apart, which a noisier backend may cause, and half in
-    the degrees of freedom, because both sides of a comparison take from the same lines.
+    They count for less the further the two processes lie apart, which a noisier backend may cause. In the degrees
+    of freedom they count half, because both sides of a comparison take from the same lines, and for one at least.
     """
     others = group.freedom - 1
     missing = max(PRIOR - others, 0)
@@ -122,7 +176,7 @@ def moderated(own: float, group: Scatter) -> tuple[float, float]:
     prior = max(squares / (others + missing), FLOOR_SPREAD**2)
     own = max(own, FLOOR_SPREAD**2)
     weight = PRIOR * min(1.0, prior / own) ** 2
-    return (weight * prior + own) / (weight + 1), 1 + weight / 2
+    return (weight * prior + own) / (weight + 1), 1 + max(weight, 1) / 2
 
 
 def difference(
@@ -152,7 +206,8 @@ def difference(
             variances.append((count, max(variance(values), floor**2) / count))
     error = math.sqrt(sum(squared for _, squared in variances))
     estimate = sum(new) / len(new) - sum(base) / len(base)
-    return Difference(estimate, error, welch_freedom(variances), single)
+    processes = 2 / (1 / len(base) + 1 / len(new))
+    return Difference(estimate, error, welch_freedom(variances), processes, single)
 
 
 def variance(values: Sequence[float]) -> float:
@@ -206,7 +261,7 @@ def paired_log_difference(base: Sequence[float], new: Sequence[float]) -> Differ
     gaps = [math.log(after / before) for before, after in zip(base, new, strict=True)]
     count = len(gaps)
     error = math.sqrt(max(variance(gaps), 2 * FLOOR_SPREAD**2) / count)
-    return Difference(sum(gaps) / count, error, count - 1, paired=True)
+    return Difference(sum(gaps) / count, error, count - 1, count, paired=True)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,10 @@ from convbench.results.analysis.significance import (
     Verdict,
     difference,
     judge,
+    processes_to_decide,
     scatter,
     time_difference,
+    would_decide,
 )
 from convbench.results.analysis.statistics import exponential, geometric_mean
 from convbench.results.comparison.gate import gate
@@ -58,7 +60,9 @@ class TimePair:
     processes so many and so spread could have shown. `note` has warnings about the pair; `paired`
     marks that each process was compared with its counterpart of the same round of the same run. `base_served` and
     `new_served` are the shares of the FLOPs that the backend computed itself, None where a side does not tell.
-    `base_flags` and `new_flags` count the processes that have each flag.
+    `base_flags` and `new_flags` count the processes that have each flag. `error` is the standard error of the
+    ratio's logarithm; `needed` estimates how many processes a side would decide an unclear pair, None where it is
+    decided or would take more than 1,000.
     """
 
     combination: Combination
@@ -80,6 +84,8 @@ class TimePair:
     new_served: float | None = None
     base_flags: Mapping[str, int] = field(default_factory=dict)
     new_flags: Mapping[str, int] = field(default_factory=dict)
+    error: float = 0.0
+    needed: int | None = None
 
     @property
     def served_less(self) -> bool:
@@ -114,7 +120,8 @@ class AccuracyPair:
 class Comparison(Displayed):
     """What `compare` found: `files` are the names of the base and of what was compared with it.
 
-    `remarks` are warnings about all pairs of two files, such as runs that were not interleaved.
+    `remarks` are warnings about all pairs of two files, such as runs that were not interleaved. `advice` says
+    how many processes would decide the pairs of times that are unclear; it is empty where none is.
     """
 
     files: tuple[str, ...]
@@ -124,6 +131,7 @@ class Comparison(Displayed):
     trends: tuple[Trend, ...]
     min_effect: float
     remarks: tuple[str, ...] = ()
+    advice: str = ""
 
     def gate(self, slower: float, *, allow_unclear: bool = False) -> str:
         """Refuse a slow-down by more than `slower` (0.05 is 5 %); return what passing is worth.
@@ -199,14 +207,16 @@ def compare(
             remarks.append(time_apart(first, side))
     if not matches:
         raise NothingRan(f"nothing could be compared: {reasons(left_out)}")
+    times = compare_times(matches, min_effect)
     return Comparison(
         files=tuple(files),
-        times=compare_times(matches, min_effect),
+        times=times,
         accuracies=compare_accuracies(matches),
         left_out=tuple(left_out),
         trends=trends(files, matches, min_effect) if more else (),
         min_effect=min_effect,
         remarks=tuple(filter(None, remarks)),
+        advice=would_decide([pair.needed for pair in times if pair.verdict == "unclear"]),
     )
 
 
@@ -234,6 +244,7 @@ def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair
         time_difference(each.base.times, each.new.times, spreads[group_of(each.combination)])
         for each in timed
     ]
+    matters = math.log1p(min_effect)
     return tuple(
         TimePair(
             combination=each.combination,
@@ -260,8 +271,10 @@ def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair
             new_served=each.new.served,
             base_flags=each.base.flags,
             new_flags=each.new.flags,
+            error=gap.error,
+            needed=processes_to_decide(gap, matters, len(gaps)) if judged.verdict == "unclear" else None,
         )
-        for each, gap, judged in zip(timed, gaps, judge(gaps, math.log1p(min_effect)), strict=True)
+        for each, gap, judged in zip(timed, gaps, judge(gaps, matters), strict=True)
     )
 
 

@@ -141,7 +141,8 @@ def as_markdown(comparison: Comparison) -> str:
         parts.append(f"| {' | '.join(map(escape, headings))} |\n|{' --- |' * len(headings)}")
         parts += [f"| {' | '.join(map(escape, row))} |" for row in rows]
         parts.append("")
-    parts += [f"- {escape(remark)}." for remark in comparison.remarks] + [""] * bool(comparison.remarks)
+    remarks = [*comparison.remarks, *filter(None, [comparison.advice])]
+    parts += [f"- {escape(remark)}." for remark in remarks] + [""] * bool(remarks)
     return "\n".join([*parts, legend(comparison)]) + "\n"
 
 
@@ -159,7 +160,7 @@ def as_table(comparison: Comparison, width: int = PIPED) -> str:
         parts.append(table_text(columns, width))
         if shared:
             parts[-1] += "".join(f"{each}\n" for each in wrapped(flatten(f"all of these: {shared}"), width))
-    for remark in comparison.remarks:
+    for remark in filter(None, [*comparison.remarks, comparison.advice]):
         parts += wrapped(flatten(f"{remark}."), width)
     return "\n".join([*parts, *wrapped(flatten(legend(comparison)), width)]) + "\n"
 

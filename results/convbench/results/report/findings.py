@@ -329,7 +329,7 @@ def comparison_findings(comparison: Comparison) -> list[str]:
         said.append(f"The largest gain: {largest(min(faster, key=lambda pair: pair.ratio))}.")
     if not slower and not faster and comparison.times:
         said.append("No step time is shown to have changed.")
-    said += blind(comparison.times)
+    said += blind(comparison)
     said += fallen(comparison.times)
     said += levels(comparison.trends)
     if comparison.left_out:
@@ -374,9 +374,9 @@ def levels(trends: Sequence[Trend]) -> list[str]:
     ]
 
 
-def blind(pairs: Sequence[TimePair]) -> list[str]:
-    """What the data could not have shown."""
-    unclear = [pair for pair in pairs if pair.verdict == "unclear"]
+def blind(comparison: Comparison) -> list[str]:
+    """What the data could not have shown, and how many processes would."""
+    unclear = [pair for pair in comparison.times if pair.verdict == "unclear"]
     if not unclear:
         return []
     sizes = sorted(pair.detectable for pair in unclear)
@@ -385,4 +385,4 @@ def blind(pairs: Sequence[TimePair]) -> list[str]:
         said = f"Where it is unclear, only a difference of {least} or more would have shown"
     else:
         said = f"Where it is unclear, the smallest difference that would have shown is {least} to {most}"
-    return [f"{said}: more processes show smaller ones."]
+    return [f"{said}; {comparison.advice}."]
