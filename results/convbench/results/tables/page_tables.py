@@ -14,7 +14,7 @@ from convbench.results.analysis.roofline import peaks_of, reached
 from convbench.results.analysis.standings import BASELINE, Line
 from convbench.results.comparison.compare import Comparison
 from convbench.results.comparison.formats import Section, sections
-from convbench.results.comparison.pairing import without_shared
+from convbench.results.comparison.pairing import PARTS, without_shared
 from convbench.results.schema import STATUSES, Epoch, Row, Summary, column
 from convbench.results.tables.comparison_table import COVERAGE, QUANTILES, Column, of, spread
 from convbench.results.tables.html import HtmlTable, records_table, state, table
@@ -23,7 +23,6 @@ from convbench.results.wording import EMPTY, number, share
 BEFORE = ("verification", "share of FLOPs")
 AFTER = ("claims", "derived backward", "max error", "plugin")
 NOTE = "note"
-PARTS = "; "  # between the remarks of one note
 CONDITIONS = ("device", "dtype", "batch_size", "memory_format", "mode")
 
 
