@@ -220,7 +220,7 @@ def test_what_a_chart_shows_is_told_to_assistive_technology(chromium: Page, page
 def test_nothing_is_cut_off_on_paper(
     chromium: Page, pages: dict[str, Path], tmp_path: Path, kind: str, width: int
 ) -> None:
-    """Letter and A4, less their margins, are 700 pixels wide; a page with a table of many columns lies on its side."""
+    """Letter and A4, less their margins, are 700 pixels wide; pages with a table of many columns are landscape."""
     chromium.open(pages[kind], width=width, medium="print", prefers_color_scheme="dark")
     assert chromium.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     tables = "[...document.querySelectorAll('table')].filter(t => t.checkVisibility())"
