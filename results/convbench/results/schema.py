@@ -43,7 +43,7 @@ CONDITIONS = (  # columns of a combination's surroundings: only what was measure
     "flush_denormal",
     "fused",
     "cudnn",
-    "beside",
+    "concurrent_devices",
 )
 MEASURED: tuple[Status, ...] = ("ok", "budget")  # the rest carry no speed and no accuracy to compare
 
@@ -252,7 +252,7 @@ class Row(Combined, OfProcess):
         "hash of combination, plugin version and environment; a resumed run skips by it"
     )
     served_flops: str | None = later("share of the FLOPs served, op by op: `conv2d 0.853, avg_pool2d 0`")
-    claimed: str | None = later("ops that the backend implements: `conv2d, avg_pool2d`")
+    supported_ops: str | None = later("ops that the backend implements: `conv2d, avg_pool2d`")
     derived_backward: str | None = later(
         "ops whose gradients were derived from the forward, at its cost: `conv2d`"
     )
@@ -283,7 +283,7 @@ class Row(Combined, OfProcess):
     fused: int | None = later(
         "1 where layers next to each other were computed by one op of the backend that has such, 0 where not",
     )
-    chosen: str | None = later(
+    dispatch: str | None = later(
         "of a backend that chooses: who computed each call, one name for all of it or one each for its "
         "forward, input gradient and weight gradient: `conv2d 32x64x24x24 * 64x64x3x3: native/torch/native`",
     )
@@ -305,7 +305,7 @@ class Row(Combined, OfProcess):
     throttle_reasons: str | None = later(
         "why the GPU's clock was held down meanwhile, in nvidia-smi's words: `sw_power_cap`"
     )
-    beside: int | None = later(
+    concurrent_devices: int | None = later(
         "other devices on which processes of the same run could work at the same time; 0 where one process "
         "ran at a time",
         "devices",

@@ -567,9 +567,9 @@ def test_the_gate_looks_at_every_file(against: Any) -> None:
 
 
 def test_compare_leaves_out_what_ran_beside_others_on_one_side(tmp_path: Path) -> None:
-    for name, beside in (("alone", 0), ("old", None), ("beside", 1)):
+    for name, devices in (("alone", 0), ("old", None), ("beside", 1)):
         with RunStore.create(tmp_path / name, exact=True) as store:
-            store.append(row(step_ms_median=2.0, beside=beside))
+            store.append(row(step_ms_median=2.0, concurrent_devices=devices))
     assert compare(tmp_path / "alone", tmp_path / "old").times
     forced = compare(tmp_path / "old", tmp_path / "beside", force=True)
-    assert "unlike beside (0 and 1)" in forced.times[0].note
+    assert "unlike concurrent_devices (0 and 1)" in forced.times[0].note

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-UNTOLD = {"fused": "0", "beside": "0"}  # the values of files that were written before these columns existed
+UNTOLD = {
+    "fused": "0",
+    "concurrent_devices": "0",
+}  # the values of files that were written before these columns existed
 PROCESS = ("run_id", "kind", "round")
 OPTIONAL = ("flags", "started_at")  # a table made by hand may lack them
 VALUES = ("status", "error", "step_ms_median", "served_flops_fraction", "val_accuracy", "epochs")

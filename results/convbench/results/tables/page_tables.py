@@ -209,8 +209,8 @@ def served_cells(row: Row) -> Iterator[tuple[str, str]]:
     if row.served_flops_fraction is not None:
         yield "share of FLOPs", share(row.served_flops_fraction)
     yield from served_ops(row).items()
-    if row.claimed:
-        yield "claims", ", ".join(names(row.claimed))
+    if row.supported_ops:
+        yield "claims", ", ".join(names(row.supported_ops))
     if row.derived_backward:
         yield "derived backward", ", ".join(names(row.derived_backward))
     if row.max_error is not None:
