@@ -131,12 +131,7 @@ def distribution(
 ) -> Chart | None:
     """The step times that were measured."""
     steps = [
-        {
-            **styles[line.name],
-            "label": styles[line.name]["name"],
-            "process": process,
-            "step_ms": value,
-        }
+        {**styles[line.name], "label": styles[line.name]["name"], "process": process, "step_ms": value}
         for line in lines
         for process, values in enumerate(step_samples(line.timed, samples), 1)
         for value in values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -227,12 +228,11 @@ def flagged(
 ) -> dict[int, dict[str, int]]:
     """How many of the timing processes of each combination carry each flag."""
     chosen = timed & frame["flags"].notna().to_numpy()
-    found: dict[int, dict[str, int]] = {}
+    found: dict[int, dict[str, int]] = defaultdict(Counter)
     for code, words in zip(combination[chosen].tolist(), frame.loc[chosen, "flags"].tolist(), strict=True):
         for flag in dict.fromkeys(str(words).split()):
-            counts = found.setdefault(code, {})
-            counts[flag] = counts.get(flag, 0) + 1
-    return found
+            found[code][flag] += 1
+    return {code: dict(counts) for code, counts in found.items()}
 
 
 def failed(frame: pd.DataFrame, combination: NDArray[np.int64], good: NDArray[np.bool_]) -> dict[int, str]:

@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from convbench.registry.cli import terminal
 from convbench.results.analysis.coverage import Rank
-from convbench.results.analysis.standings import (
-    Accuracy,
-    Failure,
-    Group,
-    Line,
-    Table,
-    comparison_table,
-)
+from convbench.results.analysis.standings import Accuracy, Failure, Group, Line, Table, comparison_table
 from convbench.results.schema import MEASURED, Row, Summary, column
 from convbench.results.tables.escaping import code, escape, flatten
 from convbench.results.wording import EMPTY, number, share
