@@ -121,7 +121,7 @@ def test_how_many_processes_would_decide_is_in_every_format(
     new = write(tmp_path / "unclear" / "results.csv", timed([9.0, 13.0, 11.0]))
     page = tmp_path / "page.html"
     found = json.loads(convbench(base, new, "--format", "json", "--html", page).stdout)
-    needed = found["times"][0]["needed"]
+    needed = found["times"][0]["processes_needed"]
     assert found["advice"] == f"about {needed} processes a side would decide this"
     for text in (
         convbench(base, new).stdout,
@@ -130,7 +130,7 @@ def test_how_many_processes_would_decide_is_in_every_format(
     ):
         assert found["advice"] in " ".join(text.split())
     rows = csv.DictReader(io.StringIO(convbench(base, new, "--format", "csv").stdout))
-    assert next(rows)["needed"] == str(needed)
+    assert next(rows)["processes_needed"] == str(needed)
 
 
 def test_a_note_of_many_pairs_is_told_once(

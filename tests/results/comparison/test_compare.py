@@ -489,9 +489,9 @@ def test_the_gate_says_how_many_processes_would_decide(against: Any) -> None:
     with pytest.raises(NothingRan, match=r"About \d+ processes a side would decide this \(--rounds\)"):
         blind.gate(0.05)
     (pair,) = blind.times
-    assert blind.advice == f"about {pair.needed} processes a side would decide this"
+    assert blind.advice == f"about {pair.processes_needed} processes a side would decide this"
     clear = against(timed(BASE), timed(SLOWER))
-    assert (clear.advice, clear.times[0].needed) == ("", None)
+    assert (clear.advice, clear.times[0].processes_needed) == ("", None)
 
 
 def test_two_processes_of_a_backend_learn_from_the_others(against: Any) -> None:

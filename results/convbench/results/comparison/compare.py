@@ -60,9 +60,9 @@ class TimePair:
     processes so many and so spread could have shown. `note` has warnings about the pair; `paired`
     marks that each process was compared with its counterpart of the same round of the same run. `base_served` and
     `new_served` are the shares of the FLOPs that the backend computed itself, None where a side does not tell.
-    `base_flags` and `new_flags` count the processes that have each flag. `error` is the standard error of the
-    ratio's logarithm; `needed` estimates how many processes a side would decide an unclear pair, None where it is
-    decided or would take more than 1,000.
+    `base_flags` and `new_flags` count the processes that have each flag. `standard_error` is that of the
+    ratio's logarithm; `processes_needed` estimates how many processes a side would decide an unclear pair, None
+    where it is decided or would take more than 1,000.
     """
 
     combination: Combination
@@ -84,8 +84,8 @@ class TimePair:
     new_served: float | None = None
     base_flags: Mapping[str, int] = field(default_factory=dict)
     new_flags: Mapping[str, int] = field(default_factory=dict)
-    error: float = 0.0
-    needed: int | None = None
+    standard_error: float = 0.0
+    processes_needed: int | None = None
 
     @property
     def served_less(self) -> bool:
@@ -216,7 +216,7 @@ def compare(
         trends=trends(files, matches, min_effect) if more else (),
         min_effect=min_effect,
         remarks=tuple(filter(None, remarks)),
-        advice=would_decide([pair.needed for pair in times if pair.verdict == "unclear"]),
+        advice=would_decide([pair.processes_needed for pair in times if pair.verdict == "unclear"]),
     )
 
 
@@ -271,8 +271,10 @@ def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair
             new_served=each.new.served,
             base_flags=each.base.flags,
             new_flags=each.new.flags,
-            error=gap.error,
-            needed=processes_to_decide(gap, matters, len(gaps)) if judged.verdict == "unclear" else None,
+            standard_error=gap.error,
+            processes_needed=processes_to_decide(gap, matters, len(gaps))
+            if judged.verdict == "unclear"
+            else None,
         )
         for each, gap, judged in zip(timed, gaps, judge(gaps, matters), strict=True)
     )

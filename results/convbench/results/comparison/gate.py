@@ -76,4 +76,4 @@ def gate(comparison: Comparison, slower: float, *, allow_unclear: bool) -> str:
 def gap(pair: TimePair) -> Difference:
     """A pair's difference as it was tested, as far as the number of processes depends on it."""
     processes = 2 / (1 / pair.base_processes + 1 / pair.new_processes)
-    return Difference(math.log(pair.ratio), pair.error, math.nan, processes, paired=pair.paired)
+    return Difference(math.log(pair.ratio), pair.standard_error, math.nan, processes, paired=pair.paired)
