@@ -177,7 +177,7 @@ def comparison_table(rows: Iterable[Row], *, rank: Rank = "served") -> Table:
         failed += [row for own in competitors.values() for row in own]
         baseline = [] if alone else competitors.get(BASELINE, [])
         spread = scatter_of(competitors.values())
-        lines = [summed_up(name, own, baseline, spread, rank) for name, own in competitors.items()]
+        lines = [summed_up(name, own, baseline, rank, spread) for name, own in competitors.items()]
         lines.sort(
             key=lambda each: (
                 each.images_per_second is None,
@@ -226,7 +226,9 @@ def conditions_of(row: Row, shared: str) -> Conditions:
     return Conditions(shared, row.device, row.dtype, row.batch_size, row.memory_format, row.mode)
 
 
-def summed_up(name: str, rows: Sequence[Row], baseline: Sequence[Row], spread: Scatter, rank: Rank) -> Line:
+def summed_up(
+    name: str, rows: Sequence[Row], baseline: Sequence[Row], rank: Rank, spread: Scatter | None = None
+) -> Line:
     """Sum up the rows of one line of a group."""
     timed, trained, first = measured(rows, "time"), measured(rows, "train"), rows[0]
     step_ms = center(row.step_ms_median for row in timed)
