@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WHOLE, NUMBER, REPEATED, TEXT, TIME = "Int64", "float64", "category", "string", "datetime64[ns, UTC]"
+DOCUMENTED = {column.name: column for column in columns(Row)}
 ALLOWED: dict[str, Sequence[str]] = {"kind": KINDS, "status": STATUSES}
 SENTENCES = ("error", "notes")  # texts that hardly repeat
 TIMES = ("started_at",)
@@ -69,11 +70,10 @@ def read_table(path: Path, wanted: Collection[str] | None = None) -> pd.DataFram
     """Read one file; only the columns `wanted`, if given."""
     import pandas as pd
 
-    documented = {column.name: column for column in columns(Row)}
     with opened(path, Row) as file:
         names = file.names
         chosen = [name for name in names if wanted is None or name in wanted]
-        if unknown := sorted(set(wanted or ()) - set(names) - set(documented)):
+        if unknown := sorted(set(wanted or ()) - set(names) - set(DOCUMENTED)):
             raise UsageError(f"{path} has no column {', '.join(map(repr, unknown))}")
         check_memory(file, chosen)
         lines = Lines(file)
@@ -84,7 +84,7 @@ def read_table(path: Path, wanted: Collection[str] | None = None) -> pd.DataFram
                 names=[*names, END],
                 index_col=False,
                 usecols=[*chosen, END],
-                dtype={**{name: parsed(name, documented.get(name)) for name in chosen}, END: "object"},
+                dtype={**{name: parsed(name, DOCUMENTED.get(name)) for name in chosen}, END: "object"},
                 keep_default_na=False,
                 na_values=[""],
                 encoding="utf-8",
@@ -98,13 +98,13 @@ def read_table(path: Path, wanted: Collection[str] | None = None) -> pd.DataFram
     # pandas fills a line that is too short with empty cells, and drops the last ones of one that is too long
     suspicious = bool((frame.pop(END) != END[1:]).any())
     for name in chosen:
-        column = documented.get(name)
+        column = DOCUMENTED.get(name)
         suspicious |= column is not None and column.required and bool(frame[name].isna().any())
         if column is not None and column.type is int:  # pandas 2 makes a negative number of one above 2^63
             suspicious |= bool((frame[name] < 0).any())
     if suspicious:
         explain(path)
-    for column in documented.values():
+    for column in DOCUMENTED.values():
         if column.later and column.name not in frame and (wanted is None or column.name in wanted):
             # None is missing in every type; pandas 3 makes no float of NA
             frame[column.name] = pd.Series(None, index=frame.index, dtype=parsed(column.name, column))
@@ -130,13 +130,12 @@ def finished(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     import numpy as np
     import pandas as pd
 
-    documented = {column.name: column for column in columns(Row)}
     for name in frame.columns:
         if frame[name].dtype != "object":
             continue
         codes, found = pd.factorize(frame[name])  # -1 where a value is missing
         texts = [unguard(text.replace(f"{END}\n", "\n")) for text in found]
-        wanted = dtype(name, documented.get(name))
+        wanted = dtype(name, DOCUMENTED.get(name))
         if wanted == REPEATED:
             order = list(ALLOWED.get(name) or sorted(set(texts)))
             if not set(texts) <= set(order):
@@ -244,12 +243,11 @@ def explain(path: Path) -> None:
     Raises:
         UsageError: the first cell that does not fit.
     """
-    documented = {column.name: column for column in columns(Row)}
     with opened(path, Row) as file:
         for where, cells in file.rows():
             for name, cell in zip(file.names, cells, strict=True):
-                if name in documented:
-                    check_cell(cell, documented[name], where)
+                if name in DOCUMENTED:
+                    check_cell(cell, DOCUMENTED[name], where)
 
 
 def check_cell(cell: str, column: Column, where: str) -> None:
