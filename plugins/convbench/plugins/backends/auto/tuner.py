@@ -315,7 +315,7 @@ def _verdict(
     op = implementation(call, winner, candidates)
     strict = replace(candidates[BASELINE].backend, accuracy={}, deterministic=True)  # what `auto` promises
     outcome = check_with(strict, op, call.record, call.case, call.dtype, call.device, seed + 1)
-    return None if outcome.state == "passed" else f"{outcome.state}: {outcome.message}"
+    return None if outcome.state == "passed" else f"{outcome.state}: {outcome.text}"
 
 
 @contextmanager
