@@ -38,7 +38,7 @@ NUMBER_OF_GRADIENTS = (
 GRADIENT_SHAPE = "backward returns a gradient of a wrong shape: it is that of the tensor itself"
 LONGEST = 300  # characters of an exception's text
 LIBRARIES = (*torch.__path__, sysconfig.get_path("stdlib"))
-FRAMEWORKS = ("torch.", "convbench.registry.", "convbench.suites.", "functools.", "contextlib.")
+FRAMEWORKS = ("torch.", "convbench.registry.", "functools.", "contextlib.")
 
 
 def diagnose(name: str, answer: Tensor, exact: Tensor, wrong: Tensor) -> str:

@@ -69,11 +69,9 @@ class Outcome:
     @property
     def text(self) -> str:
         """Its cause, where it is known, and its message."""
-        return (
-            self.message
-            if self.message in self.cause
-            else ": ".join(filter(None, (self.cause, self.message)))
-        )
+        if self.message in self.cause:
+            return self.cause
+        return f"{self.cause}: {self.message}" if self.cause else self.message
 
     @property
     def is_failure(self) -> bool:

@@ -107,10 +107,10 @@ def run_case(
 
     before = replace(history)
     output = implementation(**arguments)
-    _check_unchanged(tensors, pristine)
     _check_form(
         OUTPUT, output, expected, tensors, dtype, device, partial(_output_cause, suspects, right_output)
     )
+    _check_unchanged(tensors, pristine)
     answers = {OUTPUT: history.add(arguments, seed, output)}
     history.explain(before, op, case, sample, right_output)
     errors = [compare(OUTPUT, answers[OUTPUT])]
