@@ -38,8 +38,8 @@ def fuzzed(few: int, many: int, **strategies: SearchStrategy[Any]) -> Callable[[
     return decorate
 
 
-NASTY = (
-    [
+NASTY = [
+    *(
         "",
         " ",
         "nan",
@@ -56,8 +56,8 @@ NASTY = (
         "+1",
         "1e5",
         "1e",
-    ]
-    + [
+    ),
+    *(
         "1_000",
         "0x10",
         " 1",
@@ -73,8 +73,8 @@ NASTY = (
         "None",
         "null",
         "#N/A",
-    ]
-    + [
+    ),
+    *(
         "9" * 25,
         "9" * 400,
         "9223372036854775808",
@@ -86,8 +86,8 @@ NASTY = (
         "\r",
         "\0",
         "\ufeff",
-    ]
-    + [
+    ),
+    *(
         "é",
         "🙂",
         "a" * 10_000,
@@ -97,8 +97,8 @@ NASTY = (
         "ok",
         "<b>",
         "../..",
-    ]
-)
+    ),
+]
 VALUES: list[Any] = [
     *NASTY,
     None,
