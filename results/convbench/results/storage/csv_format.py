@@ -112,7 +112,7 @@ def from_cell(cell: str, column: Column, where: str) -> str | int | float | None
     Raises:
         UsageError: the cell is empty where it must not be, or not a number in a column of numbers.
     """
-    if cell == "" and (not column.required or column.type is not str):
+    if cell == "":
         if column.required:
             raise UsageError(f"{where}: column {column.name} is empty")
         return None

@@ -316,7 +316,7 @@ def _verdict(
     # what `auto` declares of itself
     strict = replace(candidates[BASELINE].backend, accuracy={}, deterministic=True)
     outcome = check_with(strict, op, call.record, call.case, call.dtype, call.device, seed + 1)
-    return None if outcome.state == "passed" else f"{outcome.state}: {outcome.message}"
+    return None if outcome.state == "passed" else f"{outcome.state}: {outcome.text}"
 
 
 @contextmanager
