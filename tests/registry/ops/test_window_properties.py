@@ -38,7 +38,7 @@ def answer(call: Any) -> Any:
 
 @fuzzed(
     200,
-    8000,
+    3000,
     input=sizes,
     weight=sizes,
     bias=st.sampled_from([None, None, 0, 1, 4]),
@@ -73,7 +73,7 @@ def test_a_convolution_has_torchs_shape_or_is_refused_as_by_torch(
 
 @fuzzed(
     200,
-    8000,
+    3000,
     input=sizes,
     kernel_size=any_option,
     stride=any_option,

@@ -36,11 +36,12 @@ def layers(draw: DrawFn, channels: int, depth: int = 0) -> tuple[list[nn.Module]
         size, stride = draw(few), draw(st.sampled_from([1, 2]))
         if kind == "conv":
             groups, filters = draw(st.sampled_from([1, channels])), channels * draw(st.integers(1, 2))
-            padding: Any = draw(st.sampled_from([2, (2, 3), *["same"] * (stride == 1)]))
+            width = draw(few)
+            padding: Any = draw(st.sampled_from([(size // 2, width // 2), *["same"] * (stride == 1)]))
             mode = draw(st.sampled_from(["zeros", "zeros", "reflect", "circular"]))
             found.append(
                 nn.Conv2d(
-                    channels, filters, (size, draw(few)), stride, padding if mode == "zeros" else 1,
+                    channels, filters, (size, width), stride, padding if mode == "zeros" else 1,
                     groups=groups, bias=draw(st.booleans()), padding_mode=mode,
                 )
             )  # fmt: skip
@@ -67,11 +68,11 @@ def networks(draw: DrawFn) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(draw(st.integers(0, 99)))
     channels = draw(few)
     found, _ = draw(layers(channels))
-    model = (
-        nn.Sequential(*found, *found[:1] * draw(st.booleans()))
-        if len(found) == 1 and channels == 1
-        else nn.Sequential(*found)
-    )
+    if not found or draw(st.booleans()):
+        found = [*found, nn.ReLU()]
+    elif isinstance(found[0], nn.MaxPool2d):
+        found = [*found, found[0]]  # a layer that is there twice
+    model = nn.Sequential(*found)
     return model.train(draw(st.booleans())), torch.randn(draw(few), channels, draw(st.integers(4, 8)), 6)
 
 
@@ -104,7 +105,7 @@ def step(model: nn.Module, x: Tensor) -> list[Tensor]:
     return [output.detach(), x.grad, *gradients]
 
 
-@fuzzed(25, 600, network=networks(), refuses=st.booleans())
+@fuzzed(20, 400, network=networks(), refuses=st.booleans())
 def test_a_routed_network_computes_the_same_and_counts_its_calls(
     network: tuple[nn.Module, Tensor], refuses: bool
 ) -> None:
@@ -115,7 +116,7 @@ def test_a_routed_network_computes_the_same_and_counts_its_calls(
     backend, calls = counting(refuses)
     routed = use_backend(model, backend)
     assert [torch.equal(*pair) for pair in zip(step(routed, x), plain, strict=True)] == [True] * len(plain)
-    expected = sum(isinstance(layer, SERVED) for layer in model.modules())
+    expected = sum(isinstance(layer, SERVED) for _, layer in model.named_modules(remove_duplicate=False))
     assert sum(tally.calls for tally in routed.tallies.values()) == expected
     assert sum(tally.served_calls for tally in routed.tallies.values()) == len(calls)
     assert len(calls) == expected or refuses

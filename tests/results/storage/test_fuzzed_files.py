@@ -8,6 +8,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -84,24 +85,22 @@ def same(one: Any, other: Any) -> bool:
     )
 
 
-@fuzzed(40, 1500, content=any_damage("results.csv"))
+@fuzzed(25, 400, content=any_damage("results.csv"))
 def test_both_readers_of_rows_agree(content: str) -> None:
     """A damaged number is not read as a good one: two readers with nothing in common have the same value of it."""
     with TemporaryDirectory() as directory, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = damaged(directory, "results.csv", content) / "results.csv"
-        try:
+        rows = frame = None
+        refusal = ""
+        with suppress(UsageError):
             rows = read_records(path, Row)
-        except UsageError:
-            rows = None
         try:
             frame = read_results(path)
         except UsageError as error:
-            if "column started_at is" in str(error):
-                return  # a row has a time as its text
-            frame = None
-        if rows is None or frame is None:
-            assert rows is frame, "one reader takes what the other refuses"
+            refusal = str(error)
+        if rows is None or frame is None:  # a row has its start as a text
+            assert rows is frame or "column started_at is" in refusal, refusal or "one reader refuses it"
             return
         assert len(rows) == len(frame)
         for at, row in enumerate(rows):
@@ -113,7 +112,7 @@ def test_both_readers_of_rows_agree(content: str) -> None:
                 )
 
 
-@fuzzed(10, 250, content=any_damage("results.csv"))
+@fuzzed(8, 80, content=any_damage("results.csv"))
 def test_a_damaged_table_is_compared_or_refused(content: str) -> None:
     with TemporaryDirectory() as directory, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -124,7 +123,7 @@ def test_a_damaged_table_is_compared_or_refused(content: str) -> None:
             pass
 
 
-@fuzzed(20, 500, content=any_damage("samples.csv"))
+@fuzzed(20, 300, content=any_damage("samples.csv"))
 def test_damaged_samples_are_read_or_refused(content: str) -> None:
     with TemporaryDirectory() as directory:
         path = damaged(directory, "samples.csv", content) / "samples.csv"
@@ -140,19 +139,19 @@ def test_damaged_samples_are_read_or_refused(content: str) -> None:
 @pytest.mark.parametrize("name", ["results.csv", "samples.csv", "curves.csv"])
 @pytest.mark.exhaustive
 def test_a_damaged_run_is_continued_or_refused(name: str) -> None:
-    @fuzzed(100, 100, content=any_damage(name))
+    @fuzzed(60, 60, content=any_damage(name))
     def continued(content: str) -> None:
         with TemporaryDirectory() as directory:
             run = damaged(directory, name, content)
             try:
-                RunStore.resume(run).close()
+                RunStore.open(run).close()
             except ConvbenchError:
                 pass
 
-    continued(100)
+    continued(60)
 
 
-@fuzzed(2, 30, name=st.sampled_from(["results.csv", "samples.csv", "curves.csv"]), data=st.data())
+@fuzzed(1, 4, name=st.sampled_from(["results.csv", "samples.csv", "curves.csv"]), data=st.data())
 def test_a_damaged_run_is_reported_on_or_refused(name: str, data: Any) -> None:
     content = data.draw(any_damage(name))
     with TemporaryDirectory() as directory, warnings.catch_warnings():
@@ -163,7 +162,7 @@ def test_a_damaged_run_is_reported_on_or_refused(name: str, data: Any) -> None:
             pass
 
 
-@fuzzed(40, 800, content=edited_json(BENCHMARKS))
+@fuzzed(25, 150, content=edited_json(BENCHMARKS))
 def test_a_damaged_benchmark_file_is_read_or_refused(content: Any) -> None:
     with TemporaryDirectory() as directory:
         path = Path(directory) / "b.json"
@@ -179,7 +178,7 @@ def test_a_damaged_benchmark_file_is_read_or_refused(content: Any) -> None:
             pass
 
 
-@fuzzed(30, 500, text=edited_text(json.dumps(BENCHMARKS, indent=1)))
+@fuzzed(25, 300, text=edited_text(json.dumps(BENCHMARKS, indent=1)))
 def test_a_benchmark_file_of_any_text_is_read_or_refused(text: str) -> None:
     with TemporaryDirectory() as directory:
         path = Path(directory) / "b.json"
@@ -190,7 +189,7 @@ def test_a_benchmark_file_of_any_text_is_read_or_refused(text: str) -> None:
             pass
 
 
-@fuzzed(30, 500, content=edited_json(ENVIRONMENT))
+@fuzzed(25, 150, content=edited_json(ENVIRONMENT))
 def test_a_damaged_environment_is_left_out(content: Any) -> None:
     with TemporaryDirectory() as directory, warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -29,7 +29,7 @@ def load(text: str) -> Suite | None:
             return None
 
 
-@fuzzed(60, 3000, text=st.sampled_from(SUITES).flatmap(edited_text))
+@fuzzed(60, 1500, text=st.sampled_from(SUITES).flatmap(edited_text))
 def test_a_damaged_suite_is_read_or_refused(text: str) -> None:
     suite = load(text)
     if suite is not None:
@@ -51,7 +51,7 @@ def with_another_value(draw: DrawFn) -> str:
     return f"{name}{f'[{table}]' if table else ''}\n{key} = {written}\n"
 
 
-@fuzzed(80, 4000, text=with_another_value())
+@fuzzed(80, 1500, text=with_another_value())
 def test_a_value_is_taken_as_it_is_or_refused(text: str) -> None:
     """What was taken is written back, and read again as the same suite."""
     suite = load(text)

@@ -140,8 +140,13 @@ def finished(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
         if frame[name].dtype != "object":
             continue
         codes, found = pd.factorize(frame[name])  # -1 where a value is missing
+<<<<<<< HEAD
         if (column := DOCUMENTED.get(name)) is not None and column.type is int:
             frame[name] = whole_numbers(found, column, path).take(codes, allow_fill=True)
+=======
+        if (column := documented.get(name)) is not None and column.type is int:
+            frame[name] = whole_numbers(list(found), column, path).take(codes, allow_fill=True)
+>>>>>>> messages
             continue
         texts = [unguard(text.replace(f"{END}\n", "\n")) for text in found]
         wanted = dtype(name, DOCUMENTED.get(name))
@@ -160,13 +165,15 @@ def finished(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 def whole_numbers(cells: Sequence[str], column: Column, path: Path) -> Any:
     """Cells of a column of whole numbers as numbers."""
+    import numpy as np
     import pandas as pd
 
     try:
-        return pd.array([from_cell(cell, column, str(path)) for cell in cells], dtype=WHOLE)
+        numbers = [from_cell(cell, column, str(path)) for cell in cells]
     except UsageError:
         explain(path)
         raise
+    return pd.array(np.array(numbers, dtype=np.int64), dtype="Int64")
 
 
 def times(texts: Sequence[str], path: Path) -> Any:
