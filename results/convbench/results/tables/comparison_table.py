@@ -32,9 +32,7 @@ def table_markdown(run: Path | str | Iterable[Row], *, rank: Rank = "served") ->
     Raises:
         UsageError: the directory holds no results.csv, or one that cannot be read.
     """
-    if isinstance(run, (str, Path)):
-        return markdown(*load(Path(run), rank))
-    return markdown(comparison_table(run, rank=rank), {})
+    return markdown(*load(run, rank))
 
 
 def markdown(table: Table, environment: Mapping[str, Any]) -> str:
@@ -104,11 +102,13 @@ def legend(table: Table) -> str:
     return "; ".join(f"**{c.title}**: {c.meaning}" for c in COLUMNS if c.title in shown and c.meaning) + "."
 
 
-def load(directory: Path, rank: Rank) -> tuple[Table, Mapping[str, Any]]:
-    """The table and the environment of a run directory."""
+def load(run: Path | str | Iterable[Row], rank: Rank) -> tuple[Table, Mapping[str, Any]]:
+    """The table and the environment of a run directory, or of rows."""
     from convbench.results.analysis.contents import read_contents
 
-    contents = read_contents(directory, rank=rank)
+    if not isinstance(run, (str, Path)):
+        return comparison_table(run, rank=rank), {}
+    contents = read_contents(run, rank=rank)
     return contents.table, contents.environment
 
 
@@ -186,6 +186,11 @@ def warnings(table: Table, environment: Mapping[str, Any]) -> list[str]:
     if len({row.machine_id for row in table.rows}) > 1:
         notes.append("> **These rows come from more than one machine.**")
     return notes
+
+
+def plain(warning: str) -> str:
+    """A warning without its marks."""
+    return warning.lstrip("> ").replace("**", "").replace("`", "")
 
 
 def interruption(rows: Iterable[Row], environment: Mapping[str, Any]) -> list[str]:
@@ -350,13 +355,10 @@ COLUMNS = (
 
 def print_table(out: Console, run: Path | str | Iterable[Row], *, rank: Rank = "served") -> None:
     """Show the comparison table of a run directory, or of rows, on a terminal."""
-    if isinstance(run, (str, Path)):
-        table, environment = load(Path(run), rank)
-    else:
-        table, environment = comparison_table(run, rank=rank), {}
+    table, environment = load(run, rank)
     left_out: dict[str, None] = {}
     for note in warnings(table, environment):
-        say(out, note.lstrip("> ").replace("**", "").replace("`", ""), "bold red")
+        say(out, plain(note), "bold red")
     for group in table.groups:
         say(out, group.conditions.title, "bold")
         left_out |= dict.fromkeys(
