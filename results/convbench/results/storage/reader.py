@@ -78,7 +78,7 @@ def read_table(path: Path, wanted: Collection[str] | None = None) -> pd.DataFram
         if unknown := sorted(set(wanted or ()) - set(names) - set(DOCUMENTED)):
             raise UsageError(f"{path} has no column {', '.join(map(repr, unknown))}")
         check_memory(file, chosen)
-        numbers = [name for name in chosen if dtype(name, documented.get(name)) == NUMBER]
+        numbers = [name for name in chosen if dtype(name, DOCUMENTED.get(name)) == NUMBER]
         small = file.size < CHECKED
         lines = Lines(file)
         try:
@@ -140,7 +140,7 @@ def finished(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
         if frame[name].dtype != "object":
             continue
         codes, found = pd.factorize(frame[name])  # -1 where a value is missing
-        if (column := documented.get(name)) is not None and column.type is int:
+        if (column := DOCUMENTED.get(name)) is not None and column.type is int:
             frame[name] = whole_numbers(found, column, path).take(codes, allow_fill=True)
             continue
         texts = [unguard(text.replace(f"{END}\n", "\n")) for text in found]
