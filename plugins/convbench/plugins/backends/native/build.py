@@ -15,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -57,8 +58,6 @@ def build() -> Path:
     """
     if LIBRARY.exists() and digest().encode() in LIBRARY.read_bytes():
         return LIBRARY
-    from concurrent.futures import ThreadPoolExecutor
-
     LIBRARY.unlink(missing_ok=True)
     compiler = _compiler()
     x86 = platform.machine() in ("x86_64", "AMD64")
