@@ -140,13 +140,8 @@ def finished(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
         if frame[name].dtype != "object":
             continue
         codes, found = pd.factorize(frame[name])  # -1 where a value is missing
-<<<<<<< HEAD
         if (column := DOCUMENTED.get(name)) is not None and column.type is int:
-            frame[name] = whole_numbers(found, column, path).take(codes, allow_fill=True)
-=======
-        if (column := documented.get(name)) is not None and column.type is int:
             frame[name] = whole_numbers(list(found), column, path).take(codes, allow_fill=True)
->>>>>>> messages
             continue
         texts = [unguard(text.replace(f"{END}\n", "\n")) for text in found]
         wanted = dtype(name, DOCUMENTED.get(name))
