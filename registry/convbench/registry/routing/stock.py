@@ -1,0 +1,115 @@
+"""torch's own layers as they come: which op they call, and how; and which are certain to be as torch made them.
+
+A torch function mode costs microseconds for each torch call of a forward pass, and a step of a small network
+makes a dozen. A layer that is certain to do what its class in torch does needs no mode: its op can be called
+directly, or the layer itself where it calls none. What has a hook, a `forward` of its own or a class that
+somebody patched is not certain.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+Route = Callable[..., Any]
+LAYERS: Mapping[type[nn.Module], str] = {
+    nn.Conv2d: "conv2d",
+    nn.MaxPool2d: "max_pool2d",
+    nn.AvgPool2d: "avg_pool2d",
+}
+OTHERS = (  # call no op of the contract
+    nn.Sequential, nn.Identity, nn.Flatten, nn.Linear, nn.Dropout, nn.Dropout2d, nn.AdaptiveAvgPool2d,
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm,
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh, nn.Softmax,
+)  # fmt: skip
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+OVERRIDES = frozenset({"forward", "_conv_forward", "_compiled_call_impl"})  # in a module's own attributes
+
+
+def _methods(kind: type[nn.Module]) -> tuple[Any, ...]:
+    return kind.__call__, kind.forward, getattr(kind, "_conv_forward", None)
+
+
+def _is_torchs(function: Any) -> bool:
+    """Whether a method is the one that torch has; it may have been replaced before this module was imported."""
+    source = getattr(getattr(function, "__code__", None), "co_filename", "")
+    return function is None or os.path.dirname(source) == os.path.dirname(nn.modules.__file__)
+
+
+_METHODS = {
+    kind: methods for kind in (*LAYERS, *OTHERS) if all(map(_is_torchs, methods := _methods(kind)))
+}
+_FUNCTIONS = {"conv2d": torch.conv2d, "max_pool2d": F.max_pool2d, "avg_pool2d": torch._C._nn.avg_pool2d}
+
+
+def is_stock(module: nn.Module) -> bool:
+    """Whether calling a module does what its class in torch does, and nothing else; see `nothing_is_global`."""
+    kind, attributes = type(module), vars(module)
+    return (
+        _METHODS.get(kind) == _methods(kind)
+        and OVERRIDES.isdisjoint(attributes)
+        and not (
+            attributes["_forward_hooks"]
+            or attributes["_forward_pre_hooks"]
+            or attributes["_backward_hooks"]
+            or attributes["_backward_pre_hooks"]
+        )
+    )
+
+
+def nothing_is_global() -> bool:
+    """Whether no hook is on every module, and layers find torch's functions in `torch.nn.functional`."""
+    return not _has_any_global_hook() and all(
+        getattr(F, name) is function for name, function in _FUNCTIONS.items()
+    )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether the module has hooks, or there are global ones."""
+    return any(getattr(module, name) for name in HOOKS) or _has_any_global_hook()
+
+
+def calls_op_alone(module: nn.Module) -> bool:
+    """Whether a layer of `LAYERS` calls its op and nothing else: it neither pads by itself nor returns indices."""
+    return getattr(module, "padding_mode", "zeros") == "zeros" and not getattr(
+        module, "return_indices", False
+    )
+
+
+def call_of(module: nn.Module, route: Route, *further: Any) -> Callable[[Tensor], Any]:
+    """The call that a layer of `LAYERS` makes, of `route`; `further` arguments come after its own."""
+    return _CALLS[type(module)](module, route, *further)
+
+
+def _conv2d(layer: Any, route: Route, *further: Any) -> Callable[[Tensor], Any]:
+    return lambda input: route(
+        input, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups, *further
+    )
+
+
+def _max_pool2d(layer: Any, route: Route, *further: Any) -> Callable[[Tensor], Any]:
+    return lambda input: route(
+        input, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode, *further
+    )
+
+
+def _avg_pool2d(layer: Any, route: Route, *further: Any) -> Callable[[Tensor], Any]:
+    return lambda input: route(
+        input,
+        layer.kernel_size,
+        layer.stride,
+        layer.padding,
+        layer.ceil_mode,
+        layer.count_include_pad,
+        layer.divisor_override,
+        *further,
+    )
+
+
+_CALLS = {nn.Conv2d: _conv2d, nn.MaxPool2d: _max_pool2d, nn.AvgPool2d: _avg_pool2d}  # traced by compilers
