@@ -47,10 +47,10 @@ def refusal_of(op: Op, backend: Backend) -> Refusal:
                 continue
             device = value.device.type if compiling else _plain_on(value)
             if device is None:
-                return f"{name} is not a plain tensor"
+                return f"{name} is no plain tensor"
             dtype = cast_to(device, value.dtype) if products else value.dtype
             if (device, dtype) not in claimed:
-                return f"the backend does not claim {str(dtype).removeprefix('torch.')} on {device}"
+                return f"{str(dtype).removeprefix('torch.')} on {device}, which the backend does not claim"
         return None
 
     return refusal
@@ -59,11 +59,11 @@ def refusal_of(op: Op, backend: Backend) -> Refusal:
 def _followed() -> str | None:
     """What follows the calls of this thread below Python."""
     if torch._C._are_functorch_transforms_active():
-        return "a transformation of torch.func is torch's"
+        return "a call under a transformation of torch.func"
     if forward_ad._current_level >= 0:
-        return "forward mode AD is torch's"
+        return "a call under forward mode AD"
     if torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None:
-        return "a traced call is torch's"
+        return "a call that is traced"
     return None
 
 

@@ -40,6 +40,7 @@ class Routed(nn.Module):
         self.model = model
         self.backend = backend
         self.fuse = fuse
+        self.register_load_state_dict_post_hook(_with_names_of_model)
         self._start()
 
     def _start(self) -> None:
@@ -56,6 +57,8 @@ class Routed(nn.Module):
         self._to_compile = (fused_copy(self.model, steps),)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(args, tuple):
+            raise UsageError("torch.fx cannot trace a routed model, whose arguments are any; give it unroute(model)")
         if torch.compiler.is_compiling():
             with self._routes:
                 return self._to_compile[0](*args, **kwargs)
@@ -82,6 +85,7 @@ class Routed(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
+        self._loading = prefix
         own = {*self._parameters, *self._buffers, *self._modules}
         if hasattr(self.model, "model"):
             own.discard("model")
@@ -101,7 +105,8 @@ class Routed(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         name = self.backend.name
-        if discover().backends.get(name) is not self.backend:
+        known = discover().backends.get(name)
+        if known is None or _origin(known) != _origin(self.backend):
             raise UsageError(
                 f"backend {name!r} is not registered by a plugin, and a pickle holds a backend by its name; "
                 "save unroute(model) or its state_dict() instead"
@@ -116,8 +121,7 @@ class Routed(nn.Module):
         return {name: value for name, value in vars(self).items() if name not in _MADE}
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What `torch.jit.script` compiles: the plain model, on torch."""
-        return self.model
+        raise UsageError("torch.jit.script cannot compile a routed model; give it unroute(model)")
 
     # --- what was counted -----------------------------------------------------------------------------------------
 
@@ -206,3 +210,16 @@ def unroute(model: nn.Module) -> nn.Module:
             if isinstance(child, Routed):
                 setattr(module, name, unroute(child))
     return model
+
+
+def _origin(backend: Backend) -> tuple[Any, ...]:
+    """Where the code of a backend is: a plugin makes its records anew each time that it is asked for them."""
+    load = getattr(backend.load, "func", backend.load)  # of a partial
+    return getattr(load, "__module__", None), getattr(load, "__qualname__", None)
+
+
+def _with_names_of_model(routed: Any, problems: Any) -> None:
+    """Name what was missing or unexpected in a state as the model itself would."""
+    inner = routed._loading + _OWN
+    for names in problems:
+        names[:] = [routed._loading + name.removeprefix(inner) if name.startswith(inner) else name for name in names]
