@@ -20,7 +20,7 @@ from convbench.registry.ops.op import Op
 from convbench.registry.records import Backend
 from convbench.registry.routing.autocast import cast_to
 
-Refusal = Callable[[tuple[Any, ...], Mapping[str, Any]], str | None]
+Refusal = Callable[[bool, tuple[Any, ...], Mapping[str, Any]], str | None]
 
 _KINDS = frozenset({Tensor, nn.Parameter})
 _keys: Callable[[Any], Any] = torch._C._dispatch_keys
@@ -28,8 +28,12 @@ _devices: dict[int, str | None] = {}  # by a tensor's dispatch keys; None where 
 
 
 def refusal_of(op: Op, backend: Backend) -> Refusal:
-    """A function of a call's arguments: why the backend's record does not claim it, or None where it does."""
-    products = "weight" in op.tensors
+    """A function that says why the backend's record does not claim a call, or None where it does.
+
+    It takes whether a compiler traces the call, whose tensors have a device and a dtype and no more, and the
+    arguments.
+    """
+    names, products = op.tensors, "weight" in op.tensors
     claimed = {
         (device, ARITHMETICS[dtype].tensors)
         for device in backend.devices
@@ -37,18 +41,18 @@ def refusal_of(op: Op, backend: Backend) -> Refusal:
         if dtype in ARITHMETICS
     }
 
-    def refusal(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-        compiling = torch.compiler.is_compiling()
+    def refusal(compiling: bool, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
         if not compiling and (reason := _followed()):
             return reason
-        for at, name in enumerate(op.tensors):
+        cast = products and torch._C._is_any_autocast_enabled()
+        for at, name in enumerate(names):
             value = args[at] if at < len(args) else kwargs.get(name)
             if value is None:
                 continue
             device = value.device.type if compiling else _plain_on(value)
             if device is None:
                 return f"{name} is no plain tensor"
-            dtype = cast_to(device, value.dtype) if products else value.dtype
+            dtype = cast_to(device, value.dtype) if cast else value.dtype
             if (device, dtype) not in claimed:
                 return f"{str(dtype).removeprefix('torch.')} on {device}, which the backend does not claim"
         return None

@@ -19,10 +19,12 @@ from convbench.registry.errors import PluginError, UsageError, choices
 from convbench.registry.ops.contract import OPS
 from convbench.registry.records import Backend
 from convbench.registry.routing.fusion import fused_copy, fused_steps, fused_view
+from convbench.registry.routing.plan import Plan
 from convbench.registry.routing.routes import Routes, Tally
+from convbench.registry.routing.stock import nothing_is_global
 
 _OWN = "model."  # what names of the model's parameters begin with in `named_parameters`, and not in `state_dict`
-_MADE = ("backend", "_routes", "_fused", "_to_compile")  # attributes that a copy does not take over as they are
+_MADE = ("backend", "_routes", "_eager", "_to_compile")  # attributes that a copy does not take over as they are
 
 
 class Routed(nn.Module):
@@ -53,7 +55,8 @@ class Routed(nn.Module):
         offered = self.backend.ops if self.fuse else {}
         routes = {name: self._routes.by_op[name] for name, op in OPS.items() if op.base and name in offered}
         steps = fused_steps(self.model, routes)
-        self._fused = (self.model, fused_view(self.model, steps), steps)
+        view = fused_view(self.model, steps)
+        self._eager = (self.model, view, steps, Plan(self.model, view, steps, self._routes.by_op, self._routes))
         self._to_compile = (fused_copy(self.model, steps),)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -62,9 +65,21 @@ class Routed(nn.Module):
         if torch.compiler.is_compiling():
             with self._routes:
                 return self._to_compile[0](*args, **kwargs)
-        if self.model is not self._fused[0]:  # a replica of `DataParallel` has layers of its own
+        model, view, steps, plan = self._eager
+        if self.model is not model:  # a replica of `DataParallel` has layers of its own
             self._look_at_model()
-        return self._routes.run(*self._fused, args, kwargs)
+            model, view, steps, plan = self._eager
+        self._routes.begin_pass()
+        if len(args) != 1 or kwargs or not nothing_is_global() or self._routes.is_active():
+            with self._routes.active():
+                return view(*args, **kwargs)
+        if not plan.holds():
+            plan = Plan(model, view, steps, self._routes.by_op, self._routes)
+            self._eager = (model, view, steps, plan)
+        (output,) = args
+        for call in plan.calls:
+            output = call(output)
+        return output
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

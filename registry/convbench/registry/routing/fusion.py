@@ -19,7 +19,6 @@ from convbench.registry.routing.stock import (
     OVERRIDES,
     Route,
     call_of,
-    calls_op_alone,
     has_hooks,
     is_stock,
     nothing_is_global,
@@ -183,6 +182,6 @@ def _fused_pooling(layers: Sequence[Any], at: int, routes: Mapping[str, Route]) 
 
 def _step(one: Any, other: Any, layer: Any, route: Route, activation: str) -> FusedStep | None:
     """Both in one call of `route`, as `layer` makes it, if both are as torch made them."""
-    if not (is_stock(one) and is_stock(other) and calls_op_alone(layer)):
+    if not (is_stock(one) and is_stock(other)):
         return None
     return FusedStep((one, other), call_of(layer, route, activation))

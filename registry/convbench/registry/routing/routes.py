@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.utils.checkpoint
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from convbench.registry.errors import Unsupported
@@ -25,15 +25,7 @@ from convbench.registry.ops.fused import decompose
 from convbench.registry.records import Backend
 from convbench.registry.routing.autocast import autocasting
 from convbench.registry.routing.claims import refusal_of
-from convbench.registry.routing.fusion import FusedStep, Steps
-from convbench.registry.routing.stock import (
-    LAYERS,
-    Route,
-    call_of,
-    calls_op_alone,
-    is_stock,
-    nothing_is_global,
-)
+from convbench.registry.routing.stock import Route
 
 _CHECKPOINT = vars(torch.utils.checkpoint)
 
@@ -82,27 +74,14 @@ class Routes(TorchFunctionMode):
             for function in op.functions:
                 self._by_function[function] = self._called(self.by_op[op.name])
 
-    def run(
-        self, model: nn.Module, fused: nn.Module, steps: Steps, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """A forward pass of `model`.
-
-        Args:
-            model: as it is.
-            fused: the same with `steps` in its Sequentials.
-            steps: of these Sequentials; see `convbench.registry.routing.fusion`.
-            args, kwargs: of the pass.
-        """
+    def begin_pass(self) -> None:
+        """Count a forward pass."""
         with self._counting:
             self.passes += 1
-        if len(args) == 1 and not kwargs and is_stock(model) and nothing_is_global() and not self._is_active():
-            return self._run(model, steps, args[0])
-        with self.active():
-            return fused(*args, **kwargs)
 
     def active(self) -> AbstractContextManager[Any]:
         """Routes the calls of this thread; where they are routed already, that is enough."""
-        return nullcontext() if self._is_active() else self
+        return nullcontext() if self.is_active() else self
 
     def reset_counts(self) -> None:
         """Start counting anew."""
@@ -117,33 +96,11 @@ class Routes(TorchFunctionMode):
         route = self._by_function.get(func, func)
         return route(*args, **kwargs) if kwargs else route(*args)
 
-    def _is_active(self) -> bool:
+    def is_active(self) -> bool:
+        """Whether the calls of this thread are routed."""
         return bool(torch._C._len_torch_function_stack()) and any(
             mode is self for mode in _get_current_function_mode_stack()
         )
-
-    def _run(self, module: nn.Module, steps: Steps, input: Any) -> Any:
-        """The module called; without the mode as far as its layers are stock."""
-        if not is_stock(module):
-            with self:
-                return module(input)
-        if type(module) is nn.Sequential:
-            for step in steps.get(module) or module._modules.values():
-                if not isinstance(step, FusedStep):
-                    input = self._run(step, steps, input)  # type: ignore[arg-type]  # None only by hand
-                elif step.applies(input):
-                    input = step.fused(input)
-                else:
-                    for layer in step.layers:
-                        input = self._run(layer, steps, input)
-            return input
-        op = LAYERS.get(type(module))
-        if op is None:
-            return module(input)
-        if calls_op_alone(module):
-            return call_of(module, self.by_op[op])(input)
-        with self:
-            return module(input)
 
     def _called(self, route: Route) -> Route:
         """What is called in place of a function of torch."""
@@ -164,21 +121,21 @@ class Routes(TorchFunctionMode):
         refusal = refusal_of(op, backend)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            served = False
+            served, compiling = False, torch.compiler.is_compiling()
             if implementation is not None:
-                reason = refusal(args, kwargs)
+                reason = refusal(compiling, args, kwargs)
                 if reason is None:
                     try:
                         output, served = implementation(*args, **kwargs), True
                     except Unsupported as unsupported:
                         reason = unsupported
-                if not (served or torch.compiler.is_compiling()):
+                if not (served or compiling):
                     tally.refusals.add(f"{op.name}: {reason}")
             if not served:
                 output = fallback(*args, **kwargs)
                 if op.base is not None:  # counted as the two ops that it is then
                     return output
-            if not torch.compiler.is_compiling():
+            if not compiling:
                 self._count(op, served, output, args, kwargs)
             return output
 

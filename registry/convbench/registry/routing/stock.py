@@ -45,41 +45,51 @@ def _is_torchs(function: Any) -> bool:
 _METHODS = {
     kind: methods for kind in (*LAYERS, *OTHERS) if all(map(_is_torchs, methods := _methods(kind)))
 }
-_FUNCTIONS = {"conv2d": torch.conv2d, "max_pool2d": F.max_pool2d, "avg_pool2d": torch._C._nn.avg_pool2d}
+_MAX_POOL2D = F.max_pool2d
 
 
 def is_stock(module: nn.Module) -> bool:
-    """Whether calling a module does what its class in torch does, and nothing else; see `nothing_is_global`."""
-    kind, attributes = type(module), vars(module)
+    """Whether calling a module does what its class in torch does, and nothing else, if `nothing_is_global`.
+
+    A layer of `LAYERS` calls its op then, and nothing else.
+    """
+    return has_stock_class(type(module)) and is_untouched(module)
+
+
+def has_stock_class(kind: type[nn.Module]) -> bool:
+    """Whether it is one of the classes here, and its methods are torch's."""
+    return _METHODS.get(kind) == _methods(kind)
+
+
+def is_untouched(module: nn.Module) -> bool:
+    """Whether a module has no hook and no method of its own, and does no more than call its op."""
+    attributes = module.__dict__
     return (
-        _METHODS.get(kind) == _methods(kind)
-        and OVERRIDES.isdisjoint(attributes)
+        attributes.keys().isdisjoint(OVERRIDES)
         and not (
             attributes["_forward_hooks"]
             or attributes["_forward_pre_hooks"]
             or attributes["_backward_hooks"]
             or attributes["_backward_pre_hooks"]
         )
+        and attributes.get("padding_mode", "zeros") == "zeros"
+        and not attributes.get("return_indices")
     )
 
 
 def nothing_is_global() -> bool:
     """Whether no hook is on every module, and layers find torch's functions in `torch.nn.functional`."""
-    return not _has_any_global_hook() and all(
-        getattr(F, name) is function for name, function in _FUNCTIONS.items()
+    return (
+        F.conv2d is torch.conv2d
+        and F.max_pool2d is _MAX_POOL2D
+        and F.avg_pool2d is torch._C._nn.avg_pool2d
+        and not _has_any_global_hook()
     )
 
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether the module has hooks, or there are global ones."""
     return any(getattr(module, name) for name in HOOKS) or _has_any_global_hook()
-
-
-def calls_op_alone(module: nn.Module) -> bool:
-    """Whether a layer of `LAYERS` calls its op and nothing else: it neither pads by itself nor returns indices."""
-    return getattr(module, "padding_mode", "zeros") == "zeros" and not getattr(
-        module, "return_indices", False
-    )
 
 
 def call_of(module: nn.Module, route: Route, *further: Any) -> Callable[[Tensor], Any]:
