@@ -293,7 +293,9 @@ def test_after_an_error_torch_computes_as_before() -> None:
     for network in (model, nn.Sequential(Functional(), model)):
         with pytest.raises(RuntimeError):
             use_backend(network, backend(conv2d=marked))(torch.zeros(1, 1, 16, 16))
-        assert torch.equal(F.conv2d(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 3, 3)), torch.zeros(1, 1, 1, 1))
+        assert torch.equal(
+            F.conv2d(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 3, 3)), torch.zeros(1, 1, 1, 1)
+        )
 
 
 def test_a_layer_put_in_later_is_routed_from_the_next_train_on() -> None:

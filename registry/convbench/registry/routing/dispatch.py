@@ -23,8 +23,15 @@ from convbench.registry.routing.plan import Plan
 from convbench.registry.routing.routes import Routes, Tally
 from convbench.registry.routing.stock import nothing_is_global
 
-_OWN = "model."  # what names of the model's parameters begin with in `named_parameters`, and not in `state_dict`
-_MADE = ("backend", "_routes", "_eager", "_to_compile")  # attributes that a copy does not take over as they are
+_OWN = (
+    "model."  # what names of the model's parameters begin with in `named_parameters`, and not in `state_dict`
+)
+_MADE = (
+    "backend",
+    "_routes",
+    "_eager",
+    "_to_compile",
+)  # attributes that a copy does not take over as they are
 
 
 class Routed(nn.Module):
@@ -56,12 +63,19 @@ class Routed(nn.Module):
         routes = {name: self._routes.by_op[name] for name, op in OPS.items() if op.base and name in offered}
         steps = fused_steps(self.model, routes)
         view = fused_view(self.model, steps)
-        self._eager = (self.model, view, steps, Plan(self.model, view, steps, self._routes.by_op, self._routes))
+        self._eager = (
+            self.model,
+            view,
+            steps,
+            Plan(self.model, view, steps, self._routes.by_op, self._routes),
+        )
         self._to_compile = (fused_copy(self.model, steps),)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(args, tuple):
-            raise UsageError("torch.fx cannot trace a routed model, whose arguments are any; give it unroute(model)")
+            raise UsageError(
+                "torch.fx cannot trace a routed model, whose arguments are any; give it unroute(model)"
+            )
         if torch.compiler.is_compiling():
             with self._routes:
                 return self._to_compile[0](*args, **kwargs)
@@ -237,4 +251,6 @@ def _with_names_of_model(routed: Any, problems: Any) -> None:
     """Name what was missing or unexpected in a state as the model itself would."""
     inner = routed._loading + _OWN
     for names in problems:
-        names[:] = [routed._loading + name.removeprefix(inner) if name.startswith(inner) else name for name in names]
+        names[:] = [
+            routed._loading + name.removeprefix(inner) if name.startswith(inner) else name for name in names
+        ]

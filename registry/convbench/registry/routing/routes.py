@@ -6,7 +6,7 @@ A torch function mode sees every call of the pass's thread, from whatever code: 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import wraps
@@ -106,7 +106,9 @@ class Routes(TorchFunctionMode):
         """What is called in place of a function of torch."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            kwargs.pop("return_indices", None)  # always False here: F.max_pool2d names it, the contract does not
+            kwargs.pop(
+                "return_indices", None
+            )  # always False here: F.max_pool2d names it, the contract does not
             if not torch.compiler.is_compiling():
                 self._recompute_routed()
             return route(*args, **kwargs)

@@ -42,9 +42,7 @@ def _is_torchs(function: Any) -> bool:
     return function is None or os.path.dirname(source) == os.path.dirname(nn.modules.__file__)
 
 
-_METHODS = {
-    kind: methods for kind in (*LAYERS, *OTHERS) if all(map(_is_torchs, methods := _methods(kind)))
-}
+_METHODS = {kind: methods for kind in (*LAYERS, *OTHERS) if all(map(_is_torchs, methods := _methods(kind)))}
 _MAX_POOL2D = F.max_pool2d
 
 
