@@ -1,4 +1,4 @@
-"""A backend is asked for nothing that its record does not claim: torch computes that, to the bit, and it is counted."""
+"""A backend is given nothing that its record does not claim: torch computes that, and it is counted."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Routed(nn.Module):
         self._look_at_model()
 
     def _look_at_model(self) -> None:
-        """Find what can be fused. Its forms of the model are in tuples, which torch does not search for parameters."""
+        """Find what can be fused. Forms of the model are in tuples, which torch does not search for parameters."""
         offered = self.backend.ops if self.fuse else {}
         routes = {name: self._routes.by_op[name] for name, op in OPS.items() if op.base and name in offered}
         steps = fused_steps(self.model, routes)
@@ -73,9 +73,7 @@ class Routed(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(args, tuple):
-            raise UsageError(
-                "torch.fx cannot trace a routed model, whose arguments are any; give it unroute(model)"
-            )
+            raise UsageError("torch.fx cannot trace a routed model; give it unroute(model)")
         if torch.compiler.is_compiling():
             with self._routes:
                 return self._to_compile[0](*args, **kwargs)
@@ -100,7 +98,7 @@ class Routed(nn.Module):
         self._look_at_model()
         return self
 
-    # --- the weights are the model's ------------------------------------------------------------------------------
+    # --- weights ------------------------------------------------------------------------------------------------
 
     def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> Any:
         """The model's, with its names, wherever the routed model is; and what was put on the routed one itself."""
@@ -123,7 +121,7 @@ class Routed(nn.Module):
                 state_dict[prefix + _OWN + rest] = state_dict.pop(name)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    # --- copies ---------------------------------------------------------------------------------------------------
+    # --- copies -------------------------------------------------------------------------------------------------
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Routed:
         copy = object.__new__(type(self))
@@ -152,7 +150,7 @@ class Routed(nn.Module):
     def __prepare_scriptable__(self) -> nn.Module:
         raise UsageError("torch.jit.script cannot compile a routed model; give it unroute(model)")
 
-    # --- what was counted -----------------------------------------------------------------------------------------
+    # --- counts -------------------------------------------------------------------------------------------------
 
     @property
     def tallies(self) -> Mapping[str, Tally]:

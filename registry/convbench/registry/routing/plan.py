@@ -1,4 +1,4 @@
-"""A forward pass of stock layers in Sequentials as a list of calls: what it takes is certain, and needs no mode."""
+"""A forward pass of stock layers as a list of calls: these layers call nothing unknown, and need no mode."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ class Routes(TorchFunctionMode):
         return call
 
     def _route(self, op: Op, backend: Backend) -> Route:
-        """The backend's op; the fallback where the record does not claim a call, the op refuses it, or is missing."""
+        """The backend's op; the fallback where it is missing or refuses, or the record does not claim the call."""
         tally, fallback = self.tallies[op.name], self._fallback(op)
         offered = backend.ops.get(op.name)
         implementation = None if offered is None else autocasting(op, offered)
@@ -164,8 +164,8 @@ class Routes(TorchFunctionMode):
     def _recompute_routed(self) -> None:
         """Have the checkpoints that this call is made in routed as well when backward computes them again.
 
-        Backward runs outside of the pass, and torch has no way to say what a checkpoint is to be computed
-        under: the function that it keeps for that is found on the stack, in the frames of `torch.utils.checkpoint`.
+        Backward runs outside of the pass, and torch has no way to say what a checkpoint is to be computed under.
+        The function that it keeps for that is found on the stack, in the frames of `torch.utils.checkpoint`.
         """
         if torch.is_grad_enabled() and torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
             return
