@@ -17,7 +17,7 @@ from convbench.registry.ops.contract import Op
 
 
 def cast_to(device: str, dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which products of such tensors are computed: autocast's for numbers with a point, but float64."""
+    """The dtype in which products of such tensors are computed, which may be autocast's."""
     if not torch._C._is_any_autocast_enabled() or not torch.is_autocast_enabled(device):
         return dtype
     return torch.get_autocast_dtype(device) if dtype.is_floating_point and dtype != torch.float64 else dtype
