@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -216,3 +218,10 @@ def test_what_cannot_be_compiled_says_so() -> None:
     assert isinstance(network[0], Routed)
     with pytest.raises(UsageError, match=r"torch.fx cannot trace .* unroute\(model\)"):
         torch.fx.symbolic_trace(routed)
+
+
+def test_the_example_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = Path(__file__).parents[3] / "docs" / "auto.md"
+    (source,) = re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(source, {})

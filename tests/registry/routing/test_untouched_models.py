@@ -137,6 +137,13 @@ def test_layers_put_in_replaced_and_taken_out_count_at_once(images: Tensor) -> N
     assert torch.equal(routed(images), model(images) + 100)
 
 
+def test_a_missing_layer_fails_as_in_torch(images: Tensor) -> None:
+    model = nn.Sequential(nn.ReLU())
+    model._modules["1"] = None
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+        use_backend(model, plus(100))(images)
+
+
 # --- hooks ------------------------------------------------------------------------------------------------------
 
 

@@ -68,6 +68,7 @@ class Routes(TorchFunctionMode):
         self.passes = 0
         self.by_op: dict[str, Route] = {}
         self._by_function: dict[Callable[..., Any], Route] = {}
+        self._by_function[torch._C._set_grad_enabled] = self._set_grad_enabled
         self._counting = Lock()
         for op in OPS.values():  # a fused op comes after the one that it is fused of
             self.by_op[op.name] = self._route(op, backend)
@@ -109,11 +110,18 @@ class Routes(TorchFunctionMode):
             kwargs.pop(
                 "return_indices", None
             )  # always False here: F.max_pool2d names it, the contract does not
-            if not torch.compiler.is_compiling():
-                self._recompute_routed()
+            compiling = torch.compiler.is_compiling()
+            if not compiling and torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+                self._recompute_routed(depth=sys.maxsize)
             return route(*args, **kwargs)
 
         return call
+
+    def _set_grad_enabled(self, enabled: bool) -> None:
+        """As torch's; a checkpoint of the reentrant kind begins with it."""
+        if not torch.compiler.is_compiling():
+            self._recompute_routed(depth=5)
+        torch._C._set_grad_enabled(enabled)
 
     def _route(self, op: Op, backend: Backend) -> Route:
         """The backend's op; the fallback where it is missing or refuses, or the record does not claim the call."""
@@ -161,22 +169,22 @@ class Routes(TorchFunctionMode):
                 tally.served_calls += 1
                 tally.served_flops += flops
 
-    def _recompute_routed(self) -> None:
-        """Have the checkpoints that this call is made in routed as well when backward computes them again.
+    def _recompute_routed(self, depth: int) -> None:
+        """Have the checkpoints that a call is made in routed as well when backward computes them again.
 
         Backward runs outside of the pass, and torch has no way to say what a checkpoint is to be computed under.
-        The function that it keeps for that is found on the stack, in the frames of `torch.utils.checkpoint`.
+        The function that it keeps for that is found on the stack, in the frames of `torch.utils.checkpoint`, of
+        which the innermost is at most `depth` frames away.
         """
-        if torch.is_grad_enabled() and torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
-            return
         frame = sys._getframe(2)
-        while frame := frame.f_back:  # type: ignore[assignment]
+        while frame is not None and depth > 0:
             if frame.f_globals is _CHECKPOINT:
                 found = frame.f_locals
                 if "gen" in found:
                     self._wrap(found["gen"].gi_frame.f_locals.get("new_frame"), "recompute_fn")
                 elif "run_function" in found:  # of the reentrant one
                     self._wrap(found.get("ctx"), "run_function")
+            frame, depth = frame.f_back, depth - 1  # type: ignore[assignment]
 
     def _wrap(self, checkpoint: Any, name: str) -> None:
         function = getattr(checkpoint, name, None)

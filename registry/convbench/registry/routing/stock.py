@@ -56,7 +56,7 @@ def is_stock(module: nn.Module) -> bool:
 
 def has_stock_class(kind: type[nn.Module]) -> bool:
     """Whether it is one of the classes here, and its methods are torch's."""
-    return _METHODS.get(kind) == _methods(kind)
+    return kind in _METHODS and _METHODS[kind] == _methods(kind)
 
 
 def is_untouched(module: nn.Module) -> bool:
