@@ -43,7 +43,7 @@ def _is_torchs(function: Any) -> bool:
 
 
 _METHODS = {kind: methods for kind in (*LAYERS, *OTHERS) if all(map(_is_torchs, methods := _methods(kind)))}
-_MAX_POOL2D = F.max_pool2d
+FUNCTIONS = {"conv2d": torch.conv2d, "max_pool2d": F.max_pool2d, "avg_pool2d": torch._C._nn.avg_pool2d}
 
 
 def is_stock(module: nn.Module) -> bool:
@@ -77,12 +77,8 @@ def is_untouched(module: nn.Module) -> bool:
 
 def nothing_is_global() -> bool:
     """Whether no hook is on every module, and layers find torch's functions in `torch.nn.functional`."""
-    return (
-        F.conv2d is torch.conv2d
-        and F.max_pool2d is _MAX_POOL2D
-        and F.avg_pool2d is torch._C._nn.avg_pool2d
-        and not _has_any_global_hook()
-    )
+    found = vars(F)
+    return not _has_any_global_hook() and all(found[name] is own for name, own in FUNCTIONS.items())
 
 
 def has_hooks(module: nn.Module) -> bool:
