@@ -49,7 +49,7 @@ class Routed(nn.Module):
         self.model = model
         self.backend = backend
         self.fuse = fuse
-        self.register_load_state_dict_post_hook(_with_names_of_model)
+        self.register_load_state_dict_post_hook(_with_names_of_model)  # type: ignore[no-untyped-call]
         self._start()
 
     def _start(self) -> None:
@@ -141,7 +141,7 @@ class Routed(nn.Module):
         return {**self._kept(), "backend": name}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({**state, "backend": discover().backend(state["backend"])})
+        super().__setstate__({**state, "backend": discover().backend(state["backend"])})  # type: ignore[no-untyped-call]
         self._start()
 
     def _kept(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from convbench.registry.routing.stock import (
     nothing_is_global,
 )
 
-Steps = Mapping[nn.Module, Sequence[Callable[[Any], Any]]]  # what a Sequential runs, layers and `FusedStep`s
+Steps = Mapping[nn.Module, Sequence[Any]]  # what a Sequential runs, layers and `FusedStep`s
 
 NAMES: Mapping[type[nn.Module], str] = {getattr(nn, each.module): each.name for each in ACTIVATIONS.values()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -63,8 +63,9 @@ class Plan:
 
     def _add_children(self, module: nn.Sequential, view: nn.Module) -> None:
         self._children.append((module._modules, list(module)))
-        views = dict(zip(module, view._modules.values(), strict=True))
-        for step in self._steps.get(module, module):
+        views: dict[Any, Any] = dict(zip(module, view._modules.values(), strict=True))
+        steps: Iterable[Any] = self._steps.get(module, module)
+        for step in steps:
             if not isinstance(step, FusedStep):
                 self._add(step, views[step])
             elif all(map(is_stock, step.layers)):

@@ -138,7 +138,7 @@ class Routes(TorchFunctionMode):
                     try:
                         output, served = implementation(*args, **kwargs), True
                     except Unsupported as unsupported:
-                        reason = unsupported
+                        reason = str(unsupported)
                 if not (served or compiling):
                     tally.refusals.add(f"{op.name}: {reason}")
             if not served:
