@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jacrev, jvp, vmap
+from torch.utils.flop_counter import FlopCounterMode
 
 from convbench.registry import Backend, discover, use_backend
 from convbench.registry.ops.contract import OPS
@@ -228,3 +230,15 @@ def test_arguments_by_position_and_by_name_are_asked_for(images: Tensor) -> None
     assert refusal(False, (images, layer.weight), {"bias": None}) is None
     assert refusal(False, (images.double(), layer.weight), {}) is not None
     assert refusal(False, (images,), {"weight": layer.weight.half()}) is not None
+
+
+def test_a_mode_that_only_looks_on_changes_nothing(images: Tensor) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    routed = use_backend(model, "im2col")
+    with FlopCounterMode(display=False) as counter:
+        routed(images)
+    assert routed.served == "conv2d 1/1"
+    assert counter.get_total_flops() > 0
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert routed(images).shape == model(images).shape
+    assert routed.refusals == ["conv2d: a call that is traced"]

@@ -22,6 +22,8 @@ from convbench.registry.routing.autocast import cast_to
 
 Refusal = Callable[[bool, tuple[Any, ...], Mapping[str, Any]], str | None]
 
+_Key = torch._C._TorchDispatchModeKey
+_TRACERS = (_Key.PROXY, _Key.FAKE, _Key.FUNCTIONAL)
 _KINDS = frozenset({Tensor, nn.Parameter})
 _keys: Callable[[Any], Any] = torch._C._dispatch_keys
 _devices: dict[int, str | None] = {}  # by a tensor's dispatch keys; None where it is not plain
@@ -66,7 +68,10 @@ def _followed() -> str | None:
         return "a call under a transformation of torch.func"
     if forward_ad._current_level >= 0:
         return "a call under forward mode AD"
-    if torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None:
+    if torch._C._get_tracing_state() is not None or (
+        torch._C._len_torch_dispatch_stack()
+        and any(torch._C._get_dispatch_mode(key) is not None for key in _TRACERS)
+    ):
         return "a call that is traced"
     return None
 
