@@ -320,3 +320,44 @@ def test_a_routed_model_in_a_checkpoint(images: Tensor) -> None:
         inputs = images.clone().requires_grad_()
         checkpoint(routed, inputs, use_reentrant=reentrant).sum().backward()
     assert routed.served_calls == routed.calls >= 3  # torch may stop before the last one is over
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_checkpoint_around_a_routed_model_routes_that_model_alone(reentrant: bool, images: Tensor) -> None:
+    """Calls beside it are torch's when they are computed again, as they were the first time."""
+    inner, weight = use_backend(Functional(), plus(100)), nn.Parameter(torch.randn(2, 4, 3, 3))
+    outer = use_backend(Functional(), plus(5000))
+    seen: list[Tensor] = []
+
+    def part(inputs: Tensor) -> Tensor:
+        seen.append(F.conv2d(inner(inputs) - 100, weight).detach())
+        with torch.no_grad():
+            outer(inputs)
+        return F.conv2d(inner(inputs), weight) * outer(inputs).mean()
+
+    inputs = images.clone().requires_grad_()
+    checkpoint(part, inputs, use_reentrant=reentrant).square().sum().backward()
+    assert len(seen) == 2
+    assert torch.equal(*seen)
+
+
+def test_two_backends_in_one_checkpoint_are_entered_once(images: Tensor) -> None:
+    class Many(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = use_backend(Functional(), plus(100))
+            self.weight = nn.Parameter(torch.randn(3, 3, 3, 3))
+
+        def forward(self, images: Tensor) -> Tensor:
+            def part(inputs: Tensor) -> Tensor:
+                for _ in range(20):
+                    inputs = F.conv2d(inputs, self.weight, padding=1)
+                return self.inner(inputs)  # type: ignore[no-any-return]
+
+            return checkpoint(part, images, use_reentrant=False)  # type: ignore[no-any-return]
+
+    model = Many()
+    routed = use_backend(model, "im2col")
+    routed(images.clone().requires_grad_()).sum().backward()
+    assert routed.served_calls == routed.calls >= 41
+    assert model.inner.served_calls == model.inner.calls >= 1

@@ -67,7 +67,7 @@ class Routed(nn.Module):
             self.model,
             view,
             steps,
-            Plan(self.model, view, steps, self._routes.by_op, self._routes),
+            Plan(self.model, view, steps, self._routes),
         )
         self._to_compile = (fused_copy(self.model, steps),)
 
@@ -83,10 +83,9 @@ class Routed(nn.Module):
             model, view, steps, plan = self._eager
         self._routes.begin_pass()
         if len(args) != 1 or kwargs or not nothing_is_global() or self._routes.is_active():
-            with self._routes.active():
-                return view(*args, **kwargs)
+            return self._routes.run(view, *args, **kwargs)
         if not plan.holds():
-            plan = Plan(model, view, steps, self._routes.by_op, self._routes)
+            plan = Plan(model, view, steps, self._routes)
             self._eager = (model, view, steps, plan)
         (output,) = args
         for call in plan.calls:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from convbench.registry.routing.fusion import FusedStep, Steps
-from convbench.registry.routing.stock import LAYERS, Route, call_of, has_stock_class, is_stock, is_untouched
+from convbench.registry.routing.routes import Routes
+from convbench.registry.routing.stock import LAYERS, call_of, has_stock_class, is_stock, is_untouched
 
 
 class Plan:
@@ -19,8 +20,7 @@ class Plan:
         model: any model.
         view: the same with `steps` in its Sequentials; see `convbench.registry.routing.fusion`.
         steps: what these run.
-        routes: a function for each op of the contract.
-        mode: what routes the calls of modules that are not stock.
+        routes: where calls go.
     """
 
     def __init__(
@@ -28,10 +28,9 @@ class Plan:
         model: nn.Module,
         view: nn.Module,
         steps: Steps,
-        routes: Mapping[str, Route],
-        mode: AbstractContextManager[Any],
+        routes: Routes,
     ) -> None:
-        self._steps, self._routes, self._mode = steps, routes, mode
+        self._steps, self._routes = steps, routes
         self._stock: list[nn.Module] = []
         self._children: list[tuple[Mapping[str, Any], list[Any]]] = []
         self.calls: list[Callable[[Any], Any]] = []
@@ -50,12 +49,12 @@ class Plan:
 
     def _add(self, module: nn.Module, view: nn.Module) -> None:
         if not is_stock(module):
-            self.calls.append(self._routed(view))
+            self.calls.append(partial(self._routes.run, view))
             return
         self._stock.append(module)
         op = LAYERS.get(type(module))
         if op is not None:
-            self.calls.append(call_of(module, self._routes[op]))
+            self.calls.append(call_of(module, self._routes.by_op[op]))
         elif type(module) is nn.Sequential:
             self._add_children(module, view)
         else:
@@ -74,10 +73,3 @@ class Plan:
             else:
                 for layer in step.layers:
                     self._add(layer, layer)
-
-    def _routed(self, module: nn.Module) -> Callable[[Any], Any]:
-        def call(input: Any) -> Any:
-            with self._mode:
-                return module(input)
-
-        return call

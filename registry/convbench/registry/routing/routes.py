@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -80,9 +80,10 @@ class Routes(TorchFunctionMode):
         with self._counting:
             self.passes += 1
 
-    def active(self) -> AbstractContextManager[Any]:
-        """Routes the calls of this thread; where they are routed already, that is enough."""
-        return nullcontext() if self.is_active() else self
+    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function, and route what it calls; where calls are routed already, that is enough."""
+        with nullcontext() if self.is_active() else self:
+            return function(*args, **kwargs)
 
     def reset_counts(self) -> None:
         """Start counting anew."""
@@ -107,9 +108,8 @@ class Routes(TorchFunctionMode):
         """What is called in place of a function of torch."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            kwargs.pop(
-                "return_indices", None
-            )  # always False here: F.max_pool2d names it, the contract does not
+            # always False here: F.max_pool2d names it, the contract does not
+            kwargs.pop("return_indices", None)
             compiling = torch.compiler.is_compiling()
             if not compiling and torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
                 self._recompute_routed(depth=sys.maxsize)
@@ -174,10 +174,12 @@ class Routes(TorchFunctionMode):
 
         Backward runs outside of the pass, and torch has no way to say what a checkpoint is to be computed under.
         The function that it keeps for that is found on the stack, in the frames of `torch.utils.checkpoint`, of
-        which the innermost is at most `depth` frames away.
+        which the innermost is at most `depth` frames away. Those outside of the pass are not the model's.
         """
         frame = sys._getframe(2)
         while frame is not None and depth > 0:
+            if frame.f_code is Routes.run.__code__ and frame.f_locals["self"] is self:
+                return
             if frame.f_globals is _CHECKPOINT:
                 found = frame.f_locals
                 if "gen" in found:
@@ -188,13 +190,8 @@ class Routes(TorchFunctionMode):
 
     def _wrap(self, checkpoint: Any, name: str) -> None:
         function = getattr(checkpoint, name, None)
-        if function is None or getattr(function, "routes", None) is self:
-            return
-
-        @wraps(function)
-        def recompute(*args: Any, **kwargs: Any) -> Any:
-            with self.active():
-                return function(*args, **kwargs)
-
-        recompute.__dict__["routes"] = self
-        setattr(checkpoint, name, recompute)
+        routed_by = getattr(function, "routed_by", ())
+        if function is not None and self not in routed_by:
+            recompute = partial(self.run, function)
+            recompute.routed_by = (*routed_by, self)  # type: ignore[attr-defined]
+            setattr(checkpoint, name, recompute)
