@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from convbench.registry.ops.activations import ACTIVATIONS
 from convbench.registry.routing.stock import (
     LAYERS,
-    OVERRIDES,
     Route,
     call_of,
     has_hooks,
@@ -144,7 +143,7 @@ def _steps_of(module: nn.Module, routes: Mapping[str, Route]) -> Sequence[Callab
     An activation goes with the pooling behind it, where that can be, rather than with the convolution before it:
     so it touches a quarter of the numbers, or has none of its own to write.
     """
-    if type(module) is not nn.Sequential or not OVERRIDES.isdisjoint(vars(module)):
+    if type(module) is not nn.Sequential or "forward" in vars(module):
         return None
     layers = list(module)
     steps: list[Callable[[Any], Any]] = []

@@ -29,11 +29,6 @@ OTHERS = (  # call no op of the contract
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh, nn.Softmax,
 )  # fmt: skip
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-OVERRIDES = frozenset({"forward", "_conv_forward", "_compiled_call_impl"})  # in a module's own attributes
-
-
-def _methods(kind: type[nn.Module]) -> tuple[Any, ...]:
-    return kind.__call__, kind.forward, getattr(kind, "_conv_forward", None)
 
 
 def _is_torchs(function: Any) -> bool:
@@ -42,7 +37,13 @@ def _is_torchs(function: Any) -> bool:
     return function is None or os.path.dirname(source) == os.path.dirname(nn.modules.__file__)
 
 
-_METHODS = {kind: methods for kind in (*LAYERS, *OTHERS) if all(map(_is_torchs, methods := _methods(kind)))}
+_CALL = nn.Module.__call__
+_STOCK: tuple[Any, ...] = (*LAYERS, *OTHERS)
+_METHODS: dict[Any, tuple[Any, Any]] = {  # the forward pass, and for Conv2d what it goes through
+    kind: (kind.forward, getattr(kind, "_conv_forward", None))
+    for kind in _STOCK
+    if all(map(_is_torchs, (kind.__call__, kind.forward, getattr(kind, "_conv_forward", None))))
+}
 FUNCTIONS = {"conv2d": torch.conv2d, "max_pool2d": F.max_pool2d, "avg_pool2d": torch._C._nn.avg_pool2d}
 
 
@@ -54,31 +55,43 @@ def is_stock(module: nn.Module) -> bool:
     return has_stock_class(type(module)) and is_untouched(module)
 
 
-def has_stock_class(kind: type[nn.Module]) -> bool:
+def has_stock_class(kind: Any) -> bool:
     """Whether it is one of the classes here, and its methods are torch's."""
-    return kind in _METHODS and _METHODS[kind] == _methods(kind)
+    if kind not in _METHODS:
+        return False
+    forward, conv_forward = _METHODS[kind]
+    return (
+        kind.forward is forward
+        and kind.__call__ is _CALL
+        and (conv_forward is None or kind._conv_forward is conv_forward)
+    )
 
 
 def is_untouched(module: nn.Module) -> bool:
-    """Whether a module has no hook and no method of its own, and does no more than call its op."""
-    attributes = module.__dict__
-    return (
-        attributes.keys().isdisjoint(OVERRIDES)
-        and not (
-            attributes["_forward_hooks"]
-            or attributes["_forward_pre_hooks"]
-            or attributes["_backward_hooks"]
-            or attributes["_backward_pre_hooks"]
-        )
-        and attributes.get("padding_mode", "zeros") == "zeros"
-        and not attributes.get("return_indices")
+    """Whether a module has no hook and no method of its own, and does no more than call its op.
+
+    It is asked of every layer in every pass, and so written out.
+    """
+    own = module.__dict__
+    return not (
+        "forward" in own
+        or "_conv_forward" in own
+        or "_compiled_call_impl" in own
+        or own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or ("padding_mode" in own and own["padding_mode"] != "zeros")
+        or (own.get("return_indices"))
     )
 
 
 def nothing_is_global() -> bool:
     """Whether no hook is on every module, and layers find torch's functions in `torch.nn.functional`."""
-    found = vars(F)
-    return not _has_any_global_hook() and all(found[name] is own for name, own in FUNCTIONS.items())
+    for name, function in FUNCTIONS.items():
+        if getattr(F, name) is not function:
+            return False
+    return not _has_any_global_hook()
 
 
 def has_hooks(module: nn.Module) -> bool:
