@@ -41,7 +41,12 @@ def picky(input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any)
     return F.conv2d(input, weight, bias, *args)
 
 
-PICKY = Backend("picky", "for these tests", lambda: {"conv2d": picky, "avg_pool2d": F.avg_pool2d})
+PICKY = Backend(
+    "picky",
+    "for these tests",
+    lambda: {"conv2d": picky, "avg_pool2d": F.avg_pool2d},
+    devices=("cpu", "meta"),
+)
 
 
 def is_served(layer: nn.Conv2d) -> bool:

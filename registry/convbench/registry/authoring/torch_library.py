@@ -75,7 +75,7 @@ class Registered:
             @staticmethod
             def backward(ctx: Any, *grad_outputs: Any) -> Any:
                 calls = registered.eager if torch.is_grad_enabled() else registered.kernels
-                return derivative(calls, ctx, *grad_outputs)
+                return derivative(calls, ctx, *map(_in_memory, grad_outputs))
 
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # torch passes names
             keep(ctx, inputs, output)
@@ -97,6 +97,12 @@ class Registered:
     ) -> None:
         """Register the op with torch."""
         raise NotImplementedError
+
+
+def _in_memory(gradient: Tensor | None) -> Tensor | None:
+    """A gradient whose memory holds its numbers: torch has some with a negative bit, and zeros without memory."""
+    odd = gradient is not None and (gradient.is_neg() or gradient._is_zerotensor())
+    return gradient.clone() if odd else gradient  # type: ignore[union-attr]
 
 
 class Library(Registered):

@@ -169,7 +169,9 @@ def pool2d_window(
     if 0 in input.shape[1:]:
         raise ValueError(f"pooling needs channels and pixels, not an input of {tuple(input.shape)}")
     sizes = pair(kernel_size, "kernel_size")
-    steps = sizes if stride is None or stride in ([], ()) else pair(stride, "stride")
+    steps = sizes
+    if stride is not None and not (isinstance(stride, list | tuple) and not stride):  # an empty list is none
+        steps = pair(stride, "stride")
     pads, gaps = pair(padding, "padding"), pair(dilation, "dilation")
     if max(*sizes, *steps, *pads, *gaps) > INT:
         raise ValueError(
