@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from statistics import median
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ from interleaving import interleave
 from torch import Tensor, nn
 
 from convbench.registry import create_model, discover, use_backend
+from convbench.registry.ops.contract import OPS
+from convbench.registry.routing.claims import refusal_of
+from convbench.registry.routing.stock import LAYERS, call_of
 from convbench.suites.measure.data import image_batches
 from convbench.suites.measure.training import train
 from convbench.suites.worker.setup import set_process
@@ -83,3 +87,41 @@ def test_routing_costs_less_than_a_hundredth_of_a_step(benchmark: Any, images: t
     pair = interleave(benchmark, lambda: step(routed), lambda: step(model), rounds=1500)
     pair.record(benchmark)
     assert pair.ratio <= 1.01
+
+
+def test_routing_native_costs_less_than_a_hundredth_of_a_step(
+    benchmark: Any, images: tuple[Tensor, Tensor]
+) -> None:
+    """Passes of one image in turn, routed and by direct calls: the difference is routing's; and whole steps."""
+    model, backend = lenet(), discover().backend("native")
+    routed, image = use_backend(model, backend), torch.rand(1, 1, 28, 28)
+    x, y = images[0][:BATCH].float().div_(255), images[1][:BATCH]
+
+    def direct(x: Tensor) -> Tensor:
+        for layer in model:  # type: ignore[attr-defined]
+            op = LAYERS.get(type(layer))
+            x = layer(x) if op is None else call_of(layer, backend.ops[op])(x)
+        return x
+
+    def forward(network: Any) -> float:
+        start = time.perf_counter()
+        network(image)
+        return time.perf_counter() - start
+
+    def step() -> float:
+        start = time.perf_counter()
+        F.cross_entropy(routed(x), y).backward()
+        return time.perf_counter() - start
+
+    pair = interleave(benchmark, lambda: forward(routed), lambda: forward(direct), rounds=3000)
+    step_seconds = median(step() for _ in range(200))
+    cost = median(pair.ours) - median(pair.theirs)
+    benchmark.extra_info.update(routing_us=1e6 * cost, step_ms=1e3 * step_seconds)
+    assert cost <= 0.01 * step_seconds
+
+
+def test_asking_a_record_costs_microseconds(benchmark: Any) -> None:
+    refusal = refusal_of(OPS["conv2d"], discover().backend("native"))
+    layer, image = nn.Conv2d(3, 4, 3), torch.rand(1, 3, 9, 9)
+    assert benchmark(refusal, False, (image, layer.weight, layer.bias), {}) is None
+    assert benchmark.stats.stats.median <= 20e-6

@@ -11,7 +11,7 @@ ROOMS = {
     "registry": """
         AmbiguousName Architecture Backend ConvbenchError DataError Dataset GateFailed Images NothingRan OPS Op
         Plugin PluginError Recipe Registry Report Routed UnknownName Unsupported UsageError create_model discover
-        hookimpl list_models use_backend verify
+        hookimpl list_models unroute use_backend verify
     """,
     "plugins": "",
     "suites": "RunResult Suite load_suite run",

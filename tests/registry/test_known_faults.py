@@ -31,6 +31,7 @@ from convbench.registry.known_faults import (
     uses,
 )
 from convbench.registry.ops.dtypes import DTYPES, arithmetic
+from convbench.registry.routing import stock
 from convbench.results.storage import environment
 from convbench.suites.processes.protocol import Tried
 from convbench.suites.processes.verification import outcomes_of
@@ -67,6 +68,7 @@ def known(tmp_path: Path) -> Iterator[None]:
 def faulty(known: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is known, and torch has it."""
     monkeypatch.setattr(F, "conv2d", faulty_upstream.wrong)
+    monkeypatch.setitem(stock.FUNCTIONS, "conv2d", faulty_upstream.wrong)
     monkeypatch.setattr(conformance, "ORIGINALS", Originals())
 
 

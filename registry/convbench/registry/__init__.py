@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from convbench.registry.conformance.verify import verify
     from convbench.registry.models.factory import create_model, list_models
     from convbench.registry.ops.contract import OPS, Op
-    from convbench.registry.routing.dispatch import Routed, use_backend
+    from convbench.registry.routing.dispatch import Routed, unroute, use_backend
 
 _LAZY = {
     "OPS": "ops.contract",
@@ -42,6 +42,7 @@ _LAZY = {
     "create_model": "models.factory",
     "derived_backward": "authoring.derived_backward",
     "list_models": "models.factory",
+    "unroute": "routing.dispatch",
     "use_backend": "routing.dispatch",
     "verify": "conformance.verify",
 }
@@ -76,6 +77,7 @@ __all__ = [
     "hookimpl",
     "list_models",
     "no_cuda_device",
+    "unroute",
     "use_backend",
     "verify",
 ]

@@ -232,7 +232,8 @@ def safe_torch_op(op: Op, on_fault: Callable[[KnownFault], object] | None = None
             and dtype != torch.float64
         ):
             dtype = torch.get_autocast_dtype(device)
-        known = concerned.get((device, dtype))
+        nested = isinstance(input, Tensor) and input.is_nested  # has no shape to look at
+        known = None if nested else concerned.get((device, dtype))
         if known is not None:
             key = _key((*zip(names, args, strict=False), *kwargs.items()))
             name = _fault_of(base, known, device, key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,7 @@ Pair = tuple[int, int]
 Op = Callable[..., Tensor]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def by_torch(
@@ -282,3 +277,15 @@ def test_what_the_compiler_takes_keeps_its_word() -> None:
     call = (*(tensor.detach() for tensor in leaves((2, 3, 8, 8), (4, 3, 3, 3))), [2, 1], [1, 1], [1, 2], 1)
     results = torch.library.opcheck(opaque(by_numpy), call)  # type: ignore[arg-type]
     assert set(results.values()) == {"SUCCESS"}
+
+
+def test_gradients_of_complex_numbers_are_torchs() -> None:
+    torch.manual_seed(0)
+    shapes = ((2, 4, 7, 6), (4, 2, 3, 3), (4,))
+    tensors = [torch.randn(shape, dtype=torch.complex128, requires_grad=True) for shape in shapes]
+    options = (2, (1, 2), 1, 2)
+    outputs = [op(*tensors, *options) for op in (derived_backward(by_torch), F.conv2d)]
+    grad_output = torch.randn_like(outputs[0])
+    mine, torchs = (torch.autograd.grad(output, tensors, grad_output) for output in outputs)
+    for one, other in zip(mine, torchs, strict=True):
+        torch.testing.assert_close(one, other)

@@ -96,7 +96,7 @@ def test_a_sum_beyond_half_precision_excuses_that_sum_alone() -> None:
     images = torch.full((64, 2, 8, 8), 6e4, dtype=torch.float16, requires_grad=True)
     with torch.no_grad():
         layer.weight.mul_(0.01)
-    halved = Backend("halved", "half the gradient of its input", lambda: {"conv2d": conv2d})
+    halved = Backend("halved", "half the gradient of its input", lambda: {"conv2d": conv2d}, dtypes=HALVES)
     with pytest.raises(IntegrityError, match="the gradient of input is"):
         use_backend(layer, audited(halved, []))(images)
 
@@ -115,7 +115,9 @@ def spoilt(change: Callable[[Tensor], Tensor]) -> Backend:
         output = F.conv2d(input, weight, *args, **kwargs)
         return change(output) if isinstance(weight, nn.Parameter) else output
 
-    return Backend("spoilt", "right for plain tensors", lambda: {"conv2d": conv2d})
+    return Backend(
+        "spoilt", "right for plain tensors", lambda: {"conv2d": conv2d}, dtypes=("float32", *HALVES)
+    )
 
 
 @pytest.mark.parametrize(

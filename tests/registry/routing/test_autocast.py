@@ -24,7 +24,8 @@ def recording(seen: list[tuple[str, set[torch.dtype], bool]]) -> Backend:
         return call
 
     ops = {"conv2d": op("conv2d", F.conv2d), "max_pool2d": op("max_pool2d", F.max_pool2d)}
-    return Backend("recording", "for these tests", lambda: ops)
+    dtypes = ("float32", "float64", "bfloat16", "float16")
+    return Backend("recording", "for these tests", lambda: ops, dtypes=dtypes)
 
 
 class Functional(nn.Module):

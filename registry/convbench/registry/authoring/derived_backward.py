@@ -177,6 +177,8 @@ class _Convolution(torch.autograd.Function):
 
 def _gradients(grad_output: Tensor, input: Tensor, weight: Tensor, call: Any, needs: Needs) -> Gradients:
     """Of input, weight and bias; `call` is a forward, stride, padding, dilation and groups."""
+    if grad_output.is_complex():  # torch's gradients are those of the conjugates
+        input, weight = input.conj_physical(), weight.conj_physical()
     of_input = _gradient_of_input(grad_output, input, weight, *call) if needs[0] else None
     of_weight = _gradient_of_weight(grad_output, input, weight, *call) if needs[1] else None
     return of_input, of_weight, grad_output.sum(dim=(0, 2, 3)) if needs[2] else None

@@ -143,7 +143,15 @@ def refused_calls(op: str) -> list[Case]:
         plain = conv2d((2, 2, 4, 5), (4, 1, 3, 3), padding=1, groups=2)
         windows = ((0, None), (2, 0), (6, None))  # of no pixel, of no step, and larger than the image
         return [
-            replace(fused(op, plain, "relu"), options=(*plain.options, ("activation", "relu"), ("kernel_size", kernel), ("pool_stride", step)))
+            replace(
+                fused(op, plain, "relu"),
+                options=(
+                    *plain.options,
+                    ("activation", "relu"),
+                    ("kernel_size", kernel),
+                    ("pool_stride", step),
+                ),
+            )
             for kernel, step in windows
         ] + [fused(op, case, "relu") for case in _REFUSED[base.name]]
     plain = conformance_cases(base.name)[0]
@@ -319,7 +327,9 @@ def _fused_cases(op: str, base: str) -> Iterator[Case]:
 
 def _staged_cases(op: str) -> Iterator[Case]:
     """Those of a convolution, with one activation and one pooling window after the other."""
-    windows: Iterator[tuple[Any, Any]] = itertools.cycle(((2, None), (2, 2), (3, 2), ((1, 2), None), (2, (1, 3))))
+    windows: Iterator[tuple[Any, Any]] = itertools.cycle(
+        ((2, None), (2, 2), (3, 2), ((1, 2), None), (2, (1, 3)))
+    )
     first = conv2d((2, 2, 4, 5), (4, 1, 3, 3), padding=1, groups=2)
     found = [staged(op, first, activation, 2) for activation in ACTIVATIONS]
     for like, activation in zip(_conv2d_cases(), itertools.cycle(ACTIVATIONS), strict=False):

@@ -360,8 +360,10 @@ def fused_reference_answers(
     without_activation = partial(op.base.reference, **options)
 
     def doubt(slope: Tensor, pooled: Callable[[Tensor], Tensor]) -> None:
-        """Gradients of which nobody can say whether the outputs before the pooling with that slope hand them back."""
-        in_full = _magnitudes_in_doubt(without_activation, wide, tensors, grad_output, directed, slope, pooled)
+        """Add what outputs of an activation with that slope may hand back, or not: rounding decides."""
+        in_full = _magnitudes_in_doubt(
+            without_activation, wide, tensors, grad_output, directed, slope, pooled
+        )
         for name, each in in_full.items():
             if name != OUTPUT:
                 doubtful[name] = doubtful[name] + each if name in doubtful else each
@@ -393,7 +395,7 @@ def _unchanged(output: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Pooling:
-    """The pooling that a fused op ends with, of sizes of terms; which value is the largest of a window is fixed."""
+    """The pooling that a fused op ends with, of sizes of terms; the place of each maximum is fixed."""
 
     op: Op
     window: Mapping[str, Any]
@@ -407,7 +409,9 @@ class _Pooling:
 
     def of_any(self, output: Tensor, chosen: Tensor) -> Tensor:
         """The pooling itself, where a maximum is chosen among the values `chosen`."""
-        return self.op.reference(output, **self.window) if self.op.multilinear else self._chosen(output, chosen)
+        return (
+            self.op.reference(output, **self.window) if self.op.multilinear else self._chosen(output, chosen)
+        )
 
     def largest(self, errors: Tensor) -> Tensor:
         """By how much the largest value of each window can be off."""
@@ -423,12 +427,16 @@ class _Pooling:
         surely = self.op.reference(finite - errors, **self.window)
         height, width = pair(self.window["kernel_size"], "kernel_size")
         step = self.window["stride"]
-        windows = partial(F.unfold, kernel_size=(height, width), stride=(height, width) if step is None else step)
+        windows = partial(
+            F.unfold, kernel_size=(height, width), stride=(height, width) if step is None else step
+        )
         planes, errors_ = finite.flatten(0, 1)[:, None], (finite + errors).flatten(0, 1)[:, None]
         bound = surely.flatten(0, 1).flatten(1)[:, None]
         able = windows(errors_) >= bound
         able = (able & (able.sum(dim=1, keepdim=True) > 1)).double()
-        counts = F.fold(able, planes.shape[2:], (height, width), stride=(height, width) if step is None else step)
+        counts = F.fold(
+            able, planes.shape[2:], (height, width), stride=(height, width) if step is None else step
+        )
         return counts.clamp(max=1).reshape(values.shape)
 
     def _chosen(self, output: Tensor, values: Tensor) -> Tensor:

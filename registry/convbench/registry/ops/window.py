@@ -28,7 +28,7 @@ class Window:
     """A window sliding over (H, W), every quantity as a (vertical, horizontal) pair.
 
     `before` and `after` are the rows and columns of padding at the top and left, and at the bottom and right. A
-    stride is at most the padded image, and a dilation between no two taps is 1, whatever the call says.
+    stride is at most the size of the padded image, and the dilation of a kernel with one tap is 1.
     """
 
     kernel_size: tuple[int, int]
@@ -169,7 +169,9 @@ def pool2d_window(
     if 0 in input.shape[1:]:
         raise ValueError(f"pooling needs channels and pixels, not an input of {tuple(input.shape)}")
     sizes = pair(kernel_size, "kernel_size")
-    steps = sizes if stride is None or stride in ([], ()) else pair(stride, "stride")
+    steps = sizes
+    if stride is not None and not (isinstance(stride, list | tuple) and not stride):  # an empty list is none
+        steps = pair(stride, "stride")
     pads, gaps = pair(padding, "padding"), pair(dilation, "dilation")
     if max(*sizes, *steps, *pads, *gaps) > INT:
         raise ValueError(

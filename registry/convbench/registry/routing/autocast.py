@@ -16,6 +16,13 @@ from torch import Tensor
 from convbench.registry.ops.contract import Op
 
 
+def cast_to(device: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which products of such tensors are computed, which may be autocast's."""
+    if not torch._C._is_any_autocast_enabled() or not torch.is_autocast_enabled(device):
+        return dtype
+    return torch.get_autocast_dtype(device) if dtype.is_floating_point and dtype != torch.float64 else dtype
+
+
 def autocasting(op: Op, implementation: Callable[..., Any]) -> Callable[..., Any]:
     """The same implementation, with what it is given cast as autocast would; as it is where no autocast is on."""
 
@@ -26,16 +33,13 @@ def autocasting(op: Op, implementation: Callable[..., Any]) -> Callable[..., Any
         if not torch.is_autocast_enabled(kind):
             return implementation(*args, **kwargs)
         if "weight" in op.tensors:
-            dtype = torch.get_autocast_dtype(kind)
-            args = tuple(_cast(value, dtype) for value in args)
-            kwargs = {name: _cast(value, dtype) for name, value in kwargs.items()}
+            args = tuple(_cast(kind, value) for value in args)
+            kwargs = {name: _cast(kind, value) for name, value in kwargs.items()}
         with torch.autocast(kind, enabled=False):
             return implementation(*args, **kwargs)
 
     return call
 
 
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    """As autocast: numbers with a point, but for those of float64."""
-    eligible = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64
-    return value.to(dtype) if eligible else value
+def _cast(device: str, value: Any) -> Any:
+    return value.to(cast_to(device, value.dtype)) if isinstance(value, Tensor) else value

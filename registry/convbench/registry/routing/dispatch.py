@@ -1,69 +1,47 @@
 """Routes the convolutions and poolings of a torch model to a backend, without changing the model.
 
 While a routed model runs forward, calls of the contract's ops go to the backend. All other calls, and those that
-the backend refuses with `Unsupported`, run on torch. A torch function mode intercepts the calls, so that
-functional calls in any module's `forward` are routed as well as `nn.Conv2d`, and `torch.compile` traces it.
-Models that consist of torch's own layers need no mode (see `convbench.registry.routing.patching`).
+the backend's record does not claim or the backend refuses with `Unsupported`, run on torch. The model is run as it
+is (`convbench.registry.routing.routes`): nothing is put into its modules, and another thread may use it meanwhile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from convbench.registry.discovery.plugins import discover
-from convbench.registry.errors import PluginError, Unsupported, choices
-from convbench.registry.known_faults import KnownFault, safe_torch_op
-from convbench.registry.ops.contract import OPS, Op
-from convbench.registry.ops.fused import decompose
+from convbench.registry.errors import PluginError, UsageError, choices
+from convbench.registry.ops.contract import OPS
 from convbench.registry.records import Backend
-from convbench.registry.routing.autocast import autocasting
-from convbench.registry.routing.fusion import fused_copy, fused_forwards
-from convbench.registry.routing.patching import PatchedForwards, Route, patched_forwards
+from convbench.registry.routing.fusion import fused_copy, fused_steps, fused_view
+from convbench.registry.routing.plan import Plan
+from convbench.registry.routing.routes import Routes, Tally
+from convbench.registry.routing.stock import nothing_is_global
 
-
-@dataclass
-class Tally:
-    """How many calls of one op were made, and how many the backend served."""
-
-    calls: int = 0
-    served_calls: int = 0
-    flops: int = 0
-    served_flops: int = 0
-    refusals: set[str] = field(default_factory=set)
-    workarounds: set[str] = field(default_factory=set)  # what torch computes in another dtype
-
-    def workaround(self, fault: KnownFault) -> None:
-        """Record a call that torch computes in another dtype because of a known fault in its own."""
-        self.workarounds.add(f"{', '.join(fault.ops)} in {fault.compute_in} for the {fault}")
-
-    def clear(self) -> None:
-        """Back to nothing counted."""
-        self.calls = self.served_calls = self.flops = self.served_flops = 0
-        self.refusals.clear()
-        self.workarounds.clear()
-
-
-@dataclass
-class _PassCount:
-    """How many forward passes were counted; a module's own attributes take microseconds to set."""
-
-    made: int = 0
+_OWN = (
+    "model."  # what names of the model's parameters begin with in `named_parameters`, and not in `state_dict`
+)
+_MADE = (
+    "backend",
+    "_routes",
+    "_eager",
+    "_to_compile",
+)  # attributes that a copy does not take over as they are
 
 
 class Routed(nn.Module):
-    """A model whose contract ops are computed by `backend`.
+    """A model whose contract ops are computed by `backend`; `unroute` gives back the plain one.
 
-    `model` is the module that was given, its code and parameters as they were; after a change of its modules
-    call `train()` or `eval()`, which look at them anew. With `fuse`, neighbours that one op of the backend
-    computes together are one call (see `convbench.registry.routing.fusion`). The counts cover every forward pass
-    since the last `reset_counts()`, `passes` of them, except compiled ones, which run no Python to count in.
+    `model` is the module that was given, its code and parameters as they were, and `state_dict()` is the model's
+    own. With `fuse`, neighbours that one op of the backend computes together are one call (see
+    `convbench.registry.routing.fusion`); after a change of the modules call `train()` or `eval()`, which look at
+    them anew. The counts cover every forward pass since the last `reset_counts()`, `passes` of them, except
+    compiled ones, which run no Python to count in. What a checkpoint computes again in backward is counted again.
     """
 
     def __init__(self, model: nn.Module, backend: Backend, fuse: bool = False) -> None:
@@ -71,53 +49,117 @@ class Routed(nn.Module):
         self.model = model
         self.backend = backend
         self.fuse = fuse
-        self.tallies = {name: Tally() for name in OPS}
-        self._mode = _Mode(backend, self.tallies)
-        self._passes = _PassCount()
-        self._patch()
+        self.register_load_state_dict_post_hook(_with_names_of_model)  # type: ignore[no-untyped-call]
+        self._start()
 
-    def _patch(self) -> None:
-        self._patched_model = (self.model,)
-        fused = fused_forwards(self.model, self._fused(self._mode.counted))
-        self._patched = patched_forwards(self.model, self._mode.counted, fused)
-        self._fused_only = PatchedForwards(fused)
-        # in a tuple, as above: torch does not search tuples for parameters
-        self._fused_copy = (fused_copy(self.model, self._fused(self._mode.uncounted)),) if fused else ()
+    def _start(self) -> None:
+        """Routes of its own, with nothing counted."""
+        self._routes = Routes(self.backend)
+        self._look_at_model()
 
-    def _fused(self, routes: Mapping[str, Route]) -> dict[str, Route]:
-        """Of these routes those of fused ops that are wanted, and that the backend has."""
+    def _look_at_model(self) -> None:
+        """Find what can be fused. Forms of the model are in tuples, which torch does not search for parameters."""
         offered = self.backend.ops if self.fuse else {}
-        return {name: route for name, route in routes.items() if OPS[name].base and name in offered}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Routed:
-        copy = Routed(deepcopy(self.model, memo), self.backend, self.fuse)  # its routes count for the copy
-        copy.training = self.training
-        return copy
+        wanted = {name for name, op in OPS.items() if op.base and name in offered}
+        steps = fused_steps(self.model, self._routes.by_op, wanted)
+        view = fused_view(self.model, steps)
+        self._eager = (
+            self.model,
+            view,
+            steps,
+            Plan(self.model, view, steps, self._routes),
+        )
+        self._to_compile = (fused_copy(self.model, steps),)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(args, tuple):
+            raise UsageError("torch.fx cannot trace a routed model; give it unroute(model)")
         if torch.compiler.is_compiling():
-            with self._mode:
-                model = self._fused_copy[0] if self._fused_copy else self.model
-                return model(*args, **kwargs)
-        self._passes.made += 1
-        model = self.model
-        if model is not self._patched_model[0]:  # a replica of `DataParallel` has layers of its own
-            self._patch()
-        if self._patched is not None:
-            with self._patched:
-                return model(*args, **kwargs)
-        with self._mode, self._fused_only:
-            return model(*args, **kwargs)
+            with self._routes:
+                return self._to_compile[0](*args, **kwargs)
+        model, view, steps, plan = self._eager
+        if self.model is not model:  # a replica of `DataParallel` has layers of its own
+            self._look_at_model()
+            model, view, steps, plan = self._eager
+        self._routes.begin_pass()
+        if len(args) != 1 or kwargs or not nothing_is_global() or self._routes.is_active():
+            return self._routes.run(view, *args, **kwargs)
+        if not plan.holds():
+            plan = Plan(model, view, steps, self._routes)
+            self._eager = (model, view, steps, plan)
+        (output,) = args
+        for call in plan.calls:
+            output = call(output)
+        return output
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        self._patch()
+        self._look_at_model()
         return self
+
+    # --- weights ------------------------------------------------------------------------------------------------
+
+    def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> Any:
+        """The model's, with its names, wherever the routed model is; and what was put on the routed one itself."""
+        state = super().state_dict(*args, prefix=prefix, **kwargs)
+        inner = prefix + _OWN
+        for names in (state, state._metadata):
+            for name in [name for name in names if f"{name}.".startswith(inner)]:
+                names[(prefix + name[len(inner) :]).removesuffix(".")] = names.pop(name)
+        return state
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        self._loading = prefix
+        own = {*self._parameters, *self._buffers, *self._modules}
+        if hasattr(self.model, "model"):
+            own.discard("model")
+        for name in [name for name in state_dict if name.startswith(prefix)]:
+            if (rest := name[len(prefix) :]).partition(".")[0] not in own:
+                state_dict[prefix + _OWN + rest] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    # --- copies -------------------------------------------------------------------------------------------------
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Routed:
+        copy = object.__new__(type(self))
+        memo[id(self)] = copy
+        vars(copy).update(deepcopy(self._kept(), memo), backend=self.backend)
+        copy._start()
+        return copy
+
+    def __getstate__(self) -> dict[str, Any]:
+        name = self.backend.name
+        known = discover().backends.get(name)
+        if known is None or _origin(known) != _origin(self.backend):
+            raise UsageError(
+                f"backend {name!r} is not registered by a plugin, and a pickle holds a backend by its name; "
+                "save unroute(model) or its state_dict() instead"
+            )
+        return {**self._kept(), "backend": name}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "backend": discover().backend(state["backend"])})  # type: ignore[no-untyped-call]
+        self._start()
+
+    def _kept(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in _MADE}
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise UsageError("torch.jit.script cannot compile a routed model; give it unroute(model)")
+
+    # --- counts -------------------------------------------------------------------------------------------------
+
+    @property
+    def tallies(self) -> Mapping[str, Tally]:
+        """The counts of each op, by name."""
+        return self._routes.tallies
 
     @property
     def passes(self) -> int:
         """Forward passes that were counted."""
-        return self._passes.made
+        return self._routes.passes
 
     @property
     def calls(self) -> int:
@@ -166,9 +208,7 @@ class Routed(nn.Module):
 
     def reset_counts(self) -> None:
         """Start counting anew."""
-        self._passes.made = 0
-        for tally in self.tallies.values():
-            tally.clear()
+        self._routes.reset_counts()
 
 
 def use_backend(model: nn.Module, backend: Backend | str, *, fuse: bool = False) -> Routed:
@@ -187,85 +227,27 @@ def use_backend(model: nn.Module, backend: Backend | str, *, fuse: bool = False)
     return Routed(model, backend, fuse)
 
 
-class _Mode(TorchFunctionMode):
-    def __init__(self, backend: Backend, tallies: dict[str, Tally]) -> None:
-        super().__init__()
-        self.counted: dict[str, Route] = {}
-        self.uncounted: dict[str, Route] = {}
-        self._routes: dict[Route, Route] = {}
-        for op in OPS.values():  # a fused op comes after the one that it is fused of
-            self.counted[op.name] = counted = _counted(op, backend, tallies[op.name], self.counted)
-            self.uncounted[op.name] = uncounted = _uncounted(op, backend, self.uncounted)
-            for function in op.functions:
-                self._routes[function] = _route(counted, uncounted)
-
-    def __torch_function__(
-        self, func: Route, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        route = self._routes.get(func, func)
-        return route(*args, **kwargs) if kwargs else route(*args)
+def unroute(model: nn.Module) -> nn.Module:
+    """The plain model of a routed one. Routed models inside of another one are replaced by theirs, in place."""
+    while isinstance(model, Routed):
+        model = model.model
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, Routed):
+                setattr(module, name, unroute(child))
+    return model
 
 
-def _route(counted: Route, uncounted: Route) -> Route:
-    """What is called in place of a function of torch; compiled code has nothing to count in."""
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        kwargs.pop("return_indices", None)  # always False here: F.max_pool2d names it, the contract does not
-        return uncounted(*args, **kwargs) if torch.compiler.is_compiling() else counted(*args, **kwargs)
-
-    return call
+def _origin(backend: Backend) -> tuple[Any, ...]:
+    """Where the code of a backend is: a plugin makes its records anew each time that it is asked for them."""
+    load = getattr(backend.load, "func", backend.load)  # of a partial
+    return getattr(load, "__module__", None), getattr(load, "__qualname__", None)
 
 
-def _fallback(op: Op, routes: Mapping[str, Route], tally: Tally | None = None) -> Route:
-    """What computes a call that the backend does not: torch, or for a fused op its two parts."""
-    base = op.base
-    if base is None:
-        return safe_torch_op(op, None if tally is None else tally.workaround)
-    return lambda *args, **kwargs: decompose(op, routes, args, kwargs)
-
-
-def _backend_op(op: Op, backend: Backend) -> Route | None:
-    """The backend's op, given what autocast would give torch's."""
-    implementation = backend.ops.get(op.name)
-    return None if implementation is None else autocasting(op, implementation)
-
-
-def _uncounted(op: Op, backend: Backend, routes: Mapping[str, Route]) -> Route:
-    """The backend's op, or the fallback where it refuses or has none."""
-    implementation, fallback = _backend_op(op, backend), _fallback(op, routes)
-    if implementation is None:
-        return fallback
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return implementation(*args, **kwargs)
-        except Unsupported:
-            return fallback(*args, **kwargs)
-
-    return call
-
-
-def _counted(op: Op, backend: Backend, tally: Tally, routes: Mapping[str, Route]) -> Route:
-    """The same with the tally kept; two ops in the place of a fused one count as the two that they are."""
-    implementation, fallback = _backend_op(op, backend), _fallback(op, routes, tally)
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        served = False
-        if implementation is not None:
-            try:
-                output, served = implementation(*args, **kwargs), True
-            except Unsupported as refusal:
-                tally.refusals.add(f"{op.name}: {refusal}")
-        if not served:
-            output = fallback(*args, **kwargs)
-            if op.base is not None:
-                return output
-        flops = op.flops(output, *args, **kwargs)
-        tally.calls += 1
-        tally.flops += flops
-        if served:
-            tally.served_calls += 1
-            tally.served_flops += flops
-        return output
-
-    return call
+def _with_names_of_model(routed: Any, problems: Any) -> None:
+    """Name what was missing or unexpected in a state as the model itself would."""
+    inner = routed._loading + _OWN
+    for names in problems:
+        names[:] = [
+            routed._loading + name.removeprefix(inner) if name.startswith(inner) else name for name in names
+        ]

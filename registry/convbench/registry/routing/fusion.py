@@ -7,54 +7,60 @@ not: called on their own, they compute what they always do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from convbench.registry.ops.activations import ACTIVATIONS
-from convbench.registry.routing.patching import LAYERS, Route, call_of, calls_op_alone
+from convbench.registry.routing.stock import (
+    LAYERS,
+    Route,
+    call_of,
+    has_hooks,
+    is_stock,
+    nothing_is_global,
+)
 
-Step = Callable[[Tensor], Any]
+Steps = Mapping[nn.Module, Sequence[Any]]  # what a Sequential runs, layers and `FusedStep`s
 
 NAMES: Mapping[type[nn.Module], str] = {getattr(nn, each.module): each.name for each in ACTIVATIONS.values()}
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def fused_forwards(model: nn.Module, routes: Mapping[str, Route]) -> list[tuple[nn.Module, Route]]:
-    """The Sequentials of a model in which something can be fused, with a forward that does.
+class FusedStep:
+    """Neighbouring layers in one call.
 
-    Args:
-        model: any model, which stays as it is.
-        routes: a function for each fused op that is wanted, by name.
+    Attributes:
+        layers: in their order.
+        fused: computes what all of them do.
     """
-    found = ((module, fused_steps(module, routes)) for module in model.modules())
-    return [(module, _in_order(steps)) for module, steps in found if steps is not None]
 
+    def __init__(self, layers: Sequence[nn.Module], fused: Callable[[Tensor], Any]) -> None:
+        self.layers = tuple(layers)
+        self.fused = fused
 
-def fused_copy(model: nn.Module, routes: Mapping[str, Route]) -> nn.Module:
-    """A model of the same layers in which Sequentials are fused, for compilers; `model` where nothing can be.
+    def applies(self, input: Any) -> bool:
+        """Whether this call can be fused: hooks and the like may come later than the routing."""
+        if torch.compiler.is_compiling():
+            return not any(has_hooks(layer) for layer in self.layers)
+        plain = type(input) is Tensor or type(input) is nn.Parameter
+        return plain and all(is_stock(layer) for layer in self.layers) and nothing_is_global()
 
-    Layers, parameters and buffers are the model's own. Of a module that has a fused Sequential somewhere below it
-    there is a copy, which knows as much of its mode (`train`, `eval`) as the module did at this moment.
-    """
-    children = {name: child and fused_copy(child, routes) for name, child in model._modules.items()}
-    steps = None if _has_hooks(model) else fused_steps(model, routes, list(children.values()))
-    if steps is None and all(child is model._modules[name] for name, child in children.items()):
-        return model
-    copy: nn.Module = object.__new__(type(model) if steps is None else _Fused)
-    copy.__dict__.update(vars(model), _modules=children)
-    if steps is not None:
-        copy.__dict__["_steps"] = tuple(steps)
-    return copy
+    def __call__(self, input: Any) -> Any:
+        if not self.applies(input):
+            for layer in self.layers:
+                input = layer(input)
+            return input
+        with torch._C.DisableTorchFunction():  # the fused call must not be routed again
+            return self.fused(input)
 
 
 class _Fused(nn.Sequential):
     """A Sequential in which some neighbours are one step; whoever takes its layers one by one has them apart."""
 
-    _steps: tuple[Step, ...] = ()  # a slice of it has none
+    _steps: Sequence[Callable[[Any], Any]] = ()  # a slice of it has none
 
     def forward(self, input: Tensor) -> Any:
         for step in self._steps or self:
@@ -62,85 +68,162 @@ class _Fused(nn.Sequential):
         return input
 
 
-def _in_order(steps: Sequence[Step]) -> Route:
-    def forward(input: Tensor) -> Any:
-        for step in steps:
-            input = step(input)
-        return input
+def fused_steps(model: nn.Module, routes: Mapping[str, Route], wanted: Collection[str]) -> Steps:
+    """The Sequentials of a model in which something can be fused, with what they run then.
 
-    return forward
-
-
-def fused_steps(
-    module: nn.Module, routes: Mapping[str, Route], layers: Sequence[Any] | None = None
-) -> list[Step] | None:
-    """The modules of a Sequential, with one function for those that are fused; None where none are.
-
-    `layers` are others in the place of its own.
-
-    An activation goes with the pooling behind it, where that can be, rather than with the convolution before it:
-    so it touches a quarter of the numbers, or has none of its own to write.
+    Args:
+        model: any model, which stays as it is.
+        routes: a function for each op, by name.
+        wanted: the names of the fused ops that may be used.
     """
-    if type(module) is not nn.Sequential or "forward" in vars(module):
-        return None
-    layers = list(module) if layers is None else layers
-    steps: list[Step] = []
-    fused = False
-    at = 0
-    while at < len(layers):
-        step = _fused_step(layers, at, routes)
-        steps.append(layers[at] if step is None else step)
-        fused |= step is not None
-        at += 1 if step is None else 2
-    return steps if fused else None
+    fuse = _Fuse(routes, wanted)
+    found = {module: fuse.steps_of(module) for module in model.modules()} if wanted else {}
+    return {module: steps for module, steps in found.items() if steps is not None}
 
 
-def _fused_step(layers: Sequence[Any], at: int, routes: Mapping[str, Route]) -> Step | None:
-    """The layer at that place and its next one as one function, if they can be."""
-    if at + 1 == len(layers):
-        return None
-    one, other = layers[at : at + 2]
-    if not (_replaceable(one) and _replaceable(other)):
-        return None
-    if type(one) is nn.Conv2d and type(other) in NAMES and calls_op_alone(one):
-        route = routes.get("conv2d_activation")
-        if route is None or _fused_pooling(layers, at + 1, routes) is not None:
+def fused_copy(model: nn.Module, steps: Steps) -> nn.Module:
+    """A model of the same layers in which Sequentials run `steps`, for compilers; `model` where there are none.
+
+    Layers, parameters and buffers are the model's own. Of a module that has a fused Sequential somewhere below it
+    there is a copy, which knows as much of its mode (`train`, `eval`) as the module did at this moment.
+    """
+
+    def copied(module: nn.Module, children: dict[str, Any], own: Any) -> nn.Module:
+        copy: nn.Module = object.__new__(type(module) if own is None else _Fused)
+        copy.__dict__.update(vars(module), _modules=children)
+        if own is not None:
+            copy.__dict__["_steps"] = () if has_hooks(module) else own
+        return copy
+
+    return _with_steps(model, steps, copied) if steps else model
+
+
+def fused_view(model: nn.Module, steps: Steps) -> nn.Module:
+    """The same for calls that are not compiled, whose modules have all attributes in common with the model's."""
+
+    def viewed(module: nn.Module, children: dict[str, Any], own: Any) -> nn.Module:
+        kind = type(module)
+        view: nn.Module = object.__new__(_views_of(kind, fused=own is not None))
+        for name, value in {"__dict__": vars(module), "_modules": children, "_steps": own}.items():
+            object.__setattr__(view, name, value)
+        return view
+
+    return _with_steps(model, steps, viewed) if steps else model
+
+
+def _views_of(kind: type[nn.Module], fused: bool) -> type[nn.Module]:
+    """A class as `kind`, whose instances have their children in a slot, and not among their attributes."""
+
+    def child_or_attribute(self: Any, name: str) -> Any:
+        child = self._modules.get(name)
+        return kind.__getattr__(self, name) if child is None else child
+
+    members: dict[str, Any] = {
+        "__slots__": ("_modules", "_steps"),
+        "__getattr__": child_or_attribute,
+        "__class__": property(lambda self: kind),
+    }
+    if fused:
+        members["forward"] = _Fused.forward
+    return type(kind.__name__, (kind,), members)
+
+
+def _with_steps(model: nn.Module, steps: Steps, made: Callable[..., nn.Module]) -> nn.Module:
+    """The model, with what is `made` of each Sequential with steps, and of each module that has one below it."""
+    children = {name: child and _with_steps(child, steps, made) for name, child in model._modules.items()}
+    own: Any = steps.get(model)
+    if own is None and all(child is model._modules[name] for name, child in children.items()):
+        return model
+    if own is not None:
+        others = {child: children[name] for name, child in model._modules.items()}
+        own = tuple(step if isinstance(step, FusedStep) else others[step] for step in own)
+    return made(model, children, own)
+
+
+@dataclass(frozen=True)
+class _Fuse:
+    """Finds steps, with a function for each op, and the names of the fused ops that may be used."""
+
+    routes: Mapping[str, Route]
+    wanted: Collection[str]
+
+    def steps_of(self, module: nn.Module) -> Sequence[Callable[[Any], Any]] | None:
+        """The layers of a Sequential, with one step for those that are fused; None where none are.
+
+        A convolution goes with the activation and the pooling behind it. Where these three are no op, an
+        activation goes with the pooling behind it rather than with the convolution before it: so it touches a
+        quarter of the numbers, or has none of its own to write.
+        """
+        if type(module) is not nn.Sequential or "forward" in vars(module):
             return None
-        return _unless_hooked(one, other, call_of(one, route, NAMES[type(other)]))
-    return _fused_pooling(layers, at, routes)
+        layers = list(module)
+        steps: list[Callable[[Any], Any]] = []
+        at = 0
+        while at < len(layers):
+            step = self._stage(layers[at : at + 3]) or self._pair(layers, at)
+            steps.append(step or layers[at])
+            at += 1 if step is None else len(step.layers)
+        return steps if len(steps) < len(layers) else None
+
+    def _stage(self, layers: Sequence[Any]) -> FusedStep | None:
+        """A convolution, its activation and a pooling without padding as one step, if that is an op."""
+        if len(layers) < 3 or type(layers[0]) is not nn.Conv2d or type(layers[1]) not in NAMES:
+            return None
+        conv, activation, pool = layers
+        name, pooling = NAMES[type(activation)], LAYERS.get(type(pool))
+        op = f"conv2d_activation_{pooling}"
+        if op not in self.wanted or not (all(map(is_stock, layers)) and _is_plain(pool)):
+            return None
+        route = self.routes[op]
+        convolved, pooled = (
+            call_of(conv, self.routes["conv2d"]),
+            call_of(pool, self.routes[f"activation_{pooling}"], name),
+        )
+
+        def stage(input: Tensor) -> Any:
+            if not _is_plain(pool):  # any more
+                return pooled(convolved(input))
+            return route(
+                input, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups, name,
+                pool.kernel_size, pool.stride,
+            )  # fmt: skip
+
+        return FusedStep(layers, stage)
+
+    def _pair(self, layers: Sequence[Any], at: int) -> FusedStep | None:
+        """The layer at that place and its next one as one step, if they can be."""
+        if at + 1 == len(layers):
+            return None
+        one, other = layers[at : at + 2]
+        if type(one) is nn.Conv2d and type(other) in NAMES:
+            if self._pooling(layers, at + 1) is not None:
+                return None
+            return self._step(one, other, one, "conv2d_activation", NAMES[type(other)])
+        return self._pooling(layers, at)
+
+    def _pooling(self, layers: Sequence[Any], at: int) -> FusedStep | None:
+        """The activation at that place and a pooling behind it as one step, if they can be."""
+        if at + 1 == len(layers) or type(layers[at]) not in NAMES:
+            return None
+        activation, pool = layers[at : at + 2]
+        if getattr(activation, "inplace", False) and (at == 0 or type(layers[at - 1]) is not nn.Conv2d):
+            return None  # it could overwrite a tensor that is used elsewhere
+        return self._step(
+            activation, pool, pool, f"activation_{LAYERS.get(type(pool))}", NAMES[type(activation)]
+        )
+
+    def _step(self, one: Any, other: Any, layer: Any, op: str, activation: str) -> FusedStep | None:
+        """Both in one call of an op, as `layer` makes it, if both are as torch made them."""
+        if op not in self.wanted or not (is_stock(one) and is_stock(other)):
+            return None
+        return FusedStep((one, other), call_of(layer, self.routes[op], activation))
 
 
-def _fused_pooling(layers: Sequence[Any], at: int, routes: Mapping[str, Route]) -> Step | None:
-    """The activation at that place and a pooling behind it as one function, if they can be."""
-    if at + 1 == len(layers) or type(layers[at]) not in NAMES:
-        return None
-    activation, pool = layers[at : at + 2]
-    if not (_replaceable(activation) and _replaceable(pool)):
-        return None
-    if getattr(activation, "inplace", False) and (at == 0 or type(layers[at - 1]) is not nn.Conv2d):
-        return None  # it could overwrite a tensor that is used elsewhere
-    route = routes.get(f"activation_{LAYERS.get(type(pool))}")
-    if route is None or not calls_op_alone(pool):
-        return None
-    return _unless_hooked(activation, pool, call_of(pool, route, NAMES[type(activation)]))
-
-
-def _replaceable(module: nn.Module) -> bool:
-    return "forward" not in vars(module) and not _has_hooks(module)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    """Whether the module has hooks, or there are global ones."""
-    return any(getattr(module, name) for name in HOOKS) or _has_any_global_hook()
-
-
-def _unless_hooked(one: nn.Module, other: nn.Module, fused: Step) -> Step:
-    """Hooks may come later than the routing."""
-
-    def call(input: Tensor) -> Any:
-        if _has_hooks(one) or _has_hooks(other):
-            return other(one(input))
-        with torch._C.DisableTorchFunction():  # the fused call must not be routed again
-            return fused(input)
-
-    return call
+def _is_plain(pool: Any) -> bool:
+    """Whether a pooling has no options but its window and stride."""
+    return (
+        pool.padding in (0, (0, 0))
+        and not pool.ceil_mode
+        and getattr(pool, "dilation", 1) in (1, (1, 1))
+        and getattr(pool, "divisor_override", None) is None
+    )

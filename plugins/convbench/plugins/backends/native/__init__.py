@@ -2,8 +2,8 @@
 
 A convolution sums products over taps, and keeps a block of its output in registers meanwhile;
 `core/correlation.hpp` draws it. The library is built when convbench is installed from source and comes with its
-wheels (`build.py`), `library.py` calls it, and `convolution.py`, `pooling.py` and `stage.py` make ops of torch of it.
-`docs/native.md` has what it reaches, and why.
+wheels (`build.py`), `library.py` calls it, and `convolution.py`, `pooling.py` and `stage.py` make ops of torch of
+it. `docs/native.md` has what it reaches, and why.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from convbench.plugins.backends.native.library import unavailable
 from convbench.registry import Backend, hookimpl
 
 OPS = (
@@ -24,6 +23,13 @@ OPS = (
     "conv2d_activation_max_pool2d",
     "conv2d_activation_avg_pool2d",
 )
+
+
+def unavailable() -> str | None:
+    """Why there are no kernels on this machine, in one line."""
+    from convbench.plugins.backends.native import library
+
+    return library.unavailable()
 
 
 def load() -> Mapping[str, Any]:

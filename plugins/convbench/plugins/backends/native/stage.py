@@ -35,7 +35,12 @@ class _Stage(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, sizes: Any, layers: Callable[..., Tensor]
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        sizes: Any,
+        layers: Callable[..., Tensor],
     ) -> Tensor:
         geometry, shape, kept_numbers, places = sizes
         output = input.new_empty(shape)
@@ -77,12 +82,13 @@ def _sizes(
     activation: str,
     kernel_size: IntPair,
     pool_stride: IntPair | None,
-) -> tuple[Any, tuple[int, ...], int, int]:
+) -> tuple[Any, tuple[int, ...], int, int] | None:
     """`Stage` of core.hpp, the output's shape, and how many numbers and places are kept for the gradient.
+
+    None for sizes for which the layers one by one are faster, or have kernels alone.
 
     Raises:
         ValueError: a pooling that torch refuses.
-        Unsupported: sizes for which the layers one by one are faster, or have kernels alone.
     """
     rows, columns = output_size(input[2:], weight[2:], stride, padding, dilation)
     filters, _, kh, kw = weight
@@ -95,7 +101,7 @@ def _sizes(
     geometry = int64s((*of_convolution, int(maximum), *window, *steps, *size))
     kept = function("stage_kept", dtype)(geometry)
     if not kept:
-        raise Unsupported("a stage of these sizes: its layers are computed one by one")
+        return None
     return geometry, (input[0], filters, *size), kept, kept if maximum else 0
 
 
@@ -121,10 +127,8 @@ def _stage(pooling: str) -> Callable[..., Tensor]:
         window, steps = _hashable(kernel_size), _hashable(pool_stride)
 
         def layers(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            activated = CONVOLUTIONS["conv2d_activation"](
-                input, weight, bias, stride, padding, dilation, groups, name
-            )
-            return POOLING[pooling](activated, window, steps)
+            convolved = CONVOLUTIONS["conv2d"](input, weight, bias, stride, padding, dilation, groups)
+            return POOLING[f"activation_{pooling}"](convolved, window, steps, activation=name)
 
         traced, options = resolved_options(
             refuse_others, input, weight, bias, stride, padding, dilation, groups
@@ -132,7 +136,9 @@ def _stage(pooling: str) -> Callable[..., Tensor]:
         if traced:
             return layers(input, weight, bias)
         sizes = _sizes(input.shape, weight.shape, input.dtype, maximum, *options, name, window, steps)
-        output: Tensor = _Stage.apply(input, weight, bias, sizes, layers)  # type: ignore[no-untyped-call]
+        if sizes is None:
+            raise Unsupported("a stage of these sizes: its layers are computed one by one")
+        output: Tensor = _Stage.apply(input, weight, bias, sizes, layers)
         return output
 
     return stage

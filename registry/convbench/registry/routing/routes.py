@@ -1,0 +1,197 @@
+"""Where the calls of a forward pass go: to the backend, or to torch; and how many went where.
+
+A torch function mode sees every call of the pass's thread, from whatever code: layers, functions, hooks.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from threading import Lock
+from typing import Any
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+
+from convbench.registry.errors import Unsupported
+from convbench.registry.known_faults import KnownFault, safe_torch_op
+from convbench.registry.ops.contract import OPS, Op
+from convbench.registry.ops.fused import decompose
+from convbench.registry.records import Backend
+from convbench.registry.routing.autocast import autocasting
+from convbench.registry.routing.claims import refusal_of
+from convbench.registry.routing.stock import Route
+
+_CHECKPOINT = vars(torch.utils.checkpoint)
+
+
+@dataclass
+class Tally:
+    """How many calls of one op were made, and how many the backend served."""
+
+    calls: int = 0
+    served_calls: int = 0
+    flops: int = 0
+    served_flops: int = 0
+    refusals: set[str] = field(default_factory=set)
+    workarounds: set[str] = field(default_factory=set)  # what torch computes in another dtype
+
+    def workaround(self, fault: KnownFault) -> None:
+        """Record a call that torch computes in another dtype because of a known fault in its own."""
+        if not torch.compiler.is_compiling():
+            self.workarounds.add(f"{', '.join(fault.ops)} in {fault.compute_in} for the {fault}")
+
+    def clear(self) -> None:
+        """Back to nothing counted."""
+        self.calls = self.served_calls = self.flops = self.served_flops = 0
+        self.refusals.clear()
+        self.workarounds.clear()
+
+
+class Routes(TorchFunctionMode):
+    """The way of every call of the contract's ops, and the counts; threads may share it.
+
+    Attributes:
+        by_op: for each op a function that takes what torch's does.
+        tallies: for each op the calls since `reset_counts`.
+        passes: forward passes since then.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__()
+        self.tallies = {name: Tally() for name in OPS}
+        self.passes = 0
+        self.by_op: dict[str, Route] = {}
+        self._by_function: dict[Callable[..., Any], Route] = {}
+        self._by_function[torch._C._set_grad_enabled] = self._set_grad_enabled
+        self._counting = Lock()
+        for op in OPS.values():  # a fused op comes after the one that it is fused of
+            self.by_op[op.name] = self._route(op, backend)
+            for function in op.functions:
+                self._by_function[function] = self._called(self.by_op[op.name])
+
+    def begin_pass(self) -> None:
+        """Count a forward pass."""
+        with self._counting:
+            self.passes += 1
+
+    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function, and route what it calls; where calls are routed already, that is enough."""
+        with nullcontext() if self.is_active() else self:
+            return function(*args, **kwargs)
+
+    def reset_counts(self) -> None:
+        """Start counting anew."""
+        with self._counting:
+            self.passes = 0
+            for tally in self.tallies.values():
+                tally.clear()
+
+    def __torch_function__(
+        self, func: Route, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        route = self._by_function.get(func, func)
+        return route(*args, **kwargs) if kwargs else route(*args)
+
+    def is_active(self) -> bool:
+        """Whether the calls of this thread are routed."""
+        return bool(torch._C._len_torch_function_stack()) and any(
+            mode is self for mode in _get_current_function_mode_stack()
+        )
+
+    def _called(self, route: Route) -> Route:
+        """What is called in place of a function of torch."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            # always False here: F.max_pool2d names it, the contract does not
+            kwargs.pop("return_indices", None)
+            compiling = torch.compiler.is_compiling()
+            if not compiling and torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+                self._recompute_routed(depth=sys.maxsize)
+            return route(*args, **kwargs)
+
+        return call
+
+    def _set_grad_enabled(self, enabled: bool) -> None:
+        """As torch's; a checkpoint of the reentrant kind begins with it."""
+        if not torch.compiler.is_compiling():
+            self._recompute_routed(depth=5)
+        torch._C._set_grad_enabled(enabled)
+
+    def _route(self, op: Op, backend: Backend) -> Route:
+        """The backend's op; the fallback where it is missing or refuses, or the record does not claim the call."""
+        tally, fallback = self.tallies[op.name], self._fallback(op)
+        offered = backend.ops.get(op.name)
+        implementation = None if offered is None else autocasting(op, offered)
+        refusal = refusal_of(op, backend)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            served, compiling = False, torch.compiler.is_compiling()
+            if implementation is not None:
+                reason = refusal(compiling, args, kwargs)
+                if reason is None:
+                    try:
+                        output, served = implementation(*args, **kwargs), True
+                    except Unsupported as unsupported:
+                        reason = str(unsupported)
+                if not (served or compiling):
+                    tally.refusals.add(f"{op.name}: {reason}")
+            if not served:
+                output = fallback(*args, **kwargs)
+                if op.base is not None:  # counted as the ops that it is then
+                    return output
+            if not compiling:
+                self._count(op, served, output, args, kwargs)
+            return output
+
+        return call
+
+    def _fallback(self, op: Op) -> Route:
+        """What computes a call that the backend does not: torch, or for a fused op its parts."""
+        base = op.base
+        if base is None:
+            return safe_torch_op(op, self.tallies[op.name].workaround)
+        return lambda *args, **kwargs: decompose(op, self.by_op, args, kwargs)
+
+    def _count(self, op: Op, served: bool, output: Any, args: Any, kwargs: Any) -> None:
+        if not isinstance(output, Tensor):
+            return  # a tracer's, of a call that is not made now
+        tally, flops = self.tallies[op.name], op.flops(output, *args, **kwargs)
+        with self._counting:
+            tally.calls += 1
+            tally.flops += flops
+            if served:
+                tally.served_calls += 1
+                tally.served_flops += flops
+
+    def _recompute_routed(self, depth: int) -> None:
+        """Have the checkpoints that a call is made in routed as well when backward computes them again.
+
+        Backward runs outside of the pass, and torch has no way to say what a checkpoint is to be computed under.
+        The function that it keeps for that is found on the stack, in the frames of `torch.utils.checkpoint`, of
+        which the innermost is at most `depth` frames away. Those outside of the pass are not the model's.
+        """
+        frame = sys._getframe(2)
+        while frame is not None and depth > 0:
+            if frame.f_code is Routes.run.__code__ and frame.f_locals["self"] is self:
+                return
+            if frame.f_globals is _CHECKPOINT:
+                found = frame.f_locals
+                if "gen" in found:
+                    self._wrap(found["gen"].gi_frame.f_locals.get("new_frame"), "recompute_fn")
+                elif "run_function" in found:  # of the reentrant one
+                    self._wrap(found.get("ctx"), "run_function")
+            frame, depth = frame.f_back, depth - 1  # type: ignore[assignment]
+
+    def _wrap(self, checkpoint: Any, name: str) -> None:
+        function = getattr(checkpoint, name, None)
+        routed_by = getattr(function, "routed_by", ())
+        if function is not None and self not in routed_by:
+            recompute = partial(self.run, function)
+            recompute.routed_by = (*routed_by, self)  # type: ignore[attr-defined]
+            setattr(checkpoint, name, recompute)
