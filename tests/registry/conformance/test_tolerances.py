@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from convbench.registry import OPS, Backend, derived_backward
-from convbench.registry.conformance.cases import Case, conv2d, fused, pool
+from convbench.registry.conformance.cases import Case, conv2d, fused, pool, stage
 from convbench.registry.conformance.reference import OUTPUT, gradient_of, reference_answers
 from convbench.registry.conformance.tolerances import ELEMENTWISE, error_ratio, unit_roundoff
 from convbench.registry.conformance.verify import Outcome, check
@@ -31,6 +31,8 @@ CASES = SINGLE | {
     "conv2d_activation": fused("conv2d_activation", SINGLE["conv2d"], "sigmoid"),
     "activation_max_pool2d": fused("activation_max_pool2d", SINGLE["max_pool2d"], "tanh"),
     "activation_avg_pool2d": fused("activation_avg_pool2d", SINGLE["avg_pool2d"], "relu"),
+    "conv2d_activation_max_pool2d": stage("conv2d_activation_max_pool2d", SINGLE["conv2d"], "tanh", 2),
+    "conv2d_activation_avg_pool2d": stage("conv2d_activation_avg_pool2d", SINGLE["conv2d"], "sigmoid", 2),
 }
 ANSWERS = [
     (op, name)

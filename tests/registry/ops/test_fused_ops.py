@@ -146,8 +146,7 @@ def test_neighbours_are_fused_and_nothing_else_changes(make: Callable[[], nn.Mod
     assert torch.equal(routed(IMAGES), wanted)
     assert torch.equal(plain(IMAGES), wanted)
     assert (
-        routed.served
-        == "conv2d 1/1, conv2d_activation 1/1, activation_max_pool2d 1/1, activation_avg_pool2d 1/1"
+        routed.served == "conv2d_activation 1/1, activation_max_pool2d 1/1, conv2d_activation_avg_pool2d 1/1"
     )
     assert plain.served == "conv2d 2/2, max_pool2d 1/1, avg_pool2d 1/1"
     total = [sum(tally.flops for tally in each.tallies.values()) for each in (routed, plain)]
@@ -193,7 +192,27 @@ def test_layers_that_are_taken_one_by_one_are_compiled_as_they_are() -> None:
     assert torch.equal(compiled(IMAGES), model(IMAGES))
 
 
-def test_what_is_refused_is_computed_as_two() -> None:
+def test_a_stage_is_as_many_ops_as_the_backend_takes() -> None:
+    """Convolution, activation and pooling: one op, or two, or three, with the operations of all of them."""
+    model = network().eval()
+    whole = use_backend(model, backend(**REFERENCES), fuse=True)
+    without = {name: op for name, op in REFERENCES.items() if not name.startswith("conv2d_activation_")}
+    pairs = use_backend(model, backend(**without), fuse=True)
+    single = use_backend(model, backend(**REFERENCES))
+    for routed in (whole, pairs, single):
+        assert torch.equal(routed(IMAGES), model(IMAGES))
+    assert "activation_avg_pool2d 1/1" in pairs.served
+    totals = [sum(tally.flops for tally in routed.tallies.values()) for routed in (whole, pairs, single)]
+    assert len(set(totals)) == 1
+
+    pool = model[0][4]
+    pool.ceil_mode = True  # more than the op can say, and after the routing
+    assert torch.equal(whole(IMAGES), model(IMAGES))
+    assert whole.served.startswith("conv2d 1/1, ")
+    assert "activation_avg_pool2d 1/1, conv2d_activation_avg_pool2d 1/1" in whole.served
+
+
+def test_what_is_refused_is_computed_apart() -> None:
     def refuses(*args: Any, **rest: Any) -> Tensor:
         raise Unsupported("not today")
 
@@ -216,7 +235,8 @@ def test_what_somebody_watches_is_left_alone() -> None:
     routed(IMAGES)
     handle.remove()
     assert len(seen) == 1
-    assert routed.served.startswith("conv2d 2/2, ")
+    assert routed.served.startswith("conv2d 1/1, ")
+    assert "conv2d_activation " not in routed.served
     assert torch.equal(model[0][0](IMAGES), nn.Conv2d.forward(model[0][0], IMAGES))
 
 
@@ -247,7 +267,7 @@ def test_fused_calls_of_a_model_are_known_beforehand() -> None:
     cases = fused_cases(model, planted, IMAGES)
     assert [case.op for case in cases] == [
         "conv2d_activation",
-        "activation_avg_pool2d",
+        "conv2d_activation_avg_pool2d",
         "activation_max_pool2d",
     ]
     assert {case.op for case in model_cases(model, IMAGES)} == {"conv2d", "max_pool2d", "avg_pool2d"}
@@ -260,10 +280,11 @@ def test_fused_calls_of_a_model_are_known_beforehand() -> None:
     assert {replace(call.case, needs=None) for call in calls if call.case.op in FUSED} == set(cases)
 
 
-def test_a_step_with_a_wrong_slope_is_found() -> None:
+@pytest.mark.parametrize("op", ["activation_max_pool2d", "conv2d_activation_avg_pool2d"])
+def test_a_step_with_a_wrong_slope_is_found(op: str) -> None:
     def wrong(*args: Any, **rest: Any) -> Tensor:
-        return Slope.apply(REFERENCES["activation_avg_pool2d"](*args, **rest), 0.05)  # type: ignore[no-any-return]
+        return Slope.apply(REFERENCES[op](*args, **rest), 0.05)  # type: ignore[no-any-return]
 
-    planted = audited(backend(**{**REFERENCES, "activation_avg_pool2d": wrong}), [])
-    with pytest.raises(IntegrityError, match=r"activation_avg_pool2d.*gradient of input"):
+    planted = audited(backend(**{**REFERENCES, op: wrong}), [])
+    with pytest.raises(IntegrityError, match=rf"{op}.*gradient of input"):
         use_backend(network(), planted, fuse=True)(IMAGES)

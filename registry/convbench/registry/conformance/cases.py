@@ -108,16 +108,20 @@ def fused(op: str, like: Case, activation: str) -> Case:
     return replace(like, op=op, options=(*like.options, ("activation", activation)))
 
 
-def staged(op: str, like: Case, activation: str, kernel_size: Any, pool_stride: Any = None) -> Case | None:
-    """A case of a convolution with activation and pooling; None where the pooling's window is too large."""
-    window = ("kernel_size", kernel_size), ("pool_stride", pool_stride)
+def stage(op: str, like: Case, activation: str, kernel_size: Any, pool_stride: Any = None) -> Case:
+    """A case of a fused op that ends with a pooling: the convolution is that of `like`."""
     case = fused(op, like, activation)
-    case = replace(case, options=(*case.options, *window))
+    window = ("kernel_size", kernel_size), ("pool_stride", pool_stride)
+    return replace(case, options=(*case.options, *window))
+
+
+def has_output(case: Case) -> bool:
+    """Whether torch takes the call: a pooling's window may be larger than what comes out of the convolution."""
     try:
-        OPS[op].on_meta(case.arguments(torch.float32, torch.device("meta"), 0))
+        OPS[case.op].on_meta(case.arguments(torch.float32, torch.device("meta"), 0))
     except RuntimeError:
-        return None
-    return case
+        return False
+    return True
 
 
 def _call(op: str, shapes: tuple[tuple[str, tuple[int, ...]], ...], rest: Mapping[str, Any]) -> Case:
@@ -331,11 +335,12 @@ def _staged_cases(op: str) -> Iterator[Case]:
         ((2, None), (2, 2), (3, 2), ((1, 2), None), (2, (1, 3)))
     )
     first = conv2d((2, 2, 4, 5), (4, 1, 3, 3), padding=1, groups=2)
-    found = [staged(op, first, activation, 2) for activation in ACTIVATIONS]
+    yield from (stage(op, first, activation, 2) for activation in ACTIVATIONS)
     for like, activation in zip(_conv2d_cases(), itertools.cycle(ACTIVATIONS), strict=False):
-        found.append(staged(op, like, activation, *next(windows)))
-    yield from filter(None, found)
-    yield from (replace(case, order=2) for case in found[1:3] if case is not None)
+        case = stage(op, like, activation, *next(windows))
+        if has_output(case):
+            yield case
+    yield replace(stage(op, first, "tanh", 2), order=2)
 
 
 _REFUSED = {

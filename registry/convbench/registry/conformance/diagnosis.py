@@ -20,6 +20,7 @@ from torch import Tensor
 
 from convbench.registry.conformance.reference import OUTPUT
 from convbench.registry.discovery.plugins import describe
+from convbench.registry.ops.fused import pooling_of
 from convbench.registry.ops.op import Op
 from convbench.registry.ops.window import conv2d_window, pair
 
@@ -214,7 +215,10 @@ class Suspects:
 
     def _without_activation(self, activation: str, **arguments: Any) -> Tensor:
         assert self.op.base is not None
-        return self.op.base.reference(**arguments)
+        if self.op.pooled is None:
+            return self.op.base.reference(**arguments)
+        window = pooling_of(arguments)
+        return self.op.pooled.reference(self.op.base.reference(**arguments), **window)
 
     def cause_of_shape(self, shape: tuple[int, ...], right: tuple[int, ...]) -> str:
         """The mistake that explains the shape of a gradient, that of the input above all."""
@@ -276,7 +280,7 @@ def _mistakes(op: Op, call: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, 
         else:
             advice = "count_include_pad=False is ignored: divide by the pixels that are no padding"
         yield advice, {"count_include_pad": not call.get("count_include_pad", True)}
-    if "max_pool2d" in op.name and padding != 0:
+    if "max_pool2d" in op.name and padding != 0 and weight is None:
         down, across = pair(padding, "padding")
         padded = F.pad(input, (across, across, down, down))
         yield "padding takes part in the maximum: pad with -inf, not with 0", {"input": padded, "padding": 0}

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from convbench.registry.conformance.cases import Case, Layout, conv2d, fused, pool, staged
+from convbench.registry.conformance.cases import Case, Layout, conv2d, fused, has_output, pool, stage
 from convbench.registry.errors import UnknownName, Unsupported
 from convbench.registry.ops.activations import ACTIVATIONS
 from convbench.registry.ops.window import Window, conv2d_window, pool2d_window
@@ -207,7 +207,10 @@ def _fused(op: str, base: str, draw: Draw) -> Case | None:
 def _staged(op: str, draw: Draw) -> Case | None:
     like = _conv2d(draw)
     window, step = draw.of((1, 2, 3, (2, 1))), draw.of((None, 1, 2, (2, 3)))
-    return None if like is None else staged(op, like, draw.of(tuple(ACTIVATIONS)), window, step)
+    if like is None:
+        return None
+    case = stage(op, like, draw.of(tuple(ACTIVATIONS)), window, step)
+    return case if has_output(case) else None
 
 
 _GENERATORS: dict[str, Callable[[Draw], Case | None]] = {

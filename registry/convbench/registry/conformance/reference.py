@@ -332,8 +332,9 @@ def fused_reference_answers(
         of_slope, of_curvature = activation.sensitivity(before)
         own = ACTIVATION_ERROR * unit_roundoff(dtype if torch.finfo(dtype).bits >= 32 else torch.float32)
         kept = max(own, unit_roundoff(dtype))  # what is stored in between
+        last = op.activated == "output" and pooling is None
         carried = (
-            first.abs() * error + (kept if op.activated == "input" else own) * value.abs(),
+            first.abs() * error + (own if last else kept) * value.abs(),
             second.abs() * error + kept * (first.abs() + of_slope),
             third.abs() * error + kept * (second.abs() + of_curvature),
         )
