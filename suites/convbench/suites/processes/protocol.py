@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
+from random import SystemRandom
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -80,7 +81,10 @@ class ImageFile:
 
 @dataclass(frozen=True, kw_only=True)
 class CombinationJob(Job):
-    """Verify, time or train a combination, with torch's threads resolved."""
+    """Verify, time or train a combination, with torch's threads resolved.
+
+    What is audited, when and on which data, is drawn from `secret`, so that no backend can know it beforehand.
+    """
 
     kind: Kind
     combination: Combination
@@ -94,6 +98,7 @@ class CombinationJob(Job):
     peaks: Mapping[str, float] | None = None
     timing: Timing = field(default_factory=Timing)
     train_seconds: float = 0.0
+    secret: int = field(default_factory=lambda: SystemRandom().getrandbits(48))
 
 
 @dataclass(frozen=True, kw_only=True)

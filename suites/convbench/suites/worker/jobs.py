@@ -47,7 +47,7 @@ def verify_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     """Hold the backend against the reference on every op call of this model, at this batch and dtype."""
     setup = Setup(job, data)
     model, cases = setup.model, setup.cases()
-    verdict = setup.verify(cases, seed=setup.seed, attempt=Attempts(send))
+    verdict = setup.verify(cases, seed=job.secret, attempt=Attempts(send))
     with setup.amp.autocast():
         counts = count_ops(model, setup.sample)
     images = len(setup.sample)
@@ -93,7 +93,7 @@ def time_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     )
     peak = peak_memory_mb(setup.device)
     served = shares(model) | {"chosen": choices_of(setup.backend)}  # in these very steps
-    again = recheck(setup, setup.seed + 1000 * (1 + job.round), model, trained=False, graphed=graphed)
+    again = recheck(setup, job.secret, model, trained=False, graphed=graphed)
     if again.status != "ok":
         return Measured(again.status, f"wrong after timing: {again.error}")
     send(Samples(tuple(steps.step_ms), {name: tuple(times) for name, times in steps.phases.items()}))
@@ -183,7 +183,7 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         )
         measures["shifted_val_accuracy"] = shifted.accuracy
         notes += _left_out("shifted:", shifted.images, len(setup.translated_data))
-    again = recheck(setup, setup.seed + 999, model, trained=True, graphed=graphed)
+    again = recheck(setup, job.secret, model, trained=True, graphed=graphed)
     if again.status != "ok":
         return Measured(again.status, f"wrong after training: {again.error}", setup.conditions())
     if last.diverged:
