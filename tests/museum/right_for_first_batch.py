@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from museum.honest import images
 
 from convbench.registry import Backend, hookimpl
+from museum.honest import images
 
 CAUGHT_BY = "step"
 AT = "time"

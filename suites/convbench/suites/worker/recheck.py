@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from convbench.registry import Backend, Unsupported
 from convbench.registry.conformance.cases import Case
 from convbench.registry.integrity.monkeypatch_guard import IntegrityError
-from convbench.registry.integrity.step_audit import Call, audited
+from convbench.registry.integrity.step_audit import Call, StepAudit
 from convbench.registry.known_faults import faults_here
 from convbench.registry.routing.dispatch import Routed, use_backend
 from convbench.suites.measure.cuda_graphs import GraphedStep
@@ -46,8 +46,7 @@ def recheck(
             _check_compiled(setup, model, order[: setup.batch_size])
         if graphed is not None and setup.train_data.grad_output is None:
             _check_replayed(setup, graphed, order)
-        calls: list[Call] = []
-        in_a_step = _take_steps(setup, calls, order[: setup.batch_size], evaluated)
+        calls, in_a_step = _take_steps(setup, order[: setup.batch_size], evaluated)
         _check_refusals(setup, calls, verified)
         if isinstance(model, Routed):
             _check_service(calls[:in_a_step], model)
@@ -62,33 +61,34 @@ def _order(data: Batches, seed: int) -> Tensor:
     return torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(data.device)
 
 
-def _take_steps(setup: Setup, calls: list[Call], index: Tensor, evaluated: Tensor | None) -> int:
+def _take_steps(setup: Setup, index: Tensor, evaluated: Tensor | None) -> tuple[list[Call], int]:
     """A training step's passes, and then an evaluation's, with answers checked; nothing is updated.
 
     Args:
         setup: of the combination.
-        calls: where all calls are noted.
         index: the images of the step.
         evaluated: those of the evaluation, where there is one.
 
     Returns:
-        how many of the calls were the training step's.
+        all calls, and how many of them were the training step's.
     """
-    recording = audited(setup.backend, calls, setup.arithmetic.factor_error)
-    model = use_backend(setup.model, recording, fuse=setup.fuse)
+    audit = StepAudit(setup.backend, setup.arithmetic.factor_error)
+    model = use_backend(setup.model, audit.backend, fuse=setup.fuse)
     model.train()
-    x, y = setup.train_data.batch(index)
-    with setup.amp.autocast():
-        objective = setup.train_data.objective(model(x), y)
-    if objective.requires_grad:
-        objective.backward(setup.train_data.grad_output)
-    in_a_step = len(calls)
-    if evaluated is not None:
-        model.eval()
-        with torch.no_grad(), setup.amp.autocast():
-            model(setup.test_data.batch(evaluated)[0])
+    with audit.watching():
+        x, y = setup.train_data.batch(index)
+        with setup.amp.autocast():
+            objective = setup.train_data.objective(model(x), y)
+        if objective.requires_grad:
+            objective.backward(setup.train_data.grad_output, retain_graph=True)
+        audit.check_gradients()
+        in_a_step = len(audit.calls)
+        if evaluated is not None:
+            model.eval()
+            with torch.no_grad(), setup.amp.autocast():
+                model(setup.test_data.batch(evaluated)[0])
     model.zero_grad()
-    return in_a_step
+    return audit.calls, in_a_step
 
 
 def _make_finite(model: nn.Module) -> None:
