@@ -169,10 +169,16 @@ class _Answer:
         return gradients
 
     def drawn(self, output: Tensor) -> Tensor:
-        """A random gradient of an output's sampled images."""
+        """A random gradient of an output's sampled images; torch's own random numbers stay as they are."""
         wide = torch.promote_types(output.dtype, torch.float32)
-        count = len(output) if self.sample is None else len(self.sample)
-        return torch.randn(count, *output.shape[1:], dtype=wide, device=output.device).to(output.dtype)
+        generator = torch.Generator(output.device).manual_seed(SystemRandom().getrandbits(63))
+        given = torch.randn(
+            (len(output) if self.sample is None else len(self.sample), *output.shape[1:]),
+            dtype=wide,
+            device=output.device,
+            generator=generator,
+        )
+        return given.to(output.dtype)
 
     def compare(self, answers: Mapping[str, Tensor], grad_output: Tensor) -> None:
         """Raise IntegrityError where one of the answers, of the sampled images, is wrong."""

@@ -12,11 +12,11 @@ from torch import nn
 
 from convbench.registry import Backend
 from convbench.registry.authoring.derived_backward import backward_is_derived
+from convbench.registry.integrity.monkeypatch_guard import IntegrityError
 from convbench.registry.ops.contract import OPS
 from convbench.registry.records import choices_of
 from convbench.registry.routing.dispatch import Routed, use_backend
 from convbench.suites.machine.load import allowed_cpus, drifts, since, snapshot
-from convbench.suites.measure.devices import peak_memory_mb
 from convbench.suites.measure.op_counter import count_ops
 from convbench.suites.measure.roofline import Roof
 from convbench.suites.measure.steps import time_steps
@@ -34,13 +34,17 @@ from convbench.suites.worker.conform import Attempts
 from convbench.suites.worker.recheck import recheck
 from convbench.suites.worker.setup import Setup
 
+DOING = {"verify": "verifying", "time": "timing", "train": "training"}
 _now = time.perf_counter  # bound here, so that a plugin cannot replace it
 
 
 def run_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     """Verify, time or train a combination."""
     work = {"verify": verify_combination, "time": time_combination, "train": train_combination}
-    return work[job.kind](job, send, data)
+    try:
+        return work[job.kind](job, send, data)
+    except IntegrityError as error:  # of an audit in the midst of it
+        return Measured("incorrect", f"wrong while {DOING[job.kind]}: {error}")
 
 
 def verify_combination(job: CombinationJob, send: Send, data: int) -> Measured:
@@ -77,7 +81,8 @@ def time_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     """Time training steps, then verify once more on new data."""
     began = _now()
     setup, timing = Setup(job, data), job.timing
-    model = setup.runnable()
+    audit = setup.audit(job.secret)
+    model = setup.runnable(audit.backend)
     graphed = setup.graphed_step(model)
     ready = _now() - began
     steps = time_steps(
@@ -89,9 +94,10 @@ def time_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         seed=setup.seed,
         amp=setup.amp,
         graphed=graphed,
+        audit=audit,
         beat=lambda taken: send(Beat(taken)),
     )
-    peak = peak_memory_mb(setup.device)
+    peak = audit.peak_memory_mb
     served = shares(model) | {"chosen": choices_of(setup.backend)}  # in these very steps
     again = recheck(setup, job.secret, model, trained=False, graphed=graphed)
     if again.status != "ok":
@@ -120,7 +126,8 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     """Train until the epochs or the budget end; an event for every epoch."""
     began = _now()
     setup = Setup(job, data)
-    model = setup.runnable()
+    audit = setup.audit(job.secret)
+    model = setup.runnable(audit.backend)
     graphed = setup.graphed_step(model)
     if graphed is None:
         prime(model, setup.train_data, setup.batch_size, setup.amp)
@@ -144,6 +151,7 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         beat=lambda steps, epoch, loss: send(Beat(steps, epoch, _finite(loss))),
         amp=setup.amp,
         graphed=graphed,
+        audit=audit,
     ):
         last, best = progress, max(best, progress.val_accuracy)  # NaN is never the larger
         send(
@@ -169,7 +177,7 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         "val_loss": last.val_loss,
         "val_accuracy": _accuracy(last.val_accuracy),
         "best_val_accuracy": best if _accuracy(last.val_accuracy) is not None else None,
-        "peak_memory_mb": peak_memory_mb(setup.device),
+        "peak_memory_mb": audit.peak_memory_mb,
         **vars(observed),
         "flags": " ".join(observed.flags(len(allowed_cpus()))) or None,
         **setup.conditions(),
