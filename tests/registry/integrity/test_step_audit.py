@@ -178,7 +178,9 @@ def spoilt_gradient(change: Callable[[Tensor], Tensor]) -> Backend:
     [
         lambda gradient: gradient.std() < 0.5,  # those of a mean over a batch are small, random ones are not
         lambda gradient: gradient.std() > 0.5,
-        lambda gradient: not bool((gradient == 0).all(dim=-1).any()),  # whole rows without a gradient are right
+        lambda gradient: (
+            not bool((gradient == 0).all(dim=-1).any())
+        ),  # whole rows without a gradient are right
     ],
 )
 def test_gradients_are_checked_for_what_really_comes_in_and_for_random_numbers(
