@@ -49,9 +49,9 @@ DEFENCES = {
     ),
     "midst": (
         "steps audited in the midst",
-        "Between two timed steps, at moments drawn from a secret of the run, two more steps are taken while "
-        "the clock stands. The layers, the images, the callers and their depth are those of the timed steps. Every "
-        "answer is compared with the reference, and every gradient for the one that really comes in and for a "
+        "Between two timed steps, at two moments drawn from a secret of the run, a step is taken while "
+        "the clock stands. Layers, images, callers and their depth are those of the timed steps. Every answer "
+        "is compared with the reference, and every gradient for the one that really comes in and for a "
         "random one. One more step follows, which is not timed either, so that the caches are those of a step.",
     ),
     "replay": (

@@ -187,7 +187,7 @@ def test_gradients_are_checked_for_what_really_comes_in_and_for_random_numbers(
     wrong: Callable[[Tensor], bool],
 ) -> None:
     backend = spoilt_gradient(lambda gradient: gradient * (0.5 if wrong(gradient) else 1.0))
-    with pytest.raises(IntegrityError, match="the gradient of .* is"):
+    with pytest.raises(IntegrityError, match=r"the gradient of .* is"):
         step(network(), backend, torch.rand(6, 1, 20, 20))
 
 

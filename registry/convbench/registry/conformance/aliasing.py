@@ -1,8 +1,8 @@
 """Checks that an output does not change after the call, and that it is not the cached one of an earlier call.
 
 The runs of a case share a `History`. Where a run puts new numbers into the tensors of the run before, as an
-optimizer does with weights, an answer that is cached by address shows; where it replaces only a few of them, and the
-version that torch keeps of a tensor stays the same, one that is cached by version, or by a sum of some numbers. After
+optimizer does with weights, an answer that is cached by address shows. Where it replaces only a few of them, and
+the version that torch keeps of a tensor stays the same, one that is cached by version or by a checksum does. After
 each call, the output of the call before is compared with the copy that was made of it at once.
 """
 

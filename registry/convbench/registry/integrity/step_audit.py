@@ -1,9 +1,10 @@
 """Checks the calls of real training steps: is a backend as right there as it is in verification?
 
 A backend can tell verification from training: verified inputs need a gradient and images do not, modes differ, and
-so do the numbers. So a few steps of the model itself are watched, outside of the clock: each output is compared with
-the float64 reference at once, on the layer's real arguments, and after the backward pass each op's gradients are, for
-the gradient that really came in and for a random one. In steps that are not watched the backend has the same callers.
+so do the numbers. So a few steps of the model itself are watched, outside of the clock: each output is compared
+with the float64 reference at once, on the layer's real arguments, and after the backward pass each op's gradients
+are, for the gradient that really came in and for a random one. In steps that are not watched the backend has the
+same callers.
 
 Errors are compared with the largest tolerance of the tensor: real data have no mean of zero, and an error that
 only the stricter tolerance of verification shows is for verification to find.
@@ -183,7 +184,7 @@ class _Answer:
     def compare(self, answers: Mapping[str, Tensor], grad_output: Tensor) -> None:
         """Raise IntegrityError where one of the answers, of the sampled images, is wrong."""
         op, arguments, accuracy = self.op, self.arguments, self.accuracy
-        # real numbers do not cancel as random ones do: the sum of the terms' magnitudes, not the root of their squares
+        # real numbers do not cancel as random ones do: the sum of magnitudes counts, not the root of their squares
         if op.base is not None:
             truth = fused_reference_answers(
                 op, arguments, grad_output, {}, accuracy, ANY_DATA, self.factor_error

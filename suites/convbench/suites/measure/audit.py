@@ -1,8 +1,8 @@
 """Look at steps in the midst of a timing or a training, while the clock stands.
 
-Which ones, no backend can know: they are drawn from a secret. The update of such a step is held against the gradients
-that torch alone has for the same parameters, images and random numbers. In a timing, where the step is an extra one
-that is not timed, the backend's calls in it are compared with the reference as well.
+Which ones, no backend can know: they are drawn from a secret. The update of such a step is held against the
+gradients that torch alone has for the same parameters, images and random numbers. In a timing, the step is an
+extra one that is not timed, and the backend's calls in it are compared with the reference as well.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ class Audit:
         secret: int,
     ) -> None:
         self._model, self._data, self._lr, self._amp = model, data, lr, amp
-        self._eager, self._random = mode == "eager", Random(secret)
+        self.eager, self._random = mode == "eager", Random(secret)
         self._learns = [parameter.requires_grad for parameter in model.parameters()]
         self._calls = StepAudit(backend, arithmetic.factor_error)
-        self.backend = self._calls.backend if self._eager else backend
+        self.backend = self._calls.backend if self.eager else backend
         self._precision = max(float(torch.finfo(arithmetic.tensors).eps), arithmetic.factor_error)
         self._marks = 0
         self._peak_memory_mb: float | None = None
@@ -111,7 +111,7 @@ class Audit:
     def mark(self) -> None:
         """A phase of the step is over."""
         self._marks += 1
-        if self._eager and self._marks == AFTER_BACKWARD:
+        if self.eager and self._marks == AFTER_BACKWARD:
             self._calls.check_gradients()
 
     def after(self, index: Tensor, total_loss: float | None = None) -> None:
@@ -137,7 +137,7 @@ class Audit:
 
         wrong = [name for name in given if excess(name) > 0]
         random = not torch.equal(drawn, self._random_state)
-        if not wrong or (random and not (self._eager and torch.equal(drawn, random_state))):
+        if not wrong or (random and not (self.eager and torch.equal(drawn, random_state))):
             return  # other random numbers make another step
         noisy, _ = self._torchs_step(index, noise=max(self._precision, 1e-5))
         for name in wrong:
@@ -145,16 +145,16 @@ class Audit:
                 raise IntegrityError(_sentence(name, given[name], right[name]))
 
     def _step_taken(self, index: Tensor, total_loss: float | None) -> tuple[Gradients, dict[str, float]]:
-        """The gradients that a step has followed, by name, and how far rounding to what is stored puts them off."""
-        parameters = dict(self._model.named_parameters())
+        """The gradients that a step has followed, by name, and how far rounding may put them off."""
+        tensors: dict[str, Tensor] = dict(self._model.named_parameters())
         if self._data.grad_output is not None:  # a step changes none of them, only what they hold before it
             self._twin.load_state_dict(self._model.state_dict())
-            parameters[INPUT] = self._data.batch(index)[0]
-            return {name: _gradient(each) for name, each in parameters.items()}, {}
+            tensors[INPUT] = self._data.batch(index)[0]
+            return {name: _gradient(each) for name, each in tensors.items()}, {}
         given, rounding = {}, {}
-        for name, old in self._twin.named_parameters():
-            old = old.detach()
-            given[name] = (old - parameters[name].detach()).double() / self._lr
+        for name, parameter in self._twin.named_parameters():
+            old = parameter.detach()
+            given[name] = (old - tensors[name].detach()).double() / self._lr
             rounding[name] = torch.finfo(old.dtype).eps * float(old.norm()) / self._lr
         if total_loss is not None:
             given[LOSS] = torch.tensor(total_loss - self._total_loss, dtype=torch.float64)

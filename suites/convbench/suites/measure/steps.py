@@ -71,8 +71,8 @@ def time_steps(
     at a time and up to `max_steps`, until their median is known to `precision`. Fewer are taken, at least one,
     where they would take longer than `max_seconds`. `cold_steps` follow, each on flushed caches. With `graphed`,
     captured steps are replayed, with their own learning rate and batch size. About once a second, between two
-    steps, `beat` is called with the number of timed steps. Between two of them, too, `audit` looks at steps that are
-    not timed. Where nothing is trained, every step finds other numbers in the same tensors.
+    steps, `beat` is called with the number of timed steps. Between two of them, too, `audit` looks at steps that
+    are not timed. Where nothing is trained, every step finds other numbers in the same tensors.
     """
     device = data.device
     warmup_steps, steps, max_seconds = timing.warmup_steps, timing.steps, timing.max_seconds
@@ -82,7 +82,7 @@ def time_steps(
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(device)
     batches = order[: len(order) // batch_size * batch_size].split(batch_size)  # whole ones only
     model.train()
-    watched = False
+    watched = retained = False
 
     def eager(index: Tensor, mark: Callable[[], None]) -> None:
         if untrained is not None:
@@ -94,7 +94,7 @@ def time_steps(
             objective = data.objective(model(x), y)
         mark()
         optimizer.zero_grad()
-        amp.backward(objective, data.grad_output, watched)
+        amp.backward(objective, data.grad_output, retained)
         mark()
         amp.update(optimizer)
         mark()
@@ -137,10 +137,10 @@ def time_steps(
                     index = graphed.upcoming(batch_size)
                 synchronize(device)
                 audit.before()
-                watched = True
+                watched, retained = True, audit.eager
                 with audit.watching():
                     step(index, audit.mark)
-                watched = False
+                watched = retained = False
                 audit.after(index)
                 step(index, clock(device).mark)  # the caches are again those of a step
                 start += _now() - paused

@@ -76,7 +76,8 @@ def train(
     evaluation at the speed of training would take longer than the budget, `evaluating` is called first, and the
     evaluation ends with the budget too. About once a second, `beat` is called with the steps, the epochs, and
     this epoch's mean loss so far where reading it does not stall the device. With `graphed`, captured steps are
-    replayed, with their own learning rate and batch size. While `audit` looks at what a step did, the clock stands.
+    replayed, with their own learning rate and batch size. While `audit` looks at what a step did, the clock
+    stands.
     """
     device = data.device
     amp = amp or Amp()
