@@ -84,6 +84,12 @@ DEFENCES = {
         "denormals, gradient mode, determinism, precision, modes that intercept calls, or the seed of "
         "random numbers.",
     ),
+    "clocks": (
+        "two clocks",
+        "A worker says when its clock is started and stopped, and its parent's own clock goes with it. Both must "
+        "agree. What the parent sees itself is what a row has. More than twice the arithmetic that the device "
+        "does in matrix products (eight times for algorithms that save some) is not possible.",
+    ),
     "events": (
         "marked results",
         "Each worker gets a random token, and every message from it carries the token. Other messages in "

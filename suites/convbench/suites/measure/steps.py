@@ -64,6 +64,7 @@ def time_steps(
     graphed: GraphedStep | None = None,
     audit: Audit | None = None,
     beat: Callable[[int], None] = lambda steps: None,
+    running: Callable[[bool], None] = lambda on: None,
 ) -> Steps:
     """Train the `warmup_steps` and then the `steps` of `timing` on real batches, the latter timed.
 
@@ -72,7 +73,8 @@ def time_steps(
     where they would take longer than `max_seconds`. `cold_steps` follow, each on flushed caches. With `graphed`,
     captured steps are replayed, with their own learning rate and batch size. About once a second, between two
     steps, `beat` is called with the number of timed steps. Between two of them, too, `audit` looks at steps that
-    are not timed. Where nothing is trained, every step finds other numbers in the same tensors.
+    are not timed. Where nothing is trained, every step finds other numbers in the same tensors. `running` is told
+    when timed steps begin, and when they end.
     """
     device = data.device
     warmup_steps, steps, max_seconds = timing.warmup_steps, timing.steps, timing.max_seconds
@@ -126,6 +128,7 @@ def time_steps(
     taken, in_time, host_seconds = 0, True, 0.0
     next_beat = _now() + BEAT_SECONDS
     audited = () if audit is None else audit.of_timing(steps)
+    running(True)
     while in_time and taken < most:
         ticks = clock(device)
         start = _now()
@@ -136,6 +139,7 @@ def time_steps(
                 if graphed is not None:
                     index = graphed.upcoming(batch_size)
                 synchronize(device)
+                running(False)
                 audit.before()
                 watched, retained = True, audit.eager
                 with audit.watching():
@@ -143,6 +147,7 @@ def time_steps(
                 watched = retained = False
                 audit.after(index)
                 step(index, clock(device).mark)  # the caches are again those of a step
+                running(True)
                 start += _now() - paused
                 deadline += _now() - paused
             step(batches[(warmup_steps + number) % len(batches)], ticks.mark)
@@ -158,6 +163,7 @@ def time_steps(
         _add(parts, ticks.milliseconds())
         if steps_suffice(_whole(parts), timing.precision):
             break
+    running(False)
     observed = since(before, str(device))
 
     flush = flusher(device, timing.cold_steps > 0)

@@ -69,6 +69,7 @@ def train(
     amp: Amp | None = None,
     graphed: GraphedStep | None = None,
     audit: Audit | None = None,
+    running: Callable[[bool], None] = lambda on: None,
 ) -> Iterator[Progress]:
     """Train until the epochs or the budget end, whichever is first, and say where it stands after each epoch.
 
@@ -77,7 +78,7 @@ def train(
     evaluation ends with the budget too. About once a second, `beat` is called with the steps, the epochs, and
     this epoch's mean loss so far where reading it does not stall the device. With `graphed`, captured steps are
     replayed, with their own learning rate and batch size. While `audit` looks at what a step did, the clock
-    stands.
+    stands. `running` is told when it is started, and when it is stopped.
     """
     device = data.device
     amp = amp or Amp()
@@ -91,6 +92,7 @@ def train(
     def resume() -> float:
         nonlocal start
         synchronize(device)
+        running(True)
         start = now()
         return start + budget_seconds - spent
 
@@ -98,6 +100,7 @@ def train(
         nonlocal spent
         synchronize(device)
         spent += now() - start
+        running(False)
 
     for epoch in range(epochs):
         order = torch.randperm(len(data), generator=generator).to(device)

@@ -136,6 +136,13 @@ class Beat:
 
 
 @dataclass(frozen=True)
+class Running:
+    """The clock of a timing or a training was started, or stopped: the parent's own clock goes with it."""
+
+    on: bool
+
+
+@dataclass(frozen=True)
 class EpochEnd:
     """An epoch of a training is over; its fields are columns of curves.csv."""
 
@@ -290,7 +297,7 @@ class Conformance:
     derived: tuple[str, ...]
 
 
-Event = Note | Beat | EpochEnd | Samples | Trying | Tried | Availability | Misfit | Dropped
+Event = Note | Beat | Running | EpochEnd | Samples | Trying | Tried | Availability | Misfit | Dropped
 Result = Failed | Done | Measured | Survey | Peak | Conformance
 Send = Callable[[Event | Result], None]  # what a worker sends by
 SENT = {kind.__name__: kind for kind in (*get_args(Event), *get_args(Result)) if kind is not Dropped}

@@ -27,6 +27,7 @@ from convbench.suites.processes.protocol import (
     EpochEnd,
     Measured,
     Note,
+    Running,
     Samples,
     Send,
 )
@@ -96,6 +97,7 @@ def time_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         graphed=graphed,
         audit=audit,
         beat=lambda taken: send(Beat(taken)),
+        running=lambda on: send(Running(on)),
     )
     peak = audit.peak_memory_mb
     served = shares(model) | {"chosen": choices_of(setup.backend)}  # in these very steps
@@ -109,7 +111,6 @@ def time_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         notes.append(f"timed {taken} of {timing.steps} steps within {timing.max_seconds:.3g} s")
     flags = steps.observed.flags(len(allowed_cpus())) + ["drifting"] * drifts(steps.step_ms)
     measures = {
-        "steps": taken,
         "setup_seconds": ready + steps.setup_seconds,
         "compile_seconds": steps.compile_seconds,
         "host_ms": steps.host_ms,
@@ -152,6 +153,7 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         amp=setup.amp,
         graphed=graphed,
         audit=audit,
+        running=lambda on: send(Running(on)),
     ):
         last, best = progress, max(best, progress.val_accuracy)  # NaN is never the larger
         send(
@@ -168,14 +170,7 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     assert last is not None  # at least one epoch
     observed = since(before, str(setup.device))
     measures: dict[str, Any] = {
-        "epochs": last.epochs,
-        "steps": last.steps,
-        "train_seconds": last.train_seconds,
-        "images_per_second": last.images / last.train_seconds,
         "setup_seconds": setup_seconds,
-        "train_loss": last.train_loss,
-        "val_loss": last.val_loss,
-        "val_accuracy": _accuracy(last.val_accuracy),
         "best_val_accuracy": best if _accuracy(last.val_accuracy) is not None else None,
         "peak_memory_mb": audit.peak_memory_mb,
         **vars(observed),
