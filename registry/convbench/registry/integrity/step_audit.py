@@ -48,7 +48,7 @@ from convbench.registry.integrity.monkeypatch_guard import IntegrityError
 from convbench.registry.ops.contract import OPS, Op
 from convbench.registry.records import Accuracy, Backend
 
-SHARE = 0.25  # of a large call's images that verification compares: a step makes the same call several times
+SHARE = 0.1  # of a large call's images that verification compares: a step makes the same call several times
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,13 @@ class StepAudit:
     """Stands between a model and a backend, and checks the backend's results while it is `watching`.
 
     Route the model to `backend`, in all of its steps: in those that are not watched nothing is done. `calls` are
-    those that were watched. `factor_error` is the relative error allowed in the factors of products.
+    those that were watched. `factor_error` is the relative error allowed in the factors of products, and `share`
+    how many of the images that verification compares are compared here.
     """
 
-    def __init__(self, backend: Backend, factor_error: float = 0.0) -> None:
+    def __init__(self, backend: Backend, factor_error: float = 0.0, share: float = SHARE) -> None:
         self.calls: list[Call] = []
-        self._factor_error = factor_error
+        self._factor_error, self._share = factor_error, share
         self._watching = False
         self._gradients: list[_Gradients] = []
         ops = {
@@ -108,7 +109,9 @@ class StepAudit:
                     self.calls.append(Call(case_of(op.name, op.bind(args, kwargs)), served=False))
                 raise
             if self._watching:
-                self._check(_Answer(op, op.bind(args, kwargs), accuracy, self._factor_error), output)
+                self._check(
+                    _Answer(op, op.bind(args, kwargs), accuracy, self._factor_error, self._share), output
+                )
             return output
 
         return call
@@ -129,6 +132,7 @@ class _Answer:
     arguments: Mapping[str, Any]
     accuracy: Accuracy
     factor_error: float
+    share: float
     sample: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -152,7 +156,7 @@ class _Answer:
             raise IntegrityError(
                 f"{self.case}: the output has shape {tuple(taken.shape)}, not {tuple(expected)}"
             )
-        self.sample = sample_images(self.op, self.arguments, SystemRandom().getrandbits(31), SHARE)
+        self.sample = sample_images(self.op, self.arguments, SystemRandom().getrandbits(31), self.share)
         gradients = None
         if output.requires_grad:
             edges = [get_gradient_edge(self.arguments[name]) for name in self.wanted]

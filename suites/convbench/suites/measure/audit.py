@@ -28,6 +28,7 @@ from convbench.suites.measure.data import Batches
 from convbench.suites.measure.devices import peak_memory_mb
 
 OF_A_TIMING = 2  # audited steps
+IMAGES = 0.02  # of those that verification compares; others in every audit, besides the first and the last
 FIRST = 3  # steps of a training that are audited, besides one of each epoch
 AFTER_BACKWARD = 4  # the mark of a step that comes between its backward pass and its update
 SHARE = 0.1  # of its norm: how far a gradient may be off; single calls are held to much less
@@ -67,7 +68,7 @@ class Audit:
         self._model, self._data, self._lr, self._amp = model, data, lr, amp
         self.eager, self._random = mode == "eager", Random(secret)
         self._learns = [parameter.requires_grad for parameter in model.parameters()]
-        self._calls = StepAudit(backend, arithmetic.factor_error)
+        self._calls = StepAudit(backend, arithmetic.factor_error, IMAGES)
         self.backend = self._calls.backend if self.eager else backend
         self._precision = max(float(torch.finfo(arithmetic.tensors).eps), arithmetic.factor_error)
         self._marks = 0

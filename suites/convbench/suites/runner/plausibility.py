@@ -30,7 +30,7 @@ class Watch:
 
 
 def wrong_clock(claimed: float, watch: Watch, gaps: bool) -> str | None:
-    """What is wrong with the seconds that a worker claims for its steps; with `gaps`, there is time between them."""
+    """What is wrong with the seconds that a worker claims for steps; with `gaps`, there is time between them."""
     slack = SHARE * watch.seconds + SECONDS
     too_short = claimed < watch.seconds - slack and not gaps
     if not watch.used or not (too_short or claimed > watch.seconds + slack):
