@@ -56,7 +56,7 @@ GPU = python=$(PYTHON); \
 	PYTHONPATH="$(TREE)$${PYTHONPATH:+:$$PYTHONPATH}" $$python scripts/gpu.py
 
 docs: $(VENV)/installed-docs ## build the documentation site into site/, to be read without a network
-	$(BIN)/mkdocs build --strict $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 chapter: $(VENV)/installed-dev ## bring the outputs and pictures of docs/chapter.md up to date
 	$(BIN)/python scripts/make_chapter.py

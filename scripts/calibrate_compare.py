@@ -1,11 +1,13 @@
-"""How often `convbench compare` is wrong, and how many processes it needs, from real timings with known truth.
+"""How often `convbench compare` is wrong, and how many processes it needs, from real timings with known truth,
+and from simulations.
 
     python scripts/calibrate_compare.py measure RUN_DIR      # minutes: times the backends of calibration_plugin
     python scripts/calibrate_compare.py keep quiet RUN_DIR ...    # what they measured, into results/reference
     python scripts/calibrate_compare.py table                # what the judge makes of it; refreshes the page
 
 `measure` runs the real runner on four backends: two that are equal, and two whose steps really take 5 % and 10 %
-longer. `table` has the judge of `compare` set groups of their processes against each other.
+longer. `table` has the judge of `compare` set groups of their processes against each other. It also simulates
+comparisons of equals: how often the intervals hold the truth, and how often a gate passes.
 """
 
 from __future__ import annotations
@@ -17,12 +19,16 @@ import re
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import click
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "results" / "reference" / "calibration-cpu"
@@ -88,6 +94,8 @@ def table(check: bool) -> None:
     """Judge the kept timings, and put the table into docs/comparing.md."""
     old = PAGE.read_text(encoding="utf-8")
     new = refreshed(old, "\n\n".join(section(state) for state in STATES))
+    new = refreshed(new, simulated(INTERVAL_HEADINGS, interval_row, NOISE, SIMULATED), " (intervals)")
+    new = refreshed(new, simulated(GATE_HEADINGS, gate_row, GATE_NOISE, GATE_PROCESSES), " (gate)")
     if check:
         sys.exit(int(old != new))
     PAGE.write_text(new, encoding="utf-8")
@@ -237,12 +245,121 @@ def markdown(layers: Sequence[Sequence[Round]]) -> str:
     return "\n".join(lines)
 
 
-def refreshed(page: str, table: str) -> str:
+def refreshed(page: str, table: str, which: str = "") -> str:
     """The page with its table between the marks replaced."""
     marks = re.compile(
-        r"(<!-- generated: [^>]*calibrate_compare.py table -->\n).*?(\n<!-- end -->)", re.DOTALL
+        rf"(<!-- generated: [^>]*calibrate_compare.py table{re.escape(which)} -->\n).*?(\n<!-- end -->)",
+        re.DOTALL,
     )
     return marks.sub(lambda found: f"{found[1]}\n{table}\n{found[2]}", page)
+
+
+# Simulated: logarithms of process medians, drawn for both sides of each backend.
+
+NOISE: Mapping[str, Callable[[Generator], NDArray[np.float64]]] = {  # of each backend's processes
+    "2 %, alike": lambda random: np.full(BACKENDS_OF_GROUP, 0.02),
+    "1 % to 10 %, another for each backend": lambda random: np.exp(
+        random.uniform(math.log(0.01), math.log(0.1), BACKENDS_OF_GROUP)
+    ),
+    "2 %, one backend 20 %": lambda random: np.array([0.2] + [0.02] * (BACKENDS_OF_GROUP - 1)),
+    "2 %, one process in 20 slower by 10 % to 60 %": lambda random: np.full(BACKENDS_OF_GROUP, 0.02),
+}
+BACKENDS_OF_GROUP = 8
+SIMULATED = (2, 3, 4, 8)
+INTERVAL_HEADINGS = (
+    "noise between processes",
+    "processes a side",
+    "intervals that hold the truth",
+    "those of the noisiest",
+    "half their width, median",
+    "false alarms, any of 8 pairs",
+)
+LIMIT = 0.05
+GATE_NOISE, GATE_PROCESSES, PAIRS, TRIALS = (0.01, 0.02, 0.05), (3, 4, 8, 10, 16), 40, 500
+GATE_HEADINGS = (
+    "noise between processes",
+    "processes a side",
+    "one pair of equals passes",
+    "in theory",
+    "40 pairs of equals pass",
+    "in theory",
+    "40 pairs of equals fail",
+    "5 % slower passes",
+    "6 % slower passes",
+)
+
+
+def simulated(
+    headings: Sequence[str], row: Callable[[Any, int], list[str]], noise: Iterable[Any], counts: Sequence[int]
+) -> str:
+    """A table with a row for each noise and number of processes."""
+    lines = [f"| {' | '.join(headings)} |", "| --- |" + " ---: |" * (len(headings) - 1)]
+    lines += [f"| {' | '.join(row(each, count))} |" for each in noise for count in counts]
+    return "\n".join(lines)
+
+
+def interval_row(noise: str, processes: int) -> list[str]:
+    """How often intervals hold the truth, and how often a comparison of equals raises an alarm."""
+    from convbench.results.analysis.significance import MIN_EFFECT, judge, log_difference, scatter
+
+    random = np.random.default_rng(processes)
+    shape = (2, BACKENDS_OF_GROUP, processes)
+    held: list[list[bool]] = []
+    widths, alarms = [], 0
+    for _ in range(TRIALS):
+        spread = NOISE[noise](random)
+        logs = random.normal(0, 1, shape) * spread[:, None]
+        if "slower" in noise:
+            logs += np.where(random.random(shape) < 0.05, random.uniform(0.1, 0.5, shape), 0)
+        base, new = np.exp(logs).tolist()
+        group = scatter([*base, *new])
+        gaps = [log_difference(*sides, group) for sides in zip(base, new, strict=True)]
+        margins = [gap.margin(0.05) for gap in gaps]
+        inside = [abs(gap.estimate) <= margin for gap, margin in zip(gaps, margins, strict=True)]
+        held.append([*inside, inside[int(spread.argmax())]])
+        widths += margins
+        alarms += any(each.verdict in ("more", "less") for each in judge(gaps, math.log1p(MIN_EFFECT)))
+    *every, noisiest = (sum(column) / TRIALS for column in zip(*held, strict=True))
+    figures = (statistics.fmean(every), noisiest, math.expm1(statistics.median(widths)), alarms / TRIALS)
+    return [noise, str(processes), *(f"{figure:.1%}" for figure in figures)]
+
+
+def gate_row(noise: float, processes: int) -> list[str]:
+    """How often the gate passes equals, all of PAIRS pairs or one, and how often it passes what is slower."""
+    from scipy import stats
+
+    from convbench.results.analysis.significance import CONFIDENCE, MIN_EFFECT, Judged, judge, log_difference
+
+    random = np.random.default_rng(processes)
+    margin, freedom = math.log1p(LIMIT), 2 * (processes - 1)
+
+    def judged(slower: float, pairs: int) -> list[Judged]:
+        base, new = random.normal(0, noise, (2, pairs, processes))
+        sides = zip(np.exp(base).tolist(), np.exp(new + math.log1p(slower)).tolist(), strict=True)
+        return judge([log_difference(*each) for each in sides], math.log1p(MIN_EFFECT))
+
+    equals = [judged(0.0, PAIRS) for _ in range(TRIALS)]
+    passing = [[each.upper < margin for each in comparison] for comparison in equals]
+    failing = [
+        any(each.verdict == "more" and (each.low + each.high) / 2 > margin for each in comparison)
+        for comparison in equals
+    ]
+    distance = margin / (noise * math.sqrt(2 / processes))
+    # Student's t with one spread for both sides; Welch's has a few degrees of freedom less
+    theory = float(stats.nct.sf(stats.t.ppf(CONFIDENCE, freedom), freedom, distance))
+    slow = [
+        sum(judged(slower, 1)[0].upper < margin for _ in range(4 * TRIALS)) / (4 * TRIALS)
+        for slower in (LIMIT, LIMIT + 0.01)
+    ]
+    figures = (
+        statistics.fmean(map(statistics.fmean, passing)),
+        theory,
+        sum(map(all, passing)) / TRIALS,
+        theory**PAIRS,
+        sum(failing) / TRIALS,
+        *slow,
+    )
+    return [f"{noise:.0%}", str(processes), *(f"{figure:.1%}" for figure in figures)]
 
 
 if __name__ == "__main__":

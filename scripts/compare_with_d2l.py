@@ -6,7 +6,7 @@
 
 The first compares speeds, over the second epoch. The second compares what the book's ten epochs come to, a round
 for each seed. Ours is a backend, `+fuse` with its fused ops, `+compile` under `torch.compile`; the first side is
-what the others are held against. d2l and what it imports are installed into an environment of their own (a
+what the others are compared with. d2l and what it imports are installed into an environment of their own (a
 directory under build/) that shares this interpreter's torch, so that both train with the same one. Every round is
 a fresh process of each, in turn; d2l reads FashionMNIST through torchvision from the same files.
 """

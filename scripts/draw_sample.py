@@ -1,9 +1,9 @@
-"""Draw the embedded sample of FashionMNIST again from the full data, by the rule in `embedded.py`.
+"""Draw the embedded sample of FashionMNIST again from the full data, by the rule in `files.py`.
 
     python scripts/draw_sample.py [--data-dir DIR] [--out DIR]
 
 Writes four xz-compressed IDX files, and prints the SHA-256 of each one's uncompressed content, as
-`embedded.FILES` pins them. The compressed bytes may differ between versions of liblzma, the content does not.
+`files.SAMPLE` pins them. The compressed bytes may differ between versions of liblzma, the content does not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import lzma
 from collections.abc import Iterator
 from pathlib import Path
 
-from convbench.plugins.datasets.fashion_mnist import embedded, sources
+from convbench.plugins.datasets.fashion_mnist import files, sources
 from convbench.plugins.datasets.idx import IdxFile
 
 SEED = 0
@@ -41,7 +41,7 @@ def sample_files(contents: tuple[bytearray, ...]) -> Iterator[tuple[IdxFile, byt
     """Each file of the sample with its uncompressed content."""
     pairs = zip(("train", "test"), (contents[:2], contents[2:]), (0, 2), strict=True)
     for split, (images, labels), first in pairs:
-        images_file, labels_file = embedded.FILES[first : first + 2]
+        images_file, labels_file = files.SAMPLE[first : first + 2]
         pixels, classes = bytes(images[16:]), bytes(labels[8:])
         drawn = draw(split, classes, per_class=labels_file.shape[0] // len(CLASSES))
         chosen = b"".join(pixels[i * IMAGE_BYTES : (i + 1) * IMAGE_BYTES] for i in drawn)
@@ -54,7 +54,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-dir", type=Path, help="where the full data is, if not in a usual place")
-    parser.add_argument("--out", type=Path, default=embedded.DIRECTORY)
+    parser.add_argument("--out", type=Path, default=files.SAMPLE_DIRECTORY)
     arguments = parser.parse_args()
 
     full = sources.chosen(arguments.data_dir)

@@ -33,7 +33,7 @@ Command = list[str]
 
 @dataclass(frozen=True)
 class Piece:
-    """One part: what it is for, and its commands, of which a `run` is completed by the same piece later."""
+    """One part: what it is for, and its commands. A second call completes a `run` that was cut off."""
 
     summary: str
     commands: Callable[[Plan], Iterator[Command]]

@@ -8,13 +8,12 @@ With --check nothing is written, and it exits with 1 where the tables are stale.
 from __future__ import annotations
 
 import ast
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from generated import ROOT, between_marks, table, write_or_check
+
 PAGE = ROOT / "docs" / "cheats.md"
 MUSEUM = ROOT / "tests" / "museum"
 
@@ -129,33 +128,16 @@ def cheats() -> Iterator[Cheat]:
 
 def refreshed(text: str) -> str:
     """The page with both tables made anew."""
-    defences = ["| defence | what is done |", "| --- | --- |"]
-    defences += [f"| {name} | {what} |" for name, what in DEFENCES.values()]
-    table = ["| cheat | caught by | at the latest in | the row says |", "| --- | --- | --- | --- |"]
+    defences = table(["defence", "what is done"], DEFENCES.values())
+    rows = []
     for cheat in cheats():
         link = f"[{cheat.name.replace('_', '-')}](../tests/museum/{cheat.name}.py)"
-        cells = (
-            f"{link}: {cheat.what[:1].lower()}{cheat.what[1:].removesuffix('.')}",
-            DEFENCES[cheat.caught_by][0],
-            PROCESSES[cheat.at],
-            f"... {cheat.says} ...",
-        )
-        table.append(f"| {' | '.join(cells)} |")
-    for name, lines in (("defences", defences), ("cheats", table)):
-        body = "\n".join(["", *lines, ""])
-        mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
-        text = mark.sub(lambda part, body=body: f"{part[1]}{body}\n{part[2]}", text)
-    return text
-
-
-def main() -> None:
-    old = PAGE.read_text(encoding="utf-8")
-    new = refreshed(old)
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(new, encoding="utf-8")
-    elif new != old:
-        sys.exit("docs/cheats.md is stale: run `python scripts/make_cheats.py`")
+        what = f"{link}: {cheat.what[:1].lower()}{cheat.what[1:].removesuffix('.')}"
+        rows.append([what, DEFENCES[cheat.caught_by][0], PROCESSES[cheat.at], f"... {cheat.says} ..."])
+    text = between_marks(text, "defences", lambda _: defences)
+    headings = ["cheat", "caught by", "at the latest in", "the row says"]
+    return between_marks(text, "cheats", lambda _: table(headings, rows))
 
 
 if __name__ == "__main__":
-    main()
+    write_or_check({PAGE: refreshed(PAGE.read_text(encoding="utf-8"))}, check="--check" in sys.argv)

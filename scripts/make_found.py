@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+
+from generated import ROOT, write_or_check
 
 from convbench.registry.known_faults import KnownFault, known_faults
-
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "found.md"
 
 HEAD = """\
 # Faults in other people's code
@@ -66,17 +65,5 @@ def _short(thread: str) -> str:
     return f"{parts[-3]} {parts[-1]}"
 
 
-def main() -> int:
-    """Write the page, or tell whether it is stale."""
-    text = page(known_faults())
-    if "--check" in sys.argv[1:]:
-        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-            print(f"stale: run python scripts/make_found.py, which writes {PAGE}", file=sys.stderr)
-            return 1
-        return 0
-    PAGE.write_text(text, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    write_or_check({ROOT / "docs" / "found.md": page(known_faults())}, check="--check" in sys.argv)

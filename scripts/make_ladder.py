@@ -20,12 +20,13 @@ import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import altair as alt
 import pandas as pd
 import vl_convert
+from generated import ROOT, between_marks, table, write_or_check
 from PIL import Image, PngImagePlugin
 
 from convbench.results.analysis.contents import Contents, read_contents
@@ -36,7 +37,6 @@ from convbench.results.analysis.statistics import Interval
 from convbench.results.schema import Row
 from convbench.results.wording import number, percent
 
-ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "docs" / "ladder.md"
 REFERENCE = ROOT / "results" / "reference"
 KEPT = ("results.csv", "samples.csv", "environment.json", "suite.toml", "table.md")
@@ -62,11 +62,6 @@ RUNGS = {
 }
 NETWORKS = {"layers/vgg-narrow-small": "The layer", "lenet": "LeNet"}
 
-PART = re.compile(
-    r"(?P<begin><!-- (?P<kind>machine|rungs|rung): (?P<what>[^>]+?) -->\n)(?P<body>.*?)"
-    r"(?P<end><!-- end of (?P=kind) -->)",
-    re.DOTALL,
-)
 PICTURE = re.compile(r"^!\[[^\]]*\]\((?P<path>pictures/(?P<run>ladder-\w+)\.png)\)", re.MULTILINE)
 
 GREY, BLUE = "#7d848c", "#3b82d6"  # of medium lightness: they can be read on white as on black
@@ -139,7 +134,7 @@ def peak(contents: Contents) -> float:
 
 
 def body(kind: str, what: str) -> str:
-    """What stands between the marks of a part."""
+    """What stands between the marks of a part; `what` is a run, and what else the part is about."""
     run, *names = what.split()
     contents = contents_of(run)
     if kind == "machine":
@@ -166,11 +161,9 @@ def machine(contents: Contents) -> str:
 
 
 def rungs_table(rungs: Sequence[Line], peak: float) -> str:
-    lines = [
-        "| rung | backend | batch | images/s | GFLOP/s | of the peak | of its roofline | times the rung before "
-        "| times the formula |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    headings = ["rung", "backend", "batch", "images/s", "GFLOP/s", "of the peak", "of its roofline"]
+    headings += ["times the rung before", "times the formula"]
+    lines = []
     bottom = before = None
     for each in rungs:
         cells = [
@@ -191,8 +184,8 @@ def rungs_table(rungs: Sequence[Line], peak: float) -> str:
                 times(each, bottom).partition(" ")[0],
             ]
             before, bottom = each, bottom or each
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return table(headings, lines, "llrrrrrrr")
 
 
 def times(each: Line, other: Line | None) -> str:
@@ -278,7 +271,7 @@ def staircase(
     low = alt.Y(datum=FLOOR * 1.4)
     lines = [(peak, -7, f"the roof: {number(peak)} GFLOP/s in a matrix product", [1, 0])]
     if allowed < 0.8 * peak:
-        lines.append((allowed, 9, f"what its layers allow one by one: {number(allowed)}", [2, 3]))
+        lines.append((allowed, 9, f"if every layer has a roof of its own: {number(allowed)}", [2, 3]))
     layers = [
         alt.Chart(frame).mark_bar(filled=False, stroke=BLUE, strokeWidth=1).encode(x, y, alt.Y2(datum=FLOOR)),
         alt.Chart(frame)
@@ -336,21 +329,20 @@ def main() -> None:
             parser.error("--check looks at what is kept, not at a run")
         print(f"kept in results/reference/{keep(options.run)}", file=sys.stderr)
     old = GUIDE.read_text(encoding="utf-8")
-    new = PART.sub(lambda part: f"{part['begin']}\n{body(part['kind'], part['what'])}\n\n{part['end']}", old)
-    stale = ["docs/ladder.md"] * (new != old)
-    if new != old and not options.check:
-        GUIDE.write_text(new, encoding="utf-8")
-    for picture in PICTURE.finditer(old):
-        path = GUIDE.parent / picture["path"]
-        if stale_picture(path, picture["run"]):
-            stale.append(f"docs/{picture['path']}")
-            if not options.check:
-                source = PngImagePlugin.PngInfo()
-                source.add_text("Source", mark(picture["run"]))
-                with Image.open(io.BytesIO(draw(contents_of(picture["run"])))) as drawn:
-                    drawn.save(path, pnginfo=source, optimize=True)
+    new = old
+    for kind in ("machine", "rungs", "rung"):
+        new = between_marks(new, kind, partial(body, kind))
+    stale = [
+        found for found in PICTURE.finditer(old) if stale_picture(GUIDE.parent / found["path"], found["run"])
+    ]
     if options.check and stale:
-        sys.exit(f"stale: {', '.join(stale)}; run: python scripts/make_ladder.py")
+        sys.exit(f"stale: {', '.join(found['path'] for found in stale)}; run: python scripts/make_ladder.py")
+    for picture in stale:
+        source = PngImagePlugin.PngInfo()
+        source.add_text("Source", mark(picture["run"]))
+        with Image.open(io.BytesIO(draw(contents_of(picture["run"])))) as drawn:
+            drawn.save(GUIDE.parent / picture["path"], pnginfo=source, optimize=True)
+    write_or_check({GUIDE: new}, options.check)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that lie outside docs/, and those they link to in turn."""
     origins = [f"docs/{page.src_uri}" for page in files.documentation_pages()] + list(PAGES)
     known = set(origins)
-    for origin in origins:  # it grows meanwhile
+    for origin in origins:  # the loop appends to it
         text = content(origin)
         if not origin.startswith("docs/"):
             files.append(File.generated(config, page_of(origin), content=text))

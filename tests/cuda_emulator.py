@@ -11,7 +11,6 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -22,7 +21,7 @@ import torch
 
 from convbench.plugins.backends import cuda, cuda_naive
 from convbench.plugins.backends.cuda import driver, launch_config, pooling, torch_ops
-from convbench.plugins.backends.cuda.programs import Program
+from convbench.plugins.backends.cuda.compiler import Program
 from convbench.plugins.backends.cuda_naive.convolution import Convolution as NaiveConvolution
 from convbench.registry import Backend
 
@@ -45,16 +44,8 @@ class Emulator:
     def processors(self, device: torch.device) -> int:
         return self.count
 
-    def launch(
-        self,
-        device: torch.device,
-        program: Program,
-        kernel: str,
-        grid: tuple[int, int, int],
-        threads: int,
-        shared: int,
-        arguments: Sequence[driver.Argument],
-    ) -> None:
+    def launch(self, device: torch.device, launch: driver.Launch) -> None:
+        program, kernel, grid, threads, shared, arguments = launch
         assert device.type == "cpu"
         assert max(grid[1:]) <= 65535
         kept = driver.parameters(arguments)

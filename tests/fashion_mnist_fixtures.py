@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from convbench.plugins.datasets.fashion_mnist import debian_package, embedded, sources
+from convbench.plugins.datasets.fashion_mnist import debian_package, sources
 from convbench.plugins.datasets.fashion_mnist import files as copies
 from convbench.plugins.datasets.idx import IdxFile
 
@@ -28,7 +28,7 @@ Contents = tuple[bytes, ...]
 def small_files() -> tuple[IdxFile, ...]:
     """The table of a small dataset: 300 training and 100 test images."""
     files = []
-    for file, count in zip(embedded.FILES, (300, 300, 100, 100), strict=True):
+    for file, count in zip(copies.SAMPLE, (300, 300, 100, 100), strict=True):
         shape = (count, *file.shape[1:])
         files.append(IdxFile(file.name, shape, hashlib.sha256(_cut(file, shape)).hexdigest()))
     return tuple(files)
@@ -36,7 +36,7 @@ def small_files() -> tuple[IdxFile, ...]:
 
 @functools.cache
 def _sample_contents() -> dict[str, bytes]:
-    return {file.name: bytes(data) for file, data in zip(embedded.FILES, embedded.read(), strict=True)}
+    return {file.name: bytes(data) for file, data in zip(copies.SAMPLE, copies.read_sample(), strict=True)}
 
 
 def _cut(file: IdxFile, shape: tuple[int, ...]) -> bytes:

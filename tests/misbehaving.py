@@ -22,9 +22,20 @@ import psutil
 
 from convbench.registry.cli.main import main
 from convbench.suites.config.suite import Budget, RecipeOverrides, Suite, Timing
+from convbench.suites.runner.progress import Watcher
 
 SLEEP = f"8641{os.getpid()}.53"  # seconds; marks the processes that plugins of these tests leave behind
 SOURCE = Path(__file__).with_name("misbehaving_plugins.py.txt")
+
+
+class Notes(Watcher):
+    """The notes of a run."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
 
 
 def install(site: Path, version: str = "1.0") -> Path:

@@ -149,7 +149,7 @@ class InstantSupervisor:
             "served_flops_fraction": 1.0,
             "served": "conv2d 2/2, avg_pool2d 2/2",
             "served_flops": "conv2d 1, avg_pool2d 1",
-            "claimed": "conv2d, max_pool2d, avg_pool2d",
+            "supported_ops": "conv2d, max_pool2d, avg_pool2d",
             "max_error": 3e-7,
             "threads": 2,
             "flush_denormal": 1,

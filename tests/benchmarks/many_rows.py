@@ -81,7 +81,7 @@ def template(run: int, number: int) -> tuple[str, str, str]:
         step_flops_per_image=2499120.0,
         combination_key=f"{number:016x}",
         served_flops="conv2d 1, avg_pool2d 1",
-        claimed="conv2d, max_pool2d, avg_pool2d",
+        supported_ops="conv2d, max_pool2d, avg_pool2d",
     )
     before, between = to_line(row).split("987654321", 1)
     between, after = between.split("1111.25,2222.25,3333.25,4444.25,5555.25", 1)

@@ -12,12 +12,51 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import calibrate_compare as calibration  # noqa: E402
 
+PAGE = calibration.PAGE.read_text(encoding="utf-8")
+
 
 def test_the_page_is_up_to_date() -> None:
-    page = calibration.PAGE.read_text(encoding="utf-8")
     sections = "\n\n".join(map(calibration.section, calibration.STATES))
-    assert calibration.refreshed(page, sections) == page, "run python scripts/calibrate_compare.py table"
-    assert sections in page
+    assert calibration.refreshed(PAGE, sections) == PAGE, "run python scripts/calibrate_compare.py table"
+    assert sections in PAGE
+
+
+@pytest.mark.parametrize(("noise", "processes"), [("2 %, alike", 2), ("2 %, one backend 20 %", 2)])
+def test_the_simulated_intervals_of_the_page_are_those_of_the_code(noise: str, processes: int) -> None:
+    assert " | ".join(calibration.interval_row(noise, processes)) in PAGE
+
+
+def test_the_simulated_gate_of_the_page_is_that_of_the_code() -> None:
+    assert " | ".join(calibration.gate_row(0.02, 4)) in PAGE
+
+
+def rows_of(first: str) -> list[list[str]]:
+    """The rows of a table of the page whose first heading is that of a simulation, without units."""
+    tables = [part.split("<!-- end -->")[0] for part in PAGE.split("table (")[1:]]
+    table = next(each for each in tables if each.startswith(first))
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    return [[cell.removesuffix("%").strip() for cell in line] for line in lines[2:]]
+
+
+def test_simulated_intervals_hold_the_truth_and_equals_raise_few_alarms() -> None:
+    rows = rows_of("intervals")
+    assert {int(row[1]) for row in rows} == {2, 3, 4, 8}
+    assert all(float(row[2]) >= 95 - 0.8 for row in rows)  # of 4,000 intervals, three standard deviations
+    assert all(float(row[3]) >= 93 - 3 for row in rows)  # of 500
+    assert all(float(row[5]) <= 1 + 1.4 for row in rows)  # of 500 comparisons
+
+
+def test_the_gate_passes_equals_as_often_as_theory_says_and_slower_ones_as_seldom() -> None:
+    rows = rows_of("gate")
+    assert {(row[0], int(row[1])) for row in rows} >= {(n, p) for n in ("2", "5") for p in (4, 8, 16)}
+    for row in rows:
+        processes = int(row[1])
+        one, in_theory, many, many_in_theory, failed, slower, much_slower = map(float, row[2:])
+        assert abs(one - in_theory) <= (1 if processes > 4 else 6)  # Welch's degrees of freedom are fewer
+        assert abs(many - many_in_theory) <= (3 if processes > 4 else 8)
+        assert failed <= 1 + 1.4
+        assert slower <= 5 + 1.5  # of 2,000
+        assert much_slower <= 5
 
 
 @pytest.mark.parametrize("state", calibration.STATES)

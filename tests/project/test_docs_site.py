@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -82,3 +83,24 @@ def test_a_diagram_is_drawn_when_the_site_is_built(site: Path, monkeypatch: pyte
     drawn = import_module("site_pages").diagram("flowchart LR\n  job --> worker --> row\n")
     assert "<svg" in drawn
     assert ">worker<" in drawn
+
+
+def test_no_arrow_of_a_diagram_crosses_a_title(site: Path) -> None:
+    text = (site / "architecture.html").read_text(encoding="utf-8")
+    number = r"(-?[\d.]+)"
+    titles = re.findall(
+        rf'class="cluster-label" transform="translate\({number}, {number}\)"><foreignObject '
+        rf'width="{number}" height="{number}"',
+        text,
+    )
+    arrows = re.findall(r'<path d="([^"]+)"[^>]* class="[^"]*flowchart-link', text)
+    assert titles
+    assert arrows
+    for arrow in arrows:
+        points = [(float(x), float(y)) for x, y in re.findall(rf"{number},{number}", arrow)]
+        for title in titles:
+            left, top, width, height = map(float, title)
+            for (x, y), (next_x, next_y) in pairwise(points):
+                for step in range(21):
+                    across, down = x + (next_x - x) * step / 20, y + (next_y - y) * step / 20
+                    assert not (left < across < left + width and top < down < top + height), (title, arrow)

@@ -1,4 +1,4 @@
-"""What convbench ships: op backends, architectures and datasets, each a plugin like anybody's."""
+"""What convbench ships: op backends, architectures and datasets, each a plugin like those of third parties."""
 
 PLUGINS = (  # the modules with hooks, for the entry point
     "convbench.plugins.backends.auto",

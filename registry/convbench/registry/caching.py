@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -19,3 +20,20 @@ def cache_directory() -> Path:
     except RuntimeError:  # earlier versions of platformdirs leave the ~
         return nowhere
     return path if path.is_absolute() else nowhere
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file beside its place, and move it there: other processes see all of it or nothing.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(beside, path)
+    except OSError:
+        os.unlink(beside)
+        raise

@@ -201,9 +201,9 @@ def _conclude(outcome: Outcome) -> None:
     if outcome.is_failure and outcome.known_fault:
         pytest.xfail(f"{outcome.known_fault}: {outcome.message}")
     if outcome.state != "passed":
-        lines = [f"{outcome.state}: {outcome.message}"]
+        lines = [f"{outcome.state}: {outcome.text}"]
         if outcome.shrunk_from:
-            lines = [f"{outcome.state}, and so does the smaller {outcome.case}: {outcome.message}"]
+            lines = [f"{outcome.state}, and so does the smaller {outcome.case}: {outcome.text}"]
         lines += ["", outcome.reproduction] if outcome.reproduction else []
         pytest.fail("\n".join(lines), pytrace=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -117,8 +118,12 @@ class Backend:
             place = error_location(error, getattr(self.load, "__module__", None) or "")
             where = f" ({place})" if place else ""
             raise PluginError(f"backend {self.name!r} cannot be loaded: {describe(error)}{where}") from error
-        if not isinstance(ops, Mapping) or not all(callable(op) for op in ops.values()):
-            raise PluginError(f"backend {self.name!r}: load() must return a mapping of op names to callables")
+        wanted = f"backend {self.name!r}: load() must return a mapping of op names to callables"
+        if not isinstance(ops, Mapping):
+            raise PluginError(f"{wanted}, such as {{'conv2d': conv2d}}, not {reprlib.repr(ops)}")
+        for name, op in ops.items():
+            if not isinstance(name, str) or not callable(op):
+                raise PluginError(f"{wanted}; it has {reprlib.repr(name)}: {reprlib.repr(op)}")
         return dict(ops)
 
 

@@ -43,7 +43,7 @@ CONDITIONS = (  # columns of a combination's surroundings: only what was measure
     "flush_denormal",
     "fused",
     "cudnn",
-    "beside",
+    "concurrent_devices",
 )
 MEASURED: tuple[Status, ...] = ("ok", "budget")  # the rest carry no speed and no accuracy to compare
 
@@ -164,9 +164,7 @@ class OfProcess(OfRun):
     suite: str = field(metadata=about("name of the suite"))
     kind: Kind = field(metadata=about("what the process did: `verify`, `time` or `train`"))
     round: int = field(metadata=about("which of the repeated processes, from 0"))
-    status: Status = field(
-        metadata=about(f"how it ended: {', '.join(f'`{status}`' for status in STATUSES)}"),
-    )
+    status: Status = field(metadata=about(f"how it ended: {', '.join(f'`{status}`' for status in STATUSES)}"))
     error: str | None = optional("what went wrong, in one line")
 
 
@@ -252,48 +250,44 @@ class Row(Combined, OfProcess):
         "hash of combination, plugin version and environment; a resumed run skips by it"
     )
     served_flops: str | None = later("share of the FLOPs served, op by op: `conv2d 0.853, avg_pool2d 0`")
-    claimed: str | None = later("ops that the backend implements: `conv2d, avg_pool2d`")
+    supported_ops: str | None = later("ops that the backend implements: `conv2d, avg_pool2d`")
     derived_backward: str | None = later(
         "ops whose gradients were derived from the forward, at its cost: `conv2d`"
     )
 
     step_bytes_per_image: float | None = later(
-        "least that the layers of one image's step read and write, forward and backward, counted",
-        "bytes",
+        "least that the layers of one image's step read and write, forward and backward, counted", "bytes"
     )
     arithmetic_intensity: float | None = later(
         "`step_flops_per_image` over `step_bytes_per_image`", "FLOPs/byte"
     )
     roofline_step_ms: float | None = later(
-        "shortest time the machine's measured peaks allow for a step's layers, one after the other",
-        "ms",
+        "shortest time the machine's measured peaks allow for a step's layers, one after the other", "ms"
     )
     compile_seconds: float | None = later(
-        "part of `setup_seconds`: what the first step took beyond a usual one, such as compiling",
-        "s",
+        "part of `setup_seconds`: what the first step took beyond a usual one, such as compiling", "s"
     )
     other_load: float | None = later("CPUs that other programs kept busy meanwhile, on average", "CPUs")
     steal_fraction: float | None = later("share of CPU time that a hypervisor gave to others meanwhile")
     context_switches: int | None = later("times a thread of the process lost its CPU against its will")
     throttle_events: int | None = later(
-        "times the device was slowed for heat or power, or the process stopped for its CPU quota",
+        "times the device was slowed for heat or power, or the process stopped for its CPU quota"
     )
     cpu_mhz: float | None = later("mean clock of the CPUs right afterwards, where it can be read", "MHz")
     flags: str | None = later("what makes the times doubtful, words of `busy`, `throttled` and `drifting`")
     fused: int | None = later(
-        "1 where layers next to each other were computed by one op of the backend that has such, 0 where not",
+        "1 where layers next to each other were computed by one op of the backend that has such, 0 where not"
     )
-    chosen: str | None = later(
+    dispatch: str | None = later(
         "of a backend that chooses: who computed each call, one name for all of it or one each for its "
-        "forward, input gradient and weight gradient: `conv2d 32x64x24x24 * 64x64x3x3: native/torch/native`",
+        "forward, input gradient and weight gradient: `conv2d 32x64x24x24 * 64x64x3x3: native/torch/native`"
     )
     autocast: int | None = later(
-        "1 where weights are float32 and the dtype is autocast's, 0 where tensors are of the dtype",
+        "1 where weights are float32 and the dtype is autocast's, 0 where tensors are of the dtype"
     )
     cudnn: str | None = later("how cuDNN chose its algorithms: by `heuristic`, or by `trial` at first use")
     host_ms: float | None = later(
-        "time the host was busy with a step, on average, before it could hand over the next",
-        "ms",
+        "time the host was busy with a step, on average, before it could hand over the next", "ms"
     )
     cold_step_ms: float | None = later(
         "median time of a step before which the device's caches were flushed; all other times are with "
@@ -305,14 +299,13 @@ class Row(Combined, OfProcess):
     throttle_reasons: str | None = later(
         "why the GPU's clock was held down meanwhile, in nvidia-smi's words: `sw_power_cap`"
     )
-    beside: int | None = later(
+    concurrent_devices: int | None = later(
         "other devices on which processes of the same run could work at the same time; 0 where one process "
         "ran at a time",
         "devices",
     )
     process_seconds: float | None = later(
-        "how long the worker process took from its start to its end, checks and evaluation included",
-        "s",
+        "how long the worker process took from its start to its end, checks and evaluation included", "s"
     )
 
     @property

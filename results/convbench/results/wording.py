@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 EMPTY = "–"  # where there is no value
+# C0 and C1 control characters, among them those that begin a terminal's escape sequences; line separators;
+# and the marks that turn the direction of a text around (Boucher and Anderson, "Trojan Source", 2021). As the
+# inside of a regular expression's set.
+UNSEEN = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
 
 
 def count(amount: int, noun: str, plural: str = "") -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convbench.plugins.architectures.layers import LAYERS
+from convbench.plugins.architectures.layers import LAYERS, build
 from convbench.registry import create_model
 from convbench.registry.conformance.cases import Case, model_cases
 
@@ -51,7 +51,7 @@ def calls(architecture: str, pixels: int) -> list[Case]:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_network_has_that_layer(name: str) -> None:
-    _, shape, make, _ = LAYERS[name]
+    _, shape, layer, _ = LAYERS[name]
     with torch.device("meta"):
-        (alone,) = model_cases(make(), torch.zeros(1, *shape))
+        (alone,) = model_cases(build(layer), torch.zeros(1, *shape))
     assert alone in calls(*NETWORKS[name])

@@ -17,9 +17,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from convbench.plugins.backends.auto.cache import VARIABLE
 from convbench.plugins.backends.auto.candidates import Candidate
-from convbench.plugins.backends.auto.decisions import Decision, whole
+from convbench.plugins.backends.auto.decisions import VARIABLE, Decision, whole
 from convbench.plugins.backends.auto.dispatch import Decisions, Dispatched, _seen
 from convbench.plugins.backends.auto.progress import EVERY, SILENT, Progress
 from convbench.plugins.backends.auto.signature import Call, call_of

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from conftest import exhaustive
-from convbench.plugins.backends.cuda import DTYPES, compile_cache, compiler, launch_config, pooling
+from convbench.plugins.backends.cuda import DTYPES, compiler, launch_config, pooling
+from convbench.plugins.backends.cuda.compiler import Program, program
+from convbench.plugins.backends.cuda.driver import Launch
 from convbench.plugins.backends.cuda.kernel_arguments import Shape
-from convbench.plugins.backends.cuda.programs import Program, program
 from convbench.plugins.backends.cuda_naive.convolution import naive_program
 from convbench.registry import discover
 
@@ -48,16 +49,8 @@ class Recorder:
     def processors(self, device: torch.device) -> int:
         return H200
 
-    def launch(
-        self,
-        device: torch.device,
-        program: Program,
-        kernel: str,
-        grid: tuple[int, int, int],
-        threads: int,
-        shared: int,
-        arguments: Sequence[Any],
-    ) -> None:
+    def launch(self, device: torch.device, launch: Launch) -> None:
+        program, kernel, grid, threads, shared, _ = launch
         assert 0 < grid[0] < 2**31
         assert all(0 < extent < 65536 for extent in grid[1:])
         assert threads % 32 == 0
@@ -150,7 +143,7 @@ def test_every_kernel_of_the_layers_compiles_and_spills_nothing(
 @needs_nvrtc
 @pytest.mark.parametrize("dtype", ["float32", exhaustive("float64"), "bfloat16", exhaustive("float16")])
 def test_the_naive_kernels_compile_and_spill_nothing(dtype: str) -> None:
-    for made in (naive_program(getattr(torch, dtype)), pooling.pooling_program(dtype)):
+    for made in (naive_program(getattr(torch, dtype)), pooling.pooling_program(getattr(torch, dtype))):
         for architecture in ARCHITECTURES:
             found = dict(usages(made.compiled(architecture).log))
             assert len(found) == 4
@@ -187,8 +180,8 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_program_is_compiled_once(compilations: list[str], tmp_path: Path) -> None:
-    first = compile_cache.cubin(SUMS, "sm_90", "13000", tmp_path / "new" / "folder")
-    assert compile_cache.cubin(SUMS, "sm_90", "13000", tmp_path / "new" / "folder") == first
+    first = compiler.cubin(SUMS, "sm_90", "13000", tmp_path / "new" / "folder")
+    assert compiler.cubin(SUMS, "sm_90", "13000", tmp_path / "new" / "folder") == first
     assert compilations == ["sums.cu"]
     assert [path.suffix for path in (tmp_path / "new" / "folder").iterdir()] == [
         ".cubin"
@@ -199,7 +192,7 @@ def test_what_it_depends_on_asks_for_another(
     compilations: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def entry(made: Program = SUMS, architecture: str = "sm_90", driver: str = "13000") -> Path:
-        return compile_cache.entry(made, architecture, driver, tmp_path)
+        return compiler.entry(made, architecture, driver, tmp_path)
 
     entries = [
         entry(),
@@ -218,10 +211,10 @@ def test_what_it_depends_on_asks_for_another(
 
 @pytest.mark.parametrize("damage", [b"", b"short", b"\0" * 4000])
 def test_a_damaged_entry_is_made_again(compilations: list[str], tmp_path: Path, damage: bytes) -> None:
-    first = compile_cache.cubin(SUMS, "sm_90", "13000", tmp_path)
-    compile_cache.entry(SUMS, "sm_90", "13000", tmp_path).write_bytes(damage)
-    assert compile_cache.cubin(SUMS, "sm_90", "13000", tmp_path) == first
-    assert compile_cache.cubin(SUMS, "sm_90", "13000", tmp_path) == first
+    first = compiler.cubin(SUMS, "sm_90", "13000", tmp_path)
+    compiler.entry(SUMS, "sm_90", "13000", tmp_path).write_bytes(damage)
+    assert compiler.cubin(SUMS, "sm_90", "13000", tmp_path) == first
+    assert compiler.cubin(SUMS, "sm_90", "13000", tmp_path) == first
     assert len(compilations) == 2
 
 
@@ -230,13 +223,13 @@ def test_a_folder_that_cannot_be_written_costs_compilations_only(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     for _ in range(2):
-        assert compile_cache.cubin(SUMS, "sm_90", "13000", tmp_path / "file" / "cubins")
+        assert compiler.cubin(SUMS, "sm_90", "13000", tmp_path / "file" / "cubins")
     assert len(compilations) == 2
 
 
 def test_processes_at_once_see_whole_entries(compilations: list[str], tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: compile_cache.cubin(SUMS, "sm_90", "13000", tmp_path), range(50)))
+        answers = list(pool.map(lambda _: compiler.cubin(SUMS, "sm_90", "13000", tmp_path), range(50)))
     assert len(set(answers)) == 1
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -22,7 +22,7 @@ LAUNCHES = """
 import contextlib, types
 import torch
 from convbench.plugins.backends.cuda import driver
-from convbench.plugins.backends.cuda.programs import program
+from convbench.plugins.backends.cuda.compiler import program
 
 torch.cuda.device = lambda device: contextlib.nullcontext()
 torch.cuda.current_stream = lambda device: types.SimpleNamespace(cuda_stream=0x1234)
@@ -30,7 +30,8 @@ torch.cuda.get_device_capability = lambda index: (9, 0)
 driver.cubin = lambda program, architecture, version: f"?{architecture} {version}".encode()
 gpu, sums, tensor = driver.Gpu(), program("sums.cu", ELEMENT="float"), torch.tensor([1.5])
 for kernel, shared in (("small", 0), ("large", 60000), ("large", 60000), ("missing", 0)):
-    gpu.launch(torch.device("cuda", 0), sums, kernel, (4, 2, 1), 128, shared, (42, tensor, None))
+    launch = driver.Launch(sums, kernel, (4, 2, 1), 128, shared, (42, tensor, None))
+    gpu.launch(torch.device("cuda", 0), launch)
 """
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,9 +10,9 @@ import torch.nn.functional as F
 
 from conftest import exhaustive
 from convbench.plugins.backends.cuda import launch_config
+from convbench.plugins.backends.cuda.compiler import program
 from convbench.plugins.backends.cuda.driver import LaunchFailed
 from convbench.plugins.backends.cuda.kernel_arguments import Divisor, Shape
-from convbench.plugins.backends.cuda.programs import program
 from convbench.registry import Backend, Unsupported, discover
 from convbench.registry.conformance.cases import Case, conv2d, fused, pool, refused_calls
 from convbench.registry.conformance.verify import check, check_refusal
@@ -21,17 +20,10 @@ from convbench.registry.integrity.opcheck import check_torch
 from convbench.registry.ops.contract import OPS as CONTRACT
 from cuda_emulator import COMPILER, Emulator, emulated, namespace
 
-pytestmark = pytest.mark.skipif(
-    COMPILER is None, reason="there is no C++ compiler: neither c++ nor g++ nor clang++"
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler: neither c++ nor g++ nor clang++"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -343,14 +335,14 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", [next(iter(FAULTS)), *map(exhaustive, list(FAULTS)[1:])])
 def test_a_fault_in_a_kernel_shows(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    from convbench.plugins.backends.cuda import programs
+    from convbench.plugins.backends.cuda import compiler
 
     right, wrong = FAULTS[fault]
-    text = programs._text
+    text = compiler._text
     source = text(program("gemm.cu").path)
     assert right in source
     broken = source.replace(right, wrong, 1)
-    monkeypatch.setattr(programs, "_text", lambda path: broken if path.name == "gemm.cu" else text(path))
+    monkeypatch.setattr(compiler, "_text", lambda path: broken if path.name == "gemm.cu" else text(path))
     backend = emulated(Emulator(), "cuda")
     outcome = check(backend, CONTRACT["conv2d"], MANY[0], "float32", "cpu")
     assert outcome.state == "failed" or "RuntimeError: gemm" in outcome.message, outcome.message

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from conftest import exhaustive
-from convbench.plugins.backends.triton import availability
+from convbench.plugins.backends import triton
 from convbench.registry import Backend, discover, no_cuda_device
 
 BACKEND: Backend = discover().backend("triton")
@@ -26,8 +26,8 @@ needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"
 )
 needs_its_compiler = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None or availability.interpreted(),
-    reason="this process interprets kernels" if availability.interpreted() else "triton is not installed",
+    importlib.util.find_spec("triton") is None or triton.interpreted(),
+    reason="this process interprets kernels" if triton.interpreted() else "triton is not installed",
 )
 
 
@@ -59,7 +59,7 @@ def record(monkeypatch: pytest.MonkeyPatch, interpret: str | None) -> Backend:
 
 @needs_triton
 def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(availability, "no_cuda_device", lambda: "no CUDA device")
+    monkeypatch.setattr(triton, "no_cuda_device", lambda: "no CUDA device")
     for interpret in (None, "0"):
         backend = record(monkeypatch, interpret)
         assert backend.devices == ("cuda",)
@@ -74,7 +74,7 @@ def test_where_it_is_interpreted_it_is_there_on_the_cpu(monkeypatch: pytest.Monk
 
 
 def test_without_triton_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(availability, "find_spec", lambda name: None)
+    monkeypatch.setattr(triton, "find_spec", lambda name: None)
     assert record(monkeypatch, "1").unavailable() == "triton is not installed"
 
 

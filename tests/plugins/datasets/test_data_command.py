@@ -18,7 +18,6 @@ import click
 import pytest
 
 from convbench.plugins.datasets.fashion_mnist import (
-    acquire,
     cli,
     dataset,
     debian_package,
@@ -67,7 +66,7 @@ def test_fetch_says_where_the_data_is(
 
 def test_fetch_is_content_with_the_system_copy(published: Contents, mirror: Mirror) -> None:
     system = put(published, sources.SYSTEM_ROOT / "fashion-mnist", ".gz")
-    assert acquire.ahead(None, silent) == (system, None)
+    assert fetch.ahead(None, silent) == (system, None)
     assert mirror.downloads == 0
 
 
@@ -77,7 +76,7 @@ def test_fetch_fills_a_given_directory_from_this_machine_first(
     system = put(published, sources.SYSTEM_ROOT / "fashion-mnist", ".gz")
     monkeypatch.setenv(sources.VARIABLE, str(tmp_path / "variable"))
     for root, given in ((tmp_path / "argument", True), (tmp_path / "variable", False)):
-        directory, way = acquire.ahead(root if given else None, silent)
+        directory, way = fetch.ahead(root if given else None, silent)
         assert (directory, way) == (root / "fashion-mnist", f"the copy in {system}")
         assert dataset.load(root).name == "fashion-mnist"
     assert mirror.downloads == 0
@@ -91,7 +90,7 @@ def test_fetch_repairs_a_damaged_copy_and_keeps_other_files(
     damaged = put(published, tmp_path / "data" / layout, ".gz")
     (damaged / "train-images-idx3-ubyte.gz").write_bytes(b"\x1f\x8b")
     (damaged / "notes.txt").write_text("mine")
-    assert acquire.ahead(tmp_path / "data", silent)[1] == "torchvision's download"
+    assert fetch.ahead(tmp_path / "data", silent)[1] == "torchvision's download"
     assert dataset.load(tmp_path / "data").name == "fashion-mnist"
     assert (damaged / "notes.txt").read_text() == "mine"
 
@@ -99,7 +98,7 @@ def test_fetch_repairs_a_damaged_copy_and_keeps_other_files(
 def test_fetch_repairs_a_cache_that_stands_before_a_good_system_copy(published: Contents) -> None:
     put(published, sources.SYSTEM_ROOT / "fashion-mnist")
     (put(published, cache()) / "train-labels-idx1-ubyte").unlink()
-    assert acquire.ahead(None, silent)[0] == cache()
+    assert fetch.ahead(None, silent)[0] == cache()
     assert dataset.load().name == "fashion-mnist"
 
 
@@ -112,9 +111,9 @@ def test_fetch_reads_a_good_copy_that_it_could_not_write(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "open", refuse)
-    assert acquire.ahead(directory, silent) == (directory, None)
+    assert fetch.ahead(directory, silent) == (directory, None)
     with pytest.raises(DataError, match=f"{tmp_path / 'other'} cannot be written to: Permission denied"):
-        acquire.ahead(tmp_path / "other", silent)
+        fetch.ahead(tmp_path / "other", silent)
 
 
 def test_fetch_that_fails_names_every_way_and_the_sample() -> None:
@@ -135,7 +134,7 @@ def process(statement: str) -> subprocess.Popen[str]:
     program = f"""
         import sys
         from pathlib import Path
-        from convbench.plugins.datasets.fashion_mnist import acquire, dataset, files, sources
+        from convbench.plugins.datasets.fashion_mnist import dataset, fetch, files, sources
         from convbench.plugins.datasets.idx import IdxFile
         files.FULL = {files.FULL!r}
         sources.SYSTEM_ROOT = Path({str(sources.SYSTEM_ROOT)!r})
@@ -151,7 +150,7 @@ def test_first_use_by_many_processes_downloads_once(published: Contents, mirror:
     statements = [
         "print(dataset.load().name)",
         "print(dataset.load().name)",
-        "print(acquire.ahead(None, note)[0].name)",
+        "print(fetch.ahead(None, note)[0].name)",
     ]
     started = [process(statement) for statement in statements]
     while any(child.poll() is None for child in started):
@@ -171,11 +170,11 @@ def test_many_processes_without_a_network_try_once(mirror: Mirror) -> None:
 
 
 def test_waiting_for_another_fetch_has_an_end(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acquire, "AT_FIRST_USE", Patience(deadline_seconds=0, silence_seconds=1))
+    monkeypatch.setattr(fetch, "AT_FIRST_USE", Patience(deadline_seconds=0, silence_seconds=1))
     sources.cache_root().mkdir(parents=True)
     with (sources.cache_root() / fetch.LOCK).open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert "another process has been fetching" in str(acquire.at_first_use(silent))
+        assert "another process has been fetching" in str(fetch.at_first_use(silent))
     assert mirror.downloads == 0
 
 
@@ -187,13 +186,13 @@ def test_a_file_system_without_locks_is_fetched_to_all_the_same(
 
     mirror.serve(published)
     monkeypatch.setattr(fcntl, "flock", refuse)
-    assert acquire.ahead(None, silent) == (cache(), "torchvision's download")
+    assert fetch.ahead(None, silent) == (cache(), "torchvision's download")
 
 
 def test_a_killed_fetch_leaves_nothing_mistaken_for_data(published: Contents, mirror: Mirror) -> None:
     put(published, mirror.files)
     mirror.behave("shutil.copy(files / 'train-images-idx3-ubyte', raw)\ntime.sleep(100)")
-    child = process("acquire.ahead(None, note)")
+    child = process("fetch.ahead(None, note)")
     pattern = ".fashion-mnist-fetching-*/*/FashionMNIST/raw/train-images-idx3-ubyte"
     until = time.monotonic() + 30
     while not list(sources.cache_root().glob(pattern)):
@@ -204,7 +203,7 @@ def test_a_killed_fetch_leaves_nothing_mistaken_for_data(published: Contents, mi
 
     assert files.find(sources.cache_root()) is None
     mirror.serve(published)
-    directory, way = acquire.ahead(None, silent)
+    directory, way = fetch.ahead(None, silent)
     assert (directory, way) == (cache(), "torchvision's download")
     assert not list(sources.cache_root().glob(".fashion-mnist-fetching-*"))
 
@@ -235,7 +234,7 @@ def test_fetch_falls_back_to_debians_package(published: Contents, debian: Path, 
     program(debian / "apt-get", 'echo "W: unsandboxed as root" >&2; touch dataset-fashion-mnist_0_all.deb')
     inside = debian_package.INSIDE
     program(debian / "dpkg-deb", f'mkdir -p "$3/{inside}" && cp {tmp_path}/package/* "$3/{inside}"')
-    assert acquire.ahead(None, silent) == (cache(), "Debian's package")
+    assert fetch.ahead(None, silent) == (cache(), "Debian's package")
     assert files.problem(cache()) is None
     assert dataset.load().name == "fashion-mnist"
 

@@ -23,14 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from convbench.plugins.datasets.fashion_mnist import (
-    acquire,
-    dataset,
-    embedded,
-    files,
-    sources,
-    torchvision_download,
-)
+from convbench.plugins.datasets.fashion_mnist import dataset, fetch, files, sources, torchvision_download
 from convbench.plugins.datasets.fashion_mnist.torchvision_download import Patience
 from convbench.plugins.datasets.idx import read_idx
 from convbench.registry import DataError
@@ -220,24 +213,24 @@ def test_a_failed_download_is_remembered_for_an_hour(
     mirror.serve(published)
     assert dataset.load().name == "fashion-mnist-sample"
     assert mirror.downloads == failed
-    hour_later = time.time() + acquire.REMEMBERED_SECONDS
+    hour_later = time.time() + fetch.REMEMBERED_SECONDS
     monkeypatch.setattr(time, "time", lambda: hour_later)
     assert dataset.load().name == "fashion-mnist"
-    assert acquire.failed_lately() is None
+    assert fetch.failed_lately() is None
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"failed_at": "x"}', '{"failed_at": 1e99, "why": ""}'])
 def test_a_spoilt_memory_of_a_failure_is_no_memory(content: str) -> None:
     sources.cache_root().mkdir(parents=True)
-    (sources.cache_root() / acquire.MEMORY).write_text(content)
-    assert acquire.failed_lately() is None
+    (sources.cache_root() / fetch.MEMORY).write_text(content)
+    assert fetch.failed_lately() is None
 
 
 def test_a_download_that_hangs_is_ended_at_its_deadline(
     mirror: Mirror, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     mirror.behave("time.sleep(100)")
-    monkeypatch.setattr(acquire, "AT_FIRST_USE", Patience(deadline_seconds=1, silence_seconds=1))
+    monkeypatch.setattr(fetch, "AT_FIRST_USE", Patience(deadline_seconds=1, silence_seconds=1))
     started = time.monotonic()
     assert dataset.load().name == "fashion-mnist-sample"
     assert time.monotonic() - started < 10
@@ -313,7 +306,7 @@ def test_the_sample_is_drawn_from_the_full_data_by_its_rule(
     import runpy
 
     drawn = dict(runpy.run_path(str(SCRIPT))["sample_files"](full))
-    assert [drawn[file] for file in embedded.FILES] == list(embedded.read())
+    assert [drawn[file] for file in files.SAMPLE] == list(files.read_sample())
 
 
 def test_every_sample_image_is_in_the_full_data_with_its_label(full: tuple[bytearray, ...]) -> None:
@@ -321,13 +314,15 @@ def test_every_sample_image_is_in_the_full_data_with_its_label(full: tuple[bytea
         for index, label in enumerate(labels[8:]):
             yield bytes(images[16 + 784 * index : 16 + 784 * (index + 1)]), label
 
-    sample = embedded.read()
+    sample = files.read_sample()
     assert set(pairs(*sample[:2])) <= set(pairs(*full[:2]))
     assert set(pairs(*sample[2:])) <= set(pairs(*full[2:]))
 
 
 def test_a_damaged_sample_says_to_reinstall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "DIRECTORY", shutil.copytree(embedded.DIRECTORY, tmp_path / "sample"))
+    monkeypatch.setattr(
+        files, "SAMPLE_DIRECTORY", shutil.copytree(files.SAMPLE_DIRECTORY, tmp_path / "sample")
+    )
     path = tmp_path / "sample" / "t10k-images-idx3-ubyte.xz"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(DataError, match=rf"{path} is truncated.*; reinstalling convbench restores"):

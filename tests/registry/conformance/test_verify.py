@@ -148,7 +148,7 @@ WRONG = {
     flipped: "the output is",
     detached: "the output is cut off from the gradient",
     weight_detached: "no gradient reaches weight",
-    without_bias: "no gradient reaches bias",
+    without_bias: "as without its bias",
     gradient_scaled: "the gradient of input is",
     gradient_zero: "the gradient of input is 0 where",
     input_changed: "input was changed in place",
@@ -252,7 +252,8 @@ def test_a_crash_is_no_mismatch() -> None:
         raise RuntimeError("out\nof luck")
 
     result = outcome(raises)
-    assert (result.state, result.message, result.memory) == ("crashed", "RuntimeError: out of luck", False)
+    message = f"RuntimeError: out of luck ({__file__}, line {raises.__code__.co_firstlineno + 1})"
+    assert (result.state, result.message, result.memory) == ("crashed", message, False)
 
 
 def test_running_out_of_memory_is_marked() -> None:

@@ -19,8 +19,13 @@ from convbench.results.analysis.significance import (
     judge,
     log_difference,
     paired_log_difference,
+    processes_to_decide,
+    processes_to_pass,
+    scatter,
     time_difference,
+    time_interval,
     time_ratio,
+    would_decide,
 )
 
 MATTERS = math.log1p(MIN_EFFECT)
@@ -204,3 +209,113 @@ def test_processes_of_one_run_are_paired_from_six_on() -> None:
     ratio = time_ratio(base, new)
     assert ratio is not None
     assert ratio.high - ratio.low < 0.01  # what the machine did to both alike cancels
+
+
+# Two processes
+
+
+def test_two_processes_take_a_part_of_their_variance_from_the_other_lines() -> None:
+    pair = [[10.0, 10.1], [14.0, 14.3]]
+    quiet = scatter([*pair, *([10.0, 10.2] for _ in range(6))])
+    loud = scatter([*pair, *([10.0, 13.0] for _ in range(6))])
+    alone, among_quiet, among_loud = (log_difference(*pair, group) for group in (None, quiet, loud))
+    assert among_quiet.margin(0.05) < 0.1 < alone.margin(0.05) < among_loud.margin(0.05)
+    own = stats.ttest_ind(np.log(pair[1]), np.log(pair[0]), equal_var=False).confidence_interval(0.95)
+    assert among_quiet.margin(0.05) < (own.high - own.low) / 4
+    three = [[10.0, 10.1, 10.2], [14.0, 14.3, 14.1]]
+    assert log_difference(*three, loud) == log_difference(*three)  # they stand for themselves
+
+
+def test_two_processes_that_lie_apart_stand_for_themselves() -> None:
+    pair = [[10.0, 20.0], [14.0, 14.1]]
+    quiet = scatter([*pair, *([10.0, 10.1] for _ in range(6))])
+    assert log_difference(*pair, quiet).margin(0.05) > 1.5
+
+
+def test_gross_differences_show_with_two_processes_as_they_do_with_one() -> None:
+    base, new = [2300.0, 2340.0], [8000.0, 8500.0]  # Welch's p-value is 0.01, of two alone
+    assert verdict(base[:1], new[:1]).verdict == "more"
+    assert verdict(base, new).verdict == "more"
+    assert judge([log_difference(base, new)] * 8, MATTERS)[0].verdict == "more"
+
+
+def test_the_interval_of_one_line_is_of_the_same_kind() -> None:
+    lines = [[10.0, 10.2], [14.0, 14.4], [20.0, 20.1], [8.0, 8.1]]
+    for line in lines:
+        found = time_interval(line, scatter(lines))
+        assert found is not None
+        assert found.low < math.sqrt(line[0] * line[1]) < found.high < 1.2 * found.low
+    assert time_interval([10.0], scatter(lines)) is None
+
+
+NOISE: dict[str, Callable[[np.random.Generator, int], NDArray[np.float64]]] = {
+    "alike": lambda random, lines: np.full(lines, 0.02),
+    "unlike": lambda random, lines: 0.01 * np.exp(random.uniform(0, math.log(10), lines)),
+    "one loud": lambda random, lines: np.where(np.arange(lines) == lines - 1, 0.1, 0.02),
+}
+
+
+@pytest.mark.parametrize("outliers", [0.0, 0.05])
+@pytest.mark.parametrize("backends", [1, 4, 8])
+@pytest.mark.parametrize("noise", NOISE)
+def test_intervals_of_two_processes_hold_and_raise_no_more_alarms(
+    noise: str, backends: int, outliers: float
+) -> None:
+    random = np.random.default_rng(10)
+    held = alarms = 0
+    comparisons = 300
+    for _ in range(comparisons):
+        shape = (2, backends, 2)
+        logs = random.normal(0, 1, shape) * NOISE[noise](random, backends)[:, None]
+        logs += np.where(random.random(shape) < outliers, random.uniform(0.1, 0.5, shape), 0)
+        base, new = np.exp(logs).tolist()
+        group = scatter([*base, *new])
+        gaps = [log_difference(*sides, group) for sides in zip(base, new, strict=True)]
+        held += sum(abs(gap.estimate) <= gap.margin(0.05) for gap in gaps)
+        alarms += any(each.verdict in ("more", "less") for each in judge(gaps, MATTERS))
+    trials = comparisons * backends
+    assert held >= 0.95 * trials - 3 * math.sqrt(trials * 0.95 * 0.05)
+    assert alarms <= comparisons * ALPHA + 3 * math.sqrt(comparisons * ALPHA * (1 - ALPHA))
+
+
+# How many processes would decide
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.02, 0.05, 0.15])
+@pytest.mark.parametrize("spread", [0.02, 0.05])
+def test_so_many_processes_do_decide(truth: float, spread: float) -> None:
+    random = np.random.default_rng(11)
+    base, new = ((spread * np.array([-1, 0, 1, 0.0]) + at).tolist() for at in (0, truth))
+    gap = log_difference(*np.exp([base, new]).tolist())
+    needed = processes_to_decide(gap, MATTERS, 1)
+    assert needed is not None
+    found = [0, 0]
+    for _ in range(200):
+        for at, processes in enumerate((needed, max(needed // 3, 2))):
+            sides = np.exp(random.normal(0, math.sqrt(2 / 3) * spread, (2, processes)))
+            sides[1] *= math.exp(truth)
+            found[at] += verdict(*sides.tolist()).verdict != "unclear"
+    assert found[0] >= 140
+    assert found[1] < 140
+
+
+def test_a_difference_at_the_edge_takes_more_than_anybody_has() -> None:
+    gap = log_difference([10.0, 10.1, 9.9], [10.3, 10.4, 10.2])
+    assert processes_to_decide(gap, gap.estimate + 1e-9, 1) is None
+    assert processes_to_pass(gap, gap.estimate + 1e-9, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("needed", "words"),
+    [
+        ([], ""),
+        ([8], "about 8 processes a side would decide this"),
+        ([None], "to decide it takes more than 1,000 processes a side"),
+        ([8, 8], "of 2 unclear pairs, about 8 processes a side would decide all"),
+        ([20, 8], "of 2 unclear pairs, about 8 processes a side would decide 1, about 20 would decide all"),
+        ([8, None], "of 2 unclear pairs, about 8 processes a side would decide 1"),
+        ([None, None], "to decide them takes more than 1,000 processes a side"),
+    ],
+)
+def test_what_would_decide_is_one_sentence(needed: list[int | None], words: str) -> None:
+    assert would_decide(needed) == words

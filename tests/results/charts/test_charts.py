@@ -7,14 +7,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import vl_convert
 
 from convbench.registry import UsageError
 from convbench.results import Row, compare
 from convbench.results.analysis.contents import read_contents
 from convbench.results.charts import plot_comparison, plot_run
-from convbench.results.charts.charts import curves, ratio_forest, speed_bars
-from convbench.results.charts.render import figure
-from convbench.results.charts.run_charts import group_charts, overview
+from convbench.results.charts.charts import INK, curves, ratio_forest, speed_bars
+from convbench.results.charts.render import ON_WHITE, figure
+from convbench.results.charts.run_charts import group_charts, overview, write_plots
 from result_rows import row, timed
 from synthetic_run import STEP_MS, synthetic_run
 
@@ -111,6 +112,14 @@ def test_a_notebook_plots_a_run_and_a_comparison(tmp_path: Path) -> None:
     assert [each["title"]["text"] for each in run["vconcat"]][:1] == ["Training throughput"]
     ratios = plot_comparison(compare(base, new)).to_dict()
     assert [each["title"]["text"] for each in ratios["vconcat"]] == ["Step time, new over base"]
+    (path, *_) = write_plots(base)
+    written = path.with_suffix(".svg").read_text(encoding="utf-8")
+    for drawn in (run, ratios):
+        assert drawn["config"] == ON_WHITE | {"view": drawn["config"]["view"] | ON_WHITE["view"]}
+        svg = vl_convert.vegalite_to_svg(drawn)
+        for look in (f'fill="{INK}"', 'font-family="sans-serif"', 'fill="white"'):
+            assert look in svg
+            assert look in written
 
 
 @pytest.mark.parametrize("rows", [[], [row(kind="verify")]], ids=len)

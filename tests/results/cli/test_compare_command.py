@@ -115,6 +115,47 @@ def test_flags_of_either_side_are_in_every_format(convbench: Run, base: Path, tm
     assert next(rows)["new_flags"] == "busy=3 drifting=3"
 
 
+def test_how_many_processes_would_decide_is_in_every_format(
+    convbench: Run, base: Path, tmp_path: Path
+) -> None:
+    new = write(tmp_path / "unclear" / "results.csv", timed([9.0, 13.0, 11.0]))
+    page = tmp_path / "page.html"
+    found = json.loads(convbench(base, new, "--format", "json", "--html", page).stdout)
+    needed = found["times"][0]["processes_needed"]
+    assert found["advice"] == f"about {needed} processes a side would decide this"
+    for text in (
+        convbench(base, new).stdout,
+        convbench(base, new, "--format", "markdown").stdout,
+        page.read_text(encoding="utf-8"),
+    ):
+        assert found["advice"] in " ".join(text.split())
+    rows = csv.DictReader(io.StringIO(convbench(base, new, "--format", "csv").stdout))
+    assert next(rows)["processes_needed"] == str(needed)
+
+
+def test_a_note_of_many_pairs_is_told_once(
+    convbench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("im2col", "fft", "native")
+    one = [each for name in names for each in timed([10.0], backend=name)]
+    failed = [
+        row(backend=name, kind="verify", status="unavailable", error="no device") for name in ("a", "b")
+    ]
+    base = write(tmp_path / "base" / "results.csv", [*one, *failed])
+    other = [*one[1:], *timed([10.0], dataset="another"), *failed, *timed([1.0], backend="mine")]
+    new = write(tmp_path / "new" / "results.csv", other)
+    for width in (80, 120):
+        monkeypatch.setenv("COLUMNS", str(width))
+        text = convbench(base, new, "--force").stdout
+        assert max(map(len, text.splitlines())) <= width
+        text = " ".join(text.split())
+        assert text.count("its spread is assumed") == 1
+        assert "all of these: one process on a side: its spread is assumed" in text
+        assert "lenet/im2col: unlike dataset (fashion-mnist and another)" in text
+        assert "lenet/a, lenet/b: on both sides: verify unavailable: no device" in text
+        assert "lenet/mine: only in new" in text
+
+
 def json_schema() -> Any:
     return json.loads(
         files("convbench.results.comparison").joinpath("schemas", "comparison.schema.json").read_text()

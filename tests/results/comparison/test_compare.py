@@ -430,7 +430,7 @@ def test_when_a_side_was_measured_is_told_by_what_was_measured(tmp_path: Path) -
 # One method for intervals
 
 
-@pytest.mark.parametrize("processes", [3, 5, 8])
+@pytest.mark.parametrize("processes", [2, 3, 5, 8])
 def test_the_table_of_a_run_and_compare_give_the_same_interval(
     against: Any, tmp_path: Path, processes: int
 ) -> None:
@@ -482,6 +482,28 @@ def test_the_gate_does_not_pass_where_noise_hides_as_much(against: Any) -> None:
     with pytest.raises(NothingRan, match="in 1 of 2 pairs"):
         mixed.gate(0.05)
     assert "noise hides as much in 1" in mixed.gate(0.05, allow_unclear=True)
+
+
+def test_the_gate_says_how_many_processes_would_decide(against: Any) -> None:
+    blind = against(timed(BASE), timed([9.0, 13.0, 11.0]))
+    with pytest.raises(NothingRan, match=r"About \d+ processes a side would decide this \(--rounds\)"):
+        blind.gate(0.05)
+    (pair,) = blind.times
+    assert blind.advice == f"about {pair.processes_needed} processes a side would decide this"
+    clear = against(timed(BASE), timed(SLOWER))
+    assert (clear.advice, clear.times[0].processes_needed) == ("", None)
+
+
+def test_two_processes_of_a_backend_learn_from_the_others(against: Any) -> None:
+    names = ("im2col", "fft", "native", "shift", "mine")
+    base, new = (
+        [each for name in names for each in timed([ms, ms * 1.01], backend=name)] for ms in (10.0, 12.0)
+    )
+    alone = against(timed([10.0, 10.1]), timed([12.0, 12.12])).times[0]
+    among = against(base, new).times[0]
+    assert (alone.verdict, among.verdict) == ("unclear", "slower")
+    assert among.ratio == pytest.approx(alone.ratio)
+    assert among.high - among.low < (alone.high - alone.low) / 4
 
 
 def test_a_slow_down_is_told_before_what_is_unclear(against: Any) -> None:
@@ -545,9 +567,9 @@ def test_the_gate_looks_at_every_file(against: Any) -> None:
 
 
 def test_compare_leaves_out_what_ran_beside_others_on_one_side(tmp_path: Path) -> None:
-    for name, beside in (("alone", 0), ("old", None), ("beside", 1)):
+    for name, devices in (("alone", 0), ("old", None), ("beside", 1)):
         with RunStore.create(tmp_path / name, exact=True) as store:
-            store.append(row(step_ms_median=2.0, beside=beside))
+            store.append(row(step_ms_median=2.0, concurrent_devices=devices))
     assert compare(tmp_path / "alone", tmp_path / "old").times
     forced = compare(tmp_path / "old", tmp_path / "beside", force=True)
-    assert "unlike beside (0 and 1)" in forced.times[0].note
+    assert "unlike concurrent_devices (0 and 1)" in forced.times[0].note

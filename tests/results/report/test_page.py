@@ -232,7 +232,7 @@ def test_what_was_served_is_told_op_by_op(tmp_path: Path) -> None:
         served="conv2d 1/2, max_pool2d 0/3",
         served_flops="conv2d 0.85, max_pool2d 0",
         served_flops_fraction=0.84,
-        claimed="conv2d",
+        supported_ops="conv2d",
         derived_backward="conv2d",
     )
     headings, line = page(rows_only(tmp_path, [row(kind="verify", backend="fft"), *rows])).tables["served"]

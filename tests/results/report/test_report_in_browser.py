@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -219,7 +220,7 @@ def test_what_a_chart_shows_is_told_to_assistive_technology(chromium: Page, page
 def test_nothing_is_cut_off_on_paper(
     chromium: Page, pages: dict[str, Path], tmp_path: Path, kind: str, width: int
 ) -> None:
-    """Letter and A4, less their margins, are 700 pixels wide; a table of many columns gets a page on its side."""
+    """Letter and A4, less their margins, are 700 pixels wide; pages with a table of many columns are landscape."""
     chromium.open(pages[kind], width=width, medium="print", prefers_color_scheme="dark")
     assert chromium.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     tables = "[...document.querySelectorAll('table')].filter(t => t.checkVisibility())"
@@ -229,4 +230,6 @@ def test_nothing_is_cut_off_on_paper(
     chromium.open(pages[kind], width=960, medium="print")
     assert max(chromium.evaluate(f"{tables}.map(t => t.offsetWidth)")) <= 960
     chromium.pdf(tmp_path / "report.pdf")
-    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF-")
+    written = (tmp_path / "report.pdf").read_bytes()
+    assert written.startswith(b"%PDF-")
+    assert len(set(re.findall(rb"/MediaBox \[[^\]]*\]", written))) == 1  # another size begins another page

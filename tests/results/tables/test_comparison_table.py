@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from convbench.registry import UsageError
 from convbench.results import Row, RunStore, comparison_table, table_markdown
 from convbench.results.cli.report import report
-from convbench.results.tables.comparison_table import print_table
+from convbench.results.tables.comparison_table import notes_of, print_table
 from result_rows import row, samples, timed, trained
 
 
@@ -340,3 +340,22 @@ def test_flags_are_counted_in_a_sentence() -> None:
     assert comparison_table([row(round=0)]).groups[0].lines[0].remarks == ()
     text = table_markdown(rows)
     assert f"- `im2col`: {line.remarks[0]}\n" in text  # as it is, without marks or escapes
+
+
+def test_notes_that_differ_in_one_number_are_one() -> None:
+    def notes(*texts: str) -> dict[str, list[str]]:
+        rows = [
+            row(backend=f"b{at}", notes=each, images_per_second=9.0 - at) for at, each in enumerate(texts)
+        ]
+        return notes_of(comparison_table(rows).groups[0])
+
+    assert notes("timed 4 of 30 steps", "timed 1,200 of 30 steps", "timed 4 of 30 steps") == {
+        "timed 4 to 1,200 of 30 steps": ["b0", "b1", "b2"]
+    }
+    assert notes("1 min 35 s were left", "4 min 42 s were left") == {
+        "1 min 35 s were left": ["b0"],
+        "4 min 42 s were left": ["b1"],
+    }
+    assert len(notes("kernels of 3x3", "kernels of 5x5")) == 2
+    assert len(notes("conv2d", "conv3d")) == 2
+    assert notes("3 of 3", "3 of 4") == {"3 of 3 to 4": ["b0", "b1"]}

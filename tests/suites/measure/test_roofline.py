@@ -19,7 +19,6 @@ from convbench.suites.measure.op_counter import Work
 from convbench.suites.measure.roofline import Roof, measure_roof
 from convbench.suites.processes.probe import find_peaks
 from convbench.suites.processes.supervisor import Supervisor
-from convbench.suites.runner.progress import Watcher
 
 pytestmark = pytest.mark.usefixtures("preloaded_servers")
 
@@ -98,14 +97,6 @@ def test_copies_are_longer_than_the_last_cache(monkeypatch: pytest.MonkeyPatch, 
     assert roofline._copied_bytes(CPU) == 2 * 49152 * 1024
     (tmp_path / "size").write_text("999999K\n")
     assert roofline._copied_bytes(CPU) == 256 * 10**6
-
-
-class Notes(Watcher):
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.texts.append(text)
 
 
 def test_a_pair_that_cannot_be_measured_is_left_out_with_a_note(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from convbench.results.storage.store import RunStore
 from convbench.suites import Suite, run
 from convbench.suites.processes import probe
 from convbench.suites.processes.supervisor import Supervisor
-from convbench.suites.runner.progress import Watcher
 
 pytestmark = pytest.mark.usefixtures("preloaded_servers")
 
@@ -71,14 +70,6 @@ class Finished:
     left_behind: list[str]
 
 
-class Notes(Watcher):
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.texts.append(text)
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     site = misbehaving.install(tmp_path_factory.mktemp("bad") / "site")
@@ -95,7 +86,7 @@ def supervisor(site: Path) -> Iterator[Supervisor]:
 @pytest.fixture(scope="module")
 def finished(site: Path) -> Finished:
     """All of them in one run."""
-    notes = Notes()
+    notes = misbehaving.Notes()
     result = run(misbehaving.suite(*ENDINGS), out=site.with_name("run"), watcher=notes)
     rows = {(row.backend, row.kind): row for row in result.rows}
     assert len(rows) == len(result.rows)

@@ -186,14 +186,7 @@ def test_more_rounds_can_be_added_to_a_run(site: Path, tmp_path: Path) -> None:
 
 
 def test_an_evaluation_beyond_the_budget_is_announced_and_noted(site: Path, tmp_path: Path) -> None:
-    class Notes(Watcher):
-        def __init__(self) -> None:
-            self.texts: list[str] = []
-
-        def note(self, text: str) -> None:
-            self.texts.append(text)
-
-    told = Notes()
+    told = misbehaving.Notes()
     short = misbehaving.suite("right").override({"budget.train_seconds": 1e-6})
     rows = run(short, out=tmp_path / "run", time=False, watcher=told).rows
     (row,) = (row for row in rows if row.kind == "train")
@@ -337,7 +330,7 @@ def test_a_network_that_cannot_take_the_images_is_refused_in_one_sentence(site: 
 def test_a_total_budget_leaves_out_by_name_and_a_larger_one_goes_on(site: Path, tmp_path: Path) -> None:
     """The first is spent before anything can begin; with the second there is time for all of it."""
     suite = misbehaving.suite("right", "raises", rounds=2).override({"budget.total_seconds": 0.001})
-    told = Notes()
+    told = misbehaving.Notes()
     with pytest.raises(NothingRan, match="nothing could be measured"):
         run(suite, out=tmp_path / "run", watcher=told)
     reason = "verification left out: the total budget of 0 s was spent"
@@ -347,7 +340,7 @@ def test_a_total_budget_leaves_out_by_name_and_a_larger_one_goes_on(site: Path, 
     assert all(row.left_out and row.notes == reason for row in rows)
     assert [row.order for row in rows] == list(range(8))
     labels = list(dict.fromkeys(row.combination.label for row in rows))
-    assert told.notes[-1] == f"{', '.join(labels)}: {reason}"
+    assert told.texts[-1] == f"{', '.join(labels)}: {reason}"
     table = (tmp_path / "run" / "table.md").read_text()
     assert table.count(reason) == 1  # once for both backends
     assert "Interrupted" not in table
@@ -374,16 +367,6 @@ def test_a_job_has_the_share_of_the_total_budget() -> None:
         context = RunContext(suite, unused, {}, 10, unused, unused, Watcher())
         job = context.job(replace(task, share=share))
         assert (job.timing.max_seconds, job.train_seconds) == seconds
-
-
-class Notes(Watcher):
-    """Keeps the notes of a run."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 def test_two_runs_at_once_have_a_directory_each(

@@ -96,7 +96,7 @@ def test_winograd_on_resnet18_is_attributed_op_by_op() -> None:
     assert told["served_flops_fraction"] == pytest.approx(
         sum(ops[name] * tally.flops for name, tally in tallies.items()) / whole
     )
-    read = attribution([row(kind="verify", claimed="conv2d", **told)])
+    read = attribution([row(kind="verify", supported_ops="conv2d", **told)])
     assert [share.op for share in read.partial] == ["conv2d"]
     assert not read.whole
 
@@ -134,7 +134,7 @@ def test_a_backend_that_refuses_later_is_found_out() -> None:
     told = shares(routed)
     assert told["served"] == "conv2d 4/6"
     assert told["served_flops_fraction"] == pytest.approx(2 / 3)
-    verified = row(kind="verify", served="conv2d 2/2", served_flops="conv2d 1", claimed="conv2d")
+    verified = row(kind="verify", served="conv2d 2/2", served_flops="conv2d 1", supported_ops="conv2d")
     assert not attribution([verified, row(**told)]).whole
 
 
@@ -149,8 +149,8 @@ def test_what_a_backend_claims_and_whose_backward_is_derived_is_told() -> None:
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
     derived = Backend("d", "", lambda: {"max_pool2d": F.max_pool2d, "conv2d": derived_backward(forward)})
-    assert claims(derived) == {"claimed": "conv2d, max_pool2d", "derived_backward": "conv2d"}
-    assert claims(PICKY) == {"claimed": "conv2d, avg_pool2d", "derived_backward": None}
+    assert claims(derived) == {"supported_ops": "conv2d, max_pool2d", "derived_backward": "conv2d"}
+    assert claims(PICKY) == {"supported_ops": "conv2d, avg_pool2d", "derived_backward": None}
 
 
 @pytest.mark.parametrize(
@@ -158,11 +158,15 @@ def test_what_a_backend_claims_and_whose_backward_is_derived_is_told() -> None:
     [
         ({}, (), True),  # a network without such ops, or a file that does not tell
         ({"served": "conv2d 2/2, avg_pool2d 0/2", "served_flops_fraction": 0.99}, (), True),
-        ({"served": "conv2d 2/2, avg_pool2d 0/2", "claimed": "conv2d, avg_pool2d"}, ("avg_pool2d",), True),
+        (
+            {"served": "conv2d 2/2, avg_pool2d 0/2", "supported_ops": "conv2d, avg_pool2d"},
+            ("avg_pool2d",),
+            True,
+        ),
         ({"served": "conv2d 2/2, avg_pool2d 1/2"}, ("avg_pool2d",), True),
         ({"served": "conv2d 1/2", "served_flops": "conv2d 0.9"}, ("conv2d",), False),
-        ({"served": "conv2d 0/2, max_pool2d 1/1", "claimed": "max_pool2d"}, (), False),
-        ({"served": "max_pool2d 0/1", "claimed": "conv2d"}, (), False),
+        ({"served": "conv2d 0/2, max_pool2d 1/1", "supported_ops": "max_pool2d"}, (), False),
+        ({"served": "max_pool2d 0/1", "supported_ops": "conv2d"}, (), False),
         ({"served": "max_pool2d 1/1"}, (), True),
         ({"served_flops_fraction": 0.3}, (), False),
         ({"served_flops_fraction": 1.0}, (), True),
@@ -188,7 +192,7 @@ def race(**fft: Any) -> list[Row]:
     whole = {
         "served": "conv2d 2/2",
         "served_flops": "conv2d 1",
-        "claimed": "conv2d",
+        "supported_ops": "conv2d",
         "served_flops_fraction": 1.0,
     }
     return [
@@ -268,5 +272,5 @@ def test_a_run_writes_it_into_its_rows(install: Any, tmp_path: Path) -> None:
     for each in result.rows:
         assert each.served == "conv2d 2/2, avg_pool2d 0/2"
         assert each.served_flops == "conv2d 1, avg_pool2d 0"
-        assert (each.served_calls, each.claimed, each.derived_backward) == (2, "conv2d", "conv2d")
+        assert (each.served_calls, each.supported_ops, each.derived_backward) == (2, "conv2d", "conv2d")
     assert "| derived |" in (result.path / "table.md").read_text()

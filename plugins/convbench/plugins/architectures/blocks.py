@@ -1,7 +1,4 @@
-"""The blocks with a forward pass of their own, of which the deeper networks are stacks.
-
-Imported when a network is built, not when plugins are listed: this module needs torch.
-"""
+"""The blocks of the deeper networks. This module imports torch, so it is imported when a network is built."""
 
 from __future__ import annotations
 
@@ -37,8 +34,8 @@ class GroupedBottleneck(nn.Module):
     """(N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride): 1x1, grouped 3x3, 1x1 and a shortcut.
 
     The 3x3 convolution works on `groups * group_width` channels, in `groups` groups of `group_width` channels
-    each. Xie et al. (2017), as in Dive into Deep Learning, 8.6.5. The book's code differs: its `groups` is
-    the width of a group, and it passes `bot_channels // groups` where torch wants the number of groups.
+    each. Xie et al. (2017), as in Dive into Deep Learning, 8.6.5. In the book's code `groups` is the width of a
+    group, and torch gets `bot_channels // groups` as the number of groups.
     """
 
     def __init__(
@@ -106,9 +103,9 @@ class Inception(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """(N, in_channels, H, W) -> (N, in_channels + layers * growth_rate, H, W): every layer sees all before it.
+    """(N, in_channels, H, W) -> (N, in_channels + layers * growth_rate, H, W).
 
-    Huang et al. (2017), as in Dive into Deep Learning, 8.7.
+    Every layer takes the outputs of all layers before it. Huang et al. (2017), as in Dive into Deep Learning, 8.7.
     """
 
     def __init__(self, in_channels: int, layers: int, growth_rate: int) -> None:

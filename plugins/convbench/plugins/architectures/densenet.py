@@ -1,4 +1,4 @@
-"""`densenet`: four blocks in which every convolution sees the outputs of all before it.
+"""`densenet`: four blocks in which every convolution takes the outputs of all convolutions before it.
 
 Huang, Liu, van der Maaten and Weinberger, "Densely connected convolutional networks" (2017), as in Dive into
 Deep Learning, 8.7: four 3x3 convolutions in each block, without bottlenecks.

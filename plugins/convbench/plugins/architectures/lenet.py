@@ -1,8 +1,8 @@
-"""`lenet`: LeNet-5 as Dive into Deep Learning trains it on FashionMNIST; `lenet_relu` has no plateau to leave.
+"""`lenet`: LeNet-5 as Dive into Deep Learning trains it on FashionMNIST; `lenet_relu`: the same with ReLU.
 
-LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition" (1998), with
-sigmoid activations and average pooling, the output layer a plain linear one. `lenet_relu` has ReLU in place of the
-sigmoids, and so is `local` with shared weights.
+LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition" (1998), with sigmoid
+activations, average pooling and a linear output layer. `lenet_relu` learns from the first epoch on, without the
+plateau of the sigmoids. It has the layers of `local`, with shared weights.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def convbench_architectures() -> Iterable[Architecture]:
     )
     yield Architecture(
         name="lenet_relu",
-        summary="LeNet-5 with ReLU: the convolutional twin of `local`",
+        summary="LeNet-5 with ReLU: `local` with shared weights",
         build=partial(build, activation="ReLU"),
         input_shape=(1, 28, 28),
         recipe=Recipe(lr=0.1, epochs=10, batch_size=128, init="xavier_uniform"),

@@ -1,9 +1,9 @@
 """`local`: LeNet without weight sharing, for the chapter's second question: does translation invariance matter?
 
-The layers of `lenet_relu`, with a kernel of its own at every output position. They look at the same pixels and
-have the same outputs, and 423,038 parameters instead of 61,706, nearly all of them in the two local layers. With
-sigmoids it does not learn in ten epochs: a kernel that one position alone trains gets a small part of the gradient
-of a shared one.
+It has the layers of `lenet_relu`, but a separate kernel at every output position. Windows and output shapes are
+the same. It has 423,038 parameters instead of 61,706, nearly all of them in the two local layers. With sigmoids
+it does not learn in ten epochs: the gradient of a kernel comes from one position, and is far smaller than that
+of a shared kernel.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def build(num_classes: int = 10, in_channels: int = 1) -> nn.Module:
 def convbench_architectures() -> Iterable[Architecture]:
     yield Architecture(
         name="local",
-        summary="LeNet with locally connected layers: local as convolution is, without shared weights",
+        summary="LeNet with locally connected layers: a convolution's windows without shared weights",
         build=build,
         input_shape=(1, 28, 28),
         recipe=Recipe(lr=0.1, epochs=10, batch_size=128, init="xavier_uniform"),

@@ -30,7 +30,7 @@ def build(num_classes: int = 10, in_channels: int = 1, hidden: int = 77) -> nn.M
 def convbench_architectures() -> Iterable[Architecture]:
     yield Architecture(
         name="mlp",
-        summary="one hidden layer of 77 units: as many parameters as LeNet, and no convolution",
+        summary="one hidden layer of 77 units: about as many parameters as LeNet, without convolution",
         build=build,
         input_shape=(1, 28, 28),
         recipe=Recipe(lr=0.1, epochs=10, batch_size=128, init="xavier_uniform"),

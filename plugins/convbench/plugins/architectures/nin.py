@@ -1,6 +1,6 @@
-"""`nin`: convolutions followed by 1x1 convolutions, and the mean of a class's own channel for its score.
+"""`nin`: convolutions followed by 1x1 convolutions; the score of a class is the mean of its own channel.
 
-Lin, Chen and Yan, "Network in network" (2013), as in Dive into Deep Learning, 8.3: no linear layer at all.
+Lin, Chen and Yan, "Network in network" (2013), as in Dive into Deep Learning, 8.3, without a linear layer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def build(num_classes: int = 10, in_channels: int = 1) -> nn.Module:
-    """(N, in_channels, H, W) -> (N, num_classes), at least 67 pixels high and wide; the book's are 224."""
+    """(N, in_channels, H, W) -> (N, num_classes), at least 67 pixels high and wide; the book's images have 224."""
     from torch import nn
 
     return nn.Sequential(
@@ -33,7 +33,7 @@ def build(num_classes: int = 10, in_channels: int = 1) -> nn.Module:
 
 
 def _block(in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int) -> nn.Sequential:
-    """One convolution of any size, then a dense network of two layers at every pixel."""
+    """A convolution of any size, then two 1x1 convolutions: a dense network at every pixel."""
     from torch import nn
 
     return nn.Sequential(

@@ -1,4 +1,4 @@
-"""The models a library registers, read from its source: nothing of it is imported, torch stays unloaded."""
+"""The models that a library registers, read from its source; neither it nor torch is imported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REGISTERED = re.compile(r"^@register_model(?:\(\))?[ \t]*\n(?:[@ )].*\n)*def (\w
 def registered_names(package: str, folder: str = "models") -> list[str]:
     """The names of the functions decorated with `@register_model` in a package's folder, sorted.
 
-    Nothing where the package is not installed, or is not there as source files.
+    The list is empty if the package is not installed, or not as source files.
     """
     spec = find_spec(package)  # of a top-level package: found, not imported
     places = (spec.submodule_search_locations if spec else None) or []

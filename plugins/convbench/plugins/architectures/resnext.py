@@ -3,8 +3,8 @@
 Xie, Girshick, Dollár, Tu and He, "Aggregated residual transformations for deep neural networks" (2017), with
 the block of Dive into Deep Learning, 8.6.5, in the stem, the stages and the head of the book's ResNet-18.
 
-`groups` is the number of groups and `group_width` the channels in each: two options, because they are two
-things. The book's block takes the width of a group under the name `groups` and computes the number from it.
+`groups` is the number of groups, and `group_width` the channels of each. In the book's block the argument `groups`
+is the width of a group, and the number is computed from it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`timm/<name>`: every classifier of timm, for any number of channels and classes; nothing where timm is missing.
+"""`timm/<name>`: every classifier of timm, for any number of channels and classes, if timm is installed.
 
 Wightman, "PyTorch Image Models", https://github.com/huggingface/pytorch-image-models, without the pretrained
 weights.
@@ -19,16 +19,13 @@ if TYPE_CHECKING:
 
 # `vit_base_patch16_384` is for 384 pixels, but `lcnet_100` is a width and `regnety_320` a number of FLOPs.
 IMAGE_SIZE = re.compile(r"(?!regnet).*_((?:2[2-9]|[345]\d)\d|896)(?=_|$)")
-ENCODER = "_enc"  # ends the names of those that have features and no classes
+ENCODER = "_enc"  # the end of the names of models without classes
 
 
 def build(
     name: str, image_size: int, num_classes: int = 10, in_channels: int = 1, **options: Any
 ) -> nn.Module:
-    """(N, in_channels, image_size, image_size) -> (N, num_classes): `timm.create_model(name)`.
-
-    `options` go to it too.
-    """
+    """(N, in_channels, image_size, image_size) -> (N, num_classes): `timm.create_model(name, **options)`."""
     import timm
 
     config = timm.get_pretrained_cfg(name)

@@ -15,9 +15,9 @@ from convbench.registry import Architecture, Recipe, hookimpl
 if TYPE_CHECKING:
     from torch import nn
 
-IMAGE_SIZES = {"inception_v3": 299}  # pixels; every other one was made for 224
+IMAGE_SIZES = {"inception_v3": 299}  # pixels; all others were made for 224
 
-# Auxiliary classifiers would make the training output a tuple; unset, `init_weights` warns.
+# With auxiliary classifiers the training output would be a tuple; without `init_weights` there is a warning.
 OPTIONS: dict[str, dict[str, object]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
@@ -25,10 +25,10 @@ OPTIONS: dict[str, dict[str, object]] = {
 
 
 def build(name: str, num_classes: int = 10, in_channels: int = 1, **options: Any) -> nn.Module:
-    """(N, in_channels, H, W) -> (N, num_classes): `torchvision.models.<name>` with a first convolution that fits.
+    """(N, in_channels, H, W) -> (N, num_classes): `torchvision.models.<name>`, with its first convolution adapted.
 
-    That convolution is made anew, with torch's initial weights; all else is as torchvision makes it.
-    `options` go to the model's constructor.
+    That convolution has torch's initial weights; everything else is torchvision's. `options` go to the model's
+    constructor.
     """
     from torchvision.models import get_model
 
@@ -39,23 +39,16 @@ def build(name: str, num_classes: int = 10, in_channels: int = 1, **options: Any
 
 
 def _take_channels(model: nn.Module, in_channels: int) -> None:
-    """Replace the first convolution by one for `in_channels`, the same in every other respect."""
+    """Replace the first convolution by one for `in_channels` that is otherwise the same."""
     from torch import nn
 
     path, first = next((path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
     if first.in_channels == in_channels:
         return
     parent, _, child = path.rpartition(".")
-    adapted = nn.Conv2d(
-        in_channels,
-        first.out_channels,
-        kernel_size=first.kernel_size,  # type: ignore[arg-type]  # a pair, which torch types as a tuple
-        stride=first.stride,  # type: ignore[arg-type]
-        padding=first.padding,  # type: ignore[arg-type]
-        dilation=first.dilation,  # type: ignore[arg-type]
-        bias=first.bias is not None,
-        padding_mode=first.padding_mode,
-    )
+    same = ("out_channels", "kernel_size", "stride", "padding", "dilation", "padding_mode")
+    options: dict[str, Any] = {name: getattr(first, name) for name in same}
+    adapted = nn.Conv2d(in_channels, bias=first.bias is not None, **options)
     setattr(model.get_submodule(parent), child, adapted)
 
 

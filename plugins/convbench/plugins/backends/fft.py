@@ -6,18 +6,18 @@ FFTs", 2014). The transform is circular: with P x Q points, at least as many as 
 wraps around lands only in rows and columns that are cut off. A dilated kernel is spread out with zeros; a
 stride computes every position and keeps some.
 
-Cost per output, with f = P·Q / (H'·W') points for every output, half of which symmetry gives: C/groups·f/2
-complex products, that is 2·C/groups·f real multiplications, whatever the kernel's size; and transforms, of about
-2.5·P·Q·log2(P·Q) flops for each of the N·C + O·C/groups + N·O planes. Many channels and a small batch pay most
-for the kernels' transforms, a stride multiplies f by its square, and the kernels' spectra take O·C/groups·P·Q/2
-complex numbers of memory.
+Cost per output: with f = P·Q / (H'·W') points for every output, half of them known by symmetry, there are
+C/groups·f/2 complex products, or 2·C/groups·f real multiplications, for kernels of any size. Each of the N·C +
+O·C/groups + N·O planes has a transform of about 2.5·P·Q·log2(P·Q) flops. With many channels and a small batch, the
+kernels' transforms take most of the time. A stride multiplies f by its square. The kernels' spectra take
+O·C/groups·P·Q/2 complex numbers of memory.
 
 Accuracy: errors spread over the image in proportion to its norm (Higham, "Accuracy and Stability of Numerical
 Algorithms", 24.1), so a small output beside large ones has few right digits. Measured in float32 on random
 images: a root mean square error of 0.7 to 3 times im2col's, and at most 1e-6 of the largest output with up to
 512 channels.
 
-Not here: pooling, which is no product of spectra, and half precision, which torch transforms in on CUDA only.
+Not supported: pooling, which is no product of spectra, and half precision, which torch transforms on CUDA only.
 """
 
 from __future__ import annotations

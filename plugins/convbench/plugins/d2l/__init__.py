@@ -1,4 +1,4 @@
-"""The chapter's small systems (Dive into Deep Learning, 7.1 to 7.5), to call, read and train. Imports torch."""
+"""The functions and layers of the chapter (Dive into Deep Learning, 7.1 to 7.5). This package imports torch."""
 
 from convbench.plugins.d2l.correlation import (
     conv2d_true,
@@ -9,8 +9,7 @@ from convbench.plugins.d2l.correlation import (
 )
 from convbench.plugins.d2l.edges import BOOK_KERNEL, EDGE_KERNEL, Learned, edge_image, learn_kernel
 from convbench.plugins.d2l.layers import Conv2D, LocallyConnected2d
-from convbench.plugins.d2l.pooling import pool2d
-from convbench.plugins.d2l.stochastic_pooling import StochasticPool2d, stochastic_pool2d
+from convbench.plugins.d2l.pooling import StochasticPool2d, pool2d, stochastic_pool2d
 
 __all__ = [
     "BOOK_KERNEL",

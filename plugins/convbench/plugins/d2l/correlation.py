@@ -1,4 +1,4 @@
-"""Cross-correlation and convolution of single images, as defined (Dive into Deep Learning, 7.2 and 7.4)."""
+"""Cross-correlation and convolution of single images by their definitions (Dive into Deep Learning, 7.2, 7.4)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def corr2d(image: Tensor, kernel: Tensor) -> Tensor:
-    """Cross-correlation: (H, W), (kh, kw) -> (H - kh + 1, W - kw + 1), one window after another.
+    """Cross-correlation: (H, W), (kh, kw) -> (H - kh + 1, W - kw + 1).
 
     Raises:
         ValueError: not two matrices, an empty kernel, or one larger than the image.
@@ -29,7 +29,7 @@ def corr2d(image: Tensor, kernel: Tensor) -> Tensor:
 
 
 def conv2d_true(image: Tensor, kernel: Tensor) -> Tensor:
-    """Convolution proper: cross-correlation with the kernel turned upside down and left to right."""
+    """Convolution in the mathematical sense: cross-correlation with the kernel flipped in both directions."""
     return corr2d(image, kernel.flip(0, 1))
 
 

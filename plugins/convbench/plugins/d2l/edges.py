@@ -1,7 +1,7 @@
 """An edge detector, and learning it from its output by gradient descent (Dive into Deep Learning, 7.2).
 
-The loss is (Ŷ - Y)² summed over the 6x7 output; its curvature is largest in the direction in which both taps
-change alike, and ten steps of 0.03 bring it below 0.2 from most initial kernels.
+The loss is (Ŷ - Y)² summed over the 6x7 output. Its curvature is largest in the direction in which both taps
+change by the same amount. From most initial kernels, ten steps with learning rate 0.03 bring it below 0.2.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from convbench.registry import Backend, discover
 
 EDGE_KERNEL = (1.0, -1.0)  # the difference between horizontal neighbours
-BOOK_KERNEL = (-0.3222, -0.2611)  # the initial kernel with which the chapter's printed losses come out
+BOOK_KERNEL = (-0.3222, -0.2611)  # the initial kernel that gives the losses printed in the chapter
 
 
 class Learned(NamedTuple):

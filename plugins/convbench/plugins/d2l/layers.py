@@ -1,4 +1,4 @@
-"""Layers of the chapter: convolution computed by a backend's op, and its relative that shares no weights."""
+"""Layers of the chapter: convolution by a backend's op, and locally connected layers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from convbench.registry.ops.window import IntPair, pair
 class Conv2D(nn.Module):
     """A kernel and a scalar bias over one image, as in section 7.2: (H, W) -> (H', W').
 
-    `backend` is a record or the name of a registered one; its `conv2d` computes the layer, and raises
-    `Unsupported` where it does not have such a kernel.
+    `backend` is a record or the name of a registered one. Its `conv2d` computes the layer, and raises
+    `Unsupported` for kernels that it does not support.
 
     Raises:
         ValueError: a kernel size below 1.
@@ -38,13 +38,13 @@ class Conv2D(nn.Module):
 
 
 class LocallyConnected2d(nn.Module):
-    """Convolution without weight sharing: a kernel and a bias of its own at every output position.
+    """Convolution without weight sharing: every output position has a separate kernel and bias.
 
     Section 7.1's second step, locality without translation invariance (LeCun, "Generalization and network
     design strategies", 1989). It has H'·W' times the parameters of the convolution.
 
     Attributes:
-        weight: (H', W', O, C, kh, kw); `weight[i, j]` is what a convolution would have at every position.
+        weight: (H', W', O, C, kh, kw); `weight[i, j]` is the kernel of one position.
         bias: (H', W', O), or None.
 
     Raises:
@@ -78,7 +78,7 @@ class LocallyConnected2d(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw weights as Glorot and Bengio (2010) do for one convolution, biases as torch does."""
+        """Draw weights as Glorot and Bengio (2010) for one convolution, and biases as torch does."""
         _, _, filters, channels, kh, kw = self.weight.shape
         limit = math.sqrt(6 / ((channels + filters) * kh * kw))
         nn.init.uniform_(self.weight, -limit, limit)

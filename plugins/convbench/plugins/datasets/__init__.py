@@ -1,1 +1,1 @@
-"""Datasets that convbench ships: plugins like anybody's, with what finds, verifies and fetches them."""
+"""The datasets that convbench ships: plugins that find, fetch and verify them."""

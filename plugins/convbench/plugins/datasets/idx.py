@@ -1,4 +1,4 @@
-"""Reads an IDX file, plain or compressed, and refuses whatever is not exactly what was published.
+"""Read an IDX file, plain or compressed, and refuse it unless it is exactly the published one.
 
 IDX is the format of MNIST and its relatives: two zero bytes, the element type (8 for uint8), the number of
 dimensions, each dimension as a big-endian 32-bit integer, then the elements in C order.

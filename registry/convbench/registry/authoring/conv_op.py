@@ -57,7 +57,7 @@ class ConvKernels:
 
 
 class _Call(NamedTuple):
-    """A call whose gradients are asked for outside of autograd; what `derivative` reads of a context."""
+    """The parts of a context that derivatives read, for gradients outside of autograd."""
 
     saved_tensors: tuple[Tensor, ...]
     needs_input_grad: Needs

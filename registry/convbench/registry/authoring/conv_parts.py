@@ -24,7 +24,7 @@ class Parts:
     """The parts of a `conv2d`. `torch.compile` must be able to take both.
 
     Attributes:
-        forward: takes what the op does; it is called where nobody asks for a gradient.
+        forward: takes the arguments of the op; it is called if no gradient is needed.
         backward: `(grad_output, input, weight, stride, padding, dilation, groups, needs) -> gradients`, with pairs
             of ints for stride, padding and dilation; a gradient that is not needed may be None.
     """

@@ -1,14 +1,12 @@
-"""Kernels as torch ops, each registered twice: once for eager calls, once as compilers see it.
+"""Register kernels as torch ops, each twice: for compilers, and for eager calls.
 
-`torch.ops.NAMESPACE` is what `torch.compile` and export take: whole ops, with shapes for tracing and
-gradients. Called eagerly, a forward and backward pass through such an op takes 65 us beside the kernel's own
-time; through an `autograd.Function` it takes 26 us, as much as torch's own `relu` (measured on empty
-kernels), and a small network has a dozen such calls a step. So eager calls use the latter. Its `forward`
-takes the context: with a `setup_context` torch inspects the function's signature at every call, for 30 us
-more.
+`torch.compile` and export use `torch.ops.NAMESPACE`: whole ops with gradients, and with shapes for tracing. An
+eager forward and backward pass through such an op takes 65 us more than the kernel. Through an
+`autograd.Function` it takes 26 us, as long as torch's own `relu` (measured on empty kernels). A small network
+has a dozen such calls a step, so eager calls use an `autograd.Function`. Its `forward` takes the context: with
+a `setup_context` torch would inspect the function's signature at every call, which takes another 30 us.
 
-`opaque` makes one such op of a forward convolution in plain Python or NumPy, which the compiler then calls as a
-whole instead of tracing it.
+`opaque` makes such an op of a forward convolution in plain Python or NumPy. Compilers call it without tracing it.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ class Registered:
     Attributes:
         ops: as `torch.ops.NAMESPACE` has them.
         eager: functions of the same names, with gradients.
-        kernels: what computes them, where nobody asks for a gradient.
+        kernels: the functions that compute them, without gradients.
     """
 
     def __init__(self, namespace: str) -> None:
@@ -65,23 +63,7 @@ class Registered:
             derivative: of the op.
             keep: called with the context, inputs and outputs, to keep what the derivative needs.
         """
-        raise NotImplementedError
-
-    def add_eager(
-        self, name: str, kernel: Callable[..., Any], derivative: Derivative, keep: Keep
-    ) -> tuple[Callable[..., None], Callable[..., tuple[Any, ...]]]:
-        """Make the eager op of a kernel.
-
-        Args:
-            name: of the op.
-            kernel: computes it.
-            derivative: of the op.
-            keep: called with the context, inputs and outputs, to keep what the derivative needs.
-
-        Returns:
-            `setup_context` and `backward` for the other one, as torch's registration takes them.
-        """
-        registered = self
+        registered, name = self, schema.partition("(")[0]
 
         class Eager(Function):
             @staticmethod
@@ -95,9 +77,7 @@ class Registered:
                 calls = registered.eager if torch.is_grad_enabled() else registered.kernels
                 return derivative(calls, ctx, *grad_outputs)
 
-        def setup_context(
-            ctx: Any, inputs: tuple[Any, ...], output: Any
-        ) -> None:  # torch passes these by name
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # torch passes names
             keep(ctx, inputs, output)
 
         def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
@@ -105,7 +85,18 @@ class Registered:
 
         setattr(self.kernels, name, kernel)
         setattr(self.eager, name, Eager.apply)
-        return setup_context, backward
+        self.define(schema, kernel, fake, backward, setup_context)
+
+    def define(
+        self,
+        schema: str,
+        kernel: Callable[..., Any],
+        fake: Callable[..., Any],
+        backward: Any,
+        setup_context: Any,
+    ) -> None:
+        """Register the op with torch."""
+        raise NotImplementedError
 
 
 class Library(Registered):
@@ -116,16 +107,15 @@ class Library(Registered):
         self._library = torch.library.Library(namespace, "FRAGMENT")
         self._key = device_type.upper()
 
-    def add(
+    def define(
         self,
         schema: str,
         kernel: Callable[..., Any],
         fake: Callable[..., Any],
-        derivative: Derivative,
-        keep: Keep,
+        backward: Any,
+        setup_context: Any,
     ) -> None:
         name = schema.partition("(")[0]
-        setup_context, backward = self.add_eager(name, kernel, derivative, keep)
         qualified = f"{self.namespace}::{name}"
         self._library.define(schema)
         self._library.impl(name, kernel, self._key)

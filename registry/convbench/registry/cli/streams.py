@@ -1,4 +1,4 @@
-"""Standard output and error as the commands need them, whatever they are connected to."""
+"""Standard output and error as the commands need them, for files, pipes and terminals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def standard_streams() -> Iterator[None]:
 
     - One that the caller closed becomes the null device; otherwise a file of the run would get its number.
     - A character that an encoding lacks is written as an escape, such as `\\xd7`.
-    - A run goes on when nobody reads its standard error any more, and what it writes there is discarded.
+    - A run goes on if the reader of its standard error has ended; its messages are then discarded.
     - Only Python's `sys.stdout` leads to standard output. What a plugin's C code or child process prints goes to
       standard error, and so does not end up in JSON.
     """

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convbench.registry.cli.completion import registered
 from convbench.registry.cli.terminal import Column, console, print_table, print_text, working
 from convbench.registry.discovery.plugins import Registry, discover
 from convbench.registry.errors import UsageError, choices, shown
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 HEADER = ("name", "layer", "output shape", "parameters", "FLOPs", "receptive field")
 NUMBERS = HEADER[3:]  # set flush right
 DROPPED = {"receptive field": 2, "FLOPs": 1}  # on a narrow terminal, the higher first
-WIDEST = 500  # characters
 LARGEST = 2**31  # size of a dimension
 
 
@@ -38,7 +38,7 @@ def convbench_commands(group: click.Group) -> None:
 
 
 @click.command()
-@click.argument("architecture")
+@click.argument("architecture", shell_complete=registered("architectures"))
 @click.option(
     "--input", "shape", metavar="N,C,H,W", help="Input shape.  [default: 1 and the architecture's own]"
 )

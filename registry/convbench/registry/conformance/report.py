@@ -38,6 +38,8 @@ class Outcome:
         case: the call, or what else was tried.
         state: `unsupported` where the backend declares that it does not implement the call.
         message: what was wrong, or why it is unsupported.
+        cause: of a failure, the mistake in the backend and what to do, where it is known; the same for every case
+            that fails for this reason.
         error: the largest absolute error of outputs and gradients, in units of the reference's largest value.
         memory: it crashed because memory ran out.
         ended_process: the process that ran it died, or hung until it was killed.
@@ -62,6 +64,14 @@ class Outcome:
     shrunk_from: str = ""
     ended_process: bool = False
     known_fault: str = ""
+    cause: str = ""
+
+    @property
+    def text(self) -> str:
+        """Its cause, where it is known, and its message."""
+        if self.message in self.cause:
+            return self.cause
+        return f"{self.cause}: {self.message}" if self.cause else self.message
 
     @property
     def is_failure(self) -> bool:
@@ -70,22 +80,27 @@ class Outcome:
 
     def fails_as(self, other: Outcome) -> bool:
         """Whether both fail in the same way, for the same reason as far as that is known."""
-        return (self.state, self.ended_process, self.known_fault) == (
-            other.state,
-            other.ended_process,
-            other.known_fault,
+        return all(
+            getattr(self, name) == getattr(other, name)
+            for name in ("state", "ended_process", "known_fault", "cause")
         )
 
 
 def grouped(outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
-    """Outcomes of one op that have the same message but for its numbers, together; groups as they first occur."""
+    """Outcomes of one op that have the same cause, or the same message but for its numbers, together.
+
+    The first of a group is the smallest case where one was looked for.
+    """
     groups: dict[tuple[str, ...], list[Outcome]] = {}
     for outcome in outcomes:
-        message = re.sub(r"[-+]?(\d[\d.]*(e[-+]?\d+)?|\binf\b|\bnan\b)", "#", outcome.message)
-        message = re.sub(r"\[[#, ]*\]", "[#]", message)
-        key = outcome.op, outcome.kind, outcome.state, outcome.known_fault, message
-        groups.setdefault(key, []).append(outcome)
-    return list(groups.values())
+        reason = re.sub(r"[-+]?(\d[\d.]*(e[-+]?\d+)?|\binf\b|\bnan\b)", "#", outcome.cause or outcome.message)
+        reason = re.sub(r"\[[#, ]*\]", "[#]", reason)
+        kind = "" if outcome.cause else outcome.kind
+        reason = (
+            "" if outcome.kind == "refusal" and outcome.state == "failed" else reason
+        )  # torch's words differ
+        groups.setdefault((outcome.op, kind, outcome.state, outcome.known_fault, reason), []).append(outcome)
+    return [sorted(group, key=lambda outcome: not outcome.shrunk_from) for group in groups.values()]
 
 
 def step_kind(key: str) -> str:

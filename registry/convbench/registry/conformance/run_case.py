@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from convbench.registry.conformance.batch_sampling import (
     unsampled,
 )
 from convbench.registry.conformance.cases import REPEATING, Case
-from convbench.registry.conformance.diagnosis import diagnose
+from convbench.registry.conformance.diagnosis import Suspects, backward_fault, diagnose
 from convbench.registry.conformance.reference import (
     OUTPUT,
     Reference,
@@ -33,10 +34,15 @@ from convbench.registry.ops.dtypes import Arithmetic
 from convbench.registry.records import Accuracy
 
 UNDER_NO_GRAD = "output under no_grad"
+NOT_DETERMINISTIC = "two runs on the same data differ: sum in a fixed order, or declare deterministic=False"
 
 
 class Mismatch(Exception):
-    """A result that differs from the reference; the text says how."""
+    """A result that differs from the reference; the text says how, and `cause` why and what to do."""
+
+    def __init__(self, text: str, cause: str = "") -> None:
+        super().__init__(text)
+        self.cause = cause
 
 
 def run_case(
@@ -83,20 +89,33 @@ def run_case(
     drawn = expected if sample is None else torch.Size((len(sample), *expected[1:]))
     grad_output = scattered(sample, case.grad_output(drawn, dtype, device, seed), expected[0])
     pristine_grad_output = grad_output.clone()
+    call = restricted_call(sample, {**arguments, **pristine})
+    suspects = Suspects(op, call, sampled(sample, pristine_grad_output))
+    repeats = {case.layout, case.weight_layout, case.grad_output_layout} & set(REPEATING)
     if known is not None:
         truth, right_output = None, sampled(sample, known[OUTPUT])
     else:
-        call = restricted_call(sample, {**arguments, **pristine})
-        truth = reference_answers(
-            op, case, call, sampled(sample, grad_output), accuracy, arithmetic.factor_error
-        )
+        truth = reference_answers(op, case, call, suspects.grad_output, accuracy, arithmetic.factor_error)
         right_output = truth.answers[OUTPUT]
+
+    def compare(name: str, answer: Tensor) -> float:
+        if truth is None:
+            return 0.0
+        if sample is not None and name in (OUTPUT, UNDER_NO_GRAD, gradient_of("input")):
+            if name == gradient_of("input"):
+                _check_zero(name, unsampled(sample, answer), truth.tolerance(name, dtype, accuracy))
+            answer = sampled(sample, answer)
+        return _compare(name, answer, truth, arithmetic, accuracy, suspects, together=not repeats)
 
     before = replace(history)
     output = implementation(**arguments)
-    _check_form(OUTPUT, output, expected, tensors, dtype, device)
+    _check_form(
+        OUTPUT, output, expected, tensors, dtype, device, partial(_output_cause, suspects, right_output)
+    )
+    _check_unchanged(tensors, pristine)
     answers = {OUTPUT: history.add(arguments, output)}
     history.explain(before, sample, right_output)
+    errors = [compare(OUTPUT, answers[OUTPUT])]
     if not needed:
         if output.requires_grad:
             raise Mismatch("the output has a gradient where no argument needs one")
@@ -104,30 +123,31 @@ def run_case(
         _check_form(UNDER_NO_GRAD, answers[UNDER_NO_GRAD], expected, tensors, dtype, device)
     elif output.requires_grad:
         directed = directions(tensors) if case.order == 2 else {}
-        answers = answers_of(output, needed, grad_output.requires_grad_(case.order == 2), directed) | answers
+        try:
+            differentiated = answers_of(output, needed, grad_output.requires_grad_(case.order == 2), directed)
+        except RuntimeError as error:
+            text, cause = backward_fault(error, suspects)
+            if not text:
+                raise
+            raise Mismatch(text, cause) from error
+        answers = differentiated | answers
         for name in needed:
             if gradient_of(name) not in answers:
-                raise Mismatch(f"no gradient reaches {name}")
+                text = f"no gradient reaches {name}"
+                raise Mismatch(
+                    text, f"{text}: return it from backward, and cut it off by no .detach(), .data or no_grad"
+                )
     elif output.numel():
-        raise Mismatch("the output is cut off from the gradient")
-    for name, tensor in tensors.items():
-        if not same(tensor.detach(), pristine[name]):
-            raise Mismatch(f"{name} was changed in place")
-    if not same(grad_output.detach(), pristine_grad_output):
-        raise Mismatch("the incoming gradient was changed in place")
+        text = "the output is cut off from the gradient"
+        raise Mismatch(text, f"{text}: use torch's operations, an autograd.Function, or derived_backward")
+    _check_unchanged(tensors, pristine)
+    _check_unchanged({"the incoming gradient": grad_output}, {"the incoming gradient": pristine_grad_output})
     if truth is None:
         for name, given in (known or {}).items():
             if not same(given, answers[name]):
-                raise Mismatch(f"{name} differs between two runs on the same data")
+                raise Mismatch(f"{name} differs between two runs on the same data", NOT_DETERMINISTIC)
         return answers, 0.0
-    errors = []
-    repeats = {case.layout, case.weight_layout, case.grad_output_layout} & set(REPEATING)
-    for name, each in answers.items():
-        if sample is not None and name in (OUTPUT, UNDER_NO_GRAD, gradient_of("input")):
-            if name == gradient_of("input"):
-                _check_zero(name, unsampled(sample, each), truth.tolerance(name, dtype, accuracy))
-            each = sampled(sample, each)
-        errors.append(_compare(name, each, truth, arithmetic, accuracy, together=not repeats))
+    errors += [compare(name, each) for name, each in answers.items() if name != OUTPUT]
     return answers, max(errors)
 
 
@@ -177,19 +197,37 @@ def _check_form(
     tensors: Mapping[str, Tensor],
     dtype: torch.dtype,
     device: torch.device,
+    cause_of_shape: Callable[[Tensor], str] = lambda output: "",
 ) -> None:
     if not isinstance(output, Tensor):
-        raise Mismatch(f"the {name} is a {type(output).__name__}, not a tensor")
-    if output.shape != shape:
-        raise Mismatch(f"the {name} has shape {tuple(output.shape)}, not {tuple(shape)}")
-    if output.dtype != dtype:
-        raise Mismatch(f"the {name} is {output.dtype}, not {dtype}")
+        text = f"the {name} is a {type(output).__name__}, not a tensor"
+        raise Mismatch(text, f"{text}: return one torch.Tensor and nothing else")
     if output.device.type != device.type:
-        raise Mismatch(f"the {name} is on {output.device}, not on {device}")
+        text = f"the {name} is on {output.device}, not on {device}"
+        raise Mismatch(text, f"{text}: make it on input.device")
+    if output.shape != shape:
+        raise Mismatch(
+            f"the {name} has shape {tuple(output.shape)}, not {tuple(shape)}", cause_of_shape(output)
+        )
+    if output.dtype != dtype:
+        text = f"the {name} is {output.dtype}, not {dtype}"
+        raise Mismatch(text, f"the {name} has another dtype than the input: make it with dtype=input.dtype")
     for argument, tensor in tensors.items():
         owner = tensor.untyped_storage()
         if output.numel() and output.untyped_storage().data_ptr() == owner.data_ptr():
-            raise Mismatch(f"the {name} shares the memory of {argument}")
+            text = f"the {name} shares the memory of {argument}"
+            raise Mismatch(text, f"{text}: return a new tensor, such as output.clone()")
+
+
+def _output_cause(suspects: Suspects, right: Tensor, output: Tensor) -> str:
+    return suspects.cause(OUTPUT, output, right, torch.ones_like(right, dtype=torch.bool))
+
+
+def _check_unchanged(tensors: Mapping[str, Tensor], pristine: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not same(tensor.detach(), pristine[name]):
+            text = f"{name} was changed in place"
+            raise Mismatch(text, f"{text}: work on a copy, such as {name.split()[-1]}.clone()")
 
 
 def _without_gradient(
@@ -211,7 +249,13 @@ def _check_zero(name: str, rest: Tensor, admissible: Tensor) -> None:
 
 
 def _compare(
-    name: str, answer: Tensor, truth: Reference, arithmetic: Arithmetic, accuracy: Accuracy, together: bool
+    name: str,
+    answer: Tensor,
+    truth: Reference,
+    arithmetic: Arithmetic,
+    accuracy: Accuracy,
+    suspects: Suspects,
+    together: bool,
 ) -> float:
     """The largest error in units of the reference's largest value; raises where one is inadmissible."""
     of, dtype = OUTPUT if name == UNDER_NO_GRAD else name, arithmetic.tensors
@@ -228,7 +272,8 @@ def _compare(
         raise Mismatch(
             f"the {name} is {got:.9g} where {wanted:.9g} is right, {float(ratio.flatten()[worst]):.3g} times "
             f"the admissible error, at {position}; {int((ratio > 1).sum())} of "
-            f"{right.numel()} elements are wrong{diagnose(of, answer, right, ratio > 1)}"
+            f"{right.numel()} elements are wrong{diagnose(of, answer, right, ratio > 1)}",
+            suspects.cause(of, answer, right, ratio > 1),
         )
     joint = rms_error_ratio(answer, right, truth.rms_tolerance(of, dtype, accuracy)) if together else 0.0
     if joint > 1:

@@ -8,6 +8,7 @@ compared with their copies. docs/correctness.md explains all of it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -17,9 +18,9 @@ from typing import Any
 import torch
 
 from convbench.registry.authoring.derived_backward import backward_is_derived
-from convbench.registry.conformance.aliasing import History, can_refill
+from convbench.registry.conformance.aliasing import History, can_refill, same
 from convbench.registry.conformance.cases import Case, conformance_cases, refused_calls
-from convbench.registry.conformance.diagnosis import crash_message
+from convbench.registry.conformance.diagnosis import UNKNOWN, crash_cause, crash_message
 from convbench.registry.conformance.random_cases import generated_cases
 from convbench.registry.conformance.report import (
     CASE,
@@ -33,11 +34,11 @@ from convbench.registry.conformance.report import (
     State,
 )
 from convbench.registry.conformance.repro import literal, python_of
-from convbench.registry.conformance.run_case import Mismatch, call_once, run_case
+from convbench.registry.conformance.run_case import NOT_DETERMINISTIC, Mismatch, call_once, run_case
 from convbench.registry.conformance.tolerances import ELEMENTWISE
 from convbench.registry.discovery.plugins import describe, discover
-from convbench.registry.errors import UnknownName, Unsupported, UsageError, out_of_memory
-from convbench.registry.integrity.global_state import global_state_kept
+from convbench.registry.errors import UnknownName, Unsupported, UsageError, choices, out_of_memory
+from convbench.registry.integrity.global_state import global_state_kept, memory_filled
 from convbench.registry.integrity.monkeypatch_guard import IntegrityError, Originals
 from convbench.registry.known_faults import KnownFault, can_disable, disabled, fault_of_case
 from convbench.registry.ops.contract import OPS, Op
@@ -96,12 +97,19 @@ def verify(
     violation = check_integrity(backend)
     if violation is not None:
         return Report(backend.name, (violation,))
+    for name in backend.ops if cases is None else ():
+        if name not in OPS:
+            text = f"it offers an unknown op {name!r}; {choices(name, OPS)}"
+            outcomes.append(Outcome(name, name, "", "", "failed", text, cause=text))
     for name, op in OPS.items():
         if name not in backend.ops:
             if cases is None and op.base is None:  # a fused one is no more than two others
                 outcomes += [
                     Outcome(name, name, dtype, device, "unsupported", "not offered") for dtype in wanted
                 ]
+            continue
+        if (wrong := check_signature(backend, op)) is not None:
+            outcomes.append(wrong)
             continue
         verifier = _Verifier(backend, op, device, seed, attempt, once)
         if cases is not None:
@@ -172,9 +180,11 @@ def check_with(
     kind = numbers.tensors
     accuracy = backend.accuracy.get(op.name, ELEMENTWISE)
 
-    def outcome(state: State, message: str = "", error: float = 0.0) -> Outcome:
+    def outcome(state: State, message: str = "", error: float = 0.0, cause: str = "") -> Outcome:
         python = python_of(backend.name, case, dtype, device, seed) if state in ("failed", "crashed") else ""
-        return Outcome(op.name, str(case), dtype, device, state, message, error, reproduction=python)
+        return Outcome(
+            op.name, str(case), dtype, device, state, message, error, reproduction=python, cause=cause
+        )
 
     if kind.itemsize < 4:
         # the gradients in between would be rounded to half precision, and torch's own kernels multiply the zeros
@@ -198,10 +208,27 @@ def check_with(
     except Unsupported as refusal:
         return outcome("unsupported", str(refusal))
     except (Mismatch, IntegrityError) as mismatch:
-        return outcome("failed", str(mismatch))
+        cause = getattr(mismatch, "cause", "")
+        if (
+            cause.endswith(UNKNOWN)
+            and backend.deterministic
+            and not _repeats(implementation, case, kind, place)
+        ):
+            cause = NOT_DETERMINISTIC
+        return outcome("failed", str(mismatch), cause=cause)
     except Exception as crash:  # noqa: BLE001 - a backend's code: anything can come out of it
-        return replace(outcome("crashed", crash_message(crash)), memory=out_of_memory(crash))
+        cause = crash_cause(crash)
+        return replace(outcome("crashed", crash_message(crash), cause=cause), memory=out_of_memory(crash))
     return outcome("passed", error=error)
+
+
+def _repeats(
+    implementation: Callable[..., Any], case: Case, dtype: torch.dtype, device: torch.device
+) -> bool:
+    """Whether two calls with the same arguments have the same output."""
+    with torch.no_grad():
+        first, second = (implementation(**case.arguments(dtype, device, seed=0)).clone() for _ in range(2))
+    return same(first, second)
 
 
 def check_integrity(backend: Backend) -> Outcome | None:
@@ -228,8 +255,42 @@ def check_refusal(backend: Backend, op: Op, case: Case, dtype: str, device: str)
     try:
         op.reference(**arguments)
     except Exception as error:  # noqa: BLE001 - whatever torch says of the call
-        message += f" {crash_message(error)}"
+        message += f" {crash_message(error)}; raise an exception as well"
     return Outcome(op.name, label, dtype, device, "failed", message, kind="refusal", reproduction=python)
+
+
+def _without_types(signature: inspect.Signature) -> str:
+    parameters = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
+    return str(inspect.Signature(parameters))
+
+
+def check_signature(backend: Backend, op: Op) -> Outcome | None:
+    """A failure where an implementation cannot be called as torch's function."""
+    implementation = backend.ops[op.name]
+    names = list(op.signature.parameters)
+    required = [name for name, each in op.signature.parameters.items() if each.default is each.empty]
+    try:
+        signature = inspect.signature(implementation, follow_wrapped=False)
+    except (TypeError, ValueError):  # of a compiled function
+        return None
+    try:
+        for called_with in (names, required):
+            signature.bind(**dict.fromkeys(called_with))
+    except TypeError as error:
+        problem = str(error)
+    else:
+        moved = [
+            name for name, own in zip(names, signature.parameters.values(), strict=False) if own.name != name
+        ]
+        if not moved or any(
+            own.kind in (own.VAR_POSITIONAL, own.VAR_KEYWORD) for own in signature.parameters.values()
+        ):
+            return None
+        problem = f"{moved[0]} has another place among its parameters"
+    code = getattr(inspect.unwrap(implementation), "__code__", None)
+    where = f" ({code.co_filename}, line {code.co_firstlineno})" if code is not None else ""
+    cause = f"it cannot be called as torch's function: write {op.name}{_without_types(op.signature)}"
+    return Outcome(op.name, op.name, "", "", "failed", f"{problem}{where}", cause=cause)
 
 
 @dataclass(frozen=True)
@@ -335,12 +396,9 @@ def _poisoned_memory() -> Iterator[None]:
     """Fill what `torch.empty` returns with NaN, as torch does for determinism's sake."""
     strict = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    memory: Any = torch.utils.deterministic  # a module that is a class, which type checkers do not see
-    filled = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    memory.fill_uninitialized_memory = True
     try:
-        yield
+        with memory_filled(True):
+            yield
     finally:
         torch.use_deterministic_algorithms(strict, warn_only=warn_only)
-        memory.fill_uninitialized_memory = filled

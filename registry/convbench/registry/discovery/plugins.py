@@ -23,13 +23,14 @@ from convbench.registry import hookspecs
 from convbench.registry.discovery.catalog import Catalog
 from convbench.registry.discovery.contract_version import check_contract
 from convbench.registry.discovery.plugin_errors import HookError, error_location, explain_missing
-from convbench.registry.errors import PluginError, choices
+from convbench.registry.errors import PluginError, choices, shown
 from convbench.registry.hookspecs import PROJECT
 from convbench.registry.records import Architecture, Backend, Dataset
 
 if TYPE_CHECKING:
     import click
 
+LONGEST = 1200  # characters of an exception's text
 # `torchvision/resnet18` is a name; `package:name` is reserved for choosing between plugins.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+/-]*")
 
@@ -49,7 +50,9 @@ class Plugin:
     def fault(self) -> str:
         """What is wrong with a broken plugin, in one line."""
         where = f" ({self.place})" if self.place else ""
-        return f"plugin {self.name!r} of {self.distribution} {self.version} is broken: {self.error}{where}"
+        return (
+            f"plugin {shown(self.name)} of {self.distribution} {self.version} is broken: {self.error}{where}"
+        )
 
 
 @dataclass(frozen=True)
@@ -202,6 +205,8 @@ _RECORD_HOOKS: dict[str, type[Any]] = {
 def describe(error: BaseException) -> str:
     """An exception in one line, with its type where convbench did not raise it."""
     text = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]}...{text[-LONGEST // 2 :]}"
     if isinstance(error, PluginError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -275,14 +280,18 @@ def _records(
         offered: Any = implementation()
         if not isinstance(offered, Iterable):
             raise HookError(
-                f"{hook} must return an iterable of {kind.__name__} records, not {offered!r}", implementation
+                f"{hook} must return an iterable of {kind.__name__} records, not {shown(offered)}",
+                implementation,
             )
         for record in offered:
             if not isinstance(record, kind):
-                raise HookError(f"{hook} must return {kind.__name__} records, not {record!r}", implementation)
+                raise HookError(
+                    f"{hook} must return {kind.__name__} records, not {shown(record)}", implementation
+                )
             name = record.stem if isinstance(record, Path) else record.name
             if not isinstance(name, str) or not NAME.fullmatch(name):
                 raise HookError(
-                    f"{hook}: {name!r} cannot be a name; letters, digits and _ . + / - can", implementation
+                    f"{hook}: {shown(name)} cannot be a name; letters, digits and _ . + / - can",
+                    implementation,
                 )
             yield name, record

@@ -16,6 +16,7 @@ from convbench.registry.ops.dtypes import FLOAT32_PRODUCTS
 
 PRODUCTS = (*FLOAT32_PRODUCTS, ("mkldnn", "matmul"), ("mkldnn", "conv"))
 _precision, _set_precision = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
+MEMORY: Any = torch.utils.deterministic  # a module that is a class, which type checkers do not see
 SEED = 0x5EED_0F_C0B_BE9C  # no plugin's choice
 
 
@@ -31,13 +32,22 @@ def _modes() -> int:
 
 
 def _fill() -> bool:
-    memory: Any = torch.utils.deterministic  # a module that is a class, which type checkers do not see
-    return bool(memory.fill_uninitialized_memory)
+    return bool(MEMORY.fill_uninitialized_memory)
 
 
 def _set_fill(value: bool) -> None:
-    memory: Any = torch.utils.deterministic
-    memory.fill_uninitialized_memory = value
+    MEMORY.fill_uninitialized_memory = value
+
+
+@contextmanager
+def memory_filled(value: bool) -> Iterator[None]:
+    """Whether torch fills new memory with NaN; it does so only where algorithms are deterministic, too."""
+    before = _fill()
+    _set_fill(value)
+    try:
+        yield
+    finally:
+        _set_fill(before)
 
 
 def _precisions() -> str:

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convbench.registry.conformance.cases import Case, conformance_cases
+from convbench.registry.conformance.diagnosis import crash_message
 from convbench.registry.conformance.report import Outcome, State
-from convbench.registry.discovery.plugins import describe
 from convbench.registry.errors import Unsupported
 from convbench.registry.ops.contract import OPS, Op
 from convbench.registry.ops.dtypes import arithmetic
 from convbench.registry.records import Backend
 from convbench.registry.routing.dispatch import use_backend
 
+DOES_NOT_COMPILE = "torch.compile does not take it: register it with torch.library, or declare compiles=False"
 TORCHS = {
     "aten", "c10d", "inductor", "mkldnn", "mkldnn_prepacked", "onednn", "prim", "prims", "profiler", "quantized",
 }  # fmt: skip
@@ -29,7 +30,7 @@ def check_torch(backend: Backend, op: str, dtype: str, device: str, seed: int = 
     from convbench.registry.conformance.verify import check
 
     for case in conformance_cases(op):
-        if check(backend, OPS[op], case, dtype, device, seed).state != "unsupported":
+        if check(backend, OPS[op], case, dtype, device, seed).state == "passed":
             yield check_compiled(backend, OPS[op], case, dtype, device, seed)
             yield from check_registered(backend, OPS[op], case, dtype, device, seed)
             return
@@ -53,7 +54,7 @@ def check_compiled(backend: Backend, op: Op, case: Case, dtype: str, device: str
     outcome = check_with(backend, compiled, op, case, dtype, device, seed)
     torch.compiler.reset()
     if outcome.state == "crashed":
-        outcome = replace(outcome, message=f"{outcome.message}; compiles=False would say so")
+        outcome = replace(outcome, cause=DOES_NOT_COMPILE)
     return replace(outcome, case=label, kind="compile", reproduction="")
 
 
@@ -75,14 +76,20 @@ def check_registered(
     arguments = case.arguments(arithmetic(dtype).tensors, torch.device(device), seed)
     for name, call in registered_calls(backend.ops[op.name], arguments).items():
         state: State = "passed"
-        message = ""
+        message = cause = ""
         try:
             torch.library.opcheck(call[0], *_copied(call[1:], needing=_differentiable(call)))
         except Unsupported as refusal:
             state, message = "unsupported", str(refusal)
         except Exception as error:  # noqa: BLE001 - a plugin's code: anything can come out of it
-            state, message = "failed", describe(error)
-        yield Outcome(op.name, f"opcheck of {name}", dtype, device, state, message, kind="opcheck")
+            state, message, cause = (
+                "failed",
+                crash_message(error),
+                "torch.library.opcheck fails: see its documentation",
+            )
+        yield Outcome(
+            op.name, f"opcheck of {name}", dtype, device, state, message, kind="opcheck", cause=cause
+        )
 
 
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]

@@ -63,10 +63,10 @@ class Summary:
 
 
 def summarise(model: nn.Module, input_shape: Sequence[int], depth: int = 1) -> Summary:
-    """Run `model` once in evaluation mode on an input (N, C, H, W), and tell what each layer made of it.
+    """Run `model` once in evaluation mode on an input (N, C, H, W), and describe each layer and its output.
 
-    The input is on the model's device; on `meta` nothing is computed, and shapes and counts come out all the
-    same. Layers down to `depth` have rows; a model without layers is its own row.
+    The input is on the model's device; on `meta` nothing is computed, and shapes and counts are the same.
+    Layers down to `depth` have rows; a model without layers is its own row.
 
     Raises:
         UsageError: the network cannot take this input; the message names the layer and the shape it was given.

@@ -1,7 +1,7 @@
-"""The ops of the contract: what a backend may implement, and what each call must answer.
+"""The ops of the contract: what a backend may implement, and what each call must return.
 
 An implementation takes and returns what `torch.nn.functional` does. The reference is torch's own op in
-float64, which shares no code path with the float32 kernels it is held against.
+float64, which shares no code path with float32 kernels.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class Op:
 
     Attributes:
         name: as in `Backend.ops`.
-        reference: the definition, in torch; run in float64 it is what answers are held against.
+        reference: the definition, in torch; outputs are compared with its result in float64.
         functions: the torch functions whose calls this op can serve; a fused op stands for several of them.
         modules: the `torch.nn` modules that make such calls.
         tensors: the differentiable tensor arguments.

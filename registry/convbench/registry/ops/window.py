@@ -28,7 +28,7 @@ class Window:
     """A window sliding over (H, W), every quantity as a (vertical, horizontal) pair.
 
     `before` and `after` are the rows and columns of padding at the top and left, and at the bottom and right. A
-    stride is at most the padded image, and a dilation between no two taps is 1, whatever the call says.
+    stride is at most the size of the padded image, and the dilation of a kernel with one tap is 1.
     """
 
     kernel_size: tuple[int, int]

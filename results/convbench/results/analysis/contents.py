@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def read_contents(run_dir: Path | str, *, rank: Rank = "served") -> Contents:
         epochs=tuple(read_records(curves, Epoch)) if curves.exists() else (),
         samples=samples,
         environment=read_environment(directory / "environment.json"),
-        suite=read_suite(directory / "suite.toml"),
+        suite=read_or_warn(directory / "suite.toml", read_text) or "",
     )
 
 
@@ -73,28 +73,27 @@ def read_environment(path: Path) -> Mapping[str, Any]:
 
     A fact of the wrong type is left out with a warning.
     """
-    if not path.exists():
-        return {}
-    try:
-        found = read_json(path)
-    except UsageError as error:
-        warnings.warn(f"{error}; the report does without it", stacklevel=3)
+    found = read_or_warn(path, read_json)
+    if found is None:
         return {}
     if not isinstance(found, dict):
-        warnings.warn(f"{path} is no JSON object; the report does without it", stacklevel=3)
+        done_without(f"{path} is no JSON object")
         return {}
-    wrong = [name for name, kind in SHOWN.items() if not isinstance(found.get(name), kind | None)]
-    for name in wrong:
-        warnings.warn(f"{path}: {name} is {shown(found.pop(name))}; the report does without it", stacklevel=3)
+    for name in [name for name, kind in SHOWN.items() if not isinstance(found.get(name), kind | None)]:
+        done_without(f"{path}: {name} is {shown(found.pop(name))}")
     return found
 
 
-def read_suite(path: Path) -> str:
-    """The text of suite.toml; empty where it is missing, or is no text (with a warning)."""
+def read_or_warn(path: Path, read: Callable[[Path], Any]) -> Any:
+    """What a file holds; None where it is missing, or cannot be read, with a warning."""
     if not path.exists():
-        return ""
+        return None
     try:
-        return read_text(path)
+        return read(path)
     except UsageError as error:
-        warnings.warn(f"{error}; the report does without it", stacklevel=3)
-        return ""
+        return done_without(str(error))
+
+
+def done_without(why: str) -> None:
+    """Warn of a file, or a part of one, that the report does without."""
+    warnings.warn(f"{why}; the report does without it", stacklevel=3)

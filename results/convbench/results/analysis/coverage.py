@@ -47,14 +47,14 @@ class Attribution:
     """What a backend computed, op by op, and the ops it implements; `flops` is the share over all ops."""
 
     shares: tuple[Share, ...] = ()
-    claimed: frozenset[str] = frozenset()
+    supported: frozenset[str] = frozenset()
     flops: float | None = None
     derived: tuple[str, ...] = ()
 
     @property
     def partial(self) -> tuple[Share, ...]:
         """The ops that it implements and left to torch all the same, in part or wholly."""
-        return tuple(share for share in self.shares if not share.whole and share.op in self.claimed)
+        return tuple(share for share in self.shares if not share.whole and share.op in self.supported)
 
     @property
     def missing(self) -> tuple[Share, ...]:
@@ -73,20 +73,22 @@ class Attribution:
 def attribution(rows: Iterable[Row]) -> Attribution:
     """The coverage of one backend from its rows; where they differ, the smallest share counts."""
     least: dict[str, Share] = {}
-    claimed: set[str] = set()
+    supported: set[str] = set()
     derived: dict[str, None] = {}
     fractions = []
     for row in rows:
         own = shares(row)
         # Rows of earlier versions do not list the ops that a backend implements: take those it computed.
-        claimed.update(names(row.claimed) if row.claimed else [share.op for share in own if share.served])
+        supported.update(
+            names(row.supported_ops) if row.supported_ops else [share.op for share in own if share.served]
+        )
         derived |= dict.fromkeys(names(row.derived_backward))
         if row.served_flops_fraction is not None:
             fractions.append(row.served_flops_fraction)
         for share in own:
             least[share.op] = min(least.get(share.op, share), share, key=lambda each: each.fraction)
     return Attribution(
-        tuple(least.values()), frozenset(claimed), min(fractions, default=None), tuple(derived)
+        tuple(least.values()), frozenset(supported), min(fractions, default=None), tuple(derived)
     )
 
 

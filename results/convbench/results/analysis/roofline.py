@@ -54,14 +54,12 @@ class Reached:
 
     @property
     def shares(self) -> str:
-        """The shares of what is attainable by the step as a whole, and by its layers one after another."""
-        whole = "" if self.fraction is None else f", {percent(self.fraction)} of its roof"
-        layers = (
-            ""
-            if self.line.roofline_fraction is None
-            else f", {percent(self.line.roofline_fraction)} of what its layers allow one by one"
-        )
-        return whole + layers
+        """The shares of the attainable speed: of the step as a whole, and of its layers one after the other."""
+        if self.fraction is None:
+            return ""
+        layers = self.line.roofline_fraction
+        by_layer = "" if layers is None else f" ({percent(layers)} if every layer has a roof of its own)"
+        return f", {percent(self.fraction)} of its roof{by_layer}"
 
     @property
     def text(self) -> str:
@@ -87,8 +85,7 @@ def reached(contents: Contents) -> list[Reached]:
 
 def roof(environment: Mapping[str, Any], device: str, dtype: str) -> Roof | None:
     """The measured peaks of a device with a dtype; None where environment.json has no such numbers."""
-    peaks = environment.get("peaks")
-    devices = peaks if isinstance(peaks, dict) else {}
+    devices = measured_peaks(environment)
     of_device = devices.get(device) or devices.get(device.partition(":")[0]) or {}
     found = of_device.get(dtype) if isinstance(of_device, dict) else None
     if not isinstance(found, dict):
@@ -99,15 +96,19 @@ def roof(environment: Mapping[str, Any], device: str, dtype: str) -> Roof | None
 
 def peaks_of(environment: Mapping[str, Any]) -> list[tuple[str, Roof]]:
     """Every measured peak, with its device."""
-    peaks = environment.get("peaks")
-    devices = peaks if isinstance(peaks, dict) else {}
-    found = [
-        (device, roof(environment, device, dtype))
-        for device, dtypes in devices.items()
+    return [
+        (device, each)
+        for device, dtypes in measured_peaks(environment).items()
         if isinstance(dtypes, dict)
         for dtype in dtypes
+        if (each := roof(environment, device, dtype))
     ]
-    return [(device, each) for device, each in found if each]
+
+
+def measured_peaks(environment: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The peaks in environment.json, by device and dtype, as they are there."""
+    peaks = environment.get("peaks")
+    return peaks if isinstance(peaks, dict) else {}
 
 
 def positive(value: float | None) -> TypeGuard[float]:

@@ -8,6 +8,11 @@ degrees of freedom. This is the only method for intervals: the table of a run, i
 same numbers for the same processes. A bootstrap was tried and dropped: with three processes a side, its 99 %
 interval misses the equality of equals one time in seven.
 
+Two processes hardly show their spread: Welch's interval is then up to thirteen standard errors wide on either
+side. A side of two therefore takes a part of its variance from the other lines of its comparison group, as limma
+does (Smyth, "Linear models and empirical Bayes methods", 2004); see `moderated`. Three and more stand for
+themselves, since the noise of backends differs.
+
 Where both sides come from one interleaved run, a process has a counterpart that ran just before or after it.
 From PAIRED_FROM of them on, the logarithms of their ratios are tested instead, with Student's t: what a busy
 machine does to both alike then cancels. Which test is taken depends on how many there are and never on what they
@@ -30,11 +35,19 @@ five processes a side, at most 1 % and 3 %.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from convbench.results.analysis.statistics import Interval, exponential, holm, t_quantile, t_tail
+from convbench.results.analysis.statistics import (
+    Interval,
+    exponential,
+    holm,
+    mean_interval,
+    t_quantile,
+    t_tail,
+)
 
 Times: TypeAlias = Mapping[Hashable, float]  # the median step of each process, by what names the process
 
@@ -52,16 +65,21 @@ ASSUMED_SPREAD = 0.10
 KNOWN = 1e6  # values that an assumed spread counts as: there is nothing uncertain about an assumption
 FLOOR_SPREAD = 0.001  # three processes may agree by chance, or their times be rounded
 FLOOR_POINTS = 0.001  # of accuracy: ten of ten thousand images
+PRIOR = 3  # degrees of freedom of the group's variance in that of two processes
 PAIRED_FROM = 6  # processes a side: pairs have half as many degrees of freedom, which fewer cannot spare
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two sides lie apart, on the scale of the test: its standard error, freedom and p-value."""
+    """How far two sides lie apart, on the scale of the test: its standard error, freedom and p-value.
+
+    `processes` is the number of processes a side, the harmonic mean where the sides differ.
+    """
 
     estimate: float
     error: float
     freedom: float
+    processes: float = 1.0
     assumed: bool = False  # a spread was assumed for a side of a single process
     paired: bool = False  # each process was compared with its counterpart
 
@@ -74,11 +92,104 @@ class Difference:
         """Half the width of the interval that leaves `tail` on both sides together."""
         return -t_quantile(tail / 2, self.freedom) * self.error
 
+    def interval(self) -> Interval:
+        """The ratio that a difference of logarithms stands for, with its interval."""
+        margin = self.margin(1 - CONFIDENCE)
+        return Interval(*map(exponential, (self.estimate, self.estimate - margin, self.estimate + margin)))
+
+
+MOST = 1000  # processes a side: nobody takes more
+POWER = 0.9  # chance that so many show it, if the data have the true difference and spread
+
+
+def processes_to_show(gap: Difference, distance: float, tail: float) -> int | None:
+    """How many processes a side would show that the difference lies no further off than `distance`, estimated
+    from their spread; `tail` is left on both sides together. None for more than MOST."""
+
+    def is_enough(processes: int) -> bool:
+        freedom = processes - 1 if gap.paired and processes >= PAIRED_FROM else 2 * (processes - 1)
+        error = gap.error * math.sqrt(gap.processes / processes)
+        return (t_quantile(POWER, freedom) - t_quantile(tail / 2, freedom)) * error <= distance
+
+    there = math.floor(gap.processes) + 1
+    found = bisect_left(range(there, MOST + 1), True, key=is_enough) + there
+    return found if found <= MOST else None
+
+
+def processes_to_decide(gap: Difference, matters: float, together: int) -> int | None:
+    """How many processes a side would call an unclear one of `together` differences different, or the same."""
+    away = abs(gap.estimate)
+    if away > matters:
+        return processes_to_show(gap, away, ALPHA / together)
+    return processes_to_show(gap, matters - away, 1 - CONFIDENCE)
+
+
+def processes_to_pass(gap: Difference, limit: float, together: int) -> int | None:
+    """How many processes a side would show whether a slow-down stays below `limit`."""
+    if gap.estimate < limit:
+        return processes_to_show(gap, limit - gap.estimate, 2 * (1 - CONFIDENCE))
+    return processes_to_show(gap, gap.estimate, ALPHA / together)
+
+
+def would_decide(needed: Collection[int | None]) -> str:
+    """How many processes a side would decide the pairs that are not decided, in words; empty without any."""
+    known = sorted(each for each in needed if each is not None)
+    if not known:
+        what = "it" if len(needed) == 1 else "them"
+        return f"to decide {what} takes more than {MOST:,} processes a side" if needed else ""
+    if len(needed) == 1:
+        return f"about {known[0]} processes a side would decide this"
+    decided = {each: sum(one <= each for one in known) for each in (known[(len(known) - 1) // 2], known[-1])}
+    said = [
+        f"about {each}{side} would decide {'all' if n == len(needed) else n}"
+        for (each, n), side in zip(decided.items(), (" processes a side", ""), strict=False)
+    ]
+    return f"of {len(needed)} unclear pairs, {', '.join(said)}"
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """The squared deviations of logarithms of times within the lines of a comparison group, and their freedom."""
+
+    squares: float = 0.0
+    freedom: int = 0
+
+
+def scatter(lines: Iterable[Collection[float]]) -> Scatter:
+    """That of lines, each the times of its processes."""
+    logs = [list(map(math.log, times)) for times in lines if len(times) > 1]
+    return Scatter(
+        sum(variance(line) * (len(line) - 1) for line in logs), sum(len(line) - 1 for line in logs)
+    )
+
+
+def moderated(own: float, group: Scatter) -> tuple[float, float]:
+    """The variance of a side of two processes and its degrees of freedom, from its own and that of its group.
+
+    The other lines of the group count as PRIOR degrees of freedom; what they lack of them, ASSUMED_SPREAD fills.
+    They count for less the further the two processes lie apart, which a noisier backend may cause. In the degrees
+    of freedom they count half, because both sides of a comparison take from the same lines, and for one at least.
+    """
+    others = group.freedom - 1
+    missing = max(PRIOR - others, 0)
+    squares = max(group.squares - own, 0.0) + missing * ASSUMED_SPREAD**2
+    prior = max(squares / (others + missing), FLOOR_SPREAD**2)
+    own = max(own, FLOOR_SPREAD**2)
+    weight = PRIOR * min(1.0, prior / own) ** 2
+    return (weight * prior + own) / (weight + 1), 1 + max(weight, 1) / 2
+
 
 def difference(
-    base: Sequence[float], new: Sequence[float], floor: float, assumed: float | None
+    base: Sequence[float],
+    new: Sequence[float],
+    floor: float,
+    assumed: float | None,
+    group: Scatter | None = None,
 ) -> Difference | None:
-    """The difference of the means, new - base; None if a side has one value and no spread is assumed."""
+    """The difference of the means, new - base; None if a side has one value and no spread is assumed.
+
+    With a `group`, the variance of a side of two is moderated.
+    """
     variances: list[tuple[float, float]] = []
     single = False
     for values in (base, new):
@@ -88,11 +199,15 @@ def difference(
                 return None
             single = True
             variances.append((KNOWN, assumed**2))
+        elif count == 2 and group is not None:
+            squared, freedom = moderated(variance(values), group)
+            variances.append((freedom + 1, squared / count))
         else:
             variances.append((count, max(variance(values), floor**2) / count))
     error = math.sqrt(sum(squared for _, squared in variances))
     estimate = sum(new) / len(new) - sum(base) / len(base)
-    return Difference(estimate, error, welch_freedom(variances), single)
+    processes = 2 / (1 / len(base) + 1 / len(new))
+    return Difference(estimate, error, welch_freedom(variances), processes, single)
 
 
 def variance(values: Sequence[float]) -> float:
@@ -108,26 +223,34 @@ def welch_freedom(variances: Sequence[tuple[float, float]]) -> float:
     return total**2 / parts if parts > 0 else float(sum(number - 1 for number, _ in variances))
 
 
-def time_difference(base: Times, new: Times) -> Difference:
+def time_difference(base: Times, new: Times, group: Scatter | None = None) -> Difference:
     """The difference of the logarithms of two sides' times, paired where both have the same PAIRED_FROM or more
-    processes."""
+    processes. Both sides are lines of `group`; without one, they are all of it."""
     if len(base) >= PAIRED_FROM and base.keys() == new.keys():
         return paired_log_difference(list(base.values()), [new[process] for process in base])
-    return log_difference(list(base.values()), list(new.values()))
+    return log_difference(list(base.values()), list(new.values()), group)
 
 
-def time_ratio(base: Times, new: Times) -> Interval | None:
+def time_ratio(base: Times, new: Times, group: Scatter | None = None) -> Interval | None:
     """The ratio new / base of times with its interval; None where a side has fewer than two processes."""
     if min(len(base), len(new)) < 2:
         return None
-    gap = time_difference(base, new)
-    margin = gap.margin(1 - CONFIDENCE)
-    return Interval(*map(exponential, (gap.estimate, gap.estimate - margin, gap.estimate + margin)))
+    return time_difference(base, new, group).interval()
 
 
-def log_difference(base: Sequence[float], new: Sequence[float]) -> Difference:
+def time_interval(times: Collection[float], group: Scatter) -> Interval | None:
+    """The geometric mean of the times of a line of `group`, with its interval; None for fewer than two."""
+    if len(times) != 2:
+        return mean_interval(list(times), CONFIDENCE)
+    logs = list(map(math.log, times))
+    squared, freedom = moderated(variance(logs), group)
+    return Difference(sum(logs) / 2, math.sqrt(squared / 2), freedom).interval()
+
+
+def log_difference(base: Sequence[float], new: Sequence[float], group: Scatter | None = None) -> Difference:
     """The difference of the logarithms of two sides' times: its exponential is their ratio, new / base."""
-    found = difference(list(map(math.log, base)), list(map(math.log, new)), FLOOR_SPREAD, ASSUMED_SPREAD)
+    logs = list(map(math.log, base)), list(map(math.log, new))
+    found = difference(*logs, FLOOR_SPREAD, ASSUMED_SPREAD, group or scatter([base, new]))
     assert found is not None  # a spread is assumed where there is none
     return found
 
@@ -138,7 +261,7 @@ def paired_log_difference(base: Sequence[float], new: Sequence[float]) -> Differ
     gaps = [math.log(after / before) for before, after in zip(base, new, strict=True)]
     count = len(gaps)
     error = math.sqrt(max(variance(gaps), 2 * FLOOR_SPREAD**2) / count)
-    return Difference(sum(gaps) / count, error, count - 1, paired=True)
+    return Difference(sum(gaps) / count, error, count - 1, count, paired=True)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,19 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from convbench.results.analysis.coverage import Attribution, Rank, attribution, remarks
 from convbench.results.analysis.flags import flag_counts, flagged
-from convbench.results.analysis.significance import MIN_EFFECT, judge, time_difference, time_ratio
+from convbench.results.analysis.significance import (
+    MIN_EFFECT,
+    Scatter,
+    judge,
+    scatter,
+    time_difference,
+    time_ratio,
+)
 from convbench.results.analysis.statistics import Interval, geometric_mean, median
 from convbench.results.schema import MEASURED, Row, Status, Summary
 from convbench.results.storage.csv_format import Process
@@ -130,6 +138,11 @@ class Group:
     subject: str
     lines: tuple[Line, ...]
 
+    @cached_property
+    def scatter(self) -> Scatter:
+        """How far apart the processes of each line are."""
+        return scatter_of(line.rows for line in self.lines)
+
 
 @dataclass(frozen=True)
 class Table:
@@ -163,7 +176,8 @@ def comparison_table(rows: Iterable[Row], *, rank: Rank = "served") -> Table:
         competitors = {name: own for name, own in competitors.items() if not cannot_run(own)}
         failed += [row for own in competitors.values() for row in own]
         baseline = [] if alone else competitors.get(BASELINE, [])
-        lines = [summed_up(name, own, baseline, rank) for name, own in competitors.items()]
+        spread = scatter_of(competitors.values())
+        lines = [summed_up(name, own, baseline, rank, spread) for name, own in competitors.items()]
         lines.sort(
             key=lambda each: (
                 each.images_per_second is None,
@@ -212,7 +226,9 @@ def conditions_of(row: Row, shared: str) -> Conditions:
     return Conditions(shared, row.device, row.dtype, row.batch_size, row.memory_format, row.mode)
 
 
-def summed_up(name: str, rows: Sequence[Row], baseline: Sequence[Row], rank: Rank) -> Line:
+def summed_up(
+    name: str, rows: Sequence[Row], baseline: Sequence[Row], rank: Rank, spread: Scatter | None = None
+) -> Line:
     """Sum up the rows of one line of a group."""
     timed, trained, first = measured(rows, "time"), measured(rows, "train"), rows[0]
     step_ms = center(row.step_ms_median for row in timed)
@@ -220,9 +236,8 @@ def summed_up(name: str, rows: Sequence[Row], baseline: Sequence[Row], rank: Ran
     covered = attribution(rows)
     ranked = covered.whole or rank == "all"
     # the speed's ratio is the inverse of the time's, so the sides change places
-    interval = (
-        None if name == BASELINE else time_ratio(step_ms_by_process(rows), step_ms_by_process(baseline))
-    )
+    sides = step_ms_by_process(rows), step_ms_by_process(baseline)
+    interval = None if name == BASELINE else time_ratio(*sides, spread)
     reached = accuracy(trained)
     score = None if reached is None or reached.is_loss else reached
     remarks_of = dict.fromkeys(
@@ -373,7 +388,12 @@ def standings(table: Table) -> list[Standing]:
     """The fastest line of each group, and whether the others are shown to be slower."""
     timed = [timed_lines(group) for group in table.groups]
     pairs = [(at, lines[0], line) for at, lines in enumerate(timed) for line in lines[1:]]
-    gaps = [time_difference(*(step_ms_by_process(each.rows) for each in both)) for _, *both in pairs]
+    gaps = [
+        time_difference(
+            step_ms_by_process(first.rows), step_ms_by_process(line.rows), table.groups[at].scatter
+        )
+        for at, first, line in pairs
+    ]
     words: dict[str, Verdict] = {"more": "behind", "same": "same", "less": "unclear", "unclear": "unclear"}
     found: list[dict[str, Verdict]] = [{} for _ in timed]
     for (at, _, line), judged in zip(pairs, judge(gaps, math.log1p(MIN_EFFECT)), strict=True):
@@ -394,6 +414,11 @@ def step_ms_by_process(rows: Iterable[Row]) -> dict[Hashable, float]:
     """The median step time of each process that was timed, by run, seed and round."""
     timed = ((row, row.step_ms_median or 0.0) for row in measured(rows, "time"))
     return {(row.run_id, row.seed, row.round): value for row, value in timed if 0 < value < math.inf}
+
+
+def scatter_of(lines: Iterable[Iterable[Row]]) -> Scatter:
+    """How far apart the processes of each line are, from its rows."""
+    return scatter(step_ms_by_process(rows).values() for rows in lines)
 
 
 def nothing_to_serve(group: Group) -> bool:

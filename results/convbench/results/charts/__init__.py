@@ -44,7 +44,9 @@ def _stacked(charts: list[alt.LayerChart], why_none: str) -> alt.VConcatChart:
     import altair as alt
 
     from convbench.registry.errors import UsageError
+    from convbench.results.charts.render import ON_WHITE
 
     if not charts:
         raise UsageError(f"there is nothing to draw: {why_none}")
-    return alt.VConcatChart(vconcat=charts, resolve=alt.Resolve(scale={"color": "independent"}))
+    apart = alt.Resolve(scale={"color": "independent"})
+    return alt.VConcatChart(vconcat=charts, resolve=apart, config=ON_WHITE)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 
 from convbench.results.charts.charts import ROLES, Chart, curves, ratio_forest
 from convbench.results.comparison.compare import Comparison
-from convbench.results.comparison.pairing import name
-from convbench.results.schema import Combination
+from convbench.results.comparison.pairing import name, without_shared
 from convbench.results.tables.escaping import flatten
 
 DRAWN = 40
@@ -19,9 +16,9 @@ HISTORIES = 10
 def comparison_charts(comparison: Comparison) -> list[Chart]:
     """The charts, of which there may be none."""
     pairs = sorted(comparison.times, key=lambda pair: (pair.verdict in ("same", "unclear"), -pair.ratio))
-    named = told_apart(
-        [*(pair.combination for pair in pairs), *(trend.combination for trend in comparison.trends)]
-    )
+    combinations = [*(pair.combination for pair in pairs), *(each.combination for each in comparison.trends)]
+    names, _ = without_shared([flatten(name(each)) for each in combinations])
+    named = dict(zip(combinations, names, strict=True))
     several = len(comparison.files) > 2
     found: list[Chart] = []
     if pairs:
@@ -64,15 +61,3 @@ def comparison_charts(comparison: Comparison) -> list[Chart]:
         x, y = ("file", "file, in the order given"), ("ratio", "step time over that of the first file")
         found.append(curves(pd.DataFrame(points), "History of the step time", x, y, note, start=1.0))
     return found
-
-
-def told_apart(combinations: Sequence[Combination]) -> dict[Combination, str]:
-    """Names of combinations without the parts that all of them share."""
-    parts = {each: flatten(name(each)).split("/") for each in combinations}
-    if len(parts) < 2 or len({len(each) for each in parts.values()}) > 1:
-        return {each: "/".join(own) for each, own in parts.items()}
-    differ = [len(set(column)) > 1 for column in zip(*parts.values(), strict=True)]
-    return {
-        each: "/".join(part for part, kept in zip(own, differ, strict=True) if kept)
-        for each, own in parts.items()
-    }

@@ -33,6 +33,7 @@ CONFIG: dict[str, Any] = {
         "aria": False,
     },
 }  # fmt: skip
+ON_WHITE = CONFIG | {"background": "white"}  # of notebooks and files; the page has a ground of its own
 VARIABLES = {
     BLUE: "blue", ORANGE: "orange", GREY: "grey", INK: "ink", FAINT: "faint", GRID: "grid", PAPER: "page",
     **{colour: f"p{at}" for at, colour in enumerate(PARTS)},
@@ -94,7 +95,7 @@ def write_files(charts: Iterable[tuple[str, Chart]], target: Path) -> list[Path]
     written: list[Path] = []
     for about, chart in charts:
         spec = specification(chart)
-        spec["config"] = CONFIG | {"background": "white"}
+        spec["config"] = ON_WHITE
         if about:
             title = spec["title"]
             spec["title"] = title | {"subtitle": [each for each in (about, title.get("subtitle")) if each]}

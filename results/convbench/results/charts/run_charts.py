@@ -13,6 +13,7 @@ import pandas as pd
 from convbench.results.analysis.contents import Contents, read_contents
 from convbench.results.analysis.coverage import Rank
 from convbench.results.analysis.roofline import Roof, positive, reached, roof
+from convbench.results.analysis.significance import Scatter, time_interval
 from convbench.results.analysis.standings import (
     BASELINE,
     Accuracy,
@@ -23,7 +24,6 @@ from convbench.results.analysis.standings import (
     step_ms_by_process,
     step_samples,
 )
-from convbench.results.analysis.statistics import mean_interval
 from convbench.results.charts.charts import (
     Chart,
     curves,
@@ -69,7 +69,7 @@ def group_charts(contents: Contents, group: Group, *, brief: bool = False) -> li
     note = f"the first {DRAWN} of {len(lines)} {group.subject}s" if len(lines) > DRAWN else ""
     lines = lines[:DRAWN]
     styles = {line.name: style(line, group) for line in lines}
-    fast = speed(lines, styles, note)
+    fast = speed(lines, styles, note, group.scatter)
     if brief:
         return [fast] if fast else []
     epochs = epochs_of(contents, group, lines)
@@ -99,7 +99,7 @@ def style(line: Line, group: Group) -> dict[str, str]:
 Styles = Mapping[str, Mapping[str, str]]
 
 
-def speed(lines: Sequence[Line], styles: Styles, note: str) -> Chart | None:
+def speed(lines: Sequence[Line], styles: Styles, note: str, spread: Scatter) -> Chart | None:
     """Throughputs with their intervals over processes, and how they compare with torch's."""
     bars: list[dict[str, Any]] = []
     for line in lines:
@@ -107,7 +107,7 @@ def speed(lines: Sequence[Line], styles: Styles, note: str) -> Chart | None:
             continue
         value = float(line.images_per_second or 0)
         low = high = math.nan
-        interval = mean_interval(list(step_ms_by_process(line.rows).values()))
+        interval = time_interval(step_ms_by_process(line.rows).values(), spread)
         if interval is not None and line.step_ms:
             low, high = value * line.step_ms / interval.high, value * line.step_ms / interval.low
         ratio = f", {number(line.speedup)}×" if line.speedup and line.name != BASELINE else ""
@@ -131,12 +131,7 @@ def distribution(
 ) -> Chart | None:
     """The step times that were measured."""
     steps = [
-        {
-            **styles[line.name],
-            "label": styles[line.name]["name"],
-            "process": process,
-            "step_ms": value,
-        }
+        {**styles[line.name], "label": styles[line.name]["name"], "process": process, "step_ms": value}
         for line in lines
         for process, values in enumerate(step_samples(line.timed, samples), 1)
         for value in values

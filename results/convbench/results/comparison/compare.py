@@ -19,10 +19,14 @@ from convbench.results.analysis.significance import (
     OF_TIMES,
     Difference,
     Judged,
+    Times,
     Verdict,
     difference,
     judge,
+    processes_to_decide,
+    scatter,
     time_difference,
+    would_decide,
 )
 from convbench.results.analysis.statistics import exponential, geometric_mean
 from convbench.results.comparison.gate import gate
@@ -56,7 +60,9 @@ class TimePair:
     processes so many and so spread could have shown. `note` has warnings about the pair; `paired`
     marks that each process was compared with its counterpart of the same round of the same run. `base_served` and
     `new_served` are the shares of the FLOPs that the backend computed itself, None where a side does not tell.
-    `base_flags` and `new_flags` count the processes that have each flag.
+    `base_flags` and `new_flags` count the processes that have each flag. `standard_error` is that of the
+    ratio's logarithm; `processes_needed` estimates how many processes a side would decide an unclear pair, None
+    where it is decided or would take more than 1,000.
     """
 
     combination: Combination
@@ -78,6 +84,8 @@ class TimePair:
     new_served: float | None = None
     base_flags: Mapping[str, int] = field(default_factory=dict)
     new_flags: Mapping[str, int] = field(default_factory=dict)
+    standard_error: float = 0.0
+    processes_needed: int | None = None
 
     @property
     def served_less(self) -> bool:
@@ -112,7 +120,8 @@ class AccuracyPair:
 class Comparison(Displayed):
     """What `compare` found: `files` are the names of the base and of what was compared with it.
 
-    `remarks` are warnings about all pairs of two files, such as runs that were not interleaved.
+    `remarks` are warnings about all pairs of two files, such as runs that were not interleaved. `advice` says
+    how many processes would decide the pairs of times that are unclear; it is empty where none is.
     """
 
     files: tuple[str, ...]
@@ -122,6 +131,7 @@ class Comparison(Displayed):
     trends: tuple[Trend, ...]
     min_effect: float
     remarks: tuple[str, ...] = ()
+    advice: str = ""
 
     def gate(self, slower: float, *, allow_unclear: bool = False) -> str:
         """Refuse a slow-down by more than `slower` (0.05 is 5 %); return what passing is worth.
@@ -197,14 +207,16 @@ def compare(
             remarks.append(time_apart(first, side))
     if not matches:
         raise NothingRan(f"nothing could be compared: {reasons(left_out)}")
+    times = compare_times(matches, min_effect)
     return Comparison(
         files=tuple(files),
-        times=compare_times(matches, min_effect),
+        times=times,
         accuracies=compare_accuracies(matches),
         left_out=tuple(left_out),
         trends=trends(files, matches, min_effect) if more else (),
         min_effect=min_effect,
         remarks=tuple(filter(None, remarks)),
+        advice=would_decide([pair.processes_needed for pair in times if pair.verdict == "unclear"]),
     )
 
 
@@ -222,7 +234,17 @@ def labels(sources: Sequence[Source]) -> list[str]:
 def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair, ...]:
     """Judge the step times of all pairs together."""
     timed = [each for each in matches if each.base.step_ms and each.new.step_ms]
-    gaps = [time_difference(each.base.times, each.new.times) for each in timed]
+    groups: dict[Combination, dict[tuple[str, Combination], Times]] = {}
+    for each in timed:
+        lines = groups.setdefault(group_of(each.combination), {})
+        lines["", each.combination] = each.base.times
+        lines[each.file, each.combination] = each.new.times
+    spreads = {group: scatter(times.values() for times in lines.values()) for group, lines in groups.items()}
+    gaps = [
+        time_difference(each.base.times, each.new.times, spreads[group_of(each.combination)])
+        for each in timed
+    ]
+    matters = math.log1p(min_effect)
     return tuple(
         TimePair(
             combination=each.combination,
@@ -249,9 +271,18 @@ def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair
             new_served=each.new.served,
             base_flags=each.base.flags,
             new_flags=each.new.flags,
+            standard_error=gap.error,
+            processes_needed=processes_to_decide(gap, matters, len(gaps))
+            if judged.verdict == "unclear"
+            else None,
         )
-        for each, gap, judged in zip(timed, gaps, judge(gaps, math.log1p(min_effect)), strict=True)
+        for each, gap, judged in zip(timed, gaps, judge(gaps, matters), strict=True)
     )
+
+
+def group_of(combination: Combination) -> Combination:
+    """What the lines of a comparison group share: all but backend and seed."""
+    return replace(combination, backend="", seed=0)
 
 
 def compare_accuracies(matches: Sequence[Match]) -> tuple[AccuracyPair, ...]:

@@ -12,13 +12,15 @@ from convbench.registry.cli.terminal import PIPED, Column, table_text, wrapped
 from convbench.results.analysis.significance import ALPHA, MIN_POINTS, effect
 from convbench.results.comparison.compare import AccuracyPair, Comparison, TimePair
 from convbench.results.comparison.history import Trend
-from convbench.results.comparison.pairing import Left, name, without_shared
+from convbench.results.comparison.pairing import PARTS, Left, name, without_shared
 from convbench.results.schema import COMBINATION
 from convbench.results.storage.csv_format import guard, line
 from convbench.results.tables.escaping import escape, flatten
 
 JSON_FORMAT = 1  # raised where a reader of the one before would go wrong
-WRAPS = {"note": 24, "reason": 24, "trend": 8, "level changed": 24, "change (95 % interval)": 16}
+TOLD_BELOW = ("note", "reason")
+NAMED = 8  # combinations that a note is of
+WRAPS = {"trend": 8, "level changed": 24, "change (95 % interval)": 16}
 SHOWN = 50  # of what was left out; CSV and JSON hold it all
 
 
@@ -141,27 +143,53 @@ def as_markdown(comparison: Comparison) -> str:
         parts.append(f"| {' | '.join(map(escape, headings))} |\n|{' --- |' * len(headings)}")
         parts += [f"| {' | '.join(map(escape, row))} |" for row in rows]
         parts.append("")
-    parts += [f"- {escape(remark)}." for remark in comparison.remarks] + [""] * bool(comparison.remarks)
+    remarks = [*comparison.remarks, *filter(None, [comparison.advice])]
+    parts += [f"- {escape(remark)}." for remark in remarks] + [""] * bool(remarks)
     return "\n".join([*parts, legend(comparison)]) + "\n"
 
 
 def as_table(comparison: Comparison, width: int = PIPED) -> str:
-    """Plain tables for a terminal of that many columns."""
+    """Plain tables for a terminal of that many columns, each with its notes and reasons below, said once."""
     parts = []
     for title, headings, rows in sections(comparison):
         at = headings.index("combination")
         names, shared = without_shared([row[at] for row in rows])
         texts = [[*row[:at], name, *row[at + 1 :]] for row, name in zip(rows, names, strict=True)]
+        below = [f"all of these: {shared}"] if shared else []
+        if headings[-1] in TOLD_BELOW:
+            below += told_once([" in ".join(row[at::-1]) for row in texts], [row[-1] for row in rows])
+            headings = headings[:-1]
         parts += wrapped(flatten(title), width)
-        columns = [
-            column(heading, [row[at] for row in texts], headings) for at, heading in enumerate(headings)
-        ]
-        parts.append(table_text(columns, width))
-        if shared:
-            parts[-1] += "".join(f"{each}\n" for each in wrapped(flatten(f"all of these: {shared}"), width))
-    for remark in comparison.remarks:
+        if len(headings) > at + 1:
+            columns = [
+                column(heading, [row[at] for row in texts], headings) for at, heading in enumerate(headings)
+            ]
+            parts += table_text(columns, width).splitlines()
+        parts += [part for each in below for part in wrapped(flatten(each), width)]
+        parts.append("")
+    for remark in filter(None, [*comparison.remarks, comparison.advice]):
         parts += wrapped(flatten(f"{remark}."), width)
     return "\n".join([*parts, *wrapped(flatten(legend(comparison)), width)]) + "\n"
+
+
+def told_once(names: Sequence[str], notes: Sequence[str]) -> list[str]:
+    """Each note with the names that it is of; notes of the same names are one."""
+    found: dict[str, list[str]] = {}
+    for whose, own in zip(names, notes, strict=True):
+        for note in filter(None, own.split(PARTS)):
+            found.setdefault(note, []).append(whose)
+    together: dict[tuple[str, ...], list[str]] = {}
+    for note, those in found.items():
+        together.setdefault(tuple(those), []).append(note)
+    return [f"{of_all(those, len(names))}: {PARTS.join(said)}" for those, said in together.items()]
+
+
+def of_all(names: Sequence[str], number: int) -> str:
+    """Some names of a number of names, in a line."""
+    if len(names) == number > 1:
+        return "all of these"
+    rest = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + rest
 
 
 def column(heading: str, cells: list[str], headings: list[str]) -> Column:

@@ -2,23 +2,22 @@
 
 The gate is a test of non-inferiority: a pair passes where its one-sided 95 % interval lies below the limit. All
 pairs have to pass (an intersection-union test), so this needs no correction for their number; failing does, and
-goes by the corrected verdict `slower`. Simulated in `tests/results/comparison/test_gate.py`, 8 processes a side
-with 2 % of noise and a limit of 5 %: a single pair of equals passes 99 times in 100, all of 40 pairs 94 times (of
-10 processes a side 99 times); a slow-down by 5 % passes one time in twenty, one by 6 % less than one in a hundred.
+goes by the corrected verdict `slower`. docs/comparing.md has how often equals pass, and what is slower.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from convbench.registry.errors import GateFailed, NothingRan, UsageError
 from convbench.results.analysis.coverage import served_change, unlike_shares
-from convbench.results.analysis.significance import effect
+from convbench.results.analysis.significance import Difference, effect, processes_to_pass, would_decide
 from convbench.results.comparison.pairing import name
 from convbench.results.wording import count
 
 if TYPE_CHECKING:
-    from convbench.results.comparison.compare import Comparison
+    from convbench.results.comparison.compare import Comparison, TimePair
 
 FINEST = 1e-3  # the smallest effect that a gate has looked for, however little it lets pass
 
@@ -55,10 +54,12 @@ def gate(comparison: Comparison, slower: float, *, allow_unclear: bool) -> str:
     undecided = [pair for pair in comparison.times if pair.upper >= 1 + slower]
     worst_of = max((pair for pair in undecided), key=lambda pair: pair.upper, default=None)
     if worst_of and (not allow_unclear or len(undecided) == len(comparison.times)):
+        limit, together = math.log1p(slower), len(comparison.times)
+        advice = would_decide([processes_to_pass(gap(pair), limit, together) for pair in undecided])
         raise NothingRan(
-            f"the gate cannot tell: in {len(undecided)} of {len(comparison.times)} pairs a slow-down by "
+            f"the gate cannot tell: in {len(undecided)} of {together} pairs a slow-down by "
             f"{slower:.1%} is not ruled out; {name(worst_of.combination)} may be slower by up to "
-            f"{effect(worst_of.upper)}. More processes (--rounds) or a quieter machine tell more"
+            f"{effect(worst_of.upper)}. {advice[0].upper()}{advice[1:]} (--rounds), or fewer on a quieter machine"
         )
     passed = (
         f"none of {len(comparison.times)} pairs is slower by more than {slower:.1%}, at 95 % confidence each"
@@ -70,3 +71,9 @@ def gate(comparison: Comparison, slower: float, *, allow_unclear: bool) -> str:
     if comparison.left_out:
         passed += f"; {count(len(comparison.left_out), 'combination')} could not be compared"
     return passed
+
+
+def gap(pair: TimePair) -> Difference:
+    """A pair's difference as it was tested, as far as the number of processes depends on it."""
+    processes = 2 / (1 / pair.base_processes + 1 / pair.new_processes)
+    return Difference(math.log(pair.ratio), pair.standard_error, math.nan, processes, paired=pair.paired)

@@ -14,6 +14,7 @@ from convbench.results.schema import CONDITIONS, Combination
 from convbench.results.wording import count
 
 UNKNOWN = frozenset({""})
+PARTS = "; "  # between the notes on a pair
 SHARED = 5  # conditions that a combination's name ends with, before its seed
 SEED = re.compile(r"s\d+")
 
@@ -58,6 +59,8 @@ def match(base: Side, new: Side, *, force: bool) -> tuple[list[Match], list[Left
             left.append(Left(combination, new.name, failed(new.name, fresh), lost=True))
         elif not comparable(old, fresh):
             missing = [failed(side.name, each) for side, each in ((base, old), (new, fresh))]
+            if old.failure and old.failure == fresh.failure:
+                missing = [f"on both sides: {old.failure}"]
             left.append(Left(combination, new.name, joined(*missing) or "not measured on both sides"))
         if not comparable(old, fresh):
             continue
@@ -89,7 +92,7 @@ def failed(name: str, measured: Measured) -> str:
 
 def joined(*notes: str) -> str:
     """The notes that are not empty, as one."""
-    return "; ".join(note for note in notes if note)
+    return PARTS.join(note for note in notes if note)
 
 
 def differences(base: Measured, new: Measured) -> Iterator[str]:

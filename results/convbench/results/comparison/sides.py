@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-UNTOLD = {"fused": "0", "beside": "0"}  # the values of files that were written before these columns existed
+UNTOLD = {
+    "fused": "0",
+    "concurrent_devices": "0",
+}  # the values of files that were written before these columns existed
 PROCESS = ("run_id", "kind", "round")
 OPTIONAL = ("flags", "started_at")  # a table made by hand may lack them
 VALUES = ("status", "error", "step_ms_median", "served_flops_fraction", "val_accuracy", "epochs")
@@ -117,10 +121,9 @@ def summed_up(
 
     if not len(frame):
         return {}
-    combination = codes(frame, tuple(COMBINATION))
     # A resumed run tries again what had failed, and appends: the last row of a process counts.
-    last = ~duplicated(pair(combination, codes(frame, PROCESS)))
-    frame, combination = frame[last], combination[last]
+    frame = frame[~frame.duplicated([*COMBINATION, *PROCESS], keep="last")]
+    combination = codes(frame, tuple(COMBINATION))
     good = frame["status"].isin(MEASURED).to_numpy()
     # A combination that was found incorrect once has no figures, whatever else was measured of it.
     wrong = combination[(frame["status"] == "incorrect").to_numpy()]
@@ -168,25 +171,9 @@ def codes(frame: pd.DataFrame, names: Sequence[str]) -> NDArray[np.int64]:
     found: NDArray[np.int64] = np.zeros(len(frame), dtype=np.int64)
     for name in names:
         values = frame[name]
-        found = pair(found, pd.factorize(values.cat.codes if values.dtype == "category" else values)[0])
+        own = pd.factorize(values.cat.codes if values.dtype == "category" else values)[0].astype(np.int64) + 1
+        found = pd.factorize(found * (own.max(initial=0) + 1) + own)[0]  # 0 where a value is missing
     return found
-
-
-def pair(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number the distinct pairs of two numberings."""
-    import numpy as np
-    import pandas as pd
-
-    second = second.astype(np.int64) + 1  # missing values are numbered -1
-    numbers: NDArray[np.int64] = pd.factorize(first * (second.max(initial=0) + 1) + second)[0]
-    return numbers
-
-
-def duplicated(numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of them occur again further down."""
-    import pandas as pd
-
-    return pd.Series(numbers).duplicated(keep="last").to_numpy()
 
 
 def numbered(frame: pd.DataFrame) -> pd.DataFrame:
@@ -224,12 +211,11 @@ def flagged(
 ) -> dict[int, dict[str, int]]:
     """How many of the timing processes of each combination carry each flag."""
     chosen = timed & frame["flags"].notna().to_numpy()
-    found: dict[int, dict[str, int]] = {}
+    found: dict[int, dict[str, int]] = defaultdict(Counter)
     for code, words in zip(combination[chosen].tolist(), frame.loc[chosen, "flags"].tolist(), strict=True):
         for flag in dict.fromkeys(str(words).split()):
-            counts = found.setdefault(code, {})
-            counts[flag] = counts.get(flag, 0) + 1
-    return found
+            found[code][flag] += 1
+    return {code: dict(counts) for code, counts in found.items()}
 
 
 def failed(frame: pd.DataFrame, combination: NDArray[np.int64], good: NDArray[np.bool_]) -> dict[int, str]:
@@ -248,7 +234,7 @@ def conditions(
 ) -> dict[int, dict[str, frozenset[str]]]:
     """Every value of every condition under which a combination was measured."""
     frame, combination = frame[chosen], combination[chosen]
-    first = ~duplicated(pair(combination, codes(frame, CONDITIONS)))
+    first = ~frame[list(CONDITIONS)].assign(combination=combination).duplicated()
     found: dict[int, dict[str, set[str]]] = {}
     rows = frame.loc[first, list(CONDITIONS)].astype(object)
     rows = rows.where(rows.notna(), "")

@@ -167,7 +167,7 @@ def lead_interval(group: Group, first: Line, other: Line) -> Interval | None:
     if first.name == BASELINE and group.subject == "backend":
         behind = other.speedup_interval
         return Interval(1 / behind.value, 1 / behind.high, 1 / behind.low) if behind else None
-    return time_ratio(*(step_ms_by_process(each.rows) for each in (first, other)))
+    return time_ratio(step_ms_by_process(first.rows), step_ms_by_process(other.rows), group.scatter)
 
 
 def certainty(timed: Sequence[Line]) -> str:
@@ -329,7 +329,7 @@ def comparison_findings(comparison: Comparison) -> list[str]:
         said.append(f"The largest gain: {largest(min(faster, key=lambda pair: pair.ratio))}.")
     if not slower and not faster and comparison.times:
         said.append("No step time is shown to have changed.")
-    said += blind(comparison.times)
+    said += blind(comparison)
     said += fallen(comparison.times)
     said += levels(comparison.trends)
     if comparison.left_out:
@@ -374,9 +374,9 @@ def levels(trends: Sequence[Trend]) -> list[str]:
     ]
 
 
-def blind(pairs: Sequence[TimePair]) -> list[str]:
-    """What the data could not have shown."""
-    unclear = [pair for pair in pairs if pair.verdict == "unclear"]
+def blind(comparison: Comparison) -> list[str]:
+    """What the data could not have shown, and how many processes would."""
+    unclear = [pair for pair in comparison.times if pair.verdict == "unclear"]
     if not unclear:
         return []
     sizes = sorted(pair.detectable for pair in unclear)
@@ -385,4 +385,4 @@ def blind(pairs: Sequence[TimePair]) -> list[str]:
         said = f"Where it is unclear, only a difference of {least} or more would have shown"
     else:
         said = f"Where it is unclear, the smallest difference that would have shown is {least} to {most}"
-    return [f"{said}: more processes show smaller ones."]
+    return [f"{said}; {comparison.advice}."]

@@ -26,7 +26,7 @@ from convbench.results.comparison.compare import Comparison
 from convbench.results.comparison.formats import legend as verdict_legend
 from convbench.results.report import findings as narrative
 from convbench.results.storage.environment import FACTS
-from convbench.results.tables.comparison_table import facts, not_run, warnings
+from convbench.results.tables.comparison_table import facts, not_run, plain, warnings
 from convbench.results.tables.escaping import printable
 from convbench.results.tables.page_tables import (
     comparison_tables,
@@ -136,11 +136,6 @@ def digest(text: str) -> str:
 def prose(sentence: str) -> str:
     """A sentence in which numbers stay together with their units."""
     return re.sub(r"(?<=\d) (?=%|ms\b|GFLOP/s|GB/s)", "\N{NO-BREAK SPACE}", sentence)
-
-
-def plain(markdown: str) -> str:
-    """A warning without its marks."""
-    return markdown.lstrip("> ").replace("**", "").replace("`", "")
 
 
 class EnvironmentFact(NamedTuple):

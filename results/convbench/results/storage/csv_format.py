@@ -23,13 +23,10 @@ from typing import Any, TypeVar
 from convbench.registry.errors import UsageError, shown
 from convbench.results.schema import COMBINATION, Column, Combination, Combined, Sample, columns
 from convbench.results.storage.files import opened
+from convbench.results.wording import UNSEEN
 
 Record = TypeVar("Record", bound=Combined)
 
-# C0 and C1 control characters, among them those that begin a terminal's escape sequences; line separators;
-# and the marks that turn the direction of a text around (Boucher and Anderson, "Trojan Source", 2021). As the
-# inside of a regular expression's set.
-UNSEEN = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
 # OWASP's list of what begins a formula, in both widths, whatever quotes and blanks come before it. Its tab and
 # carriage return are escapes by then.
 FORMULA = re.compile(r"(^|;)(?=['\"\s]*[=+\-@＝＋－＠])")
@@ -115,7 +112,7 @@ def from_cell(cell: str, column: Column, where: str) -> str | int | float | None
     Raises:
         UsageError: the cell is empty where it must not be, or not a number in a column of numbers.
     """
-    if cell == "" and (not column.required or column.type is not str):
+    if cell == "":
         if column.required:
             raise UsageError(f"{where}: column {column.name} is empty")
         return None

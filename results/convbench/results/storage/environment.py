@@ -17,24 +17,13 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Any, NamedTuple
 
 PACKAGES = (
-    "convbench",
-    "torch",
-    "torchvision",
-    "numpy",
-    "pandas",
-    "pluggy",
-    "triton",
-    "numba",
-    "llvmlite",
-    "mkl",
-    "nvidia-cudnn-cu12",
-    "nvidia-cudnn-cu13",
-    "nvidia-cublas-cu12",
-    "nvidia-cublas",
-)
+    "convbench", "torch", "torchvision", "numpy", "pandas", "pluggy", "triton", "numba", "llvmlite", "mkl",
+    "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-cublas-cu12", "nvidia-cublas",
+)  # fmt: skip
 SPEED_VARIABLES = re.compile(
     r"(OMP|MKL|KMP|GOMP|OPENBLAS|BLIS|NUMBA|DNNL|ONEDNN|CUDA|CUDNN|CUBLAS|NVIDIA|TRITON|MALLOC)_"
     r"|TORCH|PYTORCH_|LD_PRELOAD$|PYTHONHASHSEED$|PYTHONMALLOC$"
@@ -42,29 +31,12 @@ SPEED_VARIABLES = re.compile(
 CONTROL_GROUP = Path("/sys/fs/cgroup")  # version 2, as a container sees its own
 COMMAND_SECONDS = 20  # nvidia-smi and git answer at once or are stuck
 VECTOR_FLAGS = {
-    "avx",
-    "avx2",
-    "fma",
-    "avx512f",
-    "avx512_bf16",
-    "avx512_vnni",
-    "amx_bf16",
-    "amx_tile",
-    "asimd",
-    "sve",
-}
+    "avx", "avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_tile", "asimd", "sve",
+}  # fmt: skip
 GPU_KEYS = (
-    "name",
-    "driver_version",
-    "memory.total",
-    "power.limit",
-    "persistence_mode",
-    "compute_mode",
-    "clocks.sm",
-    "clocks.max.sm",
-    "temperature.gpu",
-    "mig.mode.current",
-)
+    "name", "driver_version", "memory.total", "power.limit", "persistence_mode", "compute_mode", "clocks.sm",
+    "clocks.max.sm", "temperature.gpu", "mig.mode.current",
+)  # fmt: skip
 SECRETS = ("TOKEN", "SECRET", "PASSWORD", "KEY", "CREDENTIAL")
 
 
@@ -85,15 +57,7 @@ def attempt(read: Callable[[], Any]) -> Any:
     """What `read` returns, or None where this machine does not tell."""
     try:
         return read()
-    except (
-        OSError,
-        ImportError,
-        AttributeError,
-        LookupError,
-        ValueError,
-        RuntimeError,
-        subprocess.SubprocessError,
-    ):
+    except (OSError, ImportError, AttributeError, LookupError, ValueError, RuntimeError, SubprocessError):
         return None
 
 
@@ -163,11 +127,6 @@ def physical_cores() -> int | None:
 def logical_cores() -> int | None:
     """Hardware threads of the machine."""
     return os.cpu_count()
-
-
-def affinity() -> list[int]:
-    """Hardware threads this process may use."""
-    return sorted(os.sched_getaffinity(0))
 
 
 def memory() -> tuple[float, float]:
@@ -374,7 +333,7 @@ FACTS: Mapping[str, Fact] = {
     "cpu_flags": Fact("vector instructions of the processor", "", cpu_flags),
     "physical_cores": Fact("cores of the machine", "cores", physical_cores),
     "logical_cores": Fact("hardware threads of the machine", "threads", logical_cores),
-    "affinity": Fact("hardware threads the run could use", "", affinity),
+    "affinity": Fact("hardware threads the run could use", "", lambda: sorted(os.sched_getaffinity(0))),
     "cpu_quota": Fact("cores the control group allows", "cores", cpu_quota),
     "memory_gb": Fact("memory of the machine", "GB", memory_gb),
     "memory_limit_gb": Fact("memory the control group allows", "GB", memory_limit_gb),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WHOLE, NUMBER, REPEATED, TEXT, TIME = "Int64", "float64", "category", "string", "datetime64[ns, UTC]"
+DOCUMENTED = {column.name: column for column in columns(Row)}
 ALLOWED: dict[str, Sequence[str]] = {"kind": KINDS, "status": STATUSES}
 SENTENCES = ("error", "notes")  # texts that hardly repeat
 TIMES = ("started_at",)
 YEARS = 1678, 2261  # whole ones that nanoseconds in 64 bits can count
 BYTES_PER_CELL = 12  # numbers take 8 or 9, texts a code of 1 to 4; and some are there twice for a while
+CHECKED = 1 << 20  # bytes of a file whose cells can all be looked at again
 SMALL = 1 << 28  # bytes of a file that fits into any memory
 END = ",."  # put behind each line, as a last cell: in a line that is too short, pandas takes it for another
 
@@ -69,13 +72,14 @@ def read_table(path: Path, wanted: Collection[str] | None = None) -> pd.DataFram
     """Read one file; only the columns `wanted`, if given."""
     import pandas as pd
 
-    documented = {column.name: column for column in columns(Row)}
     with opened(path, Row) as file:
         names = file.names
         chosen = [name for name in names if wanted is None or name in wanted]
-        if unknown := sorted(set(wanted or ()) - set(names) - set(documented)):
+        if unknown := sorted(set(wanted or ()) - set(names) - set(DOCUMENTED)):
             raise UsageError(f"{path} has no column {', '.join(map(repr, unknown))}")
         check_memory(file, chosen)
+        numbers = [name for name in chosen if dtype(name, DOCUMENTED.get(name)) == NUMBER]
+        small = file.size < CHECKED
         lines = Lines(file)
         try:
             frame = pd.read_csv(
@@ -84,9 +88,10 @@ def read_table(path: Path, wanted: Collection[str] | None = None) -> pd.DataFram
                 names=[*names, END],
                 index_col=False,
                 usecols=[*chosen, END],
-                dtype={**{name: parsed(name, documented.get(name)) for name in chosen}, END: "object"},
+                dtype={**{name: parsed(name, DOCUMENTED.get(name)) for name in chosen}, END: "object"},
                 keep_default_na=False,
-                na_values=[""],
+                # pandas refuses a column of numbers in which every number is nan
+                na_values={name: ["", "nan", "NaN"] if name in numbers else [""] for name in [*chosen, END]},
                 encoding="utf-8",
             )
         except UnicodeDecodeError as error:
@@ -98,13 +103,14 @@ def read_table(path: Path, wanted: Collection[str] | None = None) -> pd.DataFram
     # pandas fills a line that is too short with empty cells, and drops the last ones of one that is too long
     suspicious = bool((frame.pop(END) != END[1:]).any())
     for name in chosen:
-        column = documented.get(name)
+        column = DOCUMENTED.get(name)
         suspicious |= column is not None and column.required and bool(frame[name].isna().any())
-        if column is not None and column.type is int:  # pandas 2 makes a negative number of one above 2^63
-            suspicious |= bool((frame[name] < 0).any())
+    for name in numbers:  # what pandas takes for a number, and `from_cell` does not
+        suspicious |= bool(frame[name].isin([math.inf, -math.inf]).any())  # 1e400
+        suspicious |= small and bool(frame[name].dropna().isin([0.0, 1.0]).all())  # True
     if suspicious:
         explain(path)
-    for column in documented.values():
+    for column in DOCUMENTED.values():
         if column.later and column.name not in frame and (wanted is None or column.name in wanted):
             # None is missing in every type; pandas 3 makes no float of NA
             frame[column.name] = pd.Series(None, index=frame.index, dtype=parsed(column.name, column))
@@ -121,8 +127,8 @@ def dtype(name: str, column: Column | None) -> str:
 
 
 def parsed(name: str, column: Column | None) -> str:
-    """The type that a column is first read as: texts as objects, for pandas 3 reads categories as numbers."""
-    return found if (found := dtype(name, column)) in (WHOLE, NUMBER) else "object"
+    """The type that a column is first read as: pandas 3 reads categories as numbers, and 1e-400 as a whole one."""
+    return NUMBER if dtype(name, column) == NUMBER else "object"
 
 
 def finished(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -130,13 +136,15 @@ def finished(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     import numpy as np
     import pandas as pd
 
-    documented = {column.name: column for column in columns(Row)}
     for name in frame.columns:
         if frame[name].dtype != "object":
             continue
         codes, found = pd.factorize(frame[name])  # -1 where a value is missing
+        if (column := DOCUMENTED.get(name)) is not None and column.type is int:
+            frame[name] = whole_numbers(list(found), column, path).take(codes, allow_fill=True)
+            continue
         texts = [unguard(text.replace(f"{END}\n", "\n")) for text in found]
-        wanted = dtype(name, documented.get(name))
+        wanted = dtype(name, DOCUMENTED.get(name))
         if wanted == REPEATED:
             order = list(ALLOWED.get(name) or sorted(set(texts)))
             if not set(texts) <= set(order):
@@ -148,6 +156,19 @@ def finished(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
             made = times(texts, path) if wanted == TIME else pd.array(texts, dtype=pd.StringDtype())
             frame[name] = made.take(codes, allow_fill=True)
     return frame
+
+
+def whole_numbers(cells: Sequence[str], column: Column, path: Path) -> Any:
+    """Cells of a column of whole numbers as numbers."""
+    import numpy as np
+    import pandas as pd
+
+    try:
+        numbers = [from_cell(cell, column, str(path)) for cell in cells]
+    except UsageError:
+        explain(path)
+        raise
+    return pd.array(np.array(numbers, dtype=np.int64), dtype="Int64")
 
 
 def times(texts: Sequence[str], path: Path) -> Any:
@@ -244,12 +265,11 @@ def explain(path: Path) -> None:
     Raises:
         UsageError: the first cell that does not fit.
     """
-    documented = {column.name: column for column in columns(Row)}
     with opened(path, Row) as file:
         for where, cells in file.rows():
             for name, cell in zip(file.names, cells, strict=True):
-                if name in documented:
-                    check_cell(cell, documented[name], where)
+                if name in DOCUMENTED:
+                    check_cell(cell, DOCUMENTED[name], where)
 
 
 def check_cell(cell: str, column: Column, where: str) -> None:

@@ -6,19 +6,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbench.registry.cli import terminal
 from convbench.results.analysis.coverage import Rank
-from convbench.results.analysis.standings import (
-    Accuracy,
-    Failure,
-    Group,
-    Line,
-    Table,
-    comparison_table,
-)
+from convbench.results.analysis.standings import Accuracy, Failure, Group, Line, Table, comparison_table
 from convbench.results.schema import MEASURED, Row, Summary, column
 from convbench.results.tables.escaping import code, escape, flatten
 from convbench.results.wording import EMPTY, number, share
@@ -29,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["comparison_table", "table_markdown"]
 
 NAMED = 8  # values of one fact
+NUMBER = re.compile(r"(?<![\w.])\d+(?:[.,]\d+)*(?!\w)")  # that stands alone
 
 
 def table_markdown(run: Path | str | Iterable[Row], *, rank: Rank = "served") -> str:
@@ -37,9 +32,7 @@ def table_markdown(run: Path | str | Iterable[Row], *, rank: Rank = "served") ->
     Raises:
         UsageError: the directory holds no results.csv, or one that cannot be read.
     """
-    if isinstance(run, (str, Path)):
-        return markdown(*load(Path(run), rank))
-    return markdown(comparison_table(run, rank=rank), {})
+    return markdown(*load(run, rank))
 
 
 def markdown(table: Table, environment: Mapping[str, Any]) -> str:
@@ -75,12 +68,32 @@ def not_run(table: Table) -> str:
 
 
 def notes_of(group: Group) -> dict[str, list[str]]:
-    """The notes on the lines of a group, each with the names of its lines."""
-    notes: dict[str, list[str]] = defaultdict(list)
+    """The notes on the lines of a group, each with the names of its lines.
+
+    Notes that differ in one number are one, with the range of that number.
+    """
+    alike: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for line in group.lines:
         for note in line.remarks:
-            notes[note].append(line.name)
-    return notes
+            alike[NUMBER.sub("0", note)].append((note, line.name))
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for pairs in alike.values():
+        said = with_range([note for note, _ in pairs])
+        for note, name in pairs:
+            found[said or note][name] = None
+    return {note: list(names) for note, names in found.items()}
+
+
+def with_range(notes: Sequence[str]) -> str:
+    """Notes of the same words that differ in one number as one; empty where they differ in more."""
+    spans = [
+        sorted(set(column), key=lambda each: float(each.replace(",", "")))
+        for column in zip(*map(NUMBER.findall, notes), strict=True)
+    ]
+    if sum(len(span) > 1 for span in spans) != 1:
+        return ""
+    numbers = [" to ".join(dict.fromkeys((span[0], span[-1]))) for span in spans]
+    return "".join(chain(*zip_longest(NUMBER.split(notes[0]), numbers, fillvalue="")))
 
 
 def legend(table: Table) -> str:
@@ -89,11 +102,13 @@ def legend(table: Table) -> str:
     return "; ".join(f"**{c.title}**: {c.meaning}" for c in COLUMNS if c.title in shown and c.meaning) + "."
 
 
-def load(directory: Path, rank: Rank) -> tuple[Table, Mapping[str, Any]]:
-    """The table and the environment of a run directory."""
+def load(run: Path | str | Iterable[Row], rank: Rank) -> tuple[Table, Mapping[str, Any]]:
+    """The table and the environment of a run directory, or of rows."""
     from convbench.results.analysis.contents import read_contents
 
-    contents = read_contents(directory, rank=rank)
+    if not isinstance(run, (str, Path)):
+        return comparison_table(run, rank=rank), {}
+    contents = read_contents(run, rank=rank)
     return contents.table, contents.environment
 
 
@@ -171,6 +186,11 @@ def warnings(table: Table, environment: Mapping[str, Any]) -> list[str]:
     if len({row.machine_id for row in table.rows}) > 1:
         notes.append("> **These rows come from more than one machine.**")
     return notes
+
+
+def plain(warning: str) -> str:
+    """A warning without its marks."""
+    return warning.lstrip("> ").replace("**", "").replace("`", "")
 
 
 def interruption(rows: Iterable[Row], environment: Mapping[str, Any]) -> list[str]:
@@ -335,13 +355,10 @@ COLUMNS = (
 
 def print_table(out: Console, run: Path | str | Iterable[Row], *, rank: Rank = "served") -> None:
     """Show the comparison table of a run directory, or of rows, on a terminal."""
-    if isinstance(run, (str, Path)):
-        table, environment = load(Path(run), rank)
-    else:
-        table, environment = comparison_table(run, rank=rank), {}
+    table, environment = load(run, rank)
     left_out: dict[str, None] = {}
     for note in warnings(table, environment):
-        say(out, note.lstrip("> ").replace("**", "").replace("`", ""), "bold red")
+        say(out, plain(note), "bold red")
     for group in table.groups:
         say(out, group.conditions.title, "bold")
         left_out |= dict.fromkeys(

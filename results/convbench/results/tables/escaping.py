@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from itertools import groupby
 
-from convbench.results.storage.csv_format import UNSEEN
+from convbench.results.wording import UNSEEN
 
 CONTROL = re.compile(rf"[{UNSEEN}\ud800-\udfff]+")
 INVISIBLE = re.compile(rf"(?![\t\n])[{UNSEEN}]")

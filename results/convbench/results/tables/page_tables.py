@@ -14,7 +14,7 @@ from convbench.results.analysis.roofline import peaks_of, reached
 from convbench.results.analysis.standings import BASELINE, Line
 from convbench.results.comparison.compare import Comparison
 from convbench.results.comparison.formats import Section, sections
-from convbench.results.comparison.pairing import without_shared
+from convbench.results.comparison.pairing import PARTS, without_shared
 from convbench.results.schema import STATUSES, Epoch, Row, Summary, column
 from convbench.results.tables.comparison_table import COVERAGE, QUANTILES, Column, of, spread
 from convbench.results.tables.html import HtmlTable, records_table, state, table
@@ -23,7 +23,6 @@ from convbench.results.wording import EMPTY, number, share
 BEFORE = ("verification", "share of FLOPs")
 AFTER = ("claims", "derived backward", "max error", "plugin")
 NOTE = "note"
-PARTS = "; "  # between the remarks of one note
 CONDITIONS = ("device", "dtype", "batch_size", "memory_format", "mode")
 
 
@@ -210,8 +209,8 @@ def served_cells(row: Row) -> Iterator[tuple[str, str]]:
     if row.served_flops_fraction is not None:
         yield "share of FLOPs", share(row.served_flops_fraction)
     yield from served_ops(row).items()
-    if row.claimed:
-        yield "claims", ", ".join(names(row.claimed))
+    if row.supported_ops:
+        yield "claims", ", ".join(names(row.supported_ops))
     if row.derived_backward:
         yield "derived backward", ", ".join(names(row.derived_backward))
     if row.max_error is not None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import click
 
 from convbench.registry import ConvbenchError, Registry, UnknownName, hookimpl
+from convbench.registry.cli.completion import completing
 from convbench.registry.cli.terminal import Column, console, print_table, working
 from convbench.registry.discovery.plugins import Plugin
 from convbench.results.tables.escaping import flatten
@@ -26,7 +27,9 @@ def convbench_commands(group: click.Group) -> None:
 
 
 @click.command("list")
-@click.argument("kind", required=False, metavar="[KIND]")
+@click.argument(
+    "kind", required=False, metavar="[KIND]", shell_complete=completing(lambda registry: LISTINGS)
+)
 @click.option("--verbose", is_flag=True, help="List every name, with all that is known of it.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for a script.")
 @click.pass_obj
@@ -117,7 +120,7 @@ def state_of(plugin: Plugin) -> str:
     return f"broken: {plugin.error}{where}" if plugin.error else "loaded"
 
 
-LISTINGS = {
+LISTINGS: Mapping[str, Callable[[Registry], Iterable[dict[str, Any]]]] = {
     "backends": backends,
     "architectures": _architectures,
     "datasets": _datasets,

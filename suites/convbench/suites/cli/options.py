@@ -1,4 +1,4 @@
-"""What the commands have in common: options with many values, completion of names, and a warning."""
+"""What the commands have in common: options with many values, values that shells complete, and a warning."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
 from convbench.registry import Registry, UsageError
+from convbench.registry.cli.completion import Complete, completing
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,22 +33,6 @@ def _whole_numbers(
         raise UsageError(f"{name} takes whole numbers, not {items}") from None
 
 
-Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
-
-
-def registered(kind: str) -> Complete:
-    """Completes names of the registry's `kind`, such as "backends"; after a comma, the name that follows it."""
-
-    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        before, comma, name = incomplete.rpartition(",")
-        names = [each for each in getattr(context.obj, kind) if each.startswith(name)]
-        if not names and kind == "suites":
-            return [CompletionItem(incomplete, type="file")]
-        return [CompletionItem(f"{before}{comma}{each}") for each in names]
-
-    return complete
-
-
 def many(name: str, help: str, numbers: bool = False, complete: Complete | None = None) -> Callable[[F], F]:
     """An option that is repeated, or whose values are separated with commas; None where it is not given."""
     callback = _whole_numbers if numbers else _split
@@ -56,6 +40,17 @@ def many(name: str, help: str, numbers: bool = False, complete: Complete | None 
     return click.option(
         name, multiple=True, metavar=metavar, callback=callback, shell_complete=complete, help=help
     )
+
+
+def allowed(key: str) -> Complete:
+    """Completes the values that a key of suite files may have."""
+
+    def values(registry: Registry) -> Iterable[str]:
+        from convbench.suites.config.suite import keys_of
+
+        return keys_of("")[key].allowed
+
+    return completing(values)
 
 
 def warn_of_broken_plugins(registry: Registry, patterns: Iterable[str]) -> None:

@@ -205,7 +205,7 @@ def _check(backend: Backend, device: str, dtype: str, cases: Mapping[str, list[C
         pytest.skip(f"backend {backend.name!r} takes {', '.join(backend.dtypes_on(device))} on {device}")
     report = verify(backend, device=device, dtypes=[dtype], cases=cases, seed=seed)
     for outcome in report.failures:
-        pytest.fail(f"{outcome.state}: {outcome.case}: {outcome.message}", pytrace=False)
+        pytest.fail(f"{outcome.state}: {outcome.case}: {outcome.text}", pytrace=False)
     if cases and not report.count("passed"):
         pytest.skip("; ".join(sorted({outcome.message for outcome in report.outcomes})))
 

@@ -13,8 +13,9 @@ from typing import Any
 import click
 
 from convbench.registry import Registry, UsageError, hookimpl
+from convbench.registry.cli.completion import registered
 from convbench.registry.errors import choices, shown
-from convbench.suites.cli.options import many, registered, warn_of_broken_plugins
+from convbench.suites.cli.options import allowed, many, warn_of_broken_plugins
 
 Options = dict[str, Any]
 
@@ -77,10 +78,10 @@ class GroupedHelp(click.Command):
 )
 @many("--backend", "Op backends, likewise.", complete=registered("backends"))
 @many("--device", "Torch devices, such as cpu or cuda:0.")
-@many("--dtype", "float32, tf32, float64, bfloat16 or float16.")
+@many("--dtype", "float32, tf32, float64, bfloat16 or float16.", complete=allowed("dtypes"))
 @many("--batch-size", "Images per step.", numbers=True)
-@many("--memory-format", "contiguous or channels_last.")
-@many("--mode", "eager, compile or graph.")
+@many("--memory-format", "contiguous or channels_last.", complete=allowed("memory_formats"))
+@many("--mode", "eager, compile or graph.", complete=allowed("modes"))
 @many("--seed", "Seeds of weights and batch order.", numbers=True)
 @click.option("--fuse/--no-fuse", default=None, help="Compute neighbouring layers by a backend's fused ops.")
 @click.option("--dataset", metavar="NAME", shell_complete=registered("datasets"), help="Dataset to train on.")

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 import click
 
 from convbench.registry import GateFailed, NothingRan, Registry, hookimpl
-from convbench.registry.conformance.report import GENERATED, grouped
-from convbench.suites.cli.options import many, registered, warn_of_broken_plugins
+from convbench.registry.cli.completion import registered
+from convbench.registry.cli.terminal import console, print_text
+from convbench.registry.conformance.report import GENERATED, Outcome, grouped
+from convbench.suites.cli.options import allowed, many, warn_of_broken_plugins
 
 if TYPE_CHECKING:
-    from convbench.suites.processes.verification import Verification
+    from rich.console import Console
 
-LISTED = 10  # failed cases of a backend
+LISTED = 3  # ways in which cases of an op fail
 
 
 @hookimpl
@@ -25,7 +27,7 @@ def convbench_commands(group: click.Group) -> None:
 @click.command()
 @click.argument("backends", nargs=-1, metavar="[BACKEND]...", shell_complete=registered("backends"))
 @click.option("--device", default="cpu", show_default=True, help="The torch device to run on.")
-@many("--dtype", "Dtypes to check; every one a backend claims by default.")
+@many("--dtype", "Dtypes to check; every one a backend claims by default.", complete=allowed("dtypes"))
 @click.option(
     "--cases",
     type=click.IntRange(min=0),
@@ -60,12 +62,13 @@ def verify(
 ) -> None:
     """Hold backends against the float64 reference: forward, gradients, bad arguments. Exits 1 if one fails.
 
-    Of what fails, the first case of each kind is shrunk to the smallest one that fails, and printed as Python
-    that shows the failure again.
+    Failures with the same cause are listed once, with the smallest case that fails so. Of each kind, one is
+    printed as Python that shows the failure again.
     """
     from convbench.suites.processes.verification import verify_backends
 
     warn_of_broken_plugins(registry, backends or ("*",))
+    out = console()
     results = verify_backends(
         registry,
         backends or ("*",),
@@ -76,11 +79,21 @@ def verify(
         seed=seed,
     )
     for result in results:
-        click.echo(result.line)
+        print_text(out, result.line)
+        groups = _listed(list(result.outcomes), verbose)
+        tried: dict[tuple[str, str], set[str]] = {}
+        for outcome in result.outcomes:
+            tried.setdefault((outcome.op, outcome.kind), set()).add(outcome.dtype)
+        for group in groups:
+            _print_group(out, group, tried.get((group[0].op, group[0].kind), set()))
+        hidden = len(result.report.failures) - sum(map(len, groups))
+        if hidden > 0:
+            print_text(
+                out, f"and {hidden} more that fail in other ways (--verbose shows them)", indent="    "
+            )
         for outcome in result.first_failures:
             fault = f" ({outcome.known_fault})" if outcome.known_fault else ""
             click.echo(f"\n# {outcome.state}{fault}: {outcome.case}\n{outcome.reproduction}\n")
-        _list_outcomes(result, verbose)
         for name, number in result.report.faults_not_shown.items():
             click.echo(f"    {name}: it does not show in any of {number} cases")
     wrong = [
@@ -92,19 +105,30 @@ def verify(
         raise NothingRan(f"no backend could be verified on {device}")
 
 
-def _list_outcomes(result: Verification, verbose: bool) -> None:
-    """What did not pass, a line each, first what there is Python for; unless verbose not more than a few."""
-    first = result.first_failures
-    rest = [outcome for outcome in result.outcomes if outcome.state != "passed" and outcome not in first]
-    listed = [outcome for outcome in first + rest if outcome.state != "unsupported" or verbose]
-    groups = [[outcome] for outcome in listed] if verbose else grouped(listed)[:LISTED]
-    for outcome, *like_it in groups:
-        smaller = f" (the smallest; it was {outcome.shrunk_from})" if outcome.shrunk_from else ""
-        fault = f" ({outcome.known_fault})" if outcome.known_fault else ""
-        click.echo(f"    {outcome.state}{fault}: {outcome.case}, {outcome.dtype}: {outcome.message}{smaller}")
-        if like_it:
-            more = "1 more case fails" if len(like_it) == 1 else f"{len(like_it)} more cases fail"
-            click.echo(f"        {more} in this way")
-    shown = sum(map(len, groups))
-    if shown < len(listed):
-        click.echo(f"    and {len(listed) - shown} more like these (--verbose shows them)")
+def _listed(outcomes: list[Outcome], verbose: bool) -> list[list[Outcome]]:
+    """Groups of what did not pass, the largest first, of each op and kind a few; if verbose, every case."""
+    if verbose:
+        return [[outcome] for outcome in outcomes if outcome.state != "passed"]
+    groups = grouped(outcome for outcome in outcomes if outcome.is_failure)
+    by_kind: dict[tuple[str, str], list[list[Outcome]]] = {}
+    for group in sorted(groups, key=len, reverse=True):
+        by_kind.setdefault((group[0].op, group[0].kind), []).append(group)
+    return [group for of_kind in by_kind.values() for group in of_kind[:LISTED]]
+
+
+def _print_group(out: Console, group: list[Outcome], tried: set[str]) -> None:
+    """What is wrong and what to do; where, with the smallest case; and how many cases fail like it."""
+    first, dtypes = group[0], dict.fromkeys(outcome.dtype for outcome in group)
+    fault = f" ({first.known_fault})" if first.known_fault else ""
+    only = f" in {' and '.join(dtypes)} only" if first.is_failure and tried > set(dtypes) else ""
+    lines = [f"in {first.case}, {first.dtype}"] if first.dtype else []
+    if first.cause and first.message not in first.cause:
+        lines.append(first.message)
+    if first.shrunk_from:
+        lines.append(f"the smallest case; it was {first.shrunk_from}")
+    if len(group) > 1:
+        more = "1 more case fails" if len(group) == 2 else f"{len(group) - 1} more cases fail"
+        lines.append(f"{more} in this way")
+    print_text(out, f"{first.state}{only}{fault}: {first.cause or first.message}", indent="    ")
+    for line in lines:
+        print_text(out, line, indent="        ")

@@ -1,8 +1,9 @@
-"""A GPU's clocks, and what holds them down, asked of the driver's management library without a process of its own.
+"""Read a GPU's clocks, and why they are slowed, from the driver's management library, without another process.
 
-`nvidia-smi` asks the same library, and takes so long to start that an idle GPU lowers its clocks meanwhile. The
-library knows nothing of `CUDA_VISIBLE_DEVICES`: a device is found by its UUID, as torch has it. The package
-`nvidia-ml-py` wraps the same calls; an optional dependency would cost those without it these columns.
+`nvidia-smi` calls the same library, but takes so long to start that an idle GPU lowers its clocks before. The
+library ignores `CUDA_VISIBLE_DEVICES`: a device is found by its UUID, which torch knows. The package
+`nvidia-ml-py` wraps the same calls; as an optional dependency it would leave these columns empty for users who
+do not install it.
 """
 
 from __future__ import annotations

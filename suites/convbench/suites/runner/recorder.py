@@ -28,7 +28,7 @@ OF_THE_COMBINATION = (
     "served_flops_fraction",
     "served",
     "served_flops",
-    "claimed",
+    "supported_ops",
     "derived_backward",
     "max_error",
 )
@@ -146,7 +146,7 @@ class Recorder:
         resize = "x".join(map(str, recipe.resize)) if recipe.resize else "none"
         values: dict[str, Any] = {
             "threads": self.suite.timing.threads,
-            "beside": 0,
+            "concurrent_devices": 0,
             "fused": int(self.suite.fuse),
             "dataset": problem.name if problem else self.facts.images.name,
             "train_images": None if problem else self.facts.images.shapes["train_images"][0],

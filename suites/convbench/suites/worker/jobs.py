@@ -71,7 +71,7 @@ def verify_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     with torch.no_grad(), setup.amp.autocast():
         routed(setup.sample)
     measures |= {**shares(routed), **claims(setup.backend), "max_error": verdict.max_error}
-    measures["chosen"] = choices_of(setup.backend)
+    measures["dispatch"] = choices_of(setup.backend)
     notes = ["no op of the contract in this network"] if not cases else []
     notes += [f"left to torch: {reason}" for reason in routed.refusals]
     notes += [f"torch computes {workaround}" for workaround in routed.workarounds]
@@ -100,7 +100,7 @@ def time_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         running=lambda on: send(Running(on)),
     )
     peak = audit.peak_memory_mb
-    served = shares(model) | {"chosen": choices_of(setup.backend)}  # in these very steps
+    served = shares(model) | {"dispatch": choices_of(setup.backend)}  # in these very steps
     again = recheck(setup, job.secret, model, trained=False, graphed=graphed)
     if again.status != "ok":
         return Measured(again.status, f"wrong after timing: {again.error}")
@@ -177,7 +177,7 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         "flags": " ".join(observed.flags(len(allowed_cpus()))) or None,
         **setup.conditions(),
         **shares(model),
-        "chosen": choices_of(setup.backend),
+        "dispatch": choices_of(setup.backend),
     }
     notes = _left_out("evaluated on", last.evaluated, len(setup.test_data))
     if setup.translated_data is not None:
@@ -216,7 +216,7 @@ def claims(backend: Backend) -> dict[str, Any]:
     """Which ops the backend implements, and which of their gradients were derived from the forward."""
     derived = [name for name, op in backend.ops.items() if backward_is_derived(op)]
     return {
-        "claimed": ", ".join(name for name in OPS if name in backend.ops),
+        "supported_ops": ", ".join(name for name in OPS if name in backend.ops),
         "derived_backward": ", ".join(derived) or None,
     }
 

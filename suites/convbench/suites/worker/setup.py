@@ -205,7 +205,7 @@ class Setup:
                 status = "oom"
             where = f"{outcome.case}: " if outcome.case else ""
             where = f"{outcome.known_fault}: {where}" if outcome.known_fault else where
-            return Verdict(status, f"{where}{outcome.message}")
+            return Verdict(status, f"{where}{outcome.text}")
         if cases and not report.count("passed"):
             reasons = sorted({f"{outcome.op}: {outcome.message}" for outcome in report.outcomes})
             return Verdict("unsupported", "; ".join(reasons) or f"it offers none of {', '.join(cases)}")

@@ -1,9 +1,9 @@
 """`auto`: for each call the fastest registered backend, found by timing them.
 
-Before a call is computed for the first time, the candidates that can do it (`candidates.py`) are timed on
-random data of its shapes (`tuner.py`, `timing.py`), and separately for forward, input gradient and weight
-gradient where they offer parts (`split_backward.py`). The fastest correct one is stored on disk (`cache.py`)
-under everything that could change the decision (`cache_key.py`, `code_digest.py`). From then on a call costs a
+Before a call is computed for the first time, the backends that can compute it (`candidates.py`) are timed on
+random data of its shapes (`tuner.py`, `timing.py`). Forward, input gradient and weight gradient are timed
+separately where backends offer them as parts (`split_backward.py`). The fastest correct one is stored on disk
+(`decisions.py`) under everything that could change the decision (`cache_key.py`). From then on a call costs a
 dictionary look-up (`dispatch.py`). `docs/auto.md` has results, costs and limits.
 """
 

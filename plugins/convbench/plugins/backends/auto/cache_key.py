@@ -1,4 +1,4 @@
-"""Everything beside a call that its fastest candidate could depend on: a decision holds under the same only."""
+"""The conditions of a decision: everything but the call that its fastest backend could depend on."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from convbench.plugins.backends.auto.candidates import Candidate
-from convbench.plugins.backends.auto.code_digest import digest_of
+from convbench.plugins.backends.auto.candidates import Candidate, digest_of
 
-SPEED = frozenset(  # settings of the process that a speed may depend on, by the words for them
+SPEED = frozenset(  # names of settings of the process that a speed may depend on
     {
         "the number of torch's threads",
         "whether denormal numbers are kept",
@@ -27,7 +26,7 @@ SPEED = frozenset(  # settings of the process that a speed may depend on, by the
 
 
 def lasting(candidates: Mapping[str, Candidate]) -> dict[str, Any]:
-    """What stays as it is while a process runs; importing no torch."""
+    """The conditions that do not change while a process runs; this imports no torch."""
     return {
         "machine": machine(),
         "torch": _version("torch"),
@@ -38,7 +37,7 @@ def lasting(candidates: Mapping[str, Candidate]) -> dict[str, Any]:
 
 
 def passing(device: str) -> dict[str, Any]:
-    """What a program may set, and the device's name."""
+    """The settings of the process, and the device's name."""
     import torch
 
     from convbench.registry.integrity.global_state import SETTINGS

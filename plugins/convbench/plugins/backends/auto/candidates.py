@@ -1,16 +1,19 @@
-"""Who may win: backends that are registered, can run here, and are as exact as a direct sum.
+"""The candidates: registered backends that can run here and are as exact and as repeatable as torch.
 
-A backend that declares errors of another kind, as `fft` and `winograd` do, does not take part, nor does one whose
-answers differ from run to run: what `auto` answers is as exact and as repeatable as what torch answers.
+A backend does not take part if it declares larger errors than a direct sum, as `fft` and `winograd` do, or if its
+results differ from run to run.
 """
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from convbench.plugins.backends.auto.code_digest import digest_of
 from convbench.registry import Backend, Registry
 from convbench.registry.authoring.conv_parts import Parts, parts_of
 from convbench.registry.known_faults import KnownFault, in_wider_dtype
@@ -18,11 +21,14 @@ from convbench.registry.ops.contract import OPS
 
 OURSELVES = "auto"
 BASELINE = "torch"
+CODE = frozenset(
+    {".c", ".cc", ".cpp", ".cu", ".cuh", ".dll", ".dylib", ".h", ".hpp", ".py", ".pyd", ".pyx", ".rs", ".so"}
+)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One backend that may win, under the name it is listed by, and what its answers depend on."""
+    """A backend under its registered name, and the version of its code."""
 
     name: str
     backend: Backend = field(compare=False, repr=False)
@@ -31,7 +37,7 @@ class Candidate:
 
     @property
     def fingerprint(self) -> str:
-        """What changes when its code does."""
+        """Changes whenever its code does."""
         return f"{self.release}, sources {self.sources}"
 
     def op(self, name: str) -> Callable[..., Any]:
@@ -43,13 +49,13 @@ class Candidate:
         return parts_of(self.op(name))
 
     def avoiding(self, fault: KnownFault) -> Candidate:
-        """The baseline, computing in another dtype what torch is known to get wrong in that of the call."""
+        """The same backend, torch; it computes the ops of a known fault in another dtype."""
         ops = {name: in_wider_dtype(OPS[name], fault) for name in fault.ops if name in self.backend.ops}
         whole = {**self.backend.ops, **ops}
         return replace(self, backend=replace(self.backend, load=lambda: whole))
 
     def claims(self, op: str, device: str, dtype: str) -> bool:
-        """Whether it says that it computes such calls, as exactly as a direct sum."""
+        """Whether it declares such calls, with the errors of a direct sum."""
         return (
             device in self.backend.devices
             and dtype in self.backend.dtypes_on(device)
@@ -59,7 +65,7 @@ class Candidate:
 
 
 def candidates_of(registry: Registry) -> dict[str, Candidate]:
-    """Those of a registry, by name, the baseline first; what fails to load or cannot run here is none."""
+    """The candidates of a registry by name, the baseline first; not those that fail to load or cannot run here."""
     found = {}
     for name in sorted(registry.backends, key=lambda name: (name != BASELINE, name)):
         backend = registry.backend(name)
@@ -74,5 +80,33 @@ def candidates_of(registry: Registry) -> dict[str, Candidate]:
 def _runs_here(backend: Backend) -> bool:
     try:
         return backend.unavailable() is None and bool(backend.ops)
-    except Exception:  # noqa: BLE001 - a plugin's code: anything can come out of it
+    except Exception:  # noqa: BLE001 - a plugin's code may raise anything
         return False
+
+
+def digest_of(module: str) -> str:
+    """A digest of the files of a loaded module's outermost package, or of its own file if it is in no package.
+
+    A version number does not change while somebody works on a plugin.
+    """
+    parts = module.split(".")
+    for length in range(1, len(parts) + 1):
+        loaded = sys.modules.get(".".join(parts[:length]))
+        file = getattr(loaded, "__file__", None)  # a namespace package has none
+        if file is not None:
+            path = Path(file)
+            return _digest(path.parent if path.name == "__init__.py" else path)
+    return "unknown"
+
+
+@cache
+def _digest(root: Path) -> str:
+    if root.is_file():
+        return hashlib.sha256(root.read_bytes()).hexdigest()[:16]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        if path.suffix in CODE and path.is_file():
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(root)} {len(content)}\n".encode())
+            digest.update(content)
+    return digest.hexdigest()[:16]

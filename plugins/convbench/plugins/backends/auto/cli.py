@@ -13,7 +13,7 @@ from convbench.registry import Registry, discover
 from convbench.registry.cli.terminal import Column, console, print_table
 
 if TYPE_CHECKING:
-    from convbench.plugins.backends.auto.cache import Entry
+    from convbench.plugins.backends.auto.decisions import Entry
 
 # On a narrow terminal the columns with the highest `drops` are left out first.
 COLUMNS = (
@@ -43,12 +43,12 @@ def show(registry: Registry | None, as_json: bool) -> None:
     made by another version of a plugin or of torch, or on another machine, no longer holds; the last column says
     what has changed.
     """
-    from convbench.plugins.backends.auto import cache
+    from convbench.plugins.backends.auto import decisions
     from convbench.plugins.backends.auto.cache_key import lasting
     from convbench.plugins.backends.auto.candidates import candidates_of
 
-    root = cache.directory()
-    found = list(cache.entries(root))
+    root = decisions.directory()
+    found = list(decisions.entries(root))
     now = lasting(candidates_of(registry or discover())) if found else {}
     if as_json:
         entries = [_as_json(entry, changes(entry.key["conditions"], now)) for entry in found]
@@ -64,10 +64,10 @@ def show(registry: Registry | None, as_json: bool) -> None:
 @auto.command()
 def clear() -> None:
     """Forget every decision; the next run times everything anew."""
-    from convbench.plugins.backends.auto import cache
+    from convbench.plugins.backends.auto import decisions
 
-    root = cache.directory()
-    click.echo(f"forgot {cache.clear(root)} decisions in {root}", err=True)
+    root = decisions.directory()
+    click.echo(f"forgot {decisions.clear(root)} decisions in {root}", err=True)
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -1,12 +1,12 @@
-"""A call finds who computes it: a dictionary from what is seen of a call to the implementation that was chosen.
+"""The ops of `auto`: each looks a call up in a dictionary, and the chosen implementation computes it.
 
-What is seen is cheap to look at, a microsecond or two; only a call that was never made before is described in
-full (`signature.py`) and decided. Nothing is timed where time would say nothing or must not pass: in a call
-that is traced or captured, or whose tensors hold no numbers, and in one so small that all are alike. There a
-decision is looked up that is known already, and where none is, torch computes the call.
+The key of the dictionary takes a microsecond or two to make. A call with a new key is described in full
+(`signature.py`) and decided. Three kinds of calls are not timed: those that are traced or captured, those whose
+tensors hold no numbers, and those so small that all backends take the same time. For these a stored decision is
+used; if there is none, torch computes the call.
 
-One thread at a time decides, and the others wait for it: two that time calls at once would time each other, and
-what they try out changes settings of the process for a moment.
+One thread at a time decides, and the others wait: threads that time calls at once would slow each other down, and
+trying backends out changes settings of the process for a moment.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from convbench.plugins.backends.auto.cache import directory, key_of, load, save
 from convbench.plugins.backends.auto.cache_key import lasting, passing
 from convbench.plugins.backends.auto.candidates import BASELINE, Candidate, candidates_of
-from convbench.plugins.backends.auto.decisions import Decision, whole
+from convbench.plugins.backends.auto.decisions import Decision, directory, key_of, load, save, whole
 from convbench.plugins.backends.auto.progress import Progress
 from convbench.plugins.backends.auto.signature import Call, call_of
 from convbench.plugins.backends.auto.tuner import choose, implementation
@@ -36,10 +35,10 @@ from convbench.registry import discover
 from convbench.registry.known_faults import safe_torch_op
 from convbench.registry.ops.contract import OPS, Op
 
-SMALL = 100_000  # FLOPs of a forward pass: below, a call is its overhead, and is the baseline's
-MOST = 10_000  # calls that are kept: more are not a network's
+SMALL = 100_000  # FLOPs of a forward pass: below, most of the time is overhead, and the baseline computes it
+MOST = 10_000  # calls that are kept; no network has more
 OPS_TO_CHOOSE = ("conv2d", "max_pool2d", "avg_pool2d")
-PLAIN = frozenset({Tensor, torch.nn.Parameter})  # others hold no numbers, or more than numbers
+PLAIN = frozenset({Tensor, torch.nn.Parameter})  # subclasses may hold no numbers, or more than numbers
 Implementation = Callable[..., Any]
 _deciding = threading.RLock()
 # a child process has no thread that decides, and would wait for its lock for ever
@@ -47,13 +46,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: globals().update(_deciding=threading.RLock()))
 Chooser = Callable[[Call, Mapping[str, Candidate]], Decision]
 
-# how many transformations of `torch.func` a call is under, or None; an `autograd.Function` may refuse them
+# the nesting depth of `torch.func`'s transformations, or None; an `autograd.Function` may refuse them
 _level: Callable[[], int | None] = torch._C._functorch.maybe_current_level
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A call that was decided."""
+    """A call with its decision, and the function that computes it."""
 
     call: Call
     decision: Decision
@@ -68,12 +67,12 @@ class Plan:
 
 
 class Decisions:
-    """What is decided in this process, for all ops, and how it is found out.
+    """Decides calls of all ops, and keeps the decisions of this process.
 
     Args:
-        candidates: who may win, the baseline first.
+        candidates: the backends to choose from, the baseline first.
         root: the directory of the decisions on disk.
-        chooser: decides what nobody knows yet; `choose` if not given, which says what it times.
+        chooser: decides a call that has no stored decision; `choose`, which logs its progress, if not given.
     """
 
     def __init__(
@@ -94,19 +93,19 @@ class Decisions:
         return lasting(self.candidates)
 
     def _candidates_for(self, call: Call) -> Mapping[str, Candidate]:
-        """The candidates for a call; torch computes it in another dtype where it is known to get it wrong."""
+        """The candidates for a call; if torch has a known fault there, torch computes it in another dtype."""
         if call.fault is None:
             return self.candidates
         return {**self.candidates, BASELINE: self.candidates[BASELINE].avoiding(call.fault)}
 
     def plan(self, call: Call, may_time: bool) -> Plan | None:
-        """Who computes a call; None where that is not known and may not be found out now."""
+        """The plan for a call; None if it has no decision and may not be timed now."""
         try:
             flops, _ = call.work
-        except Exception:  # noqa: BLE001 - torch refuses the call, and says so best by itself
+        except Exception:  # noqa: BLE001 - torch refuses the call; computing it raises torch's own error
             return None
         if call.autocast:
-            return self._planned(call, whole(BASELINE, rule="autocast has it computed in another dtype"))
+            return self._planned(call, whole(BASELINE, rule="autocast computes it in another dtype"))
         if flops < SMALL:
             return self._planned(call, whole(BASELINE, rule="a small call"))
         key = key_of(call, {**self._lasting, **passing(call.device)})
@@ -114,12 +113,11 @@ class Decisions:
         if known is not None:
             try:
                 return self._planned(call, known)
-            except (KeyError, AssertionError):  # written by somebody else
+            except (KeyError, AssertionError):  # it names backends that are not here
                 pass
         larger = self._larger.get(call.on(0))
-        if (
-            larger is not None and larger.call.batch > call.batch
-        ):  # the end of an epoch: not the time to choose
+        # the last batch of an epoch is smaller: it is not worth timing
+        if larger is not None and larger.call.batch > call.batch:
             return Plan(call, replace(larger.decision, rule="as for more images"), larger.compute)
         if not may_time:
             return None
@@ -132,7 +130,7 @@ class Decisions:
         try:
             with self._progress.of(call):
                 decision = self._chooser(call, able)
-        except torch.OutOfMemoryError:  # there is room for the call, not for a second one beside it
+        except torch.OutOfMemoryError:  # there is memory for one such call, but not for two
             return self._planned(call, whole(BASELINE, rule="no memory to try it out"))
         if decision.steady:
             save(self._root, key, call, decision)
@@ -148,17 +146,17 @@ class Decisions:
 
 
 class Dispatched:
-    """An op that hands each call to who computes it."""
+    """An op that passes each call to the implementation that was chosen for it."""
 
     def __init__(self, op: Op, decisions: Decisions) -> None:
         self._op = op
         self._decisions = decisions
-        self._baseline = safe_torch_op(op)  # torch, but for what it is known to get wrong
+        self._baseline = safe_torch_op(op)  # torch, and another dtype where torch has a known fault
         self._plans: dict[Any, Plan] = {}
         self._computes: dict[Any, Implementation] = {}
         self._constants = (
             SimpleNamespace()
-        )  # what compiled code calls; of a list it would know the length, too
+        )  # what compiled code calls; it would also depend on a list's length
         parameters = op.signature.parameters
         self._names = tuple(parameters)
         self._tensors = len(op.tensors)  # which come first
@@ -181,9 +179,9 @@ class Dispatched:
         return (compute or self._decided(seen, args[0]))(*args)
 
     def choices(self) -> Mapping[str, str]:
-        """Every call that was made since this was loaded, in words, with who computes it.
+        """Every call since this was loaded, in words, with the backend that computes it.
 
-        An evaluation makes the same calls as training, without gradients, and others may be fastest at these.
+        An evaluation makes the calls of a training without gradients, and other backends may be fastest there.
         """
         return {
             str(plan.call) + ("" if plan.call.needs else " without gradients"): str(plan)
@@ -191,7 +189,7 @@ class Dispatched:
         }
 
     def _decided(self, seen: Any, tensor: Tensor) -> Implementation:
-        """Who computes a call that was not made before; may be found out now, which takes its time."""
+        """The implementation for a call with a new key; deciding takes time."""
         with _deciding:
             if seen in self._computes:  # decided by another thread meanwhile
                 return self._computes[seen]
@@ -206,7 +204,7 @@ class Dispatched:
             return plan.compute
 
     def _compiled(self, *args: Any, **kwargs: Any) -> Any:
-        """The same in a call that is traced: who computes it is a constant of what is compiled."""
+        """The same while a compiler traces: the implementation is a constant of the compiled code."""
         values = [*args, *self._defaults[len(args) :]]
         for name in kwargs:
             values[self._names.index(name)] = kwargs[name]
@@ -224,9 +222,9 @@ class Dispatched:
         return getattr(self._constants, name)(*values) if name else self._baseline(*values)
 
     def constant(self, recording: bool, values: tuple[Any, ...]) -> str:
-        """Under which name compiled code finds who computes a call; none where torch does.
+        """The attribute of `_constants` that computes a call; empty if torch computes it.
 
-        It runs as it is while the compiler traces.
+        The compiler does not trace into this.
         """
         seen = (torch.get_num_threads(), torch._C._is_any_autocast_enabled(), recording, *values)
         with _deciding:
@@ -234,7 +232,7 @@ class Dispatched:
             if plan is None:
                 return ""
             self._plans[seen] = plan
-            name = f"call_{len(vars(self._constants))}"  # the compiled code keeps it, whatever comes after
+            name = f"call_{len(vars(self._constants))}"  # compiled code keeps using it, also after later decisions
             setattr(self._constants, name, plan.compute)
             return name
 
@@ -248,7 +246,7 @@ _constant.__dict__["_dynamo_marked_constant"] = True
 
 
 def _seen(args: tuple[Any, ...], tensors: int) -> Any:
-    """What tells calls apart, as fast as it can be looked at; so many arguments are tensors, or None."""
+    """The key of a call; the first `tensors` arguments are tensors, or None. It has to be fast to make."""
     return (
         torch.get_num_threads(),
         torch._C._is_any_autocast_enabled(),
@@ -262,13 +260,13 @@ def _seen(args: tuple[Any, ...], tensors: int) -> Any:
 
 
 def _may_time(tensor: Tensor) -> bool:
-    """Whether this is the time and the place to try things out."""
-    if _get_current_dispatch_mode_stack():  # somebody watches, or nothing is computed
+    """Whether backends can be timed now."""
+    if _get_current_dispatch_mode_stack():  # a mode observes the calls, or nothing is computed
         return False
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def dispatched() -> Mapping[str, Dispatched]:
-    """An op of each kind, that choose among whatever is registered."""
+    """The ops, which choose among all registered backends."""
     decisions = Decisions(lambda: candidates_of(discover()), directory())
     return {name: Dispatched(OPS[name], decisions) for name in OPS_TO_CHOOSE}

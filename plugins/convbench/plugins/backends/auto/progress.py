@@ -1,4 +1,4 @@
-"""What `auto` says while it decides: that calls are timed takes seconds each, in which nothing else happens."""
+"""Messages while `auto` times backends, which takes seconds for each call."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-log = logging.getLogger(__name__)  # a warning: plain Python prints it, and workers forward it to the user
+log = logging.getLogger(__name__)  # plain Python prints its warnings, and workers forward them to the user
 
-SILENT, EVERY = 2.0, 15.0  # seconds: nothing is said of less, and nothing again so soon
+SILENT, EVERY = 2.0, 15.0  # seconds before the first message, and between two
 
 
 class Progress:
-    """Says what is timed, once it has taken some seconds in all, and again now and then.
+    """Logs what is timed, after the first seconds and then now and again.
 
     Args:
         root: the directory of the decisions.
@@ -25,14 +25,14 @@ class Progress:
         self._root = root
         self._clock = clock
         self._calls = 0  # that were decided
-        self._seconds = 0.0  # that took
-        self._next = SILENT  # by when something is said
+        self._seconds = 0.0  # that they took
+        self._next = SILENT  # seconds until the next message
         self._began = 0.0
         self._call: object = None
 
     @contextmanager
     def of(self, call: object) -> Iterator[None]:
-        """While one call is decided."""
+        """Wrap the decision of one call."""
         self._began, self._call = self._clock(), call
         try:
             yield

@@ -1,4 +1,4 @@
-"""A call to be decided: everything of it that a speed could depend on, and no numbers."""
+"""A call to decide: everything that its speed could depend on, without the numbers in its tensors."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from convbench.registry.ops.window import conv2d_window
 
 @dataclass(frozen=True)
 class Memory:
-    """How a tensor lies in memory."""
+    """A tensor's shape, strides and dtype."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: str
 
     def random(self, device: torch.device, generator: torch.Generator) -> Tensor:
-        """A tensor of random normal numbers that lies so."""
+        """Such a tensor of random normal numbers."""
         reach = zip(self.shape, self.stride, strict=True)
         extent = 1 + sum((size - 1) * step for size, step in reach) if math.prod(self.shape) else 0
         numbers = torch.randn(extent, generator=generator, dtype=torch.float32, device="cpu")
@@ -43,7 +43,7 @@ class Call:
         options: the other arguments, by name.
         device: the torch device.
         needs: the tensors whose gradients are wanted.
-        autocast: torch has calls computed in another dtype.
+        autocast: autocast is on, so that torch may compute the call in another dtype.
     """
 
     op: str
@@ -93,7 +93,7 @@ class Call:
         return replace(self, tensors=tuple(tensors))
 
     def arguments(self, seed: int) -> dict[str, Any]:
-        """Random tensors, those with gradients wanted as leaves, and the other arguments, in the op's order."""
+        """Random tensors, leaves where a gradient is wanted, and the other arguments, in the op's order."""
         generator = torch.Generator("cpu").manual_seed(seed)
         device = torch.device(self.device)
         values: dict[str, Any] = {
@@ -110,7 +110,7 @@ class Call:
         """FLOPs of the forward pass, and numbers in the output.
 
         Raises:
-            Exception: whatever torch refuses the call with.
+            Exception: torch refuses the call; it is torch's exception.
         """
         shapes = self._on_meta()
         output = self.record.reference(**shapes)
@@ -118,12 +118,12 @@ class Call:
 
     @property
     def case(self) -> Case:
-        """What it is verified as."""
+        """The case that verification checks for it."""
         return replace(case_of(self.op, self._on_meta()), needs=self.needs)
 
     @cached_property
     def fault(self) -> KnownFault | None:
-        """What torch is known to get wrong in such a call on this machine."""
+        """A known fault of torch on this machine that affects the call."""
         dtype = self.dtype
         if self.autocast and "weight" in self.record.tensors and dtype != "float64":
             dtype = str(torch.get_autocast_dtype(torch.device(self.device).type)).removeprefix("torch.")
@@ -168,9 +168,9 @@ class Call:
 
 
 def call_of(op: Op, seen: tuple[Any, ...]) -> Call:
-    """The call that looks so: threads, autocast, recording, and every argument of the op in order.
+    """The call of a key: threads, autocast, whether gradients are recorded, and every argument in order.
 
-    A tensor is its shape, stride, dtype, device and whether it requires a gradient.
+    A tensor stands there as its shape, stride, dtype, device, and whether it requires a gradient.
     """
     _, autocast, recording, *values = seen
     tensors: list[tuple[str, Memory | None]] = []

@@ -1,4 +1,4 @@
-"""A convolution whose forward, input gradient and weight gradient may come from three backends."""
+"""A convolution whose forward pass and gradients are computed by different backends."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Options = tuple[Pair, Pair, Pair, int]  # stride, padding, dilation, groups
 
 @dataclass(frozen=True)
 class SplitConvolution:
-    """A `conv2d` in parts of several backends; its options are known beforehand.
+    """A `conv2d` with fixed options.
 
     Attributes:
         forward: computes the output.
-        of_input: its backward computes the gradient of the input.
-        of_weight: its backward computes the gradients of weight and bias.
-        options: of the call.
+        of_input: the backend parts whose backward computes the gradient of the input.
+        of_weight: those whose backward computes the gradients of weight and bias.
+        options: stride, padding, dilation and groups.
     """
 
     forward: Callable[..., Tensor]
@@ -39,10 +39,8 @@ class SplitConvolution:
         return output
 
     def gradients(self, grad_output: Tensor, input: Tensor, weight: Tensor, needs: Needs) -> Any:
-        """Of input, weight and bias; one call where both come from one backend."""
-        if (
-            torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        ):  # they are to be differentiated in turn
+        """The gradients of input, weight and bias; one call if one backend computes all of them."""
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # for second-order gradients
             return torchs_backward(grad_output, input, weight, *self.options, needs)
         if self.of_input is self.of_weight or not needs[0]:
             return self.of_weight.backward(grad_output, input, weight, *self.options, needs)

@@ -1,9 +1,9 @@
-"""Time several functions that do the same, fairly, and no longer than it takes to tell them apart.
+"""Time several functions that compute the same, until the fastest is known or the time is up.
 
-Every round runs each of them once, in a random order, so that a drift of the machine affects all alike. The lower
-quartile counts: on shared cores most rounds wait for time slices. A function that is far slower is dropped after a
-few rounds. The comparison ends when the first beats the second by more than chance, or when its time is up; then
-the two are equally fast, as far as can be measured.
+Every round runs each of them once, in a random order, so that a drift of the machine affects all alike. They are
+compared by the lower quartile of their times, since on shared cores most rounds wait for time slices. A function
+that is far slower is dropped after three rounds. The comparison ends when the fastest is faster than the second by
+a sign test, or when its time is up: then no difference between the two could be measured.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 FEWEST, MOST = 7, 60  # rounds
-FAR_BEHIND = (
-    1.25  # the fastest time over the leader's lower quartile: slower ones are dropped after three rounds
-)
-STEADY = 1.5  # the median over the lower quartile, at most, on a machine that does nothing else
+FAR_BEHIND = 1.25  # a function whose fastest time is more than this times the leader's quartile is dropped
+STEADY = 1.5  # the largest ratio of median to lower quartile on an idle machine
 CHANCE = 0.02  # the significance level of the sign test
 
 Clock = Callable[[Callable[[], object]], float]
@@ -46,10 +44,10 @@ def compare(
     """The times of each runner in seconds, round by round; those dropped early have fewer.
 
     Args:
-        runners: which have run before: first calls are not measured here.
+        runners: the functions; each has run once before, for first calls take longer.
         timed: the clock.
-        seconds: after which no further round begins, once there were `FEWEST`.
-        seed: of the order.
+        seconds: no round begins after so many, once there were `FEWEST`.
+        seed: of the random order.
     """
     times: dict[str, list[float]] = {name: [] for name in runners}
     running = list(runners)

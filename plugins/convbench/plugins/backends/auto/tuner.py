@@ -34,32 +34,32 @@ from convbench.registry import Unsupported
 from convbench.registry.authoring.conv_parts import TORCHS, Parts
 from convbench.registry.conformance.verify import check_with
 from convbench.registry.discovery.plugins import describe
-from convbench.registry.integrity.global_state import global_state_kept
+from convbench.registry.integrity.global_state import global_state_kept, memory_filled
 from convbench.registry.integrity.monkeypatch_guard import IntegrityError
 
 SECONDS = 0.25  # of each comparison
-EVERY = 2**30
+EVERY = 2**30  # more than any size
 CORNERS = (4, 8), (16, 8), (64, 8), (EVERY, 8), (EVERY, 32), (EVERY, EVERY)  # channels, pixels each way
 MOST_RATIO = 3.0  # times the fastest: a slower candidate is dropped
-NOTICEABLE = 0.02  # seconds: a candidate may use as much for a part of the call, whatever the rest would take
-TRIES, LONG = 6, 0.1  # calls of a candidate before it is dropped, or seconds of them
-MARGIN = 0.95  # of the baseline's time: a smaller advantage may vanish among other layers
-GAIN = 0.97  # of the best whole candidate's time: what a combination may take
-FEW = 8  # times fewer images are tried before the whole batch, to drop what is far too slow
+NOTICEABLE = 0.02  # seconds: a candidate that takes more for a part of the call has to be fast for its share
+TRIES, LONG = 6, 0.1  # calls of a candidate before it is dropped, and seconds in all
+MARGIN = 0.95  # of the baseline's time: a winner is faster than that, for less may vanish among other layers
+GAIN = 0.97  # of the best single backend's time: a combination of parts is faster than that
+FEW = 8  # an eighth of the batch is tried before all of it
 Implementation = Callable[..., Any]
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Field:
-    """The candidates that are left, and why the others are not."""
+    """The candidates that still take part, and why the others were dropped."""
 
     left: dict[str, Candidate]
     left_out: dict[str, str]
 
 
 class Trial:
-    """A call on random data, which any candidate can run, any number of times."""
+    """A call on random data, for any backend to run any number of times."""
 
     def __init__(self, call: Call, seed: int) -> None:
         self.call = call
@@ -72,7 +72,7 @@ class Trial:
         with torch.no_grad():
             output = call.record.reference(*self.plain.values())
         self.size = output.shape
-        self.grad_output = torch.randn_like(output)  # lies in memory as the output does
+        self.grad_output = torch.randn_like(output)  # with the strides of the output
 
     def whole(self, op: Implementation) -> Callable[[], Any]:
         """A forward pass, and a backward pass where any gradient is needed; returns the output first."""
@@ -117,9 +117,9 @@ def choose(
     seconds: float = SECONDS,
     say: Say = _unsaid,
 ) -> Decision:
-    """The decision for one call, among candidates that claim to compute it; the baseline is always one.
+    """Decide one call among candidates that declare support for it, the baseline included.
 
-    It takes `seconds` for each of at most five comparisons, and the time of a verification; `say` is called with
+    This takes `seconds` for each of at most five comparisons, and the time of a verification; `say` is called with
     each step.
     """
     with _as_in_training(call.device):
@@ -139,10 +139,10 @@ def choose(
 def implementation(
     call: Call, winner: Mapping[str, str], candidates: Mapping[str, Candidate]
 ) -> Implementation:
-    """What computes a call as decided.
+    """The implementation of a decision.
 
     Raises:
-        KeyError: a winner that is no candidate.
+        KeyError: a winner is not among the candidates.
     """
     op = call.op
     if WHOLE in winner:
@@ -182,9 +182,9 @@ def _try_out(trial: Trial, candidates: Mapping[str, Candidate], timed: Clock, se
             field.left_out[name] = str(slow)
         except Unsupported as refusal:
             field.left_out[name] = f"unsupported: {refusal}"
-        except (Exception, IntegrityError) as error:  # a plugin's code: anything can come out of it
+        except (Exception, IntegrityError) as error:  # a plugin's code may raise anything
             if name == BASELINE:
-                raise  # the call itself is wrong
+                raise  # the call itself is invalid
             field.left_out[name] = describe(error)
     return field
 
@@ -194,7 +194,7 @@ class _TooSlow(Exception):
 
 
 def _corners(call: Call, seed: int) -> list[tuple[Trial, float]]:
-    """Small parts of the call, the smallest first, each with its share of the work: one image, then some."""
+    """Small parts of the call with their shares of its work, the smallest first."""
     all_of_it, _ = call.work
     corners: list[tuple[Trial, float]] = []
     parts = [call.cropped(*corner) for corner in CORNERS]
@@ -211,10 +211,10 @@ def _corners(call: Call, seed: int) -> list[tuple[Trial, float]]:
 
 
 def _first_seconds(trial: Trial, op: Implementation, timed: Clock, enough: float) -> float:
-    """The fastest of a few calls after the first, which compiles, allocates and the like.
+    """The fastest of a few calls after the first one, which compiles and allocates.
 
-    The fastest of two calls where one is fast `enough`, else of `TRIES`, unless these take a long time: another
-    program may delay one call, and not all.
+    Two calls are made if one takes less than `enough` seconds, otherwise up to `TRIES`: another program may delay
+    some of them.
     """
     run = trial.whole(op)
     output = run()[0]
@@ -237,7 +237,7 @@ Comparison = Callable[[str, dict[str, Callable[[], Any]]], list[str]]
 def _compare(
     trial: Trial, field: Field, timed: Clock, seconds: float, seed: int, say: Say
 ) -> tuple[Decision, list[dict[str, str]]]:
-    """All comparisons of a call: their times, and the possible winners, the best first."""
+    """Make all comparisons of a call; returns the decision, and all possible winners, the best first."""
     call = trial.call
     seconds_of: dict[str, dict[str, float]] = {}
     rounds: dict[str, int] = {}
@@ -248,7 +248,7 @@ def _compare(
         for name, run in list(runners.items()):
             try:
                 run()
-            except Exception as error:  # a plugin's code: its parts are called here first
+            except Exception as error:  # a plugin's code; its parts are called here for the first time
                 if name == BASELINE:
                     raise
                 del runners[name]
@@ -284,7 +284,7 @@ def _compare(
 def _best_parts(
     trial: Trial, candidates: Mapping[str, Candidate], compared: Comparison
 ) -> dict[str, str] | None:
-    """The fastest candidate for each part; None where one wins all of them, or no candidate offers parts."""
+    """The fastest candidate for each part; None if one wins all of them, or none offers parts."""
     call = trial.call
     options = call.pairs
     apart = {name: parts for name, each in candidates.items() if (parts := each.parts(call.op)) is not None}
@@ -311,32 +311,28 @@ def _best_parts(
 def _verdict(
     call: Call, winner: Mapping[str, str], candidates: Mapping[str, Candidate], seed: int
 ) -> str | None:
-    """What is wrong with the winner on this call; None where it is correct."""
+    """What is wrong with the winner on this call; None if it is correct."""
     op = implementation(call, winner, candidates)
-    strict = replace(candidates[BASELINE].backend, accuracy={}, deterministic=True)  # what `auto` promises
+    # what `auto` declares of itself
+    strict = replace(candidates[BASELINE].backend, accuracy={}, deterministic=True)
     outcome = check_with(strict, op, call.record, call.case, call.dtype, call.device, seed + 1)
-    return None if outcome.state == "passed" else f"{outcome.state}: {outcome.message}"
+    return None if outcome.state == "passed" else f"{outcome.state}: {outcome.text}"
 
 
 @contextmanager
 def _as_in_training(device: str) -> Iterator[None]:
-    """Whatever the caller's modes: gradients are recorded, and new memory is on the device and not filled.
+    """Record gradients, and make new memory on the device and unfilled, whatever modes the caller is in.
 
-    A default device slows every call of torch down, so that one is set only where the program has set one.
+    A default device slows every call of torch down. It is set here only if the program has set one.
     """
-    memory: Any = torch.utils.deterministic  # a module that is a class, which type checkers do not see
-    filled = memory.fill_uninitialized_memory
-    try:
-        memory.fill_uninitialized_memory = False
-        with (
-            nullcontext() if torch.get_default_device().type == "cpu" else torch.device(device),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.random.fork_rng(devices=[]),
-        ):
-            yield
-    finally:
-        memory.fill_uninitialized_memory = filled
+    with (
+        memory_filled(False),
+        nullcontext() if torch.get_default_device().type == "cpu" else torch.device(device),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.random.fork_rng(devices=[]),
+    ):
+        yield
 
 
 def _waiting(call: Call) -> Callable[[], None]:

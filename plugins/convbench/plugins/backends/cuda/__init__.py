@@ -1,9 +1,8 @@
 """`cuda`: kernels of our own for NVIDIA's GPUs, in CUDA C++ that is compiled where it runs.
 
-`kernels/` is to be read: `direct.cu` for few channels, `gemm.cu` on tensor cores for the rest, `pooling.cu`.
-They are compiled by NVRTC (`compiler.py`) and kept on disk (`compile_cache.py`); `driver.py` runs them,
-`launch_config.py` and `pooling.py` choose kernel and grid; `torch_ops.py` makes ops of torch of it.
-`docs/cuda.md` draws it.
+The kernels are in `kernels/`: `direct.cu` for few channels, `gemm.cu` on tensor cores for the rest, `pooling.cu`.
+`compiler.py` compiles them and keeps the result on disk, `driver.py` launches them, `launch_config.py` and
+`pooling.py` choose kernels and grids, and `torch_ops.py` registers ops of torch. `docs/cuda.md` has the drawings.
 """
 
 from __future__ import annotations

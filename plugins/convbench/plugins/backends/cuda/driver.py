@@ -1,8 +1,8 @@
-"""Where kernels run: a CUDA device, through the driver API of `cuda.bindings`.
+"""Launch kernels on a CUDA device, through the driver API of `cuda.bindings`.
 
-`Machine` is all that convolutions and pools know of it, and the tests have another one, which runs the same
-kernels on the CPU. Launches go to torch's current stream, in torch's context: they keep their order with torch's
-own, and CUDA graphs capture them.
+Convolutions and pools see it as a `Machine`; the tests have another one, which runs the same kernels on the CPU.
+Launches go to torch's current stream, in torch's context: they keep their order with torch's own, and CUDA graphs
+capture them.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from convbench.plugins.backends.cuda.compile_cache import cubin
-from convbench.plugins.backends.cuda.programs import Program
+from convbench.plugins.backends.cuda.compiler import Program, cubin
 from convbench.registry import ConvbenchError, Unsupported
 
 Argument = Tensor | ctypes.Structure | int | None
@@ -24,6 +23,17 @@ Grid = tuple[int, int, int]
 
 OLDEST = (8, 0)  # the compute capability that has bfloat16, cp.async and m16n8k16
 SHARED_BY_DEFAULT = 48 * 1024  # bytes that a block may have without a function attribute
+
+
+class Launch(NamedTuple):
+    """A kernel on `grid` blocks of `threads` threads, each block with `shared` bytes of shared memory."""
+
+    program: Program
+    kernel: str
+    grid: Grid
+    threads: int
+    shared: int
+    arguments: Sequence[Argument]
 
 
 class LaunchFailed(ConvbenchError):
@@ -40,17 +50,8 @@ class Machine(Protocol):
     def processors(self, device: torch.device) -> int:
         """How many blocks run at once, at least."""
 
-    def launch(
-        self,
-        device: torch.device,
-        program: Program,
-        kernel: str,
-        grid: Grid,
-        threads: int,
-        shared: int,
-        arguments: Sequence[Argument],
-    ) -> None:
-        """Run a kernel on `grid` blocks of `threads` threads, each block with `shared` bytes of shared memory."""
+    def launch(self, device: torch.device, launch: Launch) -> None:
+        """Run a kernel."""
 
 
 class Gpu:
@@ -61,16 +62,8 @@ class Gpu:
     def processors(self, device: torch.device) -> int:
         return _processors(device.index)
 
-    def launch(
-        self,
-        device: torch.device,
-        program: Program,
-        kernel: str,
-        grid: Grid,
-        threads: int,
-        shared: int,
-        arguments: Sequence[Argument],
-    ) -> None:
+    def launch(self, device: torch.device, launch: Launch) -> None:
+        program, kernel, grid, threads, shared, arguments = launch
         kept = parameters(arguments)
         pointers = (ctypes.c_void_p * len(kept))(*map(ctypes.addressof, kept))
         with torch.cuda.device(device):

@@ -1,14 +1,14 @@
 """The structures of `correlation.cuh` and `direct.cu`, filled in: a convolution, and the gradient of its input.
 
-With a stride s the pixels of the input fall into s x s classes, by (pixel + padding) mod s. Those of one class
-have seen the same taps, every s-th or so, at positions that follow one another in the output:
+With a stride s the pixels of the input fall into s x s classes, by (pixel + padding) mod s. Each class depends
+on its own taps, at consecutive positions of the output:
 
     stride 2, kernel 3, padding 1      pixel       0   1   2   3   4   5
                                        even: tap   1       1       1        at grad_output 0, 1, 2
                                        odd: taps       2,0     2,0     2,0  at grad_output (0, 1), (1, 2), (2, 3)
 
-So the gradient of each class is a correlation of the output's gradient with the kernel's taps of that class, of
-step 1, without the multiplications by zero of a dilated gradient; and its filters are the input's channels.
+So the gradient of each class is a correlation of the output's gradient with the taps of that class, with step
+1. It has no multiplications by zero, unlike a dilated gradient. Its filters are the input's channels.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ _DIVISORS = ("by_taps", "by_taps_w", "by_pixels", "by_columns")
 
 
 class Correlation(ctypes.Structure):
-    """As in `correlation.cuh`, which says what each number is."""
+    """As in `correlation.cuh`, which explains each number."""
 
     _fields_ = (*((name, ctypes.c_int) for name in _INTS), *((name, Divisor) for name in _DIVISORS))
 
     def __hash__(self) -> int:
-        """One is made for a shape and kept (`forward`, `input_gradient`), and is known by its identity."""
+        """By identity: `forward` and `input_gradient` make one for each shape and cache it."""
         return id(self)
 
     @classmethod
@@ -95,7 +95,7 @@ def forward(shape: Shape) -> Correlation:
 
 @dataclass(frozen=True)
 class _Class:
-    """The pixels of one class along one axis: `start`, `start + stride`, ... of which there are `count`.
+    """The pixels of one class along one axis: `count` pixels from `start` on, in steps of `stride`.
 
     Their taps are `first`, `first + every`, ... of the kernel, from the last of the `taps` to the first, at
     grad_output positions `origin`, `origin + gap`, ... for the first pixel.
@@ -124,9 +124,9 @@ def _classes(extent: int, kernel: int, stride: int, padding: int, dilation: int)
 
 @lru_cache(maxsize=1024)
 def input_gradient(shape: Shape) -> tuple[tuple[Correlation, ...], bool]:
-    """The correlations of the output's gradient that make up the gradient, and whether they leave pixels out.
+    """The correlations that compute the gradient of the input, and whether they leave pixels out.
 
-    Pixels that no window has seen have no taps, and a gradient of zero, which none of the correlations writes.
+    Pixels in no window have no taps. Their gradient is zero, and none of the correlations writes it.
     """
     depth, (kh, kw) = shape.channels // shape.groups, shape.kernel
     per_group = shape.filters // shape.groups
@@ -155,7 +155,7 @@ def input_gradient(shape: Shape) -> tuple[tuple[Correlation, ...], bool]:
 
 
 class Tile(ctypes.Structure):
-    """As in `direct.cu`: what a block computes, in strips, and what it keeps in shared memory, in floats."""
+    """As in `direct.cu`: what a block computes (in strips) and what it keeps in shared memory (in floats)."""
 
     _fields_ = tuple(
         (name, ctypes.c_int)

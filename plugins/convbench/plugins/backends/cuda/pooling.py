@@ -10,8 +10,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from convbench.plugins.backends.cuda.driver import Argument, Machine
-from convbench.plugins.backends.cuda.programs import ELEMENTS, Program, program
+from convbench.plugins.backends.cuda.compiler import Program, element, program
+from convbench.plugins.backends.cuda.driver import Argument, Launch, Machine
 from convbench.registry import Unsupported
 
 THREADS = 256
@@ -119,12 +119,12 @@ class Pooling:
         sizes = planes, *image.shape[2:], *pooled.shape[2:]
         pooling = _Pooling(*sizes, (ctypes.c_int * 8)(*window), *counted)
         grid = (-(-written.numel() // THREADS), 1, 1)
-        made = pooling_program(str(image.dtype).removeprefix("torch."), window if self.fixed else None)
-        self.machine.launch(image.device, made, kernel, grid, THREADS, 0, (pooling, *arguments))
+        made = pooling_program(image.dtype, window if self.fixed else None)
+        self.machine.launch(image.device, Launch(made, kernel, grid, THREADS, 0, (pooling, *arguments)))
 
 
 @lru_cache(maxsize=1024)
-def pooling_program(dtype: str, window: tuple[int, ...] | None = None) -> Program:
-    """For one window (kernel, stride, padding, dilation; pairs), or for any."""
+def pooling_program(dtype: torch.dtype, window: tuple[int, ...] | None = None) -> Program:
+    """The program for one window (kernel, stride, padding, dilation; pairs), or for any."""
     fixed: dict[str, str] = {} if window is None else {"FIXED": ",".join(map(str, window))}
-    return program("pooling.cu", ELEMENT=ELEMENTS[dtype], **fixed)
+    return program("pooling.cu", ELEMENT=element(dtype), **fixed)

@@ -1,4 +1,4 @@
-"""`cuda_naive`: the formula on a GPU, one thread for each number that comes out; what `loops` is on the CPU.
+"""`cuda_naive`: the formula on a GPU, one thread for each number of the output, as `loops` computes it on the CPU.
 
 `naive.cu` is one page, to be read before the kernels of `cuda`. That package does everything else for it:
 compiling, launching, and pooling, which is one thread for each output there as well.

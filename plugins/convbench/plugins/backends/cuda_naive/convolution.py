@@ -1,4 +1,4 @@
-"""The launches of `naive.cu`: as many threads as numbers come out."""
+"""Launch the kernels of `naive.cu`, with one thread for each number that they write."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from convbench.plugins.backends.cuda.driver import Argument, Machine
+from convbench.plugins.backends.cuda.compiler import Program, element
+from convbench.plugins.backends.cuda.driver import Argument, Launch, Machine
 from convbench.plugins.backends.cuda.kernel_arguments import Shape
-from convbench.plugins.backends.cuda.programs import ELEMENTS, Program
 
 THREADS = 256
 
@@ -36,7 +36,7 @@ class Geometry(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Convolution:
-    """The kernels of `conv2d`, on tensors that lie in memory in the order of their dimensions."""
+    """The kernels of `conv2d`, on contiguous tensors."""
 
     machine: Machine
 
@@ -68,12 +68,10 @@ class Convolution:
         if written.numel():
             grid = (-(-written.numel() // THREADS), 1, 1)
             arguments = Geometry.of(shape), *read, written
-            self.machine.launch(
-                written.device, naive_program(written.dtype), kernel, grid, THREADS, 0, arguments
-            )
+            launch = Launch(naive_program(written.dtype), kernel, grid, THREADS, 0, arguments)
+            self.machine.launch(written.device, launch)
 
 
 @cache
 def naive_program(dtype: torch.dtype) -> Program:
-    element = ELEMENTS[str(dtype).removeprefix("torch.")]
-    return Program(Path(__file__).with_name("naive.cu"), (("ELEMENT", element),))
+    return Program(Path(__file__).with_name("naive.cu"), (("ELEMENT", element(dtype)),))

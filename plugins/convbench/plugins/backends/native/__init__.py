@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from convbench.plugins.backends.native.library import unavailable
 from convbench.registry import Backend, hookimpl
 
 OPS = (
@@ -22,6 +21,13 @@ OPS = (
     "activation_max_pool2d",
     "activation_avg_pool2d",
 )
+
+
+def unavailable() -> str | None:
+    """Why there are no kernels on this machine, in one line."""
+    from convbench.plugins.backends.native import library
+
+    return library.unavailable()
 
 
 def load() -> Mapping[str, Any]:

@@ -162,16 +162,16 @@ def int64s(numbers: Sequence[int]) -> Any:
 
 
 def call(name: str, sizes: Any, *tensors: Tensor | None) -> None:
-    """Call a function with the addresses of contiguous tensors; those it writes are new, and so contiguous.
+    """Call a function with the addresses of contiguous tensors; the tensors that it writes are new.
 
     Args:
         name: of the function; its dtype is that of the first tensor.
         sizes: `Geometry`, `Pooling` or `Elements` of core.hpp.
-        tensors: those that it reads, which are copied where they are not contiguous, and those that it writes.
+        tensors: those that it reads (copied if they are not contiguous), and those that it writes.
 
     Raises:
         MemoryError: there is none for the copies that the kernel makes.
-        ValueError: sizes that are none, or a tensor that has lost its memory.
+        ValueError: invalid sizes, or a tensor without memory.
     """
     kept = [None if tensor is None else tensor.contiguous() for tensor in tensors]
     addresses = [None if tensor is None else tensor.data_ptr() for tensor in kept]

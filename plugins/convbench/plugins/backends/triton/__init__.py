@@ -8,11 +8,12 @@ available there. `docs/triton.md` draws how it computes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
-from convbench.plugins.backends.triton.availability import interpreted, unavailable
-from convbench.registry import Backend, hookimpl
+from convbench.registry import Backend, hookimpl, no_cuda_device
 
 OPS = (
     "conv2d",
@@ -22,6 +23,18 @@ OPS = (
     "activation_max_pool2d",
     "activation_avg_pool2d",
 )
+
+
+def interpreted() -> bool:
+    """Whether this process interprets kernels: `TRITON_INTERPRET=1`, as Triton reads it when it is imported."""
+    return os.environ.get("TRITON_INTERPRET", "").strip().lower() in ("1", "true", "on")
+
+
+def unavailable() -> str | None:
+    """Why there are no kernels on this machine, in one line."""
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    return None if interpreted() else no_cuda_device()
 
 
 def load() -> Mapping[str, Any]:

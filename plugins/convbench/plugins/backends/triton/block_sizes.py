@@ -1,12 +1,12 @@
-"""How large the blocks of a matrix product are: candidates for a call, of which the autotuner takes the fastest.
+"""Choose the block sizes of a matrix product: candidates for a call, which Triton's autotuner times.
 
-Candidates are made smaller where the call is smaller than they are, and left out where their stages need more
-shared memory than there is, or where a lane gathers more than its registers hold. What was measured is kept in
-Triton's cache directory, by the kernel's source, the architecture, dtypes, candidates and key, so that a shape is
-tuned once on a machine and not in every process. The key has sizes by their order of magnitude: another batch of
-the same layer is not another problem.
+Candidates are reduced to the size of the call. One is left out if its stages need more shared memory than the
+device has, or if a lane gathers more than its registers hold. Triton keeps the times in its cache directory, by
+the kernel's source, architecture, dtypes, candidates and key, so that a shape is tuned once on a machine. The key
+has the order of magnitude of sizes: a layer with another batch size is the same problem.
 
-Calls so small that any tile is as good as another are not tuned, and share one compiled variant of each kernel.
+Small calls, for which all tiles are about equally fast, are not tuned. They share one compiled variant of each
+kernel.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 import torch
 import triton
 
-from convbench.plugins.backends.triton.availability import interpreted
+from convbench.plugins.backends.triton import interpreted
 
-SMALL = 2**21  # multiplications of a call that is not tuned
-SHARED_MEMORY = 99 * 1024  # bytes of a block, where no device can be asked: the least of sm_80 and newer
+SMALL = 2**21  # multiplications; smaller calls are not tuned
+SHARED_MEMORY = 99 * 1024  # bytes of a block if there is no device: the least of sm_80 and newer
 KEY = (
     "size_class", "groups", "inner", "outer", "kernel_h", "kernel_w", "stride_h", "stride_w", "source_c",
 )  # fmt: skip
@@ -29,13 +29,13 @@ KEY = (
 
 @dataclass(frozen=True)
 class Tile:
-    """A block of the product: rows x columns of sums, and how much of the sum is done at one step.
+    """A block of the product: rows x columns of sums, each over `depth` terms in one step.
 
     Attributes:
         folded: channels and taps are one axis; see `kernels/correlation.py`.
-        even: steps have whole blocks of channels.
+        even: all steps have whole blocks of channels.
         warps: of 32 lanes.
-        stages: how many steps' operands are on their way at once.
+        stages: steps whose operands are loaded at the same time.
     """
 
     rows: int
@@ -47,12 +47,12 @@ class Tile:
     even: bool = False
 
     def shared_memory(self, itemsize: int) -> int:
-        """Bytes that the operands of all stages take."""
+        """Bytes of the operands of all stages."""
         return self.stages * self.depth * (self.rows + self.columns) * itemsize
 
     @property
     def gathered(self) -> int:
-        """Elements that a lane loads at each step, each with its address and, where folded, its mask."""
+        """Elements that a lane loads in a step. Each has an address, and a mask if the axes are folded."""
         return self.depth * (self.rows + self.columns) // (32 * self.warps)
 
     @property
@@ -63,15 +63,15 @@ class Tile:
 
 @dataclass(frozen=True)
 class Product:
-    """The matrix product of a call: rows x columns, each a sum over depth; depth is channels x taps or positions.
+    """The matrix product of a call: rows x columns sums over channels and taps, or over positions.
 
     Attributes:
-        rows: positions, or filters for the weight gradient.
-        columns: channels that come out; for the weight gradient channels that go in, or with their taps.
-        depth: channels that are summed over, or positions.
+        rows: positions; for the weight gradient, filters.
+        columns: channels of the output; for the weight gradient, channels of the input.
+        depth: channels that are summed over; for the weight gradient, positions.
         taps: of the kernel.
-        folds: which axis has the channels that taps can be folded into, "depth" or "columns".
-        groups: how many such products there are.
+        folds: the axis of the source's channels, which taps can be folded into: "depth" or "columns".
+        groups: the number of such products.
     """
 
     rows: int
@@ -87,11 +87,11 @@ class Product:
 
     @property
     def channels(self) -> int:
-        """Those of the source, in one group."""
+        """Channels of the source in one group."""
         return self.depth if self.folds == "depth" else self.columns
 
 
-# Tensor cores, 16 bits; wgmma wants at least 64 rows and 4 warps. With TF32 half the depth has the same bytes.
+# Tensor cores, 16 bits; wgmma needs at least 64 rows and 4 warps. TF32 has the same bytes at half the depth.
 HALF: tuple[Tile, ...] = (
     Tile(128, 128, 64, 8, 3),
     Tile(128, 128, 32, 4, 4),
@@ -106,7 +106,7 @@ HALF: tuple[Tile, ...] = (
     Tile(256, 32, 32, 8, 3),
     Tile(64, 64, 32, 4, 4),
 )
-# float32 in full precision is multiplied outside of tensor cores, from registers.
+# Full float32 is multiplied without tensor cores, from registers.
 FULL: tuple[Tile, ...] = (
     Tile(128, 64, 16, 8, 2),
     Tile(64, 64, 16, 4, 3),
@@ -117,22 +117,22 @@ FULL: tuple[Tile, ...] = (
     Tile(32, 32, 32, 4, 2),
 )
 UNTUNED = Tile(64, 32, 32, 4, 2)
-# What a lane may gather and sum up at most: more spilled where layers of the suite `ops` were compiled for
-# sm_80, sm_90 and sm_100. The weight gradient gathers on both sides; folded, each element has a mask of its own.
+# The most elements and sums of a lane. With more, kernels spilled when layers of the suite `ops` were compiled for
+# sm_80, sm_90 and sm_100. The weight gradient gathers both operands; with folded axes each element has a mask.
 REGISTERS = {
     ("depth", False): (96, 128),
     ("depth", True): (64, 64),
     ("columns", False): (80, 64),
     ("columns", True): (48, 64),
 }
-INTERPRETED = {  # where a step costs milliseconds, and its elements next to nothing
+INTERPRETED = {  # a step takes milliseconds, however many elements it has
     "depth": Tile(1024, 32, 64, 4, 1),
     "columns": Tile(32, 64, 1024, 4, 1),
 }
 
 
 def candidates(product: Product, dtype: torch.dtype, precision: str, shared_memory: int) -> tuple[Tile, ...]:
-    """The tiles worth measuring for a call, the one without measuring where it is small; never none."""
+    """The tiles to time for a call, at least one; exactly one if the call is small."""
     if product.multiplications <= SMALL:
         return (replace(UNTUNED, folded=product.channels < UNTUNED.depth),)
     if interpreted():
@@ -158,14 +158,14 @@ def candidates(product: Product, dtype: torch.dtype, precision: str, shared_memo
 
 
 def _worth(product: Product, folded: bool) -> bool:
-    """With few channels a block of them is mostly empty, with many the larger masks have nothing to gain."""
+    """Few channels leave a block mostly empty unless it is folded; with many, folding only costs masks."""
     if product.taps == 1:
         return not folded
     return product.channels < 64 if folded else product.channels >= 16
 
 
 def _fitted(tile: Tile, product: Product, folded: bool) -> Tile:
-    """The tile, no larger than the call needs it on any axis."""
+    """The tile, reduced to the size of the call on each axis."""
     columns = product.columns * (product.taps if folded and product.folds == "columns" else 1)
     depth = product.depth * (product.taps if folded and product.folds == "depth" else 1)
     tile = replace(
@@ -176,7 +176,7 @@ def _fitted(tile: Tile, product: Product, folded: bool) -> Tile:
         folded=folded,
     )
     warps = tile.warps
-    while warps > 2 and tile.rows * tile.columns < 256 * warps:  # 8 sums for a lane
+    while warps > 2 and tile.rows * tile.columns < 256 * warps:  # less than 8 sums for a lane
         warps //= 2
     return replace(
         tile, warps=warps, even=product.folds == "depth" and not folded and product.depth % tile.depth == 0
@@ -184,7 +184,7 @@ def _fitted(tile: Tile, product: Product, folded: bool) -> Tile:
 
 
 def _blocks(extent: int) -> int:
-    """The power of two that holds it; tensor cores take no fewer than 16."""
+    """The next power of two; tensor cores need at least 16."""
     return max(16, 1 << (int(extent) - 1).bit_length())
 
 
@@ -206,7 +206,7 @@ def _shared_memory(device: torch.device) -> int:
 
 @cache
 def autotuned(kernel: Any, tiles: tuple[Tile, ...], names: tuple[str, str, str]) -> Any:
-    """The kernel with these tiles to choose from; `names` are its arguments for rows, columns and depth."""
+    """The kernel, tuned over these tiles; `names` are its arguments for rows, columns and depth."""
     configs = [
         triton.Config(
             {
@@ -224,9 +224,9 @@ def autotuned(kernel: Any, tiles: tuple[Tile, ...], names: tuple[str, str, str])
 
 
 def size_class(extent: int) -> int:
-    """The order of magnitude of a size, to the power of two: sizes of one class share their tile.
+    """The number of bits of a size; sizes of one class share their tile.
 
-    Where the size is a symbol of a compiler, the comparisons are what it keeps: a graph is for a class of sizes.
+    A compiler that traces a symbolic size records these comparisons, so that its graph holds for the whole class.
     """
     magnitude = 0
     while extent >= 2**magnitude:
@@ -235,7 +235,7 @@ def size_class(extent: int) -> int:
 
 
 def variant(kernel: Any, product: Product) -> Any:
-    """The kernel as it is compiled for a call: for its very strides, or for any where the call is small."""
+    """The kernel, specialised for the call's strides; for a small call, a variant for all strides."""
     small = product.multiplications <= SMALL and not interpreted()
     return _for_any(kernel) if small else kernel
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convbench.plugins.backends.triton.availability import interpreted
+from convbench.plugins.backends.triton import interpreted
 from convbench.plugins.backends.triton.block_sizes import (
     Product,
     Tile,

@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from convbench.plugins.backends.triton.availability import interpreted
+from convbench.plugins.backends.triton import interpreted
 from convbench.plugins.backends.triton.block_sizes import size_class
 from convbench.plugins.backends.triton.convolution import refuse_others
 from convbench.plugins.backends.triton.kernels.pooling import (

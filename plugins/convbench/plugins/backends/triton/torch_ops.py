@@ -1,11 +1,11 @@
-"""Registration of functions that launch Triton kernels, for eager calls and for compilers.
+"""Register functions that launch Triton kernels, for eager calls and for compilers.
 
-`torch.ops.convbench_triton` has the ops, made by `torch.library.triton_op`: `torch.compile` looks into such an op,
-sees the launch, allocates its output and fuses what is around it. Eager calls use an `autograd.Function` of the
-same launch, which costs less than going through the dispatcher twice.
+The ops in `torch.ops.convbench_triton` are made by `torch.library.triton_op`: `torch.compile` traces into them,
+sees the launch, allocates the output and fuses what is around it. Eager calls use an `autograd.Function` of the
+same launch, which takes less time than two passes through the dispatcher.
 
-Interpreted kernels compute with numbers, in Python, and a compiler's tensors have none. Under the interpreter each
-op is therefore opaque: a `torch.library.custom_op`.
+Interpreted kernels compute with numbers, and the tensors of a compiler have none. So under the interpreter each
+op is opaque: a `torch.library.custom_op`.
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convbench.plugins.backends.triton.availability import interpreted
-from convbench.registry.authoring.torch_library import Derivative, Keep, Registered
+from convbench.plugins.backends.triton import interpreted
+from convbench.registry.authoring.torch_library import Registered
 
 
 class TritonLibrary(Registered):
     """A namespace whose ops launch Triton kernels, through `launch`."""
 
-    def add(
+    def define(
         self,
         schema: str,
         kernel: Callable[..., Any],
         fake: Callable[..., Any],
-        derivative: Derivative,
-        keep: Keep,
+        backward: Any,
+        setup_context: Any,
     ) -> None:
         name, parenthesis, signature = schema.partition("(")
-        setup_context, backward = self.add_eager(name, kernel, derivative, keep)
         make: Any = torch.library.custom_op if interpreted() else torch.library.triton_op
         op = make(f"{self.namespace}::{name}", kernel, mutates_args=(), schema=parenthesis + signature)
         op.register_fake(fake)

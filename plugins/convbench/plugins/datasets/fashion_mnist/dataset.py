@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convbench.plugins.datasets.fashion_mnist import embedded, files, sources
+from convbench.plugins.datasets.fashion_mnist import files, sources
 from convbench.plugins.datasets.idx import IdxFile
 from convbench.registry import Dataset, Images, hookimpl
 
@@ -20,20 +20,20 @@ def load(root: Path | None = None) -> Images:
     """Load FashionMNIST from the first of its sources that has it, verified to the last byte.
 
     The sources: `root` (`--data-dir`), the directory in CONVBENCH_DATA, the user's cache, the system copy of
-    Debian's dataset-fashion-mnist; then a download through torchvision into the cache; and with none of them
-    the embedded sample, under the name `fashion-mnist-sample` and with a warning logged.
+    Debian's dataset-fashion-mnist, and a download through torchvision into the cache. If all fail, the embedded
+    sample is loaded under the name `fashion-mnist-sample`, and a warning is logged.
 
-    A download takes at most a minute, and one that failed is not tried again within the hour, whichever
-    process tried it: the workers of a run go on to the sample at once. `convbench data fetch` fetches ahead.
+    A download takes at most a minute. If it fails, no process tries again within the hour. `convbench data fetch`
+    fetches ahead of a run.
 
     Raises:
         DataError: `root` or CONVBENCH_DATA does not hold the data, or the first copy found is damaged.
     """
-    from convbench.plugins.datasets.fashion_mnist import acquire
+    from convbench.plugins.datasets.fashion_mnist import fetch
 
     chosen = sources.chosen(root)
     if chosen is None:
-        why = acquire.at_first_use(note=log.info)
+        why = fetch.at_first_use(note=log.info)
         chosen = sources.chosen(root)
         if chosen is None:
             log.warning(
@@ -48,13 +48,13 @@ def load(root: Path | None = None) -> Images:
 def load_sample(root: Path | None = None) -> Images:
     """Load the embedded sample: 10,000 training and 2,000 test images, balanced over the classes.
 
-    It lies in the package, so `root` is not looked at.
+    It is a part of the package; `root` is not used.
     """
-    return _images(embedded.NAME, embedded.read(), embedded.FILES)
+    return _images(files.SAMPLE_NAME, files.read_sample(), files.SAMPLE)
 
 
 def _images(name: str, contents: tuple[bytearray, ...], files: tuple[IdxFile, ...]) -> Images:
-    """Tensors over the verified contents, images without a copy."""
+    """Tensors of the verified contents; images are not copied."""
     tensors = [_tensor(content, file) for content, file in zip(contents, files, strict=True)]
     train_images, train_labels, test_images, test_labels = tensors
     return Images(
@@ -73,5 +73,7 @@ def convbench_datasets() -> list[Dataset]:
     source = "Xiao, Rasul and Vollgraf, 2017, arXiv:1708.07747"
     return [
         Dataset(files.NAME, "60,000 + 10,000 grey images of clothes, 28x28, 10 classes", load, source=source),
-        Dataset(embedded.NAME, "10,000 + 2,000 of them, embedded in the package", load_sample, source=source),
+        Dataset(
+            files.SAMPLE_NAME, "10,000 + 2,000 of them, embedded in the package", load_sample, source=source
+        ),
     ]

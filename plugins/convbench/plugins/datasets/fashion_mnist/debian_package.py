@@ -1,4 +1,4 @@
-"""Takes FashionMNIST out of Debian's package dataset-fashion-mnist: nothing is installed, root not needed."""
+"""Take FashionMNIST from Debian's package dataset-fashion-mnist; nothing is installed, and root is not needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OPTIONS = ("-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=20", "-o", 
 
 
 def unavailable() -> str | None:
-    """Why the package cannot be taken on this machine, None when it can be tried."""
+    """Why the package cannot be taken on this machine; None if it can be tried."""
     missing = [tool for tool in ("apt-get", "dpkg-deb") if not shutil.which(tool)]
     return f"this machine has no {' and no '.join(missing)}" if missing else None
 
@@ -29,8 +29,8 @@ def obtain(into: Path) -> Path:
     """
     if reason := unavailable():
         raise DataError(f"Debian's {PACKAGE} cannot be taken: {reason}")
-    # apt-get writes to the current directory. As root it warns that its `_apt` user may not write there, and
-    # goes on as root; what it says is shown only if it fails.
+    # apt-get writes to the current directory. As root it warns that its user `_apt` may not write there, and
+    # continues as root. Its messages are shown only if it fails.
     said, failed = _run(["apt-get", *OPTIONS, "download", PACKAGE], into)
     packages = sorted(into.glob(f"{PACKAGE}_*.deb"))
     if failed or not packages:

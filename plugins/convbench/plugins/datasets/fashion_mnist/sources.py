@@ -1,12 +1,12 @@
-"""Where FashionMNIST is looked for, in which order, and which of these places settles the matter.
+"""The places where FashionMNIST is looked for, in this order:
 
 1. the directory given as `--data-dir` (or `root`);
 2. the directory named by the environment variable CONVBENCH_DATA;
 3. the user's cache, which `convbench data fetch` fills;
 4. the system copy of Debian's package dataset-fashion-mnist.
 
-The first two were asked for: if they are given and do not hold the data, that is an error. The others may be
-empty. A place with a damaged or partial copy is an error too, never passed over without a word.
+If one of the first two is given and does not hold the data, that is an error; the others may be empty. A damaged
+or partial copy is an error in any of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SYSTEM_ROOT = Path("/usr/share/datasets")
 
 @dataclass(frozen=True)
 class Source:
-    """A place to look: its name to the user, its directory if it has one, and whether it must serve."""
+    """A place: its name for the user, its directory if there is one, and whether it must hold the data."""
 
     name: str
     root: Path | None
@@ -34,7 +34,7 @@ class Source:
 
     @property
     def remedy(self) -> str:
-        """The command that puts a good copy where it is looked for first."""
+        """The command that puts a valid copy where it is found first."""
         command = "convbench data fetch"
         return f"{command} --data-dir {shlex.quote(str(self.root))}" if self.required else command
 
@@ -65,10 +65,10 @@ def cache_root() -> Path:
 
 
 def chosen(root: Path | None) -> tuple[Source, Path] | None:
-    """The source that settles the matter, with the directory of its copy, not verified yet.
+    """The first source that has a copy, and the directory of that copy, not verified yet.
 
     Raises:
-        DataError: a directory that was asked for holds none of the files.
+        DataError: a directory that was given holds none of the files.
     """
     for source in sources(root):
         if source.root is None:
@@ -81,7 +81,7 @@ def chosen(root: Path | None) -> tuple[Source, Path] | None:
 
 
 def absent(source: Source) -> str:
-    """The sentence for a directory that was asked for and does not hold the data."""
+    """The message for a directory that was given and does not hold the data."""
     names = ", ".join(file.name for file in files.FULL)
     return (
         f"{source.name} {source.root} does not hold FashionMNIST: expected {names}, each plain or .gz, in it"
@@ -93,7 +93,7 @@ def read(source: Source, directory: Path) -> tuple[bytearray, ...]:
     """Read and verify the chosen copy.
 
     Raises:
-        DataError: the copy is damaged or partial; the sentence ends in what to do.
+        DataError: the copy is damaged or partial; the message says what to do.
     """
     try:
         return files.read(directory)

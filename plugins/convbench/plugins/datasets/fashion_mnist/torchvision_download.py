@@ -1,7 +1,7 @@
-"""Downloads FashionMNIST through torchvision, in a child process that can be ended at its deadline.
+"""Download FashionMNIST through torchvision, in a child process that is killed at its deadline.
 
-torchvision sets no timeout on its connections, and a name server that does not answer cannot be interrupted
-from within Python. A child of our own can have both limits, without touching those of this process.
+torchvision sets no timeout on its connections, and Python cannot interrupt a name server's delay. A child process
+can have both limits without changing those of this process.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from convbench.registry.errors import DataError
 
-ATTEMPTS = 2  # a mirror's hiccup is retried once; files that arrived whole are kept
-ORPHAN_SECONDS = 5  # how much longer than its deadline a child lives whose parent was killed
+ATTEMPTS = 2  # complete files are kept for the second one
+ORPHAN_SECONDS = 5  # after its deadline, a child whose parent was killed ends itself
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Patience:
 def download(into: Path, patience: Patience) -> Path:
     """Let torchvision download the dataset under `into`, and return that directory.
 
-    Progress goes to stderr when that is a terminal, and nowhere else.
+    Progress is shown on stderr if that is a terminal.
 
     Raises:
         DataError: it did not succeed within the deadline.
@@ -58,7 +58,7 @@ def download(into: Path, patience: Patience) -> Path:
 
 
 def download_here(into: str, silence_seconds: float) -> str | None:
-    """Download in this process; return why it failed, None when it did not."""
+    """Download in this process; returns why it failed, None if it did not."""
     socket.setdefaulttimeout(silence_seconds)
     failure = None
     for _ in range(ATTEMPTS):
