@@ -36,20 +36,34 @@ DEFENCES = {
     ),
     "lasting": (
         "new numbers in old memory",
-        "The op is called twice on the same tensors, which are filled with other numbers in between. The "
-        "second answer must fit the second numbers, and the first must be unchanged. If an answer is "
-        "wrong, it is checked again a little later, in case it was still being written.",
+        "The op is called twice on the same tensors, which are filled with other numbers in between, or a "
+        "few of whose numbers are replaced without a change of the version that torch keeps. The second answer "
+        "must fit the second numbers, and the first must be unchanged. If an answer is wrong, it is checked "
+        "again a little later, in case it was still being written.",
     ),
     "later": (
         "verification repeated",
         "After a timing or a training, everything is verified once more on new numbers in the same "
         "process; after a training also for the smaller last batches of its epochs and evaluations.",
     ),
+    "midst": (
+        "steps audited in the midst",
+        "Between two timed steps, at two moments drawn from a secret of the run, a step is taken while "
+        "the clock stands. Layers, images, callers and their depth are those of the timed steps. Every answer "
+        "is compared with the reference, and every gradient for the one that really comes in and for a "
+        "random one. One more step follows, which is not timed either, so that the caches are those of a step.",
+    ),
+    "replay": (
+        "steps taken again by torch",
+        "The first three steps of a training, one step of each epoch at random, and the steps that are audited "
+        "in a timing are taken again by torch, from the same parameters, images and random numbers. The "
+        "loss, and the gradient that each parameter has followed, must be the same but for rounding.",
+    ),
     "step": (
         "a step under audit",
-        "After a timing or a training, one more step is taken. A backend cannot tell it from the others: "
-        "layers, parameters, images and modes are the same. Every answer and every gradient in it is "
-        "compared with the reference. After a training, an evaluation is audited too.",
+        "After a timing or a training, one more step is taken, on images drawn at random from the whole data. "
+        "Every answer and every gradient in it is compared with the reference. After a training, an evaluation "
+        "is audited too.",
     ),
     "service": (
         "service compared",
@@ -68,6 +82,12 @@ DEFENCES = {
         "A call and its backward pass must not change the number of threads, default dtype and device, "
         "denormals, gradient mode, determinism, precision, modes that intercept calls, or the seed of "
         "random numbers.",
+    ),
+    "clocks": (
+        "two clocks",
+        "A worker says when its clock is started and stopped, and its parent's own clock goes with it. Both must "
+        "agree. What the parent sees itself is what a row has. More than twice the arithmetic that the device "
+        "does in matrix products (eight times for algorithms that save some) is not possible.",
     ),
     "events": (
         "marked results",

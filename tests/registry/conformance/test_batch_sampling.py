@@ -17,7 +17,7 @@ from convbench.registry.conformance.cases import Case, conv2d, pool
 from convbench.registry.conformance.report import Outcome
 from convbench.registry.conformance.verify import check
 from convbench.registry.integrity.monkeypatch_guard import IntegrityError
-from convbench.registry.integrity.step_audit import audited
+from convbench.registry.integrity.step_audit import StepAudit
 from convbench.registry.ops.contract import OPS
 
 LARGE = conv2d((40, 2, 9, 9), (3, 2, 3, 3), padding=1)
@@ -120,9 +120,14 @@ def test_a_gradient_where_there_is_none_is_named() -> None:
 
 @pytest.mark.parametrize("conv", [spoiled_output, spoiled_weight])
 def test_a_step_under_audit_shows_it_too(conv: Callable[..., Tensor]) -> None:
-    honest, spoiled = (audited(backend(each), []).ops["conv2d"] for each in (F.conv2d, conv))
+    def check(conv: Callable[..., Tensor]) -> None:
+        audit = StepAudit(backend(conv))
+        with audit.watching():
+            assert audit.backend.ops["conv2d"](**call).shape == (40, 3, 9, 9)
+            audit.check_gradients()
+
     call = arguments()
     call["weight"].requires_grad_()
-    assert honest(**call).shape == (40, 3, 9, 9)
+    check(F.conv2d)
     with pytest.raises(IntegrityError, match="times the largest admissible error"):
-        spoiled(**call)
+        check(conv)

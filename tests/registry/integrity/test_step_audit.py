@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from convbench.registry import Backend, Unsupported, discover, use_backend
 from convbench.registry.integrity.monkeypatch_guard import IntegrityError
-from convbench.registry.integrity.step_audit import Call, audited
+from convbench.registry.integrity.step_audit import Call, StepAudit
 
 BACKENDS = {
     name: backend
@@ -49,10 +51,12 @@ def network() -> nn.Module:
 
 
 def step(model: nn.Module, backend: Backend, images: Tensor) -> list[Call]:
-    calls: list[Call] = []
-    routed = use_backend(model, audited(backend, calls))
-    F.cross_entropy(routed(images), torch.arange(len(images)) % 10).backward()
-    return calls
+    audit = StepAudit(backend)
+    routed = use_backend(model, audit.backend)
+    with audit.watching():
+        F.cross_entropy(routed(images), torch.arange(len(images)) % 10).backward(retain_graph=True)
+        audit.check_gradients()
+    return audit.calls
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-20, 1e3])
@@ -97,8 +101,11 @@ def test_a_sum_beyond_half_precision_excuses_that_sum_alone() -> None:
     with torch.no_grad():
         layer.weight.mul_(0.01)
     halved = Backend("halved", "half the gradient of its input", lambda: {"conv2d": conv2d}, dtypes=HALVES)
-    with pytest.raises(IntegrityError, match="the gradient of input is"):
-        use_backend(layer, audited(halved, []))(images)
+    audit = StepAudit(halved)
+    with audit.watching():
+        use_backend(layer, audit.backend)(images).sum().backward(retain_graph=True)
+        with pytest.raises(IntegrityError, match="the gradient of input is"):
+            audit.check_gradients()
 
 
 def test_gradients_are_those_of_an_ordinary_step() -> None:
@@ -150,3 +157,58 @@ def test_refusals_are_kept_apart_and_go_on() -> None:
 def test_numbers_beyond_all_bounds_are_nobodys_fault() -> None:
     images = torch.full((6, 1, 20, 20), float("inf"))
     assert step(network(), BACKENDS["im2col"], images)
+
+
+def spoilt_gradient(change: Callable[[Tensor], Tensor]) -> Backend:
+    class Spoilt(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, output: Tensor) -> Tensor:
+            return output.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+            return change(grad_output)
+
+    def conv2d(*args: Any, **kwargs: Any) -> Tensor:
+        return Spoilt.apply(F.conv2d(*args, **kwargs))  # type: ignore[no-any-return]
+
+    return Backend("spoilt", "right for some gradients", lambda: {"conv2d": conv2d})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda gradient: gradient.std() < 0.5,  # those of a mean over a batch are small, random ones are not
+        lambda gradient: gradient.std() > 0.5,
+        lambda gradient: (
+            not bool((gradient == 0).all(dim=-1).any())
+        ),  # whole rows without a gradient are right
+    ],
+)
+def test_gradients_are_checked_for_what_really_comes_in_and_for_random_numbers(
+    wrong: Callable[[Tensor], bool],
+) -> None:
+    backend = spoilt_gradient(lambda gradient: gradient * (0.5 if wrong(gradient) else 1.0))
+    with pytest.raises(IntegrityError, match=r"the gradient of .* is"):
+        step(network(), backend, torch.rand(6, 1, 20, 20))
+
+
+def test_a_backend_has_the_same_callers_whether_it_is_watched_or_not() -> None:
+    stacks: list[list[Any]] = []
+
+    def conv2d(*args: Any, **kwargs: Any) -> Tensor:
+        frame, stack = sys._getframe(1), []
+        while frame is not None:
+            stack.append((frame.f_code, frame.f_lineno))
+            frame = frame.f_back  # type: ignore[assignment]
+        stacks.append(stack)
+        return F.conv2d(*args, **kwargs)
+
+    audit = StepAudit(Backend("looks", "at its callers", lambda: {"conv2d": conv2d}))
+    routed, images = use_backend(network(), audit.backend), torch.rand(6, 1, 20, 20)
+    for watching in (audit.watching, nullcontext):
+        with watching():
+            for _ in range(1):
+                routed(images)
+    plain, watched = stacks[:4], stacks[4:]
+    assert plain == watched

@@ -15,7 +15,7 @@ from convbench.registry.conformance.cases import Case, conv2d, fused, model_case
 from convbench.registry.conformance.fused_cases import fused_cases
 from convbench.registry.conformance.verify import check
 from convbench.registry.integrity.monkeypatch_guard import IntegrityError
-from convbench.registry.integrity.step_audit import Call, audited
+from convbench.registry.integrity.step_audit import StepAudit
 
 FUSED = {name: op for name, op in OPS.items() if op.base is not None}
 REFERENCES = {name: op.reference for name, op in OPS.items()}
@@ -272,12 +272,13 @@ def test_fused_calls_of_a_model_are_known_beforehand() -> None:
     ]
     assert {case.op for case in model_cases(model, IMAGES)} == {"conv2d", "max_pool2d", "avg_pool2d"}
     assert fused_cases(model, backend(conv2d=OPS["conv2d"].reference), IMAGES) == []
-    calls: list[Call] = []
-    use_backend(model, audited(planted, calls), fuse=True)(IMAGES.requires_grad_())
-    IMAGES.requires_grad_(False)
-    with torch.no_grad():  # as in an evaluation
-        use_backend(model, audited(planted, calls), fuse=True)(IMAGES)
-    assert {replace(call.case, needs=None) for call in calls if call.case.op in FUSED} == set(cases)
+    audit = StepAudit(planted)
+    with audit.watching():
+        use_backend(model, audit.backend, fuse=True)(IMAGES.requires_grad_())
+        IMAGES.requires_grad_(False)
+        with torch.no_grad():  # as in an evaluation
+            use_backend(model, audit.backend, fuse=True)(IMAGES)
+    assert {replace(call.case, needs=None) for call in audit.calls if call.case.op in FUSED} == set(cases)
 
 
 @pytest.mark.parametrize("op", ["activation_max_pool2d", "conv2d_activation_avg_pool2d"])
@@ -285,6 +286,8 @@ def test_a_step_with_a_wrong_slope_is_found(op: str) -> None:
     def wrong(*args: Any, **rest: Any) -> Tensor:
         return Slope.apply(REFERENCES[op](*args, **rest), 0.05)  # type: ignore[no-any-return]
 
-    planted = audited(backend(**{**REFERENCES, op: wrong}), [])
-    with pytest.raises(IntegrityError, match=rf"{op}.*gradient of input"):
-        use_backend(network(), planted, fuse=True)(IMAGES)
+    audit = StepAudit(backend(**{**REFERENCES, op: wrong}))
+    with audit.watching():
+        use_backend(network(), audit.backend, fuse=True)(IMAGES)
+        with pytest.raises(IntegrityError, match=rf"{op}.*gradient of input"):
+            audit.check_gradients()

@@ -79,7 +79,7 @@ CLASSES: list[tuple[type, str, Callable[..., Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "name", "function"), CLASSES, ids=lambda each: str(each))
+@pytest.mark.parametrize(("kind", "name", "function"), CLASSES, ids=("conv", "forward", "sequential"))
 def test_a_method_of_a_class_is_called(
     kind: type, name: str, function: Callable[..., Any], images: Tensor
 ) -> None:

@@ -97,13 +97,18 @@ def test_the_learning_rate_lies_where_the_parameters_do(
     assert [options["device"].type for options in made] == ["meta"]
 
 
-def test_an_epoch_ends_with_its_budget() -> None:
+@pytest.mark.parametrize(("budget", "steps"), [(4.0, 4), (math.inf, 6)])
+def test_an_epoch_ends_with_its_budget(budget: float, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = network(), split(90)
     graphed = GraphedStep(model, data, lr=0.1, batch_size=16)
     graphed.capture(16, 10)
-    times = iter(range(100))
-    assert graphed.epoch(torch.arange(90), 3.0, lambda: next(times)) == 4
-    assert graphed.epoch(torch.arange(90), math.inf, lambda: next(times)) == 6
+    replay, replayed = graphed.replay, []
+    monkeypatch.setattr(graphed, "replay", lambda size: (replay(size), replayed.append(size)))
+    options: dict[str, Any] = {"lr": 0.1, "batch_size": 16, "epochs": 1, "seed": 0}
+    now = lambda: float(len(replayed))  # noqa: E731 - a clock of one second a step
+    (progress,) = train(model, data, split(20), graphed=graphed, budget_seconds=budget, now=now, **options)
+    assert (progress.steps, progress.train_seconds) == (steps, float(steps))
+    assert replayed == [16, 16, 16, 16, 16, 10][:steps]
 
 
 def test_a_step_that_reads_a_number_back_is_unsupported() -> None:

@@ -120,10 +120,10 @@ def test_what_is_not_right_is_not_measured(finished: Finished) -> None:
         assert "drifts" not in {sample.backend for sample in store.samples()}
 
 
-def test_a_backend_that_turns_wrong_after_verification_is_found_after_timing(finished: Finished) -> None:
-    assert str(finished.rows["drifts", "time"].error).startswith("wrong after timing: conv2d(")
+def test_a_backend_that_turns_wrong_after_verification_is_found_while_timing(finished: Finished) -> None:
+    assert str(finished.rows["drifts", "time"].error).startswith("wrong while timing: conv2d(")
     assert str(finished.rows["drifts", "train"].error).startswith(
-        "not measured, for its timing ended incorrect: wrong after timing"
+        "not measured, for its timing ended incorrect: wrong while timing"
     )
 
 

@@ -56,6 +56,7 @@ def run_case(
     *,
     history: History,
     refill: bool = False,
+    few: bool = False,
     known: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], float]:
     """The output and gradients of one call by name, and the largest relative error.
@@ -70,6 +71,7 @@ def run_case(
         accuracy: what the backend declares of the op.
         history: of the case; this call is added to it.
         refill: put the data into the tensors of the last call, where there is one that `can_refill`.
+        few: put only a few of the numbers there, and keep the others.
         known: the answers of a run on the same data, which must come again to the last bit; without them, the
             answers are compared with the reference, of a large batch those of a sample of images.
 
@@ -78,7 +80,7 @@ def run_case(
         IntegrityError: the output of the last call has changed, or this one is written late or an earlier one.
     """
     dtype = arithmetic.tensors
-    arguments, pristine = _arguments(op, case, dtype, device, seed, history, refill)
+    arguments, pristine = _arguments(op, case, dtype, device, seed, history, refill, few)
     tensors = {name: arguments[name] for name in pristine}
     needed = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
 
@@ -111,8 +113,8 @@ def run_case(
         OUTPUT, output, expected, tensors, dtype, device, partial(_output_cause, suspects, right_output)
     )
     _check_unchanged(tensors, pristine)
-    answers = {OUTPUT: history.add(arguments, seed, output)}
-    history.explain(before, op, case, sample, right_output)
+    answers = {OUTPUT: history.add(arguments, output)}
+    history.explain(before, sample, right_output)
     errors = [compare(OUTPUT, answers[OUTPUT])]
     if not needed:
         if output.requires_grad:
@@ -159,11 +161,11 @@ def call_once(
     history: History,
 ) -> None:
     """Call an implementation and add the call to the history; what its output is, other checks say."""
-    arguments, pristine = _arguments(op, case, dtype, device, seed, history, refill=False)
+    arguments, pristine = _arguments(op, case, dtype, device, seed, history)
     output = implementation(**arguments)
     owners = [arguments[name].untyped_storage().data_ptr() for name in pristine]
     if isinstance(output, Tensor) and output.untyped_storage().data_ptr() not in owners:
-        history.add(arguments, seed, output)
+        history.add(arguments, output)
 
 
 def _arguments(
@@ -173,13 +175,15 @@ def _arguments(
     device: torch.device,
     seed: int,
     history: History,
-    refill: bool,
+    refill: bool = False,
+    few: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The arguments of a call, with gradients as the case needs them, and another copy of its tensors."""
     fresh = case.arguments(dtype, device, seed)
     pristine = {name: fresh[name] for name in op.tensors if isinstance(fresh.get(name), Tensor)}
     if refill and history.arguments and can_refill(case):
-        return history.refill(fresh), pristine
+        arguments = history.refill(fresh, seed, few)
+        return arguments, {name: arguments[name].detach().clone() for name in pristine}
     pristine = {name: tensor.clone() for name, tensor in pristine.items()}
     for name in pristine:
         fresh[name].requires_grad_(case.needs is None or name in case.needs)

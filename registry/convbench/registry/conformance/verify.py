@@ -202,7 +202,7 @@ def check_with(
             with _poisoned_memory():
                 first, error = run(seed, accuracy, refill=not repeated)
             if not once:
-                error = max(error, run(seed + 1, accuracy)[1])
+                error = max(error, run(seed + 1, accuracy, refill=True, few=True)[1])
             if repeated:
                 run(seed, refill=True, known=first)
     except Unsupported as refusal:

@@ -1,8 +1,10 @@
 """Checks the calls of real training steps: is a backend as right there as it is in verification?
 
 A backend can tell verification from training: verified inputs need a gradient and images do not, modes differ, and
-so do the numbers. So a few steps of the model itself are run outside every timing, and each result is compared
-with the float64 reference at once, on the layer's real arguments.
+so do the numbers. So a few steps of the model itself are watched, outside of the clock: each output is compared
+with the float64 reference at once, on the layer's real arguments, and after the backward pass each op's gradients
+are, for the gradient that really came in and for a random one. In steps that are not watched the backend has the
+same callers.
 
 Errors are compared with the largest tolerance of the tensor: real data have no mean of zero, and an error that
 only the stricter tolerance of verification shows is for verification to find.
@@ -11,13 +13,16 @@ only the stricter tolerance of verification shows is for verification to find.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import wraps
 from random import SystemRandom
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from convbench.registry.conformance.aliasing import same
 from convbench.registry.conformance.batch_sampling import (
@@ -43,7 +48,7 @@ from convbench.registry.integrity.monkeypatch_guard import IntegrityError
 from convbench.registry.ops.contract import OPS, Op
 from convbench.registry.records import Accuracy, Backend
 
-SHARE = 0.25  # of a large call's images that verification compares: a step makes the same call several times
+SHARE = 0.1  # of a large call's images that verification compares: a step makes the same call several times
 
 
 @dataclass(frozen=True)
@@ -54,97 +59,190 @@ class Call:
     served: bool
 
 
-def audited(backend: Backend, calls: list[Call], factor_error: float = 0.0) -> Backend:
-    """A copy of the backend that checks every result and appends every call to `calls`.
+class StepAudit:
+    """Stands between a model and a backend, and checks the backend's results while it is `watching`.
 
-    Its ops raise IntegrityError for a wrong output or a wrong gradient. `factor_error` is the relative error
-    allowed in the factors of products.
+    Route the model to `backend`, in all of its steps: in those that are not watched nothing is done. `calls` are
+    those that were watched. `factor_error` is the relative error allowed in the factors of products, and `share`
+    how many of the images that verification compares are compared here.
     """
-    ops = {
-        name: _audited(
-            OPS[name], implementation, backend.accuracy.get(name, ELEMENTWISE), calls, factor_error
-        )
-        for name, implementation in backend.ops.items()
-        if name in OPS
-    }
-    return replace(backend, load=lambda: ops)
 
+    def __init__(self, backend: Backend, factor_error: float = 0.0, share: float = SHARE) -> None:
+        self.calls: list[Call] = []
+        self._factor_error, self._share = factor_error, share
+        self._watching = False
+        self._gradients: list[_Gradients] = []
+        ops = {
+            name: self._between(OPS[name], implementation, backend.accuracy.get(name, ELEMENTWISE))
+            for name, implementation in backend.ops.items()
+            if name in OPS
+        }
+        self.backend = replace(backend, load=lambda: ops)
 
-def _audited(
-    op: Op, implementation: Callable[..., Any], accuracy: Accuracy, calls: list[Call], factor_error: float
-) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        arguments = op.bind(args, kwargs)
-        case = case_of(op.name, arguments)
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Check every call within; raises IntegrityError for a wrong output."""
+        self._watching = True
         try:
-            output = implementation(*args, **kwargs)
-        except Unsupported:
-            calls.append(Call(case, served=False))
-            raise
-        calls.append(Call(case, served=True))
+            yield
+        finally:
+            self._watching = False
+            self._gradients.clear()
+
+    def check_gradients(self) -> None:
+        """Check the gradients of the calls so far, after a backward pass that retained the graph.
+
+        Raises:
+            IntegrityError: one of them is wrong.
+        """
+        for gradients in self._gradients:
+            gradients.check()
+        self._gradients.clear()
+
+    def _between(self, op: Op, implementation: Callable[..., Any], accuracy: Accuracy) -> Callable[..., Any]:
+        @wraps(implementation)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                output = implementation(*args, **kwargs)
+            except Unsupported:
+                if self._watching:
+                    self.calls.append(Call(case_of(op.name, op.bind(args, kwargs)), served=False))
+                raise
+            if self._watching:
+                self._check(
+                    _Answer(op, op.bind(args, kwargs), accuracy, self._factor_error, self._share), output
+                )
+            return output
+
+        return call
+
+    def _check(self, answer: _Answer, output: Tensor) -> None:
         taken = output.detach().clone()  # at once: what is written later is too late
-        check_answer(op, case, arguments, output, taken, accuracy, factor_error)
-        return output
+        self.calls.append(Call(answer.case, served=True))
+        gradients = answer.check(output, taken)
+        if gradients is not None:
+            self._gradients.append(gradients)
 
-    return call
 
+@dataclass
+class _Answer:
+    """One call, and how its answers are compared with the reference."""
 
-def check_answer(
-    op: Op,
-    case: Case,
-    arguments: Mapping[str, Any],
-    output: Tensor,
-    taken: Tensor,
-    accuracy: Accuracy,
-    factor_error: float = 0.0,
-) -> None:
-    """Compare an output, and the gradients for a random gradient of it, with the reference.
+    op: Op
+    arguments: Mapping[str, Any]
+    accuracy: Accuracy
+    factor_error: float
+    share: float
+    sample: Tensor | None = None
 
-    Raises:
-        IntegrityError: one of them is wrong.
-    """
-    wanted = [
-        name
-        for name in op.tensors
-        if isinstance(arguments.get(name), Tensor) and arguments[name].requires_grad
-    ]
-    if torch.is_grad_enabled() and wanted and not output.requires_grad:
-        raise IntegrityError(f"{case}: the output is cut off from the gradient")
-    expected = op.on_meta(arguments)[1].shape
-    if taken.shape != expected:
-        raise IntegrityError(f"{case}: the output has shape {tuple(taken.shape)}, not {tuple(expected)}")
-    sample = sample_images(op, arguments, SystemRandom().getrandbits(31), SHARE)
-    drawn = torch.promote_types(output.dtype, torch.float32)
-    count = len(output) if sample is None else len(sample)
-    given = torch.randn(count, *output.shape[1:], dtype=drawn, device=output.device).to(output.dtype)
-    grad_output = scattered(sample, given, len(output))
-    answers = {OUTPUT: sampled(sample, taken)}
-    if output.requires_grad:
-        gradients = torch.autograd.grad(
-            output, [arguments[name] for name in wanted], grad_output, retain_graph=True, allow_unused=True
+    def __post_init__(self) -> None:
+        self.case = case_of(self.op.name, self.arguments)
+        self.wanted = [
+            name
+            for name in self.op.tensors
+            if isinstance(self.arguments.get(name), Tensor) and self.arguments[name].requires_grad
+        ]
+
+    def check(self, output: Tensor, taken: Tensor) -> _Gradients | None:
+        """Compare an output; what is left to check after the backward pass, where it has gradients.
+
+        Raises:
+            IntegrityError: it is wrong.
+        """
+        if torch.is_grad_enabled() and self.wanted and not output.requires_grad:
+            raise IntegrityError(f"{self.case}: the output is cut off from the gradient")
+        expected = self.op.on_meta(self.arguments)[1].shape
+        if taken.shape != expected:
+            raise IntegrityError(
+                f"{self.case}: the output has shape {tuple(taken.shape)}, not {tuple(expected)}"
+            )
+        self.sample = sample_images(self.op, self.arguments, SystemRandom().getrandbits(31), self.share)
+        gradients = None
+        if output.requires_grad:
+            edges = [get_gradient_edge(self.arguments[name]) for name in self.wanted]
+            gradients = _Gradients(self, get_gradient_edge(output), edges, taken)
+            output.register_hook(gradients.received.append)
+        # copies: what comes after may write into its arguments
+        self.arguments = {
+            name: value.detach().clone() if isinstance(value, Tensor) else value
+            for name, value in restricted_call(self.sample, self.arguments).items()
+        }
+        given = self.drawn(taken)
+        self.compare({OUTPUT: sampled(self.sample, taken)}, given)
+        if not same(output.detach(), taken):
+            raise IntegrityError(f"{self.case}: the output was still being written after the op had returned")
+        return gradients
+
+    def drawn(self, output: Tensor) -> Tensor:
+        """A random gradient of an output's sampled images; torch's own random numbers stay as they are."""
+        wide = torch.promote_types(output.dtype, torch.float32)
+        generator = torch.Generator(output.device).manual_seed(SystemRandom().getrandbits(63))
+        given = torch.randn(
+            (len(output) if self.sample is None else len(self.sample), *output.shape[1:]),
+            dtype=wide,
+            device=output.device,
+            generator=generator,
         )
-        for name, gradient in zip(wanted, gradients, strict=True):
+        return given.to(output.dtype)
+
+    def compare(self, answers: Mapping[str, Tensor], grad_output: Tensor) -> None:
+        """Raise IntegrityError where one of the answers, of the sampled images, is wrong."""
+        op, arguments, accuracy = self.op, self.arguments, self.accuracy
+        # real numbers do not cancel as random ones do: the sum of magnitudes counts, not the root of their squares
+        if op.base is not None:
+            truth = fused_reference_answers(
+                op, arguments, grad_output, {}, accuracy, ANY_DATA, self.factor_error
+            )
+        else:
+            wanted = self.wanted if set(answers) - {OUTPUT} else []
+            truth = _exact(op, arguments, wanted, grad_output, self.factor_error)
+        for name, answer in answers.items():
+            right, size = truth.answers[name], truth.magnitudes[name] / math.sqrt(truth.terms[name])
+            if not right.numel() or _overflows(right, size, answer.dtype):
+                continue
+            admissible = truth.tolerance(name, answer.dtype, Accuracy(growth=accuracy.growth))
+            answer = answer.double()
+            if name != OUTPUT and not (op.base or op).multilinear:
+                # the zeros of a ReLU tie, and which of them has the gradient is the op's choice: hold whole planes
+                answer, right, admissible = (each.sum(dim=(-2, -1)) for each in (answer, right, admissible))
+            _compare(self.case, name, answer, right, float(admissible.max()))
+
+
+@dataclass
+class _Gradients:
+    """What is left to check of a call after the backward pass: `received` has the gradient of its output then.
+
+    Edges of the graph stand for the tensors, which may have been written to by then.
+    """
+
+    answer: _Answer
+    output: GradientEdge
+    inputs: Sequence[GradientEdge]
+    taken: Tensor
+    received: list[Tensor] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Raise IntegrityError where a gradient is wrong."""
+        answer = self.answer
+        for real in self.received[:1]:
+            self._check(sampled(answer.sample, real.detach()))
+        self._check(answer.drawn(self.taken))
+
+    def _check(self, grad_output: Tensor) -> None:
+        sample = self.answer.sample
+        gradients = torch.autograd.grad(
+            [self.output],
+            self.inputs,
+            scattered(sample, grad_output, len(self.taken)),
+            retain_graph=True,
+            allow_unused=True,
+        )
+        answers = {}
+        for name, gradient in zip(self.answer.wanted, gradients, strict=True):
             if gradient is None:
-                raise IntegrityError(f"{case}: no gradient reaches {name}")
+                raise IntegrityError(f"{self.answer.case}: no gradient reaches {name}")
             answers[gradient_of(name)] = sampled(sample, gradient) if name == "input" else gradient
-    arguments, grad_output = restricted_call(sample, arguments), sampled(sample, grad_output)
-    # real numbers do not cancel as random ones do: the sum of the terms' magnitudes, not the root of their squares
-    if op.base is not None:
-        truth = fused_reference_answers(op, arguments, grad_output, {}, accuracy, ANY_DATA, factor_error)
-    else:
-        truth = _exact(op, arguments, wanted, grad_output, factor_error)
-    for name, answer in answers.items():
-        right, size = truth.answers[name], truth.magnitudes[name] / math.sqrt(truth.terms[name])
-        if not right.numel() or _overflows(right, size, answer.dtype):
-            continue
-        admissible = truth.tolerance(name, answer.dtype, Accuracy(growth=accuracy.growth))
-        answer = answer.double()
-        if name != OUTPUT and not (op.base or op).multilinear:
-            # the zeros of a ReLU tie, and which of them has the gradient is the op's choice: hold whole planes
-            answer, right, admissible = (each.sum(dim=(-2, -1)) for each in (answer, right, admissible))
-        _compare(case, name, answer, right, float(admissible.max()))
-    if not same(output.detach(), taken):
-        raise IntegrityError(f"{case}: the output was still being written after the op had returned")
+        self.answer.compare(answers, grad_output)
 
 
 def _exact(

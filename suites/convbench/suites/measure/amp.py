@@ -26,10 +26,17 @@ class Amp:
         """The context of a forward pass and its loss."""
         return torch.autocast(self._device.type, self.dtype) if self.dtype is not None else nullcontext()
 
-    def backward(self, objective: Tensor, grad_output: Tensor | None = None) -> None:
+    def backward(
+        self, objective: Tensor, grad_output: Tensor | None = None, retain_graph: bool | None = None
+    ) -> None:
         """Leave a gradient in every parameter, times the scale where there is one."""
         scaled = objective if self._scaler is None else self._scaler.scale(objective)
-        scaled.backward(grad_output)
+        scaled.backward(grad_output, retain_graph)
+
+    @property
+    def scale(self) -> float:
+        """What gradients are multiplied by."""
+        return 1.0 if self._scaler is None else self._scaler.get_scale()
 
     def update(self, optimizer: Any) -> None:
         """Take the optimizer's step."""

@@ -10,7 +10,6 @@ Batches of another size are other work: the last of an epoch, if it is smaller, 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -19,9 +18,8 @@ from torch import Tensor, nn
 
 from convbench.suites.measure.amp import Amp
 from convbench.suites.measure.data import Batches
-from convbench.suites.measure.devices import capture, run_ahead_limit
+from convbench.suites.measure.devices import capture
 
-AHEAD = 64  # replays that the host may be ahead of the device: a budget is to be noticed in time
 WARM_UP = 3  # steps before a capture, as torch advises: libraries choose and allocate at first use
 
 
@@ -71,19 +69,9 @@ class GraphedStep:
         """One more step; the host does not wait for it."""
         self._captured[self.batch_size if size is None else size]()
 
-    def epoch(self, order: Tensor, deadline: float, now: Callable[[], float] = time.perf_counter) -> int:
-        """Replay the steps of an epoch, or those before the deadline, at least one; how many there were."""
-        self.start(order)
-        limit_lead = run_ahead_limit(self._data.device, AHEAD)
-        full, rest = divmod(len(order), self.batch_size)
-        done = 0
-        for size in (*[self.batch_size] * full, *[rest] * bool(rest)):
-            self._captured[size]()
-            limit_lead()
-            done += 1
-            if now() >= deadline:
-                break
-        return done
+    def upcoming(self, size: int) -> Tensor:
+        """Indices of the images that the next replay of this batch size takes."""
+        return self._order.index_select(0, (self._next + self._offsets[:size]) % len(self._order))
 
     @property
     def total_loss(self) -> Tensor:
@@ -92,8 +80,7 @@ class GraphedStep:
 
     def _step(self, size: int) -> None:
         """What is captured: nothing in it may depend on the host."""
-        index = self._order.index_select(0, (self._next + self._offsets[:size]) % len(self._order))
-        x, y = self._data.batch(index)
+        x, y = self._data.batch(self.upcoming(size))
         with self._amp.autocast():
             objective = self._data.objective(self._model(x), y)
         self._forget_gradients(x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import SystemRandom
 from statistics import median
 
 import torch
@@ -14,6 +15,7 @@ from convbench.results.schema import PHASES
 from convbench.suites.config.suite import Timing
 from convbench.suites.machine.load import Observation, since, snapshot
 from convbench.suites.measure.amp import Amp
+from convbench.suites.measure.audit import Audit
 from convbench.suites.measure.cuda_graphs import GraphedStep
 from convbench.suites.measure.data import Batches
 from convbench.suites.measure.devices import clock, flusher, synchronize
@@ -23,6 +25,8 @@ Step = Callable[[Tensor, Callable[[], None]], None]  # takes a batch, and marks 
 
 _now = time.perf_counter  # the clock itself, whatever a plugin puts in its place
 BEAT_SECONDS = 1.0
+SHIFTS = 4096  # distances by which numbers may be shifted in memory
+FEW = 200  # of so many numbers one is changed
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,9 @@ def time_steps(
     seed: int,
     amp: Amp | None = None,
     graphed: GraphedStep | None = None,
+    audit: Audit | None = None,
     beat: Callable[[int], None] = lambda steps: None,
+    running: Callable[[bool], None] = lambda on: None,
 ) -> Steps:
     """Train the `warmup_steps` and then the `steps` of `timing` on real batches, the latter timed.
 
@@ -66,17 +72,23 @@ def time_steps(
     at a time and up to `max_steps`, until their median is known to `precision`. Fewer are taken, at least one,
     where they would take longer than `max_seconds`. `cold_steps` follow, each on flushed caches. With `graphed`,
     captured steps are replayed, with their own learning rate and batch size. About once a second, between two
-    steps, `beat` is called with the number of timed steps.
+    steps, `beat` is called with the number of timed steps. Between two of them, too, `audit` looks at steps that
+    are not timed. Where nothing is trained, every step finds other numbers in the same tensors. `running` is told
+    when timed steps begin, and when they end.
     """
     device = data.device
     warmup_steps, steps, max_seconds = timing.warmup_steps, timing.steps, timing.max_seconds
     amp = amp or Amp()
-    optimizer = amp.sgd(model, lr) if data.grad_output is None else _Discard(model, data)
+    untrained = None if data.grad_output is None else _Untrained(model, data)
+    optimizer = untrained or amp.sgd(model, lr)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(device)
     batches = order[: len(order) // batch_size * batch_size].split(batch_size)  # whole ones only
     model.train()
+    watched = retained = False
 
     def eager(index: Tensor, mark: Callable[[], None]) -> None:
+        if untrained is not None:
+            untrained.renew(few=watched)
         mark()
         x, y = data.batch(index)
         mark()
@@ -84,7 +96,7 @@ def time_steps(
             objective = data.objective(model(x), y)
         mark()
         optimizer.zero_grad()
-        amp.backward(objective, data.grad_output)
+        amp.backward(objective, data.grad_output, retained)
         mark()
         amp.update(optimizer)
         mark()
@@ -96,7 +108,7 @@ def time_steps(
         names = ("step_ms",)
         graphed.capture(batch_size)
         graphed.start(order)
-        step = _replaying(graphed)
+        step = _replaying(graphed, untrained)
     step(batches[0], clock(device).mark)
     synchronize(device)
     setup_seconds = _now() - began
@@ -115,10 +127,29 @@ def time_steps(
     parts: dict[str, list[float]] = {name: [] for name in names}
     taken, in_time, host_seconds = 0, True, 0.0
     next_beat = _now() + BEAT_SECONDS
+    audited = () if audit is None else audit.of_timing(steps)
+    running(True)
     while in_time and taken < most:
         ticks = clock(device)
         start = _now()
         for number in range(taken, min(taken + steps, most)):
+            if number in audited and audit is not None:
+                paused = _now()
+                index = audit.choice(batches[: warmup_steps + steps])
+                if graphed is not None:
+                    index = graphed.upcoming(batch_size)
+                synchronize(device)
+                running(False)
+                audit.before()
+                watched, retained = True, audit.eager
+                with audit.watching():
+                    step(index, audit.mark)
+                watched = retained = False
+                audit.after(index)
+                step(index, clock(device).mark)  # the caches are again those of a step
+                running(True)
+                start += _now() - paused
+                deadline += _now() - paused
             step(batches[(warmup_steps + number) % len(batches)], ticks.mark)
             taken += 1
             moment = _now()
@@ -132,6 +163,7 @@ def time_steps(
         _add(parts, ticks.milliseconds())
         if steps_suffice(_whole(parts), timing.precision):
             break
+    running(False)
     observed = since(before, str(device))
 
     flush = flusher(device, timing.cold_steps > 0)
@@ -154,8 +186,10 @@ def time_steps(
     )
 
 
-def _replaying(graphed: GraphedStep) -> Step:
+def _replaying(graphed: GraphedStep, untrained: _Untrained | None) -> Step:
     def step(index: Tensor, mark: Callable[[], None]) -> None:
+        if untrained is not None:
+            untrained.renew()
         mark()
         graphed.replay()  # which batch is next, it knows itself
         mark()
@@ -174,12 +208,30 @@ def _whole(parts: dict[str, list[float]]) -> list[float]:
     return [sum(step) for step in zip(*parts.values(), strict=True)]
 
 
-class _Discard:
-    """Stands for an optimizer where nothing is trained: it drops gradients."""
+class _Untrained:
+    """Stands for an optimizer where nothing is trained: it drops gradients, and gives every step other numbers.
+
+    The same tensors with the same numbers, step after step, would have the same answers, which could be kept.
+    """
 
     def __init__(self, model: nn.Module, data: Batches) -> None:
-        inputs, _ = data.batch(torch.empty(0, dtype=torch.int64))
+        inputs, grad_output = data.batch(torch.empty(0, dtype=torch.int64))
         self._tensors = [*model.parameters(), inputs]
+        self._random = SystemRandom()
+        self._pools: list[tuple[Tensor, Tensor]] = []
+        for tensor in (*self._tensors, grad_output):
+            flat = tensor.detach().as_strided((tensor.numel(),), (1,))  # dense, in whatever memory format
+            self._pools.append((flat, torch.cat([flat, flat[:SHIFTS]])))
+
+    def renew(self, few: bool = False) -> None:
+        """Shift the numbers of every tensor by a random distance; with `few`, change some numbers only."""
+        for flat, pool in self._pools:
+            if few:
+                places = torch.randint(len(flat), (max(1, len(flat) // FEW),), device=flat.device)
+                flat[places] = 2 * flat.abs().max()
+            else:
+                first = self._random.randrange(1, len(pool) - len(flat) + 1)
+                flat.copy_(pool[first : first + len(flat)])
 
     def zero_grad(self) -> None:
         for tensor in self._tensors:

@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from convbench.suites.measure.amp import Amp
+from convbench.suites.measure.audit import Audit
 from convbench.suites.measure.cuda_graphs import GraphedStep
 from convbench.suites.measure.data import Batches
-from convbench.suites.measure.devices import synchronize
+from convbench.suites.measure.devices import run_ahead_limit, synchronize
 
 BEAT_SECONDS = 1.0
+AHEAD = 64  # replays that the host may be ahead of the device: a budget is to be noticed in time
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ def train(
     beat: Callable[[int, float, float | None], None] = lambda steps, epoch, loss: None,
     amp: Amp | None = None,
     graphed: GraphedStep | None = None,
+    audit: Audit | None = None,
+    running: Callable[[bool], None] = lambda on: None,
 ) -> Iterator[Progress]:
     """Train until the epochs or the budget end, whichever is first, and say where it stands after each epoch.
 
@@ -73,34 +77,62 @@ def train(
     evaluation at the speed of training would take longer than the budget, `evaluating` is called first, and the
     evaluation ends with the budget too. About once a second, `beat` is called with the steps, the epochs, and
     this epoch's mean loss so far where reading it does not stall the device. With `graphed`, captured steps are
-    replayed, with their own learning rate and batch size.
+    replayed, with their own learning rate and batch size. While `audit` looks at what a step did, the clock
+    stands. `running` is told when it is started, and when it is stopped.
     """
     device = data.device
     amp = amp or Amp()
     optimizer = amp.sgd(model, lr)
     generator = torch.Generator().manual_seed(seed)
-    steps, images, spent = 0, 0, 0.0
+    steps, images, spent, start = 0, 0, 0.0, 0.0
+    total_loss = torch.zeros((), device=device) if graphed is None else graphed.total_loss
     next_beat = now() + BEAT_SECONDS
+    audited = () if audit is None else audit.of_training(math.ceil(len(data) / batch_size), epochs)
+
+    def resume() -> float:
+        nonlocal start
+        synchronize(device)
+        running(True)
+        start = now()
+        return start + budget_seconds - spent
+
+    def pause() -> None:
+        nonlocal spent
+        synchronize(device)
+        spent += now() - start
+        running(False)
+
     for epoch in range(epochs):
         order = torch.randperm(len(data), generator=generator).to(device)
-        total_loss = torch.zeros((), device=device)
+        total_loss.zero_()
         done = 0
         model.train()
-        synchronize(device)
-        start = now()
-        deadline = start + budget_seconds - spent
         if graphed is not None:
-            done = graphed.epoch(order, deadline, now)
-            total_loss = graphed.total_loss
-        for index in order.split(batch_size) if graphed is None else ():
-            x, y = data.batch(index)
-            with amp.autocast():
-                loss = data.objective(model(x), y)
-            optimizer.zero_grad()
-            amp.backward(loss)
-            amp.update(optimizer)
-            total_loss += loss.detach()
+            graphed.start(order)
+        limit_lead = run_ahead_limit(device, AHEAD)
+        deadline = resume()
+        for index in order.split(batch_size):
+            watched = steps + done in audited
+            if watched and audit is not None:
+                pause()
+                audit.before(float(total_loss))
+                deadline = resume()
+            if graphed is None:
+                x, y = data.batch(index)
+                with amp.autocast():
+                    loss = data.objective(model(x), y)
+                optimizer.zero_grad()
+                amp.backward(loss)
+                amp.update(optimizer)
+                total_loss += loss.detach()
+            else:
+                graphed.replay(len(index))
+                limit_lead()
             done += 1
+            if watched and audit is not None:
+                pause()
+                audit.after(index, float(total_loss))
+                deadline = resume()
             moment = now()
             if moment >= deadline:
                 break
@@ -108,8 +140,7 @@ def train(
                 next_beat = moment + BEAT_SECONDS
                 mean = float(total_loss) / done if device.type == "cpu" else None
                 beat(steps + done, epoch + done * batch_size / len(data), mean)
-        synchronize(device)
-        spent += now() - start
+        pause()
         seen = min(done * batch_size, len(data))
         steps, images = steps + done, images + seen
         limit = math.inf

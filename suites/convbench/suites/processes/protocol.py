@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
+from random import SystemRandom
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -80,7 +81,10 @@ class ImageFile:
 
 @dataclass(frozen=True, kw_only=True)
 class CombinationJob(Job):
-    """Verify, time or train a combination, with torch's threads resolved."""
+    """Verify, time or train a combination, with torch's threads resolved.
+
+    What is audited, when and on which data, is drawn from `secret`, so that no backend can know it beforehand.
+    """
 
     kind: Kind
     combination: Combination
@@ -94,6 +98,7 @@ class CombinationJob(Job):
     peaks: Mapping[str, float] | None = None
     timing: Timing = field(default_factory=Timing)
     train_seconds: float = 0.0
+    secret: int = field(default_factory=lambda: SystemRandom().getrandbits(48))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +133,13 @@ class Beat:
     steps: int
     epoch: float | None = None
     loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Running:
+    """The clock of a timing or a training was started, or stopped: the parent's own clock goes with it."""
+
+    on: bool
 
 
 @dataclass(frozen=True)
@@ -285,7 +297,7 @@ class Conformance:
     derived: tuple[str, ...]
 
 
-Event = Note | Beat | EpochEnd | Samples | Trying | Tried | Availability | Misfit | Dropped
+Event = Note | Beat | Running | EpochEnd | Samples | Trying | Tried | Availability | Misfit | Dropped
 Result = Failed | Done | Measured | Survey | Peak | Conformance
 Send = Callable[[Event | Result], None]  # what a worker sends by
 SENT = {kind.__name__: kind for kind in (*get_args(Event), *get_args(Result)) if kind is not Dropped}

@@ -128,6 +128,10 @@ class Recorder:
             return None
         return row.status, f"not measured, for its {NOUNS[row.kind]} ended {row.status}: {row.error}"
 
+    def verified(self, combination: Combination) -> Row | None:
+        """The verification of a combination."""
+        return self._verified.get(combination)
+
     def timed(self, combination: Combination) -> list[Row]:
         """The timing rounds of a combination so far."""
         return self._timed[combination]

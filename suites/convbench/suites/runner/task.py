@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from convbench.results.schema import Row, Status
+from convbench.results.schema import MEASURED, Row, Status
 from convbench.suites.config.suite import Suite
-from convbench.suites.processes.probe import Peaks
+from convbench.suites.processes.probe import PEAKS_SECONDS, Peaks
 from convbench.suites.processes.protocol import (
     Beat,
     CombinationJob,
@@ -20,12 +20,16 @@ from convbench.suites.processes.protocol import (
     Failed,
     Measured,
     Note,
+    Peak,
+    PeaksJob,
+    Running,
     Samples,
     Survey,
     Tried,
     Trying,
 )
 from convbench.suites.processes.supervisor import ExitStatus, Supervisor
+from convbench.suites.runner.plausibility import Watch, impossible_rate, wrong_clock, wrong_counts
 from convbench.suites.runner.progress import Watcher
 from convbench.suites.runner.recorder import Recorder, utc_now
 from convbench.suites.runner.schedule import Task
@@ -108,6 +112,10 @@ class TaskRun:
     measures: dict[str, Any] = field(default_factory=dict)
     trying: Trying | None = None
     dropped: bool = False
+    watch: Watch = field(default_factory=Watch)
+    claimed_seconds: float = 0.0  # of timed steps or of a training
+    images: int = 0  # of a training
+    doubt: str | None = None  # what cannot be about what was sent
 
     def handle_event(self, event: Event) -> None:
         """Show, store or remember what the worker sends. Epochs and samples are stored at once."""
@@ -117,6 +125,8 @@ class TaskRun:
                 watcher.note(text)
             case Beat():
                 watcher.beat(self.task, event)
+            case Running(on):
+                self.watch.turn(on)
             case EpochEnd():
                 watcher.progress(self.task, recorder.keep_epoch(self.task, event))
                 self.measures |= {
@@ -127,8 +137,14 @@ class TaskRun:
                     "val_loss": event.val_loss,
                     "val_accuracy": event.val_accuracy,
                 }
+                self.images, self.claimed_seconds = event.train_images_seen, event.train_seconds
+                batch_size = self.task.combination.batch_size
+                self.doubt = self.doubt or wrong_counts(event.train_images_seen, event.steps, batch_size)
             case Samples():
+                if self.claimed_seconds:
+                    self.doubt = "it sent step times twice"
                 recorder.keep_samples(self.task, event)
+                self.claimed_seconds = sum(event.step_ms) / 1000
                 self.measures |= figures(event, self.task.combination.batch_size)
             case Trying():
                 self.trying = event
@@ -143,8 +159,15 @@ class TaskRun:
         """How the task ended, from how its worker ended."""
         self.measures["process_seconds"] = time.monotonic() - self.began
         match exit_status.result:
-            case Measured(measures=measures) as measured:
-                return replace(measured, measures={**self.measures, **measures})
+            case Measured(status, measures=measures) as measured:
+                if self.images and self.claimed_seconds:
+                    self.measures["images_per_second"] = self.images / self.claimed_seconds
+                doubt = self.doubt or self.implausible() if status in MEASURED else None
+                if doubt is not None:
+                    return Measured("incorrect", f"its figures cannot be: {doubt}", self.measures)
+                return replace(
+                    measured, measures={**measures, **self.measures}
+                )  # what we saw ourselves counts
             case Failed(status, error):
                 return Measured(status, error, self.measures)
         if exit_status.code is None:
@@ -156,6 +179,37 @@ class TaskRun:
             error = f"{ended.case}: {error}" + (f"; {ended.message}" if ended.message else "")
         status = "timeout" if exit_status.code is None else "crashed"
         return Measured(status, error, self.measures)
+
+    def implausible(self) -> str | None:
+        """What cannot be about the figures of a worker that has ended well."""
+        context, combination, rate = (
+            self.context,
+            self.task.combination,
+            self.measures.get("images_per_second"),
+        )
+        peaks = context.peaks.get(combination.device, {}).get(combination.dtype)
+        verified = context.recorder.verified(combination)
+        if not rate:
+            return None
+        doubt = wrong_clock(self.claimed_seconds, self.watch, gaps=self.task.planned.problem is not None)
+        if doubt is None and peaks and verified and verified.step_flops_per_image:
+            doubt = impossible_rate(
+                rate * verified.step_flops_per_image / 1e9,
+                context.recorder.facts.registry.backend(combination.backend),
+                combination.device,
+                peaks["gflops_per_second"],
+                self.peak_now,
+            )
+        return doubt
+
+    def peak_now(self) -> float | None:
+        """The peak of the device in 10^9 FLOP/s; None where it cannot be known now."""
+        combination, threads = self.task.combination, self.context.suite.timing.threads
+        assert threads is not None  # resolved when the run began
+        job = PeaksJob(device=combination.device, dtype=combination.dtype, threads=threads)
+        result = self.context.supervisor.run(job, PEAKS_SECONDS).result
+        known = isinstance(result, Peak) and not result.busy
+        return result.peaks["gflops_per_second"] if known and isinstance(result, Peak) else None
 
 
 def figures(samples: Samples, batch_size: int) -> dict[str, float]:

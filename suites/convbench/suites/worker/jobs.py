@@ -12,11 +12,11 @@ from torch import nn
 
 from convbench.registry import Backend
 from convbench.registry.authoring.derived_backward import backward_is_derived
+from convbench.registry.integrity.monkeypatch_guard import IntegrityError
 from convbench.registry.ops.contract import OPS
 from convbench.registry.records import choices_of
 from convbench.registry.routing.dispatch import Routed, use_backend
 from convbench.suites.machine.load import allowed_cpus, drifts, since, snapshot
-from convbench.suites.measure.devices import peak_memory_mb
 from convbench.suites.measure.op_counter import count_ops
 from convbench.suites.measure.roofline import Roof
 from convbench.suites.measure.steps import time_steps
@@ -27,6 +27,7 @@ from convbench.suites.processes.protocol import (
     EpochEnd,
     Measured,
     Note,
+    Running,
     Samples,
     Send,
 )
@@ -34,20 +35,24 @@ from convbench.suites.worker.conform import Attempts
 from convbench.suites.worker.recheck import recheck
 from convbench.suites.worker.setup import Setup
 
+DOING = {"verify": "verifying", "time": "timing", "train": "training"}
 _now = time.perf_counter  # bound here, so that a plugin cannot replace it
 
 
 def run_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     """Verify, time or train a combination."""
     work = {"verify": verify_combination, "time": time_combination, "train": train_combination}
-    return work[job.kind](job, send, data)
+    try:
+        return work[job.kind](job, send, data)
+    except IntegrityError as error:  # of an audit in the midst of it
+        return Measured("incorrect", f"wrong while {DOING[job.kind]}: {error}")
 
 
 def verify_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     """Hold the backend against the reference on every op call of this model, at this batch and dtype."""
     setup = Setup(job, data)
     model, cases = setup.model, setup.cases()
-    verdict = setup.verify(cases, seed=setup.seed, attempt=Attempts(send))
+    verdict = setup.verify(cases, seed=job.secret, attempt=Attempts(send))
     with setup.amp.autocast():
         counts = count_ops(model, setup.sample)
     images = len(setup.sample)
@@ -77,7 +82,8 @@ def time_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     """Time training steps, then verify once more on new data."""
     began = _now()
     setup, timing = Setup(job, data), job.timing
-    model = setup.runnable()
+    audit = setup.audit(job.secret)
+    model = setup.runnable(audit.backend)
     graphed = setup.graphed_step(model)
     ready = _now() - began
     steps = time_steps(
@@ -89,11 +95,13 @@ def time_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         seed=setup.seed,
         amp=setup.amp,
         graphed=graphed,
+        audit=audit,
         beat=lambda taken: send(Beat(taken)),
+        running=lambda on: send(Running(on)),
     )
-    peak = peak_memory_mb(setup.device)
+    peak = audit.peak_memory_mb
     served = shares(model) | {"dispatch": choices_of(setup.backend)}  # in these very steps
-    again = recheck(setup, setup.seed + 1000 * (1 + job.round), model, trained=False, graphed=graphed)
+    again = recheck(setup, job.secret, model, trained=False, graphed=graphed)
     if again.status != "ok":
         return Measured(again.status, f"wrong after timing: {again.error}")
     send(Samples(tuple(steps.step_ms), {name: tuple(times) for name, times in steps.phases.items()}))
@@ -103,7 +111,6 @@ def time_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         notes.append(f"timed {taken} of {timing.steps} steps within {timing.max_seconds:.3g} s")
     flags = steps.observed.flags(len(allowed_cpus())) + ["drifting"] * drifts(steps.step_ms)
     measures = {
-        "steps": taken,
         "setup_seconds": ready + steps.setup_seconds,
         "compile_seconds": steps.compile_seconds,
         "host_ms": steps.host_ms,
@@ -120,7 +127,8 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     """Train until the epochs or the budget end; an event for every epoch."""
     began = _now()
     setup = Setup(job, data)
-    model = setup.runnable()
+    audit = setup.audit(job.secret)
+    model = setup.runnable(audit.backend)
     graphed = setup.graphed_step(model)
     if graphed is None:
         prime(model, setup.train_data, setup.batch_size, setup.amp)
@@ -144,6 +152,8 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         beat=lambda steps, epoch, loss: send(Beat(steps, epoch, _finite(loss))),
         amp=setup.amp,
         graphed=graphed,
+        audit=audit,
+        running=lambda on: send(Running(on)),
     ):
         last, best = progress, max(best, progress.val_accuracy)  # NaN is never the larger
         send(
@@ -160,16 +170,9 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     assert last is not None  # at least one epoch
     observed = since(before, str(setup.device))
     measures: dict[str, Any] = {
-        "epochs": last.epochs,
-        "steps": last.steps,
-        "train_seconds": last.train_seconds,
-        "images_per_second": last.images / last.train_seconds,
         "setup_seconds": setup_seconds,
-        "train_loss": last.train_loss,
-        "val_loss": last.val_loss,
-        "val_accuracy": _accuracy(last.val_accuracy),
         "best_val_accuracy": best if _accuracy(last.val_accuracy) is not None else None,
-        "peak_memory_mb": peak_memory_mb(setup.device),
+        "peak_memory_mb": audit.peak_memory_mb,
         **vars(observed),
         "flags": " ".join(observed.flags(len(allowed_cpus()))) or None,
         **setup.conditions(),
@@ -183,7 +186,7 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         )
         measures["shifted_val_accuracy"] = shifted.accuracy
         notes += _left_out("shifted:", shifted.images, len(setup.translated_data))
-    again = recheck(setup, setup.seed + 999, model, trained=True, graphed=graphed)
+    again = recheck(setup, job.secret, model, trained=True, graphed=graphed)
     if again.status != "ok":
         return Measured(again.status, f"wrong after training: {again.error}", setup.conditions())
     if last.diverged:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from convbench.registry import Backend, Unsupported
 from convbench.registry.conformance.cases import Case
 from convbench.registry.integrity.monkeypatch_guard import IntegrityError
-from convbench.registry.integrity.step_audit import Call, audited
+from convbench.registry.integrity.step_audit import Call, StepAudit
 from convbench.registry.known_faults import faults_here
 from convbench.registry.routing.dispatch import Routed, use_backend
 from convbench.suites.measure.cuda_graphs import GraphedStep
@@ -39,13 +39,14 @@ def recheck(
     if verified.status != "ok":
         return verified
     _make_finite(setup.model)
+    order = _order(setup.train_data, seed)
+    evaluated = _order(setup.test_data, seed)[: setup.batch_size] if trained else None
     try:
         if not isinstance(model, Routed):
-            _check_compiled(setup, model)
+            _check_compiled(setup, model, order[: setup.batch_size])
         if graphed is not None and setup.train_data.grad_output is None:
-            _check_replayed(setup, graphed)
-        calls: list[Call] = []
-        in_a_step = _take_steps(setup, calls, trained)
+            _check_replayed(setup, graphed, order)
+        calls, in_a_step = _take_steps(setup, order[: setup.batch_size], evaluated)
         _check_refusals(setup, calls, verified)
         if isinstance(model, Routed):
             _check_service(calls[:in_a_step], model)
@@ -55,27 +56,39 @@ def recheck(
     return Verdict("ok")
 
 
-def _take_steps(setup: Setup, calls: list[Call], evaluate: bool) -> int:
+def _order(data: Batches, seed: int) -> Tensor:
+    """All indices of a split in a random order: any image may be in the batch that is audited."""
+    return torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(data.device)
+
+
+def _take_steps(setup: Setup, index: Tensor, evaluated: Tensor | None) -> tuple[list[Call], int]:
     """A training step's passes, and then an evaluation's, with answers checked; nothing is updated.
 
+    Args:
+        setup: of the combination.
+        index: the images of the step.
+        evaluated: those of the evaluation, where there is one.
+
     Returns:
-        how many of the calls were the training step's.
+        all calls, and how many of them were the training step's.
     """
-    recording = audited(setup.backend, calls, setup.arithmetic.factor_error)
-    model = use_backend(setup.model, recording, fuse=setup.fuse)
+    audit = StepAudit(setup.backend, setup.arithmetic.factor_error)
+    model = use_backend(setup.model, audit.backend, fuse=setup.fuse)
     model.train()
-    x, y = _batch(setup, setup.train_data)
-    with setup.amp.autocast():
-        objective = setup.train_data.objective(model(x), y)
-    if objective.requires_grad:
-        objective.backward(setup.train_data.grad_output)
-    in_a_step = len(calls)
-    if evaluate:
-        model.eval()
-        with torch.no_grad(), setup.amp.autocast():
-            model(_batch(setup, setup.test_data)[0])
+    with audit.watching():
+        x, y = setup.train_data.batch(index)
+        with setup.amp.autocast():
+            objective = setup.train_data.objective(model(x), y)
+        if objective.requires_grad:
+            objective.backward(setup.train_data.grad_output, retain_graph=True)
+        audit.check_gradients()
+        in_a_step = len(audit.calls)
+        if evaluated is not None:
+            model.eval()
+            with torch.no_grad(), setup.amp.autocast():
+                model(setup.test_data.batch(evaluated)[0])
     model.zero_grad()
-    return in_a_step
+    return audit.calls, in_a_step
 
 
 def _make_finite(model: nn.Module) -> None:
@@ -87,10 +100,6 @@ def _make_finite(model: nn.Module) -> None:
         for buffer in model.buffers():
             if not buffer.isfinite().all():
                 buffer.fill_(1)
-
-
-def _batch(setup: Setup, data: Batches) -> tuple[Tensor, Tensor]:
-    return data.batch(torch.arange(min(setup.batch_size, len(data)), device=data.device))
 
 
 def _check_refusals(setup: Setup, calls: list[Call], verified: Verdict) -> None:
@@ -124,22 +133,22 @@ def _check_service(calls: list[Call], routed: Routed) -> None:
             )
 
 
-def _check_compiled(setup: Setup, model: nn.Module) -> None:
+def _check_compiled(setup: Setup, model: nn.Module, index: Tensor) -> None:
     """Compiled code has no calls to look at: hold its step as a whole against that of the plain model."""
-    if (expected := _plain_step(setup)) is None:
+    if (expected := _plain_step(setup, index)) is None:
         return
-    for answer, right in zip(_objective_and_gradients(setup, model), expected, strict=True):
+    for answer, right in zip(_objective_and_gradients(setup, model, index), expected, strict=True):
         if right.isfinite().all() and not _alike(answer, right, ALTOGETHER):
             raise IntegrityError("a step of the compiled model is another one than that of the plain model")
 
 
-def _check_replayed(setup: Setup, graphed: GraphedStep) -> None:
+def _check_replayed(setup: Setup, graphed: GraphedStep, order: Tensor) -> None:
     """A replay runs no Python to look into: hold its update against the gradients of the plain model."""
-    if (expected := _plain_step(setup)) is None:
+    if (expected := _plain_step(setup, order[: setup.batch_size])) is None:
         return
     state = {name: value.clone() for name, value in setup.model.state_dict().items()}
     before = [parameter.detach().clone() for parameter in setup.model.parameters()]
-    graphed.start(torch.arange(len(setup.train_data), device=setup.device))
+    graphed.start(order)
     graphed.replay()
     updates = [
         (old - parameter.detach()).double() / setup.recipe.lr
@@ -155,9 +164,9 @@ def _check_replayed(setup: Setup, graphed: GraphedStep) -> None:
             raise IntegrityError("a replayed step is another one than that of the plain model")
 
 
-def _plain_step(setup: Setup) -> list[Tensor] | None:
+def _plain_step(setup: Setup, index: Tensor) -> list[Tensor] | None:
     """Objective and gradients of the plain model; None where it draws random numbers: then none are right."""
-    first, second = (_objective_and_gradients(setup, _plain(setup)) for _ in range(2))
+    first, second = (_objective_and_gradients(setup, _plain(setup), index) for _ in range(2))
     same = all(_alike(again, once, REPEATED) for again, once in zip(second, first, strict=True))
     return first if same else None
 
@@ -173,11 +182,11 @@ def _alike(answer: Tensor, right: Tensor, share: float) -> bool:
     return bool((answer - right).norm() <= share * right.norm())
 
 
-def _objective_and_gradients(setup: Setup, model: nn.Module) -> list[Tensor]:
+def _objective_and_gradients(setup: Setup, model: nn.Module, index: Tensor) -> list[Tensor]:
     state = {name: value.clone() for name, value in setup.model.state_dict().items()}
     model.train()
     model.zero_grad()
-    x, y = _batch(setup, setup.train_data)
+    x, y = setup.train_data.batch(index)
     with setup.amp.autocast():
         objective = setup.train_data.objective(model(x), y)
     if objective.requires_grad:

@@ -25,6 +25,7 @@ from convbench.registry.records import chooses
 from convbench.registry.routing.dispatch import use_backend
 from convbench.results.schema import Status
 from convbench.suites.measure.amp import Amp
+from convbench.suites.measure.audit import Audit
 from convbench.suites.measure.cuda_graphs import GraphedStep
 from convbench.suites.measure.data import (
     MEMORY_FORMATS,
@@ -126,9 +127,22 @@ class Setup:
             conditions["cudnn"] = "trial" if torch.backends.cudnn.benchmark else "heuristic"
         return conditions
 
-    def runnable(self) -> nn.Module:
-        """The model on its backend, in its mode."""
-        routed = use_backend(self.model, self.backend, fuse=self.fuse)
+    def audit(self, secret: int) -> Audit:
+        """What looks at steps in the midst of a timing or a training."""
+        return Audit(
+            self.model,
+            self.backend,
+            self.train_data,
+            lr=self.recipe.lr,
+            amp=self.amp,
+            arithmetic=self.arithmetic,
+            mode=self.mode,
+            secret=secret,
+        )
+
+    def runnable(self, backend: Backend) -> nn.Module:
+        """The model on its backend, which an audit may stand before, in its mode."""
+        routed = use_backend(self.model, backend, fuse=self.fuse)
         if self.mode == "compile":
             if not self.backend.compiles:
                 raise Unsupported(f"backend {self.backend.name!r} says that it cannot be compiled")
