@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,7 +15,7 @@ from convbench.registry.conformance.cases import Case, model_cases
 from convbench.registry.conformance.fused_cases import fused_cases
 from convbench.registry.conformance.verify import Attempt, at_once, verify
 from convbench.registry.integrity.global_state import GlobalState
-from convbench.registry.integrity.monkeypatch_guard import FOUNDATIONS, IntegrityError, Originals, Owner
+from convbench.registry.integrity.monkeypatch_guard import IntegrityError, originals
 from convbench.registry.models.factory import create_model, initialise
 from convbench.registry.ops.dtypes import arithmetic
 from convbench.registry.records import chooses
@@ -38,7 +35,6 @@ from convbench.suites.measure.devices import check_capability, obstacle_to_graph
 from convbench.suites.measure.training import prime
 from convbench.suites.processes.protocol import CombinationJob
 
-ROOMS = ("convbench.registry", "convbench.suites", "convbench.results")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
 
@@ -200,21 +196,6 @@ class Setup:
             for state in ("passed", "unsupported")
         )
         return Verdict("ok", None, report.max_error if cases else None, passed, refused)
-
-
-@cache
-def originals() -> Originals:
-    """What no plugin may replace: convbench's modules and what they call, as they are at the first call."""
-    modules = [module for name, module in sorted(sys.modules.items()) if name.startswith(ROOMS)]
-    return Originals([*FOUNDATIONS, *modules, *(kind for module in modules for kind in _classes(module))])
-
-
-def _classes(module: ModuleType) -> list[Owner]:
-    return [
-        member
-        for member in vars(module).values()
-        if isinstance(member, type) and member.__module__ == module.__name__
-    ]
 
 
 def set_process(threads: int) -> bool:
