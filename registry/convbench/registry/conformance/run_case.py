@@ -28,6 +28,7 @@ from convbench.registry.conformance.reference import (
     reference_answers,
 )
 from convbench.registry.conformance.tolerances import ELEMENTWISE, error_ratio, rms_error_ratio
+from convbench.registry.integrity.model_state import tensors_kept
 from convbench.registry.ops.contract import Op
 from convbench.registry.ops.dtypes import Arithmetic
 from convbench.registry.records import Accuracy
@@ -91,7 +92,8 @@ def run_case(
         right_output = truth.answers[OUTPUT]
 
     before = replace(history)
-    output = implementation(**arguments)
+    with tensors_kept(tensors):
+        output = implementation(**arguments)
     _check_form(OUTPUT, output, expected, tensors, dtype, device)
     answers = {OUTPUT: history.add(arguments, seed, output)}
     history.explain(before, op, case, sample, right_output)

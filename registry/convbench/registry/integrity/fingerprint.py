@@ -118,7 +118,8 @@ class Fingerprint:
                     text = f"{_possessive(owner, name)} __kwdefaults__"
                     self._tables.append((text, member.__kwdefaults__, dict(member.__kwdefaults__)))
                 for each in (*(content for _, content in held), getattr(member, "__wrapped__", None)):
-                    self._look_into(owner, name, each, whole)
+                    if callable(each):  # what else a closure holds may change
+                        self._look_into(owner, name, each, whole)
         elif isinstance(member, _IMMUTABLE):
             return
         elif hasattr(member, "__wrapped__"):  # functools.cache

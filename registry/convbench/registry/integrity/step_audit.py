@@ -39,6 +39,7 @@ from convbench.registry.conformance.reference import (
 )
 from convbench.registry.conformance.tolerances import ELEMENTWISE
 from convbench.registry.errors import Unsupported
+from convbench.registry.integrity.model_state import tensors_kept
 from convbench.registry.integrity.monkeypatch_guard import IntegrityError
 from convbench.registry.ops.contract import OPS, Op
 from convbench.registry.records import Accuracy, Backend
@@ -76,8 +77,10 @@ def _audited(
     def call(*args: Any, **kwargs: Any) -> Any:
         arguments = op.bind(args, kwargs)
         case = case_of(op.name, arguments)
+        tensors = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
         try:
-            output = implementation(*args, **kwargs)
+            with tensors_kept(tensors):
+                output = implementation(*args, **kwargs)
         except Unsupported:
             calls.append(Call(case, served=False))
             raise

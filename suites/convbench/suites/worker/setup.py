@@ -15,6 +15,7 @@ from convbench.registry.conformance.cases import Case, model_cases
 from convbench.registry.conformance.fused_cases import fused_cases
 from convbench.registry.conformance.verify import Attempt, at_once, verify
 from convbench.registry.integrity.global_state import GlobalState
+from convbench.registry.integrity.model_state import ModelState
 from convbench.registry.integrity.monkeypatch_guard import IntegrityError, originals
 from convbench.registry.models.factory import create_model, initialise
 from convbench.registry.ops.dtypes import arithmetic
@@ -86,6 +87,7 @@ class Setup:
             torch.manual_seed(self.seed)
             initialise(model, self.recipe.init)
         self.model = model.to(self.device, dtype).to(memory_format=MEMORY_FORMATS[self.memory_format])
+        self._model_state = ModelState(self.model)
         self.train_data: Batches
         self.test_data: Batches
         self.translated_data: Batches | None = None
@@ -107,9 +109,10 @@ class Setup:
         return inputs.detach().requires_grad_(self.train_data.grad_output is not None)
 
     def check_process(self) -> None:
-        """Raise IntegrityError if a plugin changed functions that measurements use, or settings of the process."""
+        """Raise IntegrityError if a plugin changed functions that measurements use, settings, or the model."""
         originals().check()
         self._state.check()
+        self._model_state.check()
 
     def conditions(self) -> dict[str, Any]:
         """What this process runs under, as it is now: a plugin may have changed it."""
