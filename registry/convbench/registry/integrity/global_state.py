@@ -233,6 +233,12 @@ class GlobalState:
 
     def check(self) -> None:
         """Restore settings that were changed since; raise IntegrityError that names them."""
+        changes = self.restore()
+        if changes:
+            raise IntegrityError("; ".join(changes))
+
+    def restore(self) -> list[str]:
+        """Restore settings that were changed since; returns a sentence for each."""
         changes = []
         for name, (read, write) in SETTINGS.items():
             before, now = self._before[name], read()
@@ -240,8 +246,7 @@ class GlobalState:
                 changes.append(f"{name} was changed from {_shown(before, now)} to {_shown(now, before)}")
                 if write is not None:
                     write(before)
-        if changes:
-            raise IntegrityError("; ".join(changes))
+        return changes
 
 
 @contextmanager

@@ -8,59 +8,20 @@ before any plugin is loaded, and compared again before every conclusion.
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from convbench.registry.integrity import fingerprint
-from convbench.registry.integrity.fingerprint import Change, Owner, classes_of, loaded, private_copy
+from convbench.registry.integrity.fingerprint import Change, Owner, loaded, private_copy
+from convbench.registry.integrity.foundations import ROOMS, foundations
 from convbench.registry.ops.contract import OPS
 
 _PRIVATE: Any = private_copy(fingerprint)
 _COMPILER = tuple(os.path.join(os.path.dirname(torch.__file__), part) for part in ("_dynamo/", "_compile.py"))
-ROOMS = ("convbench.registry", "convbench.suites", "convbench.results")
-# whatever verification, timing and training call of torch
-_OF_TORCH = (
-    "torch.accelerator", "torch.amp", "torch.autograd", "torch.backends", "torch.functional", "torch.nn",
-    "torch.optim", "torch.overrides", "torch.random", "torch.testing", "torch.utils.data",
-    "torch.utils.flop_counter", "torch._C._nn", "torch._tensor",
-)  # fmt: skip
-# besides what convbench imports of Python: where a replacement would reach it as well
-_OF_PYTHON = (
-    "atexit", "builtins", "gc", "json", "json.decoder", "json.encoder", "os", "pickle", "posix", "random",
-    "statistics", "struct", "numpy", "psutil",
-)  # fmt: skip
-_REPLACEABLE = ("logging", "warnings")  # parts of which other people replace for good reasons
-
-
-def foundations() -> list[Owner]:
-    """Everything that verification, timing, training and reports rest on, as far as it is loaded.
-
-    That is convbench itself but for its plugins, the modules of Python that it uses, and torch's layers,
-    optimizers, gradients and functions.
-    """
-    own = loaded(ROOMS)
-    used = {each.__name__ for module in own for each in _modules_used(module)}
-    used = {name for name in used if name.partition(".")[0] in sys.stdlib_module_names}.union(_OF_PYTHON)
-    python = [sys.modules[name] for name in sorted(used.difference(_REPLACEABLE)) if name in sys.modules]
-    torchs = [torch, *loaded(_OF_TORCH)]
-    modules: list[Owner] = [*python, *torchs, *own]
-    classes = [each for module in modules if isinstance(module, ModuleType) for each in classes_of(module)]
-    return [*modules, *classes, Tensor, torch.Generator]
-
-
-def _modules_used(module: ModuleType) -> Iterator[ModuleType]:
-    """The modules that a module has imported, as a whole or a part of."""
-    for member in vars(module).values():
-        if not isinstance(member, ModuleType):
-            member = sys.modules.get(str(getattr(member, "__module__", "")))
-        if isinstance(member, ModuleType):
-            yield member
 
 
 class IntegrityError(Exception):

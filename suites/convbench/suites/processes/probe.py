@@ -41,8 +41,11 @@ def survey(
     dataset: str,
     data_dir: Path | str | None,
     say: Say = lambda text: None,
+    distributions: tuple[str, ...] | None = None,
 ) -> Survey:
     """Have a worker describe the machine and write the dataset into the supervisor's data file.
+
+    It loads the plugins of these distributions only, beside our own; all when None.
 
     Raises:
         DataError: the dataset cannot be loaded.
@@ -52,7 +55,8 @@ def survey(
         if isinstance(event, Note):
             say(event.text)
 
-    job = SurveyJob(dataset=dataset, data_dir=None if data_dir is None else str(data_dir))
+    root = None if data_dir is None else str(data_dir)
+    job = SurveyJob(dataset=dataset, data_dir=root, distributions=distributions)
     ended = supervisor.run(job, SURVEY_SECONDS, on_event)
     if isinstance(ended.result, Survey):
         return ended.result

@@ -33,9 +33,15 @@ class ProtocolError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a worker is told to do; `memory_mb` limits its private memory, in MB (10^6 bytes)."""
+    """What a worker is told to do.
+
+    Attributes:
+        memory_mb: limits its private memory, in MB (10^6 bytes).
+        distributions: those whose plugins it loads, beside our own; all when None.
+    """
 
     memory_mb: int | None = None
+    distributions: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

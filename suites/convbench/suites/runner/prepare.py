@@ -99,7 +99,8 @@ def preview(
     watcher.stage("looking at the machine, the data and the backends")
     try:
         with TemporaryDirectory() as scratch, Supervisor(Path(scratch) / "run.log") as supervisor:
-            survey = probe.survey(supervisor, suite.dataset, data_dir)
+            source = registry.datasets.plugin(suite.dataset).distribution
+            survey = probe.survey(supervisor, suite.dataset, data_dir, distributions=(source,))
             return plan_here(suite, registry, supervisor, survey)
     finally:
         watcher.end()

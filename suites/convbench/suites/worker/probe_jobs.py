@@ -32,7 +32,7 @@ def survey(job: SurveyJob, send: Send, data: int) -> Survey:
     """Describe the machine and its devices, and write the dataset into the data file."""
     environment = collect()
     devices = {device: device_name(device) for device in available_devices()}
-    dataset = discover().dataset(job.dataset)
+    dataset = discover(distributions=job.distributions).dataset(job.dataset)
     images = dataset.load(Path(job.data_dir) if job.data_dir else None)
     check_images(images, dataset.num_classes)
     with os.fdopen(os.dup(data), "wb") as file:

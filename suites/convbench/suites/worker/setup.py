@@ -60,7 +60,8 @@ class Setup:
         self.arithmetic.set()
         torch.backends.cudnn.benchmark = job.timing.cudnn == "trial"
         self._state = GlobalState()  # before any plugin is loaded
-        registry = discover()
+        registry = discover(distributions=job.distributions)
+        self._interfering = registry.interfering
         self.architecture: Architecture = registry.architecture(combination.architecture)
         self.backend: Backend = registry.backend(combination.backend)
         self.recipe = job.recipe
@@ -110,6 +111,8 @@ class Setup:
 
     def check_process(self) -> None:
         """Raise IntegrityError if a plugin changed functions that measurements use, settings, or the model."""
+        for plugin in self._interfering:
+            raise IntegrityError(plugin.interference)
         originals().check()
         self._state.check()
         self._model_state.check()
