@@ -131,6 +131,8 @@ def refreshed(text: str) -> str:
             f"... {cheat.says} ...",
         )
         table.append(f"| {' | '.join(cells)} |")
+    count = len(table) - 2
+    table = [f"{count} cheats, {count} caught: a test fails where one is not.", "", *table]
     for name, lines in (("defences", defences), ("cheats", table)):
         body = "\n".join(["", *lines, ""])
         mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)

@@ -87,7 +87,6 @@ def verify(
         UnknownName: no backend of that name is registered, or no such op, dtype or device.
         UsageError: another argument that cannot be used.
     """
-    originals()  # as they are before any plugin is loaded
     if isinstance(backend, str):
         backend = discover().backend(backend)
     wanted = _checked_arguments(backend, device, dtypes, cases, generated)
@@ -343,3 +342,6 @@ def _poisoned_memory() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(strict, warn_only=warn_only)
         memory.fill_uninitialized_memory = filled
+
+
+originals()  # as they are before any plugin is loaded

@@ -55,10 +55,10 @@ class Plugin:
         """What loading it changed, in one line; empty where that is nothing."""
         if not self.changes:
             return ""
-        more = f", and {len(self.changes) - 1} more" if len(self.changes) > 1 else ""
+        more = f"; and {len(self.changes) - 3} more" if len(self.changes) > 3 else ""
         return (
             f"plugin {self.name!r} of {self.distribution} {self.version} changed what others rely on when it was "
-            f"loaded: {self.changes[0]}{more}; it was undone"
+            f"loaded: {'; '.join(self.changes[:3])}{more}; this was undone"
         )
 
     @property

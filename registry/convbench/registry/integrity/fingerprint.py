@@ -55,16 +55,16 @@ class Fingerprint:
     Args:
         owners: the modules and classes; a class comes with those that it inherits from.
         constants: names of modules whose constants and tables count as well, with what they hold.
-        compiler: beginnings of paths; functions from there may wrap others, as those of torch's compiler do.
+        wrappers: beginnings of paths; functions from there may wrap others, as those of torch's compiler do.
     """
 
     def __init__(
         self,
         owners: Iterable[Owner],
         constants: Iterable[str] = (),
-        compiler: tuple[str, ...] = (),
+        wrappers: tuple[str, ...] = (),
     ) -> None:
-        self._compiler = compiler
+        self._wrappers = wrappers
         self._constants = frozenset(constants)
         self._seen: set[int] = set()
         self._members: list[tuple[Owner, dict[str, Any], frozenset[str], tuple[Any, ...]]] = []
@@ -152,13 +152,11 @@ class Fingerprint:
         now = vars(owner)
         if not all(map(is_, map(now.get, before), before.values())):
             for name, member in before.items():
-                if now.get(name) is not member and not self._is_a_compilers(now.get(name), member):
+                if now.get(name) is not member and not self._only_wraps(now.get(name), member):
                     text = f"{label(owner)}.{name} was replaced{_by(now.get(name))}"
                     yield Change(text, partial(setattr, owner, name, member))
         for name in now.keys() - names:
-            if _may_hide(owner, name, now[name]) and not self._is_a_compilers(
-                now[name], _inherited(owner, name)
-            ):
+            if _may_hide(owner, name, now[name]) and not self._only_wraps(now[name], _inherited(owner, name)):
                 how = "added" if _inherited(owner, name) is None else "replaced"
                 yield Change(
                     f"{label(owner)}.{name} was {how}{_by(now[name])}", partial(delattr, owner, name)
@@ -166,14 +164,14 @@ class Fingerprint:
         if _kind(owner) != kind:
             yield Change(f"the class of {label(owner)} was changed", partial(_set_kind, owner, kind))
 
-    def _is_a_compilers(self, value: Any, before: Any) -> bool:
-        """Whether a function of the compiler's took the place of the one that it wraps."""
+    def _only_wraps(self, value: Any, before: Any) -> bool:
+        """Whether a wrapper of torch's own took the place of what it wraps."""
         bare = self._unwrapped(value)
         return bare is not value and (bare is None or bare is self._unwrapped(before))
 
     def _unwrapped(self, value: Any) -> Any:
-        """What the compiler's functions wrap; None for one that does not say."""
-        while str(getattr(getattr(value, "__code__", None), "co_filename", "")).startswith(self._compiler):
+        """What torch's own wrappers wrap; None for one that does not say."""
+        while str(getattr(getattr(value, "__code__", None), "co_filename", "")).startswith(self._wrappers):
             value = getattr(value, "_torchdynamo_orig_callable", getattr(value, "__wrapped__", None))
         return value
 

@@ -21,7 +21,11 @@ from convbench.registry.integrity.foundations import ROOMS, foundations
 from convbench.registry.ops.contract import OPS
 
 _PRIVATE: Any = private_copy(fingerprint)
-_COMPILER = tuple(os.path.join(os.path.dirname(torch.__file__), part) for part in ("_dynamo/", "_compile.py"))
+# functions from there wrap others: the compiler's where it is loaded, the optimizers' where one is made
+_WRAPPERS = tuple(
+    os.path.join(os.path.dirname(torch.__file__), part)
+    for part in ("_dynamo/", "_compile.py", "optim/optimizer.py")
+)
 
 
 class IntegrityError(Exception):
@@ -33,7 +37,7 @@ class Originals:
 
     def __init__(self, owners: Iterable[Owner] | None = None) -> None:
         own = [module.__name__ for module in loaded(ROOMS)]
-        before = _PRIVATE.Fingerprint(foundations() if owners is None else owners, own, _COMPILER)
+        before = _PRIVATE.Fingerprint(foundations() if owners is None else owners, own, _WRAPPERS)
         self.changes: Callable[[], list[Change]] = before.changes
 
     def replaced(self) -> list[str]:

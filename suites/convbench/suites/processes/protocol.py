@@ -68,6 +68,11 @@ class FitJob(Job):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PluginsJob(Job):
+    """Load every plugin, and say what that changes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PeaksJob(Job):
     """Measure what a device can do at most with a dtype."""
 
@@ -225,6 +230,13 @@ class Done:
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """What loading plugins changed of torch, Python or convbench, by plugin, where it changed anything."""
+
+    changes: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
 class Measured:
     """How a combination's job ended; `measures` are columns of its row."""
 
@@ -292,11 +304,12 @@ class Conformance:
 
 
 Event = Note | Beat | EpochEnd | Samples | Trying | Tried | Availability | Misfit | Dropped
-Result = Failed | Done | Measured | Survey | Peak | Conformance
+Result = Failed | Done | Loaded | Measured | Survey | Peak | Conformance
 Send = Callable[[Event | Result], None]  # what a worker sends by
 SENT = {kind.__name__: kind for kind in (*get_args(Event), *get_args(Result)) if kind is not Dropped}
 JOBS = {
-    kind.__name__: kind for kind in (SurveyJob, AvailabilityJob, FitJob, PeaksJob, CombinationJob, ConformJob)
+    kind.__name__: kind
+    for kind in (SurveyJob, AvailabilityJob, FitJob, PluginsJob, PeaksJob, CombinationJob, ConformJob)
 }
 
 

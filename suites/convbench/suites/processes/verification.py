@@ -98,10 +98,7 @@ def verify_backends(
         threads=threads,
         memory_mb=free_memory_mb() if device == "cpu" else None,
     )
-    jobs = [
-        replace(job, backend=name, distributions=(registry.backends.plugin(name).distribution,))
-        for name in names
-    ]
+    jobs = [replace(job, backend=name, distributions=registry.backends.distributions(name)) for name in names]
     with TemporaryDirectory() as scratch, Supervisor(Path(scratch) / "log", threads) as supervisor:
         return [_verify(supervisor, each, timeout) for each in jobs]
 

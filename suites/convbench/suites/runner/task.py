@@ -78,8 +78,8 @@ class RunContext:
         suite, timing, combination = self.suite, self.suite.timing, task.combination
         registry = self.recorder.facts.registry
         plugins = (
-            registry.backends.plugin(combination.backend),
-            registry.architectures.plugin(combination.architecture),
+            *registry.backends.distributions(combination.backend),
+            *registry.architectures.distributions(combination.architecture),
         )
         if task.share is not None:
             timing = replace(timing, max_seconds=task.share)
@@ -88,7 +88,7 @@ class RunContext:
             kind=task.kind,
             round=task.round,
             combination=combination,
-            distributions=tuple(dict.fromkeys(plugin.distribution for plugin in plugins)),
+            distributions=plugins,
             recipe=task.planned.recipe,
             images=self.survey.images,
             num_classes=self.num_classes,

@@ -29,6 +29,7 @@ from convbench.suites.processes.protocol import (
     Job,
     Note,
     PeaksJob,
+    PluginsJob,
     Result,
     Send,
     SurveyJob,
@@ -41,6 +42,7 @@ FUNCTIONS: Mapping[type[Job], tuple[str, str]] = {
     SurveyJob: ("probe_jobs", "survey"),
     AvailabilityJob: ("availability", "availability"),
     FitJob: ("probe_jobs", "fit"),
+    PluginsJob: ("probe_jobs", "load_plugins"),
     PeaksJob: ("probe_jobs", "peaks"),
     CombinationJob: ("jobs", "run_combination"),
     ConformJob: ("conform", "conform"),
@@ -93,7 +95,10 @@ def load_jobs() -> None:
     """Import the functions of all jobs, and note what no plugin may replace: no plugin is loaded yet."""
     for kind in FUNCTIONS:
         _function(kind)
-    _originals()
+    from convbench.registry.integrity.monkeypatch_guard import originals
+
+    originals.cache_clear()  # fewer modules were loaded then
+    originals()
 
 
 def _originals() -> Callable[[], list[Change]]:
