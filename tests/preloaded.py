@@ -73,11 +73,11 @@ class Preloaded:
     @contextmanager
     def patched(self, code: str) -> Iterator[None]:
         """Servers run this code before they take note of what no plugin may replace."""
-        self.patch = code
+        before, self.patch = self.patch, code
         try:
             yield
         finally:
-            self.patch = ""
+            self.patch = before
 
     @property
     def pid(self) -> int:
