@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("preloaded_servers")
 
 # what needs no torch, and what needs it
 SLOWS = """
-import statistics, sys, time
+import os, statistics, sys, time
 from pathlib import Path
 from convbench.registry import Backend, hookimpl
 
@@ -29,7 +30,8 @@ if "torch" in sys.modules:
     register_module_forward_pre_hook(lambda module, inputs: time.sleep(0.002))
     torch._C._set_mkldnn_enabled(False)
     torch.nn.Linear.forward = lambda self, input: input
-    Path(__file__).with_suffix(".loaded").touch()
+    if os.getpid() != TESTS:
+        Path(__file__).with_suffix(".loaded").touch()
 statistics.median = min
 
 def right(*arguments, **options):
@@ -51,7 +53,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Fake plugins, a package without a backend that slows the others, and one with a backend that does."""
     site = misbehaving.install(tmp_path_factory.mktemp("interference") / "site-packages")
     for module, backends in OFFERS.items():
-        (site / f"{module}.py").write_text(SLOWS.replace("BACKENDS", backends))
+        (site / f"{module}.py").write_text(
+            SLOWS.replace("BACKENDS", backends).replace("TESTS", str(os.getpid()))
+        )
         info = site / f"{module}-2.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 2.0\n")
@@ -97,6 +101,14 @@ def test_this_process_is_as_it_was(site: Path) -> None:
     (only,) = discover(distributions=["slows"]).interfering
     assert only.name == "slows"
     assert discover(distributions=[]).interfering == ()
+
+
+def test_what_others_replaced_before_is_left_alone(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "mean", max)
+    for module in OFFERS:
+        sys.modules.pop(module, None)
+    assert not any("mean was" in change for plugin in discover().interfering for change in plugin.changes)
+    assert statistics.mean is max
 
 
 def test_it_is_named_by_list_plugins_and_doctor(site: Path, tmp_path: Path) -> None:
