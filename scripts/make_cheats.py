@@ -72,16 +72,26 @@ DEFENCES = {
     ),
     "originals": (
         "originals",
-        "Before a worker loads plugins, it records every function of the clock, of Python's built-ins, "
-        "of torch and of convbench itself. Before and after each verdict they must be the same objects. "
+        "Before a worker loads plugins, it takes a fingerprint of every function, class, constant and table of "
+        "convbench, of what convbench uses of Python (clock, built-ins, json, os, statistics and more), and of "
+        "torch's functions, layers, optimizers and gradients: code, defaults and closures of functions as well. "
+        "Before and after each verdict, and once more before the result is sent, everything must be as it was. "
+        "The last comparison is made by a copy of the code that has no name, and what was changed is put back. "
         "The references must compute sums of whole numbers exactly, in case a kernel below them was "
         "replaced. The clock used for timing is saved before plugins are loaded, too.",
     ),
     "settings": (
         "settings",
         "A call and its backward pass must not change the number of threads, default dtype and device, "
-        "denormals, gradient mode, determinism, precision, modes that intercept calls, or the seed of "
-        "random numbers.",
+        "denormals, gradient mode, determinism, precision, autocast, modes that intercept calls, global hooks of "
+        "modules and optimizers, signals and timers, profilers, the collection of garbage, cores and priority of "
+        "the process, the environment of libraries, or the seed of random numbers.",
+    ),
+    "model": (
+        "the model kept",
+        "A call must leave its tensors as they were in all but their numbers: requires_grad, hooks, gradient, "
+        "memory. Of the model that is measured, the parameters, hooks and options of layers must be the "
+        "same in the end as before its first call.",
     ),
     "clocks": (
         "two clocks",
@@ -136,7 +146,8 @@ def refreshed(text: str) -> str:
         rows.append([what, DEFENCES[cheat.caught_by][0], PROCESSES[cheat.at], f"... {cheat.says} ..."])
     text = between_marks(text, "defences", lambda _: defences)
     headings = ["cheat", "caught by", "at the latest in", "the row says"]
-    return between_marks(text, "cheats", lambda _: table(headings, rows))
+    count = f"{len(rows)} cheats, {len(rows)} caught: a test fails where one is not."
+    return between_marks(text, "cheats", lambda _: f"{count}\n\n{table(headings, rows)}")
 
 
 if __name__ == "__main__":

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from convbench.registry.errors import Unsupported
 from convbench.registry.integrity.global_state import SETTINGS, GlobalState, global_state_kept
@@ -90,6 +96,81 @@ CHANGES = {
     "the precision of float32 products": lambda: torch.set_float32_matmul_precision("medium"),
     "whether cuDNN may choose by trial": lambda: setattr(torch.backends.cudnn, "benchmark", True),
 }
+
+
+def hook(*args: object) -> None:
+    """What is registered, and never called for."""
+
+
+PROCESS: dict[str, tuple[Callable[[], object], str]] = {
+    "the global hooks of torch's modules": (
+        lambda: torch.nn.modules.module.register_module_forward_pre_hook(hook),
+        rf"from nothing to _global_forward_pre_hooks \d+ hook of {__name__}",
+    ),
+    "the global hooks of torch's modules ": (
+        lambda: torch.nn.modules.module.register_module_parameter_registration_hook(hook),
+        rf"from nothing to _global_parameter_registration_hooks \d+ hook of {__name__}",
+    ),
+    "the global hooks of torch's optimizers": (
+        lambda: register_optimizer_step_post_hook(hook),
+        rf"from nothing to _global_optimizer_post_hooks \d+ hook of {__name__}",
+    ),
+    "what torch does with saved tensors": (
+        lambda: torch._C._autograd._push_saved_tensors_default_hooks(hook, hook),
+        "from None to hook of ",
+    ),
+    "whether autograd looks for anomalies": (lambda: torch.autograd.set_detect_anomaly(True), "to True"),
+    "whether cuDNN is used": (lambda: setattr(torch.backends.cudnn, "enabled", False), "from True to False"),
+    "what torch casts by itself": (
+        lambda: torch.set_autocast_enabled("cpu", True),
+        r"from cpu False, torch.bfloat16 to cpu True, torch.bfloat16",
+    ),
+    "the cores that the process may use": (
+        lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}),
+        "to ",
+    ),
+    "how often Python switches threads": (lambda: sys.setswitchinterval(0.125), "to 0.125"),
+    "what traces or profiles Python": (lambda: sys.setprofile(hook), "to profiler hook of "),
+    "what traces or profiles Python ": (
+        lambda: threading.setprofile(hook),
+        "to profiler of threads hook of ",
+    ),
+    "the handlers of signals": (
+        lambda: signal.signal(signal.SIGUSR1, hook),
+        f"from SIGUSR1 0 to SIGUSR1 hook of {__name__}",
+    ),
+    "what Python calls when it collects garbage": (
+        lambda: gc.callbacks.append(hook),
+        "from nothing to hook of ",
+    ),
+    "when Python collects garbage": (gc.disable, "from True, .* to False, "),
+    "the environment of libraries": (
+        lambda: os.environ.update(OMP_WAIT_POLICY="ACTIVE"),
+        "from nothing to OMP_WAIT_POLICY ACTIVE",
+    ),
+}
+
+
+@pytest.mark.parametrize("setting", PROCESS)
+def test_what_reaches_beyond_a_call_is_named_and_put_back(setting: str) -> None:
+    state = GlobalState()
+    change, words = PROCESS[setting]
+    change()
+    with pytest.raises(IntegrityError, match=f"{setting.strip()} was changed .*{words}"):
+        state.check()
+    state.check()
+
+
+def test_a_timer_is_named() -> None:
+    state = GlobalState()
+    signal.setitimer(signal.ITIMER_PROF, 1000)
+    try:
+        with pytest.raises(
+            IntegrityError, match=r"timers of the process was changed from .* to ITIMER_PROF True"
+        ):
+            state.check()
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 @pytest.mark.parametrize("setting", CHANGES)

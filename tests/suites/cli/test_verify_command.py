@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 
 import misbehaving
-from conftest import Install
 from convbench.registry import Accuracy, GateFailed, NothingRan, Registry, UnknownName, discover
 from convbench.registry.cli.main import main
 from convbench.registry.conformance.report import Kind, Outcome, Report, State
@@ -20,6 +18,7 @@ from convbench.suites.processes import verification
 from convbench.suites.processes.verification import Verification, status_of, summary, verify_backends
 from convbench.suites.worker import conform
 from faulty_upstream import LABEL
+from preloaded import Preloaded
 
 pytestmark = pytest.mark.usefixtures("preloaded_servers")
 
@@ -34,17 +33,10 @@ cases._CASES = {name: (lambda make=make: list(make())[:3]) for name, make in cas
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def site(tmp_path_factory: pytest.TempPathFactory, preloaded: Preloaded) -> Iterator[Path]:
     site = misbehaving.install(tmp_path_factory.mktemp("verify") / "site")
-    plugins = site / "misbehaving_plugins.py"
-    # torch is imported with the cases; in a worker it is there already
-    plugins.write_text(plugins.read_text() + "\nif 'torch' in sys.modules:\n" + _indented(SMALL))
-    with misbehaving.on_path(site):
+    with misbehaving.on_path(site), preloaded.patched(SMALL):
         yield site
-
-
-def _indented(text: str) -> str:
-    return "".join(f"    {line}\n" if line else "\n" for line in text.splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -171,31 +163,27 @@ def test_a_failure_is_shrunk_and_printed_as_python(
 
 
 CRASHING_TORCH = """
-import os
+from pathlib import Path
 
-if os.getpid() != TESTS:  # a worker
-    from pathlib import Path
-    import torch.nn.functional as F
-    import faulty_upstream
-    from convbench.registry.conformance import cases, verify
-    from convbench.registry.integrity.monkeypatch_guard import Originals
+import torch.nn.functional as F
 
-    F.conv2d = faulty_upstream.crashing
-    faulty_upstream.declare(Path(__file__).parents[2])
-    verify.ORIGINALS = Originals()
-    strided = cases.conv2d((2, 2, 4, 5), (2, 2, 1, 1), stride=2)
-    cases._CASES["conv2d"] = lambda: [cases.conv2d((2, 2, 4, 5), (2, 2, 3, 3)), strided]
-    for name in ("max_pool2d", "avg_pool2d"):
-        cases._CASES[name] = lambda make=cases._CASES[name]: list(make())[:1]
+import faulty_upstream
+from convbench.registry.conformance import cases
+
+F.conv2d = faulty_upstream.crashing
+faulty_upstream.declare(Path(DIRECTORY))
+strided = cases.conv2d((2, 2, 4, 5), (2, 2, 1, 1), stride=2)
+cases._CASES["conv2d"] = lambda: [cases.conv2d((2, 2, 4, 5), (2, 2, 3, 3)), strided]
+for name in ("max_pool2d", "avg_pool2d"):
+    cases._CASES[name] = lambda make=cases._CASES[name]: list(make())[:1]
 """
 
 
 def test_torch_that_crashes_is_named_by_its_known_fault(
-    install: Install, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    preloaded: Preloaded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
-    install("crashing-torch", f"TESTS = {os.getpid()}\n{CRASHING_TORCH}")
-    with pytest.raises(SystemExit) as end:
+    patch = CRASHING_TORCH.replace("DIRECTORY", repr(str(tmp_path)))
+    with preloaded.patched(patch), pytest.raises(SystemExit) as end:
         main(["verify", "torch", "--dtype", "float32", "--cases", "0"])
     out = capsys.readouterr().out
     assert end.value.code == 0, out

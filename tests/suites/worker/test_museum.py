@@ -39,15 +39,20 @@ class Show:
         return rows[0]
 
 
+def install(site: Path, distribution: str, name: str, module: str) -> None:
+    """Put the metadata of a distribution with one plugin into a directory."""
+    info = site / f"{distribution.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[convbench]\n{name} = {module}\n")
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One distribution with an entry point for every file."""
+    """A distribution with an entry point for every file."""
     site = tmp_path_factory.mktemp("museum") / "site-packages"
-    info = site / "museum-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: museum\nVersion: 1.0\n")
-    entries = [f"{name} = museum.{name}" for name in (*CHEATS, "honest")]
-    (info / "entry_points.txt").write_text("\n".join(["[convbench]", *entries, ""]))
+    for name in (*CHEATS, "honest"):
+        install(site, f"museum-{registered(name)}", name, f"museum.{name}")
     sys.path.insert(0, str(site))
     yield site
     sys.path.remove(str(site))

@@ -29,6 +29,7 @@ from convbench.registry.conformance.reference import (
     reference_answers,
 )
 from convbench.registry.conformance.tolerances import ELEMENTWISE, error_ratio, rms_error_ratio
+from convbench.registry.integrity.model_state import tensors_kept
 from convbench.registry.ops.contract import Op
 from convbench.registry.ops.dtypes import Arithmetic
 from convbench.registry.records import Accuracy
@@ -108,7 +109,8 @@ def run_case(
         return _compare(name, answer, truth, arithmetic, accuracy, suspects, together=not repeats)
 
     before = replace(history)
-    output = implementation(**arguments)
+    with tensors_kept(tensors):
+        output = implementation(**arguments)
     _check_form(
         OUTPUT, output, expected, tensors, dtype, device, partial(_output_cause, suspects, right_output)
     )

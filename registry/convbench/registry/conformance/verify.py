@@ -39,15 +39,13 @@ from convbench.registry.conformance.tolerances import ELEMENTWISE
 from convbench.registry.discovery.plugins import describe, discover
 from convbench.registry.errors import UnknownName, Unsupported, UsageError, choices, out_of_memory
 from convbench.registry.integrity.global_state import global_state_kept, memory_filled
-from convbench.registry.integrity.monkeypatch_guard import IntegrityError, Originals
+from convbench.registry.integrity.monkeypatch_guard import IntegrityError, originals
 from convbench.registry.known_faults import KnownFault, can_disable, disabled, fault_of_case
 from convbench.registry.ops.contract import OPS, Op
 from convbench.registry.ops.dtypes import arithmetic
 from convbench.registry.records import Backend
 
 __all__ = ["Outcome", "Report", "State", "check", "check_refusal", "verify", "whole_contract"]
-
-ORIGINALS = Originals()
 
 Found = list[tuple[Case | None, Outcome]]  # the case of an outcome, where it is of one
 Step = Callable[[], list[Outcome]]
@@ -236,7 +234,7 @@ def check_integrity(backend: Backend) -> Outcome | None:
     try:
         with global_state_kept():
             dict(backend.ops)
-        ORIGINALS.check()
+        originals().check()
     except IntegrityError as error:
         return Outcome("", "", "", "", "failed", str(error))
     return None
@@ -402,3 +400,6 @@ def _poisoned_memory() -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+
+
+originals()  # as they are before any plugin is loaded

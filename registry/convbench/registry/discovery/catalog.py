@@ -61,6 +61,10 @@ class Catalog(Displayed, Mapping[str, R], Generic[R]):
         """The plugin that offers the record of that name; raises as `find` does."""
         return self._find(name)[1]
 
+    def distributions(self, *names: str) -> tuple[str, ...]:
+        """Those that offer the records of these names, each once; raises as `find` does."""
+        return tuple(dict.fromkeys(self.plugin(name).distribution for name in names))
+
     def matching(self, patterns: Iterable[str]) -> list[str]:
         """The names that match any of the patterns, each as it is listed, in the catalog's order.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -25,6 +25,7 @@ from convbench.registry.discovery.contract_version import check_contract
 from convbench.registry.discovery.plugin_errors import HookError, error_location, explain_missing
 from convbench.registry.errors import PluginError, choices, shown
 from convbench.registry.hookspecs import PROJECT
+from convbench.registry.integrity.load_watch import watch_loading
 from convbench.registry.records import Architecture, Backend, Dataset
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+/-]*")
 
 @dataclass(frozen=True)
 class Plugin:
-    """Where records come from; `error` says why a quarantined one is not used, `place` where it is."""
+    """Where records come from; `error` says why a quarantined one is not used, `place` where it is.
+
+    `changes` are what loading it changed of torch, Python or convbench; they were undone.
+    """
 
     name: str
     distribution: str
@@ -45,6 +49,18 @@ class Plugin:
     module: str
     error: str | None = None
     place: str | None = None
+    changes: tuple[str, ...] = ()
+
+    @property
+    def interference(self) -> str:
+        """What loading it changed, in one line; empty where that is nothing."""
+        if not self.changes:
+            return ""
+        more = f"; and {len(self.changes) - 3} more" if len(self.changes) > 3 else ""
+        return (
+            f"plugin {self.name!r} of {self.distribution} {self.version} changed what others rely on when it was "
+            f"loaded: {'; '.join(self.changes[:3])}{more}; this was undone"
+        )
 
     @property
     def fault(self) -> str:
@@ -82,6 +98,11 @@ class Registry:
     def broken(self) -> tuple[Plugin, ...]:
         """The plugins that are not used, for something is wrong with them."""
         return tuple(plugin for plugin in self.plugins if plugin.error)
+
+    @property
+    def interfering(self) -> tuple[Plugin, ...]:
+        """The plugins that changed torch, Python or convbench when they were loaded."""
+        return tuple(plugin for plugin in self.plugins if plugin.changes)
 
     def backend(self, name: str) -> Backend:
         """The backend of that name, or of `package:name`.
@@ -121,21 +142,33 @@ class Registry:
 
 
 def discover(
-    builtins: Iterable[EntryPoint] | None = None, installed: Iterable[EntryPoint] | None = None
+    builtins: Iterable[EntryPoint] | None = None,
+    installed: Iterable[EntryPoint] | None = None,
+    distributions: Iterable[str] | None = None,
 ) -> Registry:
-    """Load every plugin and collect its records; whatever plugins print goes to standard error.
+    """Load plugins and collect their records; whatever they print goes to standard error.
 
+    What a plugin changes of torch, Python or convbench while it is loaded is undone and kept in `Plugin.changes`.
     An entry point of group `convbench` names a module with hook functions, or a tuple of names of such modules.
 
     Args:
         builtins: convbench's own entry points; see `own_entry_points`.
         installed: entry points of other distributions; those installed in this environment when None.
+        distributions: the names of other distributions whose plugins are loaded, beside our own; all when None.
     """
     with redirect_stdout(sys.stderr):
         points = entry_points(group=PROJECT)
         own = own_entry_points(points) if builtins is None else builtins
         others = (point for point in points if not _is_own(point)) if installed is None else installed
+        if distributions is not None:
+            wanted = set(map(normalised, distributions))
+            others = (point for point in others if normalised(_distribution(point)) in wanted)
         return _discover(own, others)
+
+
+def normalised(distribution: str) -> str:
+    """A distribution's name as the packaging specifications compare it."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def own_entry_points(points: Iterable[EntryPoint]) -> list[EntryPoint]:
@@ -158,35 +191,44 @@ def _is_own(point: EntryPoint) -> bool:
 def _discover(builtins: Iterable[EntryPoint], installed: Iterable[EntryPoint]) -> Registry:
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
-    own_version = _version(PROJECT)
-    found = [plugin for point in builtins for plugin in _load(manager, point, PROJECT, own_version)]
-    for point in sorted(set(installed), key=lambda point: (point.name, point.value)):
-        distribution = point.dist.name if point.dist else point.module.partition(".")[0]
-        release = point.dist.version if point.dist else "unknown"
-        found += _load(manager, point, distribution, release)
-
     backends, architectures, datasets, suites = catalogs = _empty_catalogs()
     plugins = []
-    for plugin in found:
-        try:
-            if plugin.error is None:
-                records = [
-                    list(_records(manager, hook, kind, plugin)) for hook, kind in _RECORD_HOOKS.items()
-                ]
-                offers: list[tuple[Catalog[Any], Any]] = list(zip(catalogs, records, strict=True))
-                for catalog, of_this_kind in offers:
-                    catalog.check(plugin, of_this_kind)  # all of them first: a plugin is taken whole
-                for catalog, of_this_kind in offers:
-                    catalog.add(plugin, of_this_kind)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's code: anything can come out of it
-            manager.unregister(name=plugin.name)
-            plugin = replace(plugin, error=describe(error), place=error_location(error, plugin.module))
-        plugins.append(plugin)
+    for point in builtins:
+        loaded = _load(manager, point, PROJECT, _version(PROJECT))
+        plugins += [_collected(manager, catalogs, plugin) for plugin in loaded]
+    others = sorted(set(installed), key=lambda point: (point.name, point.value))
+    undo_changes = watch_loading() if others else tuple
+    for point in others:
+        loaded = _load(manager, point, _distribution(point), point.dist.version if point.dist else "unknown")
+        collected = [_collected(manager, catalogs, plugin) for plugin in loaded]
+        changes = undo_changes()
+        plugins += [replace(plugin, changes=changes) for plugin in collected]
     manager.check_pending()
     registry = Registry(tuple(plugins), backends, architectures, datasets, suites, manager)
     for each in catalogs:
         each.explain_missing = lambda name: explain_missing(name, registry.broken)
     return registry
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.module.partition(".")[0]
+
+
+def _collected(manager: pluggy.PluginManager, catalogs: Sequence[Catalog[Any]], plugin: Plugin) -> Plugin:
+    """A plugin that was loaded, with its records in the catalogs; or with its error, and without any."""
+    if plugin.error is not None:
+        return plugin
+    try:
+        records = [list(_records(manager, hook, kind, plugin)) for hook, kind in _RECORD_HOOKS.items()]
+        offers: list[tuple[Catalog[Any], Any]] = list(zip(catalogs, records, strict=True))
+        for catalog, of_this_kind in offers:
+            catalog.check(plugin, of_this_kind)  # all of them first: a plugin is taken whole
+        for catalog, of_this_kind in offers:
+            catalog.add(plugin, of_this_kind)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's code: anything can come out of it
+        manager.unregister(name=plugin.name)
+        return replace(plugin, error=describe(error), place=error_location(error, plugin.module))
+    return plugin
 
 
 def _empty_catalogs() -> tuple[Catalog[Backend], Catalog[Architecture], Catalog[Dataset], Catalog[Path]]:

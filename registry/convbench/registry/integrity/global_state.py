@@ -1,15 +1,23 @@
-"""Settings of the whole process that no backend may change: threads, default dtype, denormals and the like.
+"""Settings of the whole process that no backend may change: threads, default dtype, denormals, hooks and the like.
 
 They affect every later result, those of other backends included.
 """
 
 from __future__ import annotations
 
+import gc
+import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import torch
+from torch.nn.modules import module as modules
+from torch.optim import optimizer as optimizers
 
 from convbench.registry.integrity.monkeypatch_guard import IntegrityError
 from convbench.registry.ops.dtypes import FLOAT32_PRODUCTS
@@ -17,6 +25,19 @@ from convbench.registry.ops.dtypes import FLOAT32_PRODUCTS
 PRODUCTS = (*FLOAT32_PRODUCTS, ("mkldnn", "matmul"), ("mkldnn", "conv"))
 _precision, _set_precision = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
 MEMORY: Any = torch.utils.deterministic  # a module that is a class, which type checkers do not see
+VARIABLES = ("OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_", "CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_")
+SIGNALS = (
+    "SIGINT",
+    "SIGTERM",
+    "SIGHUP",
+    "SIGALRM",
+    "SIGVTALRM",
+    "SIGPROF",
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGCHLD",
+    "SIGTRAP",
+)
 SEED = 0x5EED_0F_C0B_BE9C  # no plugin's choice
 
 
@@ -63,6 +84,83 @@ def _set_precisions(precisions: str) -> None:
         _set_precision(*each.split())
 
 
+def _hooks(owner: ModuleType) -> tuple[Callable[[], Any], Callable[[Any], None]]:
+    """How to read the global hooks that a module keeps, and how to put them back."""
+    kinds = {
+        name: kept
+        for name, kept in vars(owner).items()
+        if name.startswith("_global") and isinstance(kept, dict)
+    }
+
+    def read() -> dict[str, Any]:
+        return {f"{kind} {key}": hook for kind, hooks in kinds.items() for key, hook in hooks.items()}
+
+    def write(before: Mapping[str, Any]) -> None:
+        for kind, hooks in kinds.items():
+            for key in [key for key in hooks if f"{kind} {key}" not in before]:
+                del hooks[key]
+
+    return read, write
+
+
+def _set_environment(before: Mapping[str, str]) -> None:
+    for name in _environment().keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
+def _environment() -> dict[str, str]:
+    """The variables that libraries below torch read, some of them when they are first used."""
+    return {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)}
+
+
+def _set_signals(before: Mapping[str, Any]) -> None:
+    for name, handler in before.items():
+        # None was not set from Python, and cannot be; only the main thread can set any
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.Signals[name], handler)
+
+
+def _signals() -> dict[str, Any]:
+    return {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS if hasattr(signal, name)}
+
+
+def _timers() -> dict[str, bool]:
+    kinds = ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF")
+    return {kind: any(signal.getitimer(getattr(signal, kind))) for kind in kinds if hasattr(signal, kind)}
+
+
+def _tracers() -> dict[str, Any]:
+    """What Python calls at every line or call; a debugger's or a test's coverage is one."""
+    tools = getattr(sys, "monitoring", None)  # since Python 3.12
+    found: dict[str, Any] = {"profiler": sys.getprofile(), "profiler of threads": threading.getprofile()}
+    found |= {"tracer": sys.gettrace(), "tracer of threads": threading.gettrace()}
+    return found | {f"tool {tool}": tools.get_tool(tool) for tool in range(6) if tools is not None}
+
+
+def _set_tracers(before: Mapping[str, Any]) -> None:
+    sys.setprofile(before["profiler"])
+    threading.setprofile(before["profiler of threads"])
+    sys.settrace(before["tracer"])
+    threading.settrace(before["tracer of threads"])
+
+
+def _set_collection(before: tuple[Any, ...]) -> None:
+    (gc.enable if before[0] else gc.disable)()
+    gc.set_threshold(*before[1:])
+
+
+def _autocast() -> dict[str, tuple[bool, torch.dtype]]:
+    kinds = ("cpu", "cuda")
+    return {kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds}
+
+
+def _set_autocast(before: Mapping[str, tuple[bool, torch.dtype]]) -> None:
+    for kind, (enabled, dtype) in before.items():
+        torch.set_autocast_enabled(kind, enabled)
+        torch.set_autocast_dtype(kind, dtype)
+
+
 Setter = Callable[[Any], object]
 
 # name in messages -> how to read it, and how to restore it
@@ -86,8 +184,55 @@ SETTINGS: Mapping[str, tuple[Callable[[], Any], Setter | None]] = {
     "the precision of float32 products": (_precisions, _set_precisions),
     "whether cuDNN may choose by trial": (torch._C._get_cudnn_benchmark, torch._C._set_cudnn_benchmark),
     "whether oneDNN is used": (torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled),
+    "whether cuDNN is used": (torch._C._get_cudnn_enabled, torch._C._set_cudnn_enabled),
+    "whether cuDNN is deterministic": (torch._C._get_cudnn_deterministic, torch._C._set_cudnn_deterministic),
+    "whether oneDNN is deterministic": (
+        torch._C._get_mkldnn_deterministic,
+        torch._C._set_mkldnn_deterministic,
+    ),
+    "whether NNPACK is used": (torch._C._get_nnpack_enabled, torch._C._set_nnpack_enabled),
+    "whether inference mode is on": (torch.is_inference_mode_enabled, None),
+    "whether autograd looks for anomalies": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    "what torch casts by itself": (_autocast, _set_autocast),
     "the modes that intercept torch's calls": (_modes, None),
+    "what torch does with saved tensors": (
+        lambda: torch._C._autograd._top_saved_tensors_default_hooks(True),
+        lambda before: torch._C._autograd._pop_saved_tensors_default_hooks(),
+    ),
+    "the global hooks of torch's modules": _hooks(modules),
+    "the global hooks of torch's optimizers": _hooks(optimizers),
+    "the number of torch's threads between ops": (torch.get_num_interop_threads, None),
+    "the cores that the process may use": (
+        lambda: os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None,
+        lambda cores: os.sched_setaffinity(0, cores),
+    ),
+    "the priority of the process": (
+        lambda: os.getpriority(os.PRIO_PROCESS, 0),
+        lambda priority: os.setpriority(os.PRIO_PROCESS, 0, priority),
+    ),
+    "how often Python switches threads": (sys.getswitchinterval, sys.setswitchinterval),
+    "what traces or profiles Python": (_tracers, _set_tracers),
+    "the handlers of signals": (_signals, _set_signals),
+    "the timers of the process": (_timers, None),
+    "what Python calls when it collects garbage": (
+        lambda: tuple(gc.callbacks),
+        lambda callbacks: gc.callbacks.__setitem__(slice(None), callbacks),
+    ),
+    "when Python collects garbage": (lambda: (gc.isenabled(), *gc.get_threshold()), _set_collection),
+    "the environment of libraries": (_environment, _set_environment),
 }
+
+
+def _shown(value: Any, other: Any) -> str:
+    """A setting in words; of one with parts, those that are not the other's."""
+    if isinstance(value, dict):
+        parts = {name: part for name, part in value.items() if name not in other or other[name] != part}
+        return ", ".join(f"{name} {_shown(part, None)}" for name, part in parts.items()) or "nothing"
+    if isinstance(value, tuple):
+        return ", ".join(_shown(part, None) for part in value) or "nothing"
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__qualname__} of {value.__module__}"
+    return str(value)
 
 
 class GlobalState:
@@ -98,15 +243,20 @@ class GlobalState:
 
     def check(self) -> None:
         """Restore settings that were changed since; raise IntegrityError that names them."""
+        changes = self.restore()
+        if changes:
+            raise IntegrityError("; ".join(changes))
+
+    def restore(self) -> list[str]:
+        """Restore settings that were changed since; returns a sentence for each."""
         changes = []
         for name, (read, write) in SETTINGS.items():
             before, now = self._before[name], read()
             if now != before:
-                changes.append(f"{name} was changed from {before} to {now}")
+                changes.append(f"{name} was changed from {_shown(before, now)} to {_shown(now, before)}")
                 if write is not None:
                     write(before)
-        if changes:
-            raise IntegrityError("; ".join(changes))
+        return changes
 
 
 @contextmanager

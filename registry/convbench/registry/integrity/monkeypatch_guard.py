@@ -7,42 +7,24 @@ before any plugin is loaded, and compared again before every conclusion.
 
 from __future__ import annotations
 
-import builtins
-import math
 import os
-import time
-from collections.abc import Iterable, Mapping
-from types import ModuleType
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from convbench.registry.integrity import fingerprint
+from convbench.registry.integrity.fingerprint import Change, Owner, loaded, private_copy
+from convbench.registry.integrity.foundations import ROOMS, foundations
 from convbench.registry.ops.contract import OPS
 
-Owner = ModuleType | type
-_TORCH = os.path.dirname(torch.__file__) + os.sep
-_OTHERS: tuple[Owner, ...] = (builtins, math, time)  # which torch itself never changes
-
-# whatever verification and timing call, and where a replacement would be found by name
-FOUNDATIONS: tuple[Owner, ...] = (
-    *_OTHERS,
-    torch,
-    F,
-    torch.autograd,
-    torch.optim,
-    torch.optim.SGD,
-    torch.random,
-    torch.testing,
-    torch.accelerator,
-    torch._C._nn,
-    Tensor,
-    torch.Generator,
-    torch.nn.Module,
-    torch.nn.Conv2d,
-    torch.nn.MaxPool2d,
-    torch.nn.AvgPool2d,
+_PRIVATE: Any = private_copy(fingerprint)
+# functions from there wrap others: the compiler's where it is loaded, the optimizers' where one is made
+_WRAPPERS = tuple(
+    os.path.join(os.path.dirname(torch.__file__), part)
+    for part in ("_dynamo/", "_compile.py", "optim/optimizer.py")
 )
 
 
@@ -51,20 +33,16 @@ class IntegrityError(Exception):
 
 
 class Originals:
-    """The functions and classes of some modules and classes, as they are when this is made."""
+    """Functions, classes and constants, as they are when this is made."""
 
-    def __init__(self, owners: Iterable[Owner] = FOUNDATIONS) -> None:
-        self._of = [(owner, _callables(owner)) for owner in owners]
+    def __init__(self, owners: Iterable[Owner] | None = None) -> None:
+        own = [module.__name__ for module in loaded(ROOMS)]
+        before = _PRIVATE.Fingerprint(foundations() if owners is None else owners, own, _WRAPPERS)
+        self.changes: Callable[[], list[Change]] = before.changes
 
     def replaced(self) -> list[str]:
-        """A sentence for each function that was replaced."""
-        return [
-            f"{_owner_name(owner)}.{name} was replaced{_replaced_by(now.get(name))}"
-            for owner, originals in self._of
-            for now in (_callables(owner),)
-            for name, original in originals.items()
-            if now.get(name) is not original and not _is_torchs_own(owner, now.get(name))
-        ]
+        """A sentence for each that was replaced."""
+        return [change.text for change in self.changes()]
 
     def check(self) -> None:
         """Raise IntegrityError where one was replaced, or where the references are wrong."""
@@ -73,6 +51,12 @@ class Originals:
             more = f", and {len(replaced) - 1} more were" if len(replaced) > 1 else ""
             raise IntegrityError(f"{replaced[0]}{more}")
         check_references()
+
+
+@cache
+def originals() -> Originals:
+    """What no plugin may replace, as it is at the first call."""
+    return Originals()
 
 
 def check_references() -> None:
@@ -114,36 +98,3 @@ _KNOWN_ANSWERS: Mapping[str, _KnownAnswer] = {
     "activation_max_pool2d": _KnownAnswer([_SIGNED], [[[[0.0, 3.0], [7.0, 10.0]]]], kernel_size=2, stride=1),
     "activation_avg_pool2d": _KnownAnswer([_SIGNED], [[[[0.0, 0.75], [1.75, 2.5]]]], kernel_size=2, stride=1),
 }
-
-
-def _callables(owner: Owner) -> dict[str, Any]:
-    """What of an owner can be called, by name; of a class with what it inherits, which may be shadowed."""
-    if isinstance(owner, ModuleType):
-        members = vars(owner)
-    else:
-        members = {}
-        for each in reversed(owner.__mro__):
-            members |= vars(each)
-    return {
-        name: member for name, member in members.items() if callable(member) or hasattr(member, "__get__")
-    }
-
-
-def _is_torchs_own(owner: Owner, replacement: Any) -> bool:
-    """Whether torch replaced a function of its own, as its compiler does when it is loaded."""
-    code = getattr(replacement, "__code__", None)
-    return owner not in _OTHERS and code is not None and str(code.co_filename).startswith(_TORCH)
-
-
-def _owner_name(owner: Owner) -> str:
-    if isinstance(owner, ModuleType):
-        return owner.__name__
-    return "torch.Tensor" if owner is Tensor else f"{owner.__module__}.{owner.__qualname__}"
-
-
-def _replaced_by(replacement: Any) -> str:
-    if replacement is None:
-        return " by nothing"
-    name = getattr(replacement, "__qualname__", type(replacement).__qualname__)
-    module = getattr(replacement, "__module__", None)
-    return f" by {name}" + (f" of {module}" if module else "")

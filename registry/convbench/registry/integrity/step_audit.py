@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from random import SystemRandom
@@ -44,11 +44,15 @@ from convbench.registry.conformance.reference import (
 )
 from convbench.registry.conformance.tolerances import ELEMENTWISE
 from convbench.registry.errors import Unsupported
+from convbench.registry.integrity.model_state import tensors_kept
 from convbench.registry.integrity.monkeypatch_guard import IntegrityError
 from convbench.registry.ops.contract import OPS, Op
 from convbench.registry.records import Accuracy, Backend
 
 SHARE = 0.1  # of a large call's images that verification compares: a step makes the same call several times
+
+
+_AS_IT_IS = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,8 @@ class StepAudit:
         @wraps(implementation)
         def call(*args: Any, **kwargs: Any) -> Any:
             try:
-                output = implementation(*args, **kwargs)
+                with self._keeping(op, args, kwargs):
+                    output = implementation(*args, **kwargs)
             except Unsupported:
                 if self._watching:
                     self.calls.append(Call(case_of(op.name, op.bind(args, kwargs)), served=False))
@@ -115,6 +120,13 @@ class StepAudit:
             return output
 
         return call
+
+    def _keeping(self, op: Op, args: Any, kwargs: Any) -> AbstractContextManager[None]:
+        """In a watched call, that its tensors stay what they are."""
+        if not self._watching:
+            return _AS_IT_IS
+        arguments = op.bind(args, kwargs)
+        return tensors_kept({name: value for name, value in arguments.items() if isinstance(value, Tensor)})
 
     def _check(self, answer: _Answer, output: Tensor) -> None:
         taken = output.detach().clone()  # at once: what is written later is too late

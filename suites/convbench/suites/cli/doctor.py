@@ -39,10 +39,12 @@ def convbench_commands(group: click.Group) -> None:
 def doctor(registry: Registry, data_dir: Path | None, verbose: bool, as_json: bool) -> None:
     """Check plugins, devices, data, and how steady this machine is."""
     from convbench.suites.machine.noise import examine
+    from convbench.suites.processes.probe import ask_interference
 
     with working("looking at plugins, backends, devices and data"):
+        plugins = ask_interference(registry.plugins)
         report: dict[str, list[dict[str, Any]]] = {
-            "plugins": [_traced(plugin) for plugin in registry.plugins],
+            "plugins": [_traced(plugin) for plugin in plugins],
             "backends": list(backends(registry)),
             **_survey(data_dir),
         }
@@ -52,16 +54,21 @@ def doctor(registry: Registry, data_dir: Path | None, verbose: bool, as_json: bo
         click.echo(json.dumps(report, indent=2))
         return
     out = console()
-    _diagnose(out, registry, report)
+    _diagnose(out, plugins, report)
     if verbose:
         for name in ("plugins", "backends", "noise"):
             out.print(f"\n{name}:", style="bold")
             show(report[name], indent="  ", verbose=True)
 
 
-def _diagnose(out: Console, registry: Registry, report: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def _diagnose(
+    out: Console, plugins: Sequence[Plugin], report: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> None:
     """What is wrong, each with what to do about it; then what is fine, in short."""
-    problems = [(plugin.fault, "") for plugin in registry.broken]
+    problems = [(plugin.fault, "") for plugin in plugins if plugin.error]
+    problems += [
+        (plugin.interference, "its backends are not measured") for plugin in plugins if plugin.changes
+    ]
     problems += [(each, "") for each in without_entry_point()]
     for data in report["data"]:
         if "state" in data:

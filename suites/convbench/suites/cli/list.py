@@ -106,7 +106,9 @@ def _devices(registry: Registry) -> Iterable[dict[str, Any]]:
 
 
 def _plugins(registry: Registry) -> Iterable[dict[str, Any]]:
-    for plugin in registry.plugins:
+    from convbench.suites.processes.probe import ask_interference
+
+    for plugin in ask_interference(registry.plugins):
         yield {
             "name": plugin.name,
             "plugin": _origin(plugin),
@@ -117,7 +119,9 @@ def _plugins(registry: Registry) -> Iterable[dict[str, Any]]:
 
 def state_of(plugin: Plugin) -> str:
     where = f" ({plugin.place})" if plugin.place else ""
-    return f"broken: {plugin.error}{where}" if plugin.error else "loaded"
+    if plugin.error:
+        return f"broken: {plugin.error}{where}"
+    return f"interferes: {'; '.join(plugin.changes)} (undone)" if plugin.changes else "loaded"
 
 
 LISTINGS: Mapping[str, Callable[[Registry], Iterable[dict[str, Any]]]] = {

@@ -7,20 +7,24 @@ run. `convbench list` and `doctor` ask in the same way.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from convbench.registry import DataError
+from convbench.registry import DataError, Plugin
+from convbench.registry.hookspecs import PROJECT
 from convbench.suites.processes.protocol import (
     Availability,
     AvailabilityJob,
     Event,
     Failed,
     FitJob,
+    Loaded,
     Misfit,
     Note,
     Peak,
     PeaksJob,
+    PluginsJob,
     Survey,
     SurveyJob,
 )
@@ -41,8 +45,11 @@ def survey(
     dataset: str,
     data_dir: Path | str | None,
     say: Say = lambda text: None,
+    distributions: tuple[str, ...] | None = None,
 ) -> Survey:
     """Have a worker describe the machine and write the dataset into the supervisor's data file.
+
+    It loads the plugins of these distributions only, beside our own; all when None.
 
     Raises:
         DataError: the dataset cannot be loaded.
@@ -52,7 +59,8 @@ def survey(
         if isinstance(event, Note):
             say(event.text)
 
-    job = SurveyJob(dataset=dataset, data_dir=None if data_dir is None else str(data_dir))
+    root = None if data_dir is None else str(data_dir)
+    job = SurveyJob(dataset=dataset, data_dir=root, distributions=distributions)
     ended = supervisor.run(job, SURVEY_SECONDS, on_event)
     if isinstance(ended.result, Survey):
         return ended.result
@@ -67,8 +75,21 @@ def ask_availability(backends: Sequence[str]) -> dict[str, str]:
         return find_unavailable(supervisor, backends, LISTING_SECONDS)
 
 
+def ask_interference(plugins: Sequence[Plugin]) -> list[Plugin]:
+    """The plugins with what loading them changes, of torch as well, which this process may not have imported."""
+    if all(plugin.distribution == PROJECT for plugin in plugins):
+        return list(plugins)  # our own change nothing
+    with TemporaryDirectory() as scratch, Supervisor(Path(scratch) / "log") as supervisor:
+        ended = supervisor.run(PluginsJob(), AVAILABILITY_SECONDS)
+    changes = ended.result.changes if isinstance(ended.result, Loaded) else {}
+    return [replace(plugin, changes=changes.get(plugin.name, plugin.changes)) for plugin in plugins]
+
+
 def find_unavailable(
-    supervisor: Supervisor, backends: Sequence[str], seconds: float | None = None
+    supervisor: Supervisor,
+    backends: Sequence[str],
+    seconds: float | None = None,
+    distributions: tuple[str, ...] | None = None,
 ) -> dict[str, str]:
     """Why backends cannot run here, by name; those that can are left out."""
     answers: dict[str, str | None] = {}
@@ -79,7 +100,8 @@ def find_unavailable(
             answers[event.backend] = event.reason
 
     while waiting := [name for name in backends if name not in answers]:
-        ended = supervisor.run(AvailabilityJob(backends=tuple(waiting)), seconds, on_event)
+        job = AvailabilityJob(backends=tuple(waiting), distributions=distributions)
+        ended = supervisor.run(job, seconds, on_event)
         silent = next((name for name in waiting if name not in answers), None)
         if silent is not None:  # another worker asks the others
             reason = f"no answer within {seconds:g} s" if ended.code is None else _why(ended, "its process")

@@ -34,9 +34,15 @@ class ProtocolError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a worker is told to do; `memory_mb` limits its private memory, in MB (10^6 bytes)."""
+    """What a worker is told to do.
+
+    Attributes:
+        memory_mb: limits its private memory, in MB (10^6 bytes).
+        distributions: those whose plugins it loads, beside our own; all when None.
+    """
 
     memory_mb: int | None = None
+    distributions: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +66,11 @@ class FitJob(Job):
 
     networks: Mapping[str, tuple[int, int, int]]
     num_classes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginsJob(Job):
+    """Load every plugin, and say what that changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +242,13 @@ class Done:
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """What loading plugins changed of torch, Python or convbench, by plugin, where it changed anything."""
+
+    changes: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
 class Measured:
     """How a combination's job ended; `measures` are columns of its row."""
 
@@ -298,11 +316,12 @@ class Conformance:
 
 
 Event = Note | Beat | Running | EpochEnd | Samples | Trying | Tried | Availability | Misfit | Dropped
-Result = Failed | Done | Measured | Survey | Peak | Conformance
+Result = Failed | Done | Loaded | Measured | Survey | Peak | Conformance
 Send = Callable[[Event | Result], None]  # what a worker sends by
 SENT = {kind.__name__: kind for kind in (*get_args(Event), *get_args(Result)) if kind is not Dropped}
 JOBS = {
-    kind.__name__: kind for kind in (SurveyJob, AvailabilityJob, FitJob, PeaksJob, CombinationJob, ConformJob)
+    kind.__name__: kind
+    for kind in (SurveyJob, AvailabilityJob, FitJob, PluginsJob, PeaksJob, CombinationJob, ConformJob)
 }
 
 

@@ -98,8 +98,9 @@ def verify_backends(
         threads=threads,
         memory_mb=free_memory_mb() if device == "cpu" else None,
     )
+    jobs = [replace(job, backend=name, distributions=registry.backends.distributions(name)) for name in names]
     with TemporaryDirectory() as scratch, Supervisor(Path(scratch) / "log", threads) as supervisor:
-        return [_verify(supervisor, replace(job, backend=name), timeout) for name in names]
+        return [_verify(supervisor, each, timeout) for each in jobs]
 
 
 def _verify(supervisor: Supervisor, job: ConformJob, timeout: float) -> Verification:

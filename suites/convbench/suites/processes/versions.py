@@ -13,6 +13,7 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 from convbench.registry import UsageError
+from convbench.registry.discovery.plugins import normalised
 
 # Where Python would import modules from, without importing them; an editable installation may come before any path
 ORIGINS = """
@@ -70,11 +71,6 @@ def is_path(package: str) -> bool:
     if re.match(r"[a-z]+[+:]|.*(://|@)", package):
         return False
     return package.startswith(".") or os.sep in package
-
-
-def normalised(name: str) -> str:
-    """A distribution's name as the packaging specifications compare it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def modules(found: Distribution) -> Iterator[str]:

@@ -75,7 +75,9 @@ def plan_here(suite: Suite, registry: Registry, supervisor: Supervisor, survey: 
     Raises:
         UsageError: a batch size or a translation that does not fit the data.
     """
-    unavailable = probe.find_unavailable(supervisor, registry.backends.matching(suite.backends))
+    backends = registry.backends.matching(suite.backends)
+    sources = registry.backends.distributions(*backends)
+    unavailable = probe.find_unavailable(supervisor, backends, distributions=sources)
     planned = plan(suite, registry, list(survey.devices), unavailable)
     if unlike := unlike_images(planned, registry, survey.image_shape):
         misfits = probe.find_misfits(supervisor, unlike, registry.dataset(suite.dataset).num_classes)
@@ -99,7 +101,8 @@ def preview(
     watcher.stage("looking at the machine, the data and the backends")
     try:
         with TemporaryDirectory() as scratch, Supervisor(Path(scratch) / "run.log") as supervisor:
-            survey = probe.survey(supervisor, suite.dataset, data_dir)
+            sources = registry.datasets.distributions(suite.dataset)
+            survey = probe.survey(supervisor, suite.dataset, data_dir, distributions=sources)
             return plan_here(suite, registry, supervisor, survey)
     finally:
         watcher.end()

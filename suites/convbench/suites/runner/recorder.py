@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from convbench.registry import Plugin, Registry
+from convbench.registry.discovery.plugins import normalised
 from convbench.results.schema import MEASURED, Combination, Epoch, Kind, Row, Sample, Status
 from convbench.results.storage.store import RunStore
 from convbench.suites.config.suite import Suite
 from convbench.suites.processes.protocol import EpochEnd, ImageFile, Measured, Samples, Survey
-from convbench.suites.processes.versions import OtherVersion, normalised
+from convbench.suites.processes.versions import OtherVersion
 from convbench.suites.runner.schedule import Task
 
 # what verification finds out about a combination and its later rows repeat

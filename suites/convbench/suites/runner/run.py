@@ -154,7 +154,8 @@ class Run:
     ) -> Generator[None, None, None]:
         """Survey, plan, schedule and write down what is to be run; then run it, task by task."""
         watcher.stage("looking at the machine and the data")
-        survey = probe.survey(supervisor, suite.dataset, self.data_dir, watcher.note)
+        sources = registry.datasets.distributions(suite.dataset)
+        survey = probe.survey(supervisor, suite.dataset, self.data_dir, watcher.note, sources)
         began = (
             clock.monotonic()
         )  # of a total budget: to download the data may take longer than all of the run

@@ -80,6 +80,11 @@ class RunContext:
     def job(self, task: Task) -> CombinationJob:
         """What the worker of a task is told."""
         suite, timing, combination = self.suite, self.suite.timing, task.combination
+        registry = self.recorder.facts.registry
+        plugins = (
+            *registry.backends.distributions(combination.backend),
+            *registry.architectures.distributions(combination.architecture),
+        )
         if task.share is not None:
             timing = replace(timing, max_seconds=task.share)
         assert timing.threads is not None  # resolved when the run began
@@ -87,6 +92,7 @@ class RunContext:
             kind=task.kind,
             round=task.round,
             combination=combination,
+            distributions=plugins,
             recipe=task.planned.recipe,
             images=self.survey.images,
             num_classes=self.num_classes,

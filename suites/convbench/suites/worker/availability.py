@@ -9,7 +9,7 @@ from convbench.suites.processes.protocol import Availability, AvailabilityJob, D
 
 def availability(job: AvailabilityJob, send: Send, data: int) -> Done:
     """Ask each backend; an event for each one, so that a crash shows which one it was."""
-    registry = discover()
+    registry = discover(distributions=job.distributions)
     for name in job.backends:
         try:
             reason = registry.backend(name).unavailable()

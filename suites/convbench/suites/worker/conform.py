@@ -31,7 +31,10 @@ def conform(job: ConformJob, send: Send, data: int) -> Conformance | Failed:
     if job.device not in present and f"{job.device}:0" not in present:
         raise UnknownName("device", job.device, present)
     select(torch.device(job.device))
-    backend = discover().backend(job.backend)
+    registry = discover(distributions=job.distributions)
+    if registry.interfering:
+        return Failed("incorrect", registry.interfering[0].interference)
+    backend = registry.backend(job.backend)
     if job.device.partition(":")[0] not in backend.devices:
         raise Unsupported(f"backend {backend.name!r} runs on {', '.join(backend.devices)}")
     reason = backend.unavailable()

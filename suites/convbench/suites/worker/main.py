@@ -17,6 +17,7 @@ from importlib import import_module
 from convbench.registry import ConvbenchError, Unsupported, UsageError
 from convbench.registry.discovery.plugins import describe
 from convbench.registry.errors import out_of_memory
+from convbench.registry.integrity.fingerprint import Change
 from convbench.results.schema import Status
 from convbench.suites.processes.protocol import (
     AvailabilityJob,
@@ -28,6 +29,7 @@ from convbench.suites.processes.protocol import (
     Job,
     Note,
     PeaksJob,
+    PluginsJob,
     Result,
     Send,
     SurveyJob,
@@ -40,10 +42,14 @@ FUNCTIONS: Mapping[type[Job], tuple[str, str]] = {
     SurveyJob: ("probe_jobs", "survey"),
     AvailabilityJob: ("availability", "availability"),
     FitJob: ("probe_jobs", "fit"),
+    PluginsJob: ("probe_jobs", "load_plugins"),
     PeaksJob: ("probe_jobs", "peaks"),
     CombinationJob: ("jobs", "run_combination"),
     ConformJob: ("conform", "conform"),
 }
+
+
+MOST_CHANGES = 3  # that a row names
 
 
 def work(job: Job, token: str, results: int, data: int) -> int:
@@ -68,6 +74,8 @@ def work(job: Job, token: str, results: int, data: int) -> int:
                 line = line[os.write(results, line) :]
 
     _forward_notes(send)
+    # in this frame, whose code no plugin can replace: the job's own checks can be replaced
+    changes = _originals() if isinstance(job, (CombinationJob, ConformJob)) else list
     try:
         result = _function(type(job))(job, send, data)
     except BaseException as error:  # noqa: BLE001 - the worker's edge: whatever it is becomes a row
@@ -75,6 +83,10 @@ def work(job: Job, token: str, results: int, data: int) -> int:
         ours = isinstance(error, ConvbenchError)
         text = str(error) if ours else describe(error)
         result = Failed(_status(error), text, ours, isinstance(error, UsageError))
+    if found := changes():
+        for change in found:  # in what the result is sent with, too
+            change.undo()
+        result = Failed("incorrect", "; ".join(change.text for change in found[:MOST_CHANGES]))
     send(result)
     return 0
 
@@ -83,9 +95,17 @@ def load_jobs() -> None:
     """Import the functions of all jobs, and note what no plugin may replace: no plugin is loaded yet."""
     for kind in FUNCTIONS:
         _function(kind)
-    from convbench.suites.worker.setup import originals
+    from convbench.registry.integrity.monkeypatch_guard import originals
 
+    originals.cache_clear()  # fewer modules were loaded then
     originals()
+
+
+def _originals() -> Callable[[], list[Change]]:
+    """What tells the changes of all that no plugin may replace."""
+    from convbench.registry.integrity.monkeypatch_guard import originals
+
+    return originals().changes
 
 
 def _function(kind: type[Job]) -> Callable[[Job, Send, int], Result]:

@@ -18,9 +18,11 @@ from convbench.suites.measure.roofline import Roof, measure_roof
 from convbench.suites.processes.protocol import (
     Done,
     FitJob,
+    Loaded,
     Misfit,
     Peak,
     PeaksJob,
+    PluginsJob,
     Send,
     Survey,
     SurveyJob,
@@ -32,7 +34,7 @@ def survey(job: SurveyJob, send: Send, data: int) -> Survey:
     """Describe the machine and its devices, and write the dataset into the data file."""
     environment = collect()
     devices = {device: device_name(device) for device in available_devices()}
-    dataset = discover().dataset(job.dataset)
+    dataset = discover(distributions=job.distributions).dataset(job.dataset)
     images = dataset.load(Path(job.data_dir) if job.data_dir else None)
     check_images(images, dataset.num_classes)
     with os.fdopen(os.dup(data), "wb") as file:
@@ -51,6 +53,11 @@ def fit(job: FitJob, send: Send, data: int) -> Done:
         except Exception as error:  # noqa: BLE001 - a plugin's code: anything can come out of it
             send(Misfit(name, describe(error)))
     return Done()
+
+
+def load_plugins(job: PluginsJob, send: Send, data: int) -> Loaded:
+    """Load every plugin where torch is loaded, and say what that changes."""
+    return Loaded({plugin.name: plugin.changes for plugin in discover().interfering})
 
 
 def peaks(job: PeaksJob, send: Send, data: int) -> Peak:

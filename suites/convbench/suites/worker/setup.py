@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,7 +15,8 @@ from convbench.registry.conformance.cases import Case, model_cases
 from convbench.registry.conformance.fused_cases import fused_cases
 from convbench.registry.conformance.verify import Attempt, at_once, verify
 from convbench.registry.integrity.global_state import GlobalState
-from convbench.registry.integrity.monkeypatch_guard import FOUNDATIONS, IntegrityError, Originals, Owner
+from convbench.registry.integrity.model_state import ModelState
+from convbench.registry.integrity.monkeypatch_guard import IntegrityError, originals
 from convbench.registry.models.factory import create_model, initialise
 from convbench.registry.ops.dtypes import arithmetic
 from convbench.registry.records import chooses
@@ -39,7 +37,6 @@ from convbench.suites.measure.devices import check_capability, obstacle_to_graph
 from convbench.suites.measure.training import prime
 from convbench.suites.processes.protocol import CombinationJob
 
-ROOMS = ("convbench.registry", "convbench.suites", "convbench.results")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
 
@@ -64,7 +61,8 @@ class Setup:
         self.arithmetic.set()
         torch.backends.cudnn.benchmark = job.timing.cudnn == "trial"
         self._state = GlobalState()  # before any plugin is loaded
-        registry = discover()
+        registry = discover(distributions=job.distributions)
+        self._interfering = registry.interfering
         self.architecture: Architecture = registry.architecture(combination.architecture)
         self.backend: Backend = registry.backend(combination.backend)
         self.recipe = job.recipe
@@ -91,6 +89,7 @@ class Setup:
             torch.manual_seed(self.seed)
             initialise(model, self.recipe.init)
         self.model = model.to(self.device, dtype).to(memory_format=MEMORY_FORMATS[self.memory_format])
+        self._model_state = ModelState(self.model)
         self.train_data: Batches
         self.test_data: Batches
         self.translated_data: Batches | None = None
@@ -112,9 +111,16 @@ class Setup:
         return inputs.detach().requires_grad_(self.train_data.grad_output is not None)
 
     def check_process(self) -> None:
-        """Raise IntegrityError if a plugin changed functions that measurements use, or settings of the process."""
+        """Raise IntegrityError if a plugin changed functions that measurements use, settings, or the model."""
         originals().check()
+        self._check_state()
+
+    def _check_state(self) -> None:
+        """The same but for functions, which `verify` looks at."""
+        for plugin in self._interfering:
+            raise IntegrityError(plugin.interference)
         self._state.check()
+        self._model_state.check()
 
     def conditions(self) -> dict[str, Any]:
         """What this process runs under, as it is now: a plugin may have changed it."""
@@ -186,7 +192,7 @@ class Setup:
         A known fault of other people's code is a failure here like any other: what is wrong is not measured.
         """
         try:
-            self.check_process()
+            self._check_state()
             report = verify(
                 self.backend,
                 device=str(self.device),
@@ -196,7 +202,7 @@ class Setup:
                 once=once,
                 attempt=attempt,
             )
-            self.check_process()
+            self._check_state()
         except IntegrityError as error:
             return Verdict("incorrect", str(error))
         for outcome in sorted(report.failures, key=lambda each: bool(each.known_fault)):
@@ -214,21 +220,6 @@ class Setup:
             for state in ("passed", "unsupported")
         )
         return Verdict("ok", None, report.max_error if cases else None, passed, refused)
-
-
-@cache
-def originals() -> Originals:
-    """What no plugin may replace: convbench's modules and what they call, as they are at the first call."""
-    modules = [module for name, module in sorted(sys.modules.items()) if name.startswith(ROOMS)]
-    return Originals([*FOUNDATIONS, *modules, *(kind for module in modules for kind in _classes(module))])
-
-
-def _classes(module: ModuleType) -> list[Owner]:
-    return [
-        member
-        for member in vars(module).values()
-        if isinstance(member, type) and member.__module__ == module.__name__
-    ]
 
 
 def set_process(threads: int) -> bool:
