@@ -25,6 +25,10 @@
     extern "C" int avg_pool2d_##T(const Pooling *, const TYPE *, TYPE *, TYPE *, int);                                 \
     extern "C" int avg_pool2d_gradient_##T(const Pooling *, const TYPE *, const TYPE *, TYPE *, int);                  \
     extern "C" int activation_gradient_##T(const Elements *, const TYPE *, const TYPE *, TYPE *, int);                 \
+    extern "C" int64_t stage_kept_##T(const Stage *);                                                                  \
+    extern "C" int stage_##T(const Stage *, const TYPE *, const TYPE *, const TYPE *, TYPE *, TYPE *, uint16_t *, int); \
+    extern "C" int stage_gradients_##T(const Stage *, const TYPE *, const TYPE *, const TYPE *, const TYPE *,          \
+                                       const uint16_t *, TYPE *, TYPE *, TYPE *, int);                                 \
     struct Of##T {                                                                                                     \
         typedef TYPE Number;                                                                                           \
         static constexpr auto served = conv2d_served_##T;                                                              \
@@ -36,6 +40,9 @@
         static constexpr auto avg_pool = avg_pool2d_##T;                                                               \
         static constexpr auto avg_pool_gradient = avg_pool2d_gradient_##T;                                             \
         static constexpr auto activation_gradient = activation_gradient_##T;                                           \
+        static constexpr auto stage_kept = stage_kept_##T;                                                             \
+        static constexpr auto stage = stage_##T;                                                                       \
+        static constexpr auto stage_gradients = stage_gradients_##T;                                                   \
     };
 FUNCTIONS(float32, float)
 FUNCTIONS(float64, double)
@@ -206,6 +213,46 @@ void poolings(Random &random, bool wild, bool compare) {
 }
 
 template <class Of>
+void stages(Random &random, bool wild, bool compare) {
+    typedef typename Of::Number T;
+    Stage s;
+    s.conv = geometry(random, wild);
+    if (random() % 8) s.conv.stride_y = s.conv.stride_x = 1;
+    Geometry &g = s.conv;
+    g.rows = outputs(g.height, g.kernel_y, g.stride_y, g.pad_y, 0, g.dilation_y);
+    g.columns = outputs(g.width, g.kernel_x, g.stride_x, g.pad_x, 0, g.dilation_x);
+    s.maximum = random() % 2;
+    s.pool_y = drawn(random, wild, 1, 3), s.pool_x = drawn(random, wild, 1, 3);
+    s.stride_y = drawn(random, wild, 1, s.pool_y > 0 && s.pool_y < 4 ? s.pool_y : 3);
+    s.stride_x = drawn(random, wild, 1, s.pool_x > 0 && s.pool_x < 4 ? s.pool_x : 3);
+    s.rows = outputs(g.rows, s.pool_y, s.stride_y, 0, 0, 1), s.columns = outputs(g.columns, s.pool_x, s.stride_x, 0, 0, 1);
+    const int64_t kept = Of::stage_kept(&s), images = numbers({g.batch, g.channels, g.height, g.width});
+    const int64_t results = numbers({g.batch, g.filters, s.rows, s.columns});
+    if (!kept) {
+        T *const none = nullptr;
+        if (Of::stage(&s, none, none, none, none, none, nullptr, 3) != WRONG) fail("a wrong stage was computed", &g.batch, 24);
+        return;
+    }
+    const int64_t kernels = numbers({g.filters, g.channels / g.groups, g.kernel_y, g.kernel_x});
+    if (images < 0 || results < 0 || kernels < 0 || kept > 100 * SMALL) return;
+    Tensor<T> input(random, images), weight(random, kernels), bias(random, g.filters), output(random, results);
+    Tensor<T> held(random, kept), upstream(random, results), of_input(random, images), of_weight(random, kernels);
+    Tensor<T> of_bias(random, g.filters);
+    Tensor<uint16_t> places(random, s.maximum ? kept : 0);
+    const int threads = compare ? 4 : static_cast<int>(between(random, 1, 3));
+    const auto run = [&](int with, Tensor<T> &to, Tensor<T> &to_input) {
+        return Of::stage(&s, input.data(), weight.data(), bias.data(), to.data(), held.data(), places.data(), with) +
+               Of::stage_gradients(&s, upstream.data(), input.data(), weight.data(), held.data(), places.data(),
+                                   random() % 3 ? to_input.data() : nullptr, of_weight.data(), of_bias.data(), with);
+    };
+    if (run(threads, output, of_input)) fail("a stage was not computed", &g.batch, 24);
+    if (!compare) return;
+    Tensor<T> alone(output), of_input_alone(of_input);
+    run(1, alone, of_input_alone);
+    if (alone != output) fail("threads change a stage", &g.batch, 24);
+}
+
+template <class Of>
 void slopes(Random &random, bool wild) {
     const Elements e{drawn(random, wild, 0, 500), drawn(random, wild, 0, 3)};
     const int64_t count = numbers({e.count});
@@ -215,9 +262,10 @@ void slopes(Random &random, bool wild) {
 
 template <class Of>
 void any(Random &random, bool wild, bool compare) {
-    switch (random() % 5) {
+    switch (random() % 6) {
     case 0: case 1: return poolings<Of>(random, wild, compare);
     case 2: return slopes<Of>(random, wild);
+    case 3: return stages<Of>(random, wild, compare);
     default: return convolutions<Of>(random, wild, compare);
     }
 }

@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from convbench.plugins.backends.native import library
 from convbench.registry import Backend, Unsupported, discover
-from convbench.registry.conformance.cases import Case, conv2d, fused, pool
+from convbench.registry.conformance.cases import Case, conv2d, fused, has_output, pool, stage
 from convbench.registry.conformance.verify import check
 from convbench.registry.ops.contract import OPS as CONTRACT
 from pooled_as_torch import chooses_as_torch
@@ -108,6 +109,36 @@ def test_one_channel_by_itself_on_every_instruction_set(instruction_set: str) ->
             for dtype in BACKEND.dtypes:
                 outcome = check(BACKEND, CONTRACT["conv2d"], case, dtype, "cpu")
                 assert outcome.state == "passed", f"{case}: {outcome.message}"
+
+
+@pytest.mark.parametrize("pooling", ["max_pool2d", "avg_pool2d"])
+def test_random_stages_on_every_instruction_set(pooling: str, instruction_set: str) -> None:
+    """Batches that fill the lanes, windows that share pixels, groups, and what is left to the layers."""
+    draw, name = random.Random(3), f"conv2d_activation_{pooling}"
+    served = 0
+    for like in random_cases(60, seed=13, most_images=40):
+        window = draw.choice((1, 2, 2, 3, (1, 2)))
+        like = replace(like, options=tuple(each for each in like.options if each[0] != "stride"))
+        case = stage(name, like, draw.choice(("relu", "sigmoid", "tanh")), window, draw.choice((None, 1)))
+        if not has_output(case):
+            continue
+        for dtype in BACKEND.dtypes:
+            outcome = check(BACKEND, CONTRACT[name], case, dtype, "cpu")
+            assert outcome.state in ("passed", "unsupported"), f"{case}: {outcome.message}"
+            served += outcome.state == "passed"
+    assert served >= 8
+
+
+def test_a_stage_of_lenet_is_served() -> None:
+    images = torch.randn(32, 1, 28, 28)
+    kernels = torch.randn(6, 1, 5, 5, requires_grad=True)
+    arguments = images, kernels, None, 1, 2, 1, 1, "sigmoid", 2
+    answer = BACKEND.ops["conv2d_activation_avg_pool2d"](*arguments)
+    right = CONTRACT["conv2d_activation_avg_pool2d"].reference(*arguments)
+    torch.testing.assert_close(answer, right)
+    weights = torch.randn_like(right)
+    first, second = (torch.autograd.grad(each, kernels, weights)[0] for each in (answer, right))
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])

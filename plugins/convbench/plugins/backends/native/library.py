@@ -81,6 +81,13 @@ def instruction_set() -> str:
     return str(_opened().instruction_set().decode())
 
 
+@cache
+def lanes(dtype: Any) -> int:
+    """How many numbers of a dtype a register of the instruction set in use holds."""
+    width = {"avx512": 64, "avx2": 32}.get(instruction_set(), 16)
+    return width // int(dtype.itemsize)
+
+
 def use_instruction_set(name: str) -> None:
     """Take another one from now on, in the whole process: for tests and comparisons.
 
@@ -89,3 +96,4 @@ def use_instruction_set(name: str) -> None:
     """
     if _opened().use_instruction_set(name.encode()):
         raise ValueError(f"instruction set {name!r} is not there; the best one is {instruction_set()!r}")
+    lanes.cache_clear()

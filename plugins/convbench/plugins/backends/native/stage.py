@@ -21,7 +21,7 @@ from convbench.plugins.backends.native.convolution import (
     int64s,
     refuse_others,
 )
-from convbench.plugins.backends.native.library import function
+from convbench.plugins.backends.native.library import function, lanes
 from convbench.plugins.backends.native.pooling import POOLING
 from convbench.registry import Unsupported
 from convbench.registry.authoring.conv_op import output_size, resolved_options
@@ -74,6 +74,7 @@ def _sizes(
     input: torch.Size,
     weight: torch.Size,
     dtype: torch.dtype,
+    lanes: int,
     maximum: bool,
     stride: tuple[int, ...],
     padding: tuple[int, ...],
@@ -135,7 +136,9 @@ def _stage(pooling: str) -> Callable[..., Tensor]:
         )
         if traced:
             return layers(input, weight, bias)
-        sizes = _sizes(input.shape, weight.shape, input.dtype, maximum, *options, name, window, steps)
+        sizes = _sizes(
+            input.shape, weight.shape, input.dtype, lanes(input.dtype), maximum, *options, name, window, steps
+        )
         if sizes is None:
             raise Unsupported("a stage of these sizes: its layers are computed one by one")
         output: Tensor = _Stage.apply(input, weight, bias, sizes, layers)

@@ -238,7 +238,8 @@ struct Calls {
     // How many numbers a stage keeps for its gradient; 0 where its layers are to be computed one by one.
     int64_t stage_kept(const Stage &s) const {
         const Geometry &g = s.conv;
-        if (!right(s) || !g.batch || !g.channels || !g.filters || g.stride_y != 1 || g.stride_x != 1) return 0;
+        const bool something = g.batch && g.channels && g.filters && g.height && g.width;
+        if (!right(s) || !something || g.stride_y != 1 || g.stride_x != 1) return 0;
         return kernels.stage_kept(s);
     }
 
