@@ -16,12 +16,10 @@ from torch import Tensor, nn
 
 import faulty_upstream
 from convbench.registry import OPS, Backend, UnknownName, UsageError, known_faults, use_backend, verify
-from convbench.registry.conformance import verify as conformance
 from convbench.registry.conformance.cases import Case, conformance_cases, conv2d, fused, pool
 from convbench.registry.conformance.random_cases import generated_cases
 from convbench.registry.conformance.report import Outcome
 from convbench.registry.conformance.verify import Step
-from convbench.registry.integrity.monkeypatch_guard import Originals
 from convbench.registry.known_faults import (
     fault_of_case,
     faults_here,
@@ -37,6 +35,7 @@ from convbench.suites.processes.protocol import Tried
 from convbench.suites.processes.verification import outcomes_of
 from convbench.suites.worker.setup import Setup
 from faulty_upstream import LABEL, declared
+from preloaded import take_for_granted
 
 FOUR_LINES = conv2d((1, 2, 10, 3), (1, 2, 2, 3), bias=False, stride=2)
 STRIDED = conv2d((2, 3, 9, 9), (4, 3, 1, 1), stride=2)
@@ -62,13 +61,6 @@ def known(tmp_path: Path) -> Iterator[None]:
     """The fault of these tests is known, and torch does not have it."""
     with declared(tmp_path):
         yield
-
-
-def take_for_granted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is replaced by now is no violation."""
-    taken: list[Originals] = []
-    monkeypatch.setattr(conformance, "originals", lambda: taken[0])
-    taken.append(Originals())
 
 
 @pytest.fixture

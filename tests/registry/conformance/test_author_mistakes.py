@@ -14,6 +14,7 @@ from torch.autograd import Function
 from convbench.registry import Backend, PluginError, verify
 from convbench.registry.conformance import aliasing
 from convbench.registry.conformance.report import Outcome, grouped
+from preloaded import take_for_granted
 
 Ops = Mapping[str, Callable[..., Any]]
 
@@ -25,6 +26,7 @@ def quick() -> Iterator[None]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aliasing, "GRACE_SECONDS", 0.0)
+        take_for_granted(patch)
         yield
     torch.set_num_threads(threads)
 

@@ -336,7 +336,8 @@ def _staged_cases(op: str) -> Iterator[Case]:
     )
     first = conv2d((2, 2, 4, 5), (4, 1, 3, 3), padding=1, groups=2)
     yield from (stage(op, first, activation, 2) for activation in ACTIVATIONS)
-    for like, activation in zip(_conv2d_cases(), itertools.cycle(ACTIVATIONS), strict=False):
+    _, *others = _conv2d_cases()
+    for like, activation in zip(others, itertools.cycle(ACTIVATIONS), strict=False):
         case = stage(op, like, activation, *next(windows))
         if has_output(case):
             yield case

@@ -95,6 +95,12 @@ _KNOWN_ANSWERS: Mapping[str, _KnownAnswer] = {
     "conv2d_activation": _KnownAnswer(
         [_IMAGE, [[[[1.0, -2.0], [-3.0, 4.0]]]], [-6.0]], [[[[0.0, 0.0], [0.0, 3.0]]]]
     ),
+    "conv2d_activation_max_pool2d": _KnownAnswer(
+        [_IMAGE, [[[[1.0, -2.0], [3.0, 5.0]]]], [0.5]], [[[[67.5]]]]
+    ),
+    "conv2d_activation_avg_pool2d": _KnownAnswer(
+        [_IMAGE, [[[[1.0, -2.0], [3.0, 5.0]]]], [0.5]], [[[[49.75]]]]
+    ),
     "activation_max_pool2d": _KnownAnswer([_SIGNED], [[[[0.0, 3.0], [7.0, 10.0]]]], kernel_size=2, stride=1),
     "activation_avg_pool2d": _KnownAnswer([_SIGNED], [[[[0.0, 0.75], [1.75, 2.5]]]], kernel_size=2, stride=1),
 }

@@ -26,7 +26,16 @@ _Key = torch._C._TorchDispatchModeKey
 _TRACERS = (_Key.PROXY, _Key.FAKE, _Key.FUNCTIONAL)
 _KINDS = frozenset({Tensor, nn.Parameter})
 _keys: Callable[[Any], Any] = torch._C._dispatch_keys
-_devices: dict[int, str | None] = {}  # by a tensor's dispatch keys; None where it is not plain
+
+
+class _Devices:
+    """The types of devices by dispatch keys of tensors on them; None for those of tensors that are not plain."""
+
+    def __init__(self) -> None:
+        self.by_keys: dict[int, str | None] = {}
+
+
+_known = _Devices()
 
 
 def refusal_of(op: Op, backend: Backend) -> Refusal:
@@ -81,10 +90,11 @@ def _plain_on(value: Any) -> str | None:
     if type(value) not in _KINDS:
         return None
     keys = _keys(value).raw_repr()
-    if keys not in _devices:
+    devices = _known.by_keys
+    if keys not in devices:
         plain = torch.empty(0, device=value.device)
         with torch.inference_mode():
             inference = torch.empty(0, device=value.device)
         alike = {_keys(each).raw_repr() for each in (plain, inference)}
-        _devices[keys] = value.device.type if keys in alike else None
-    return _devices[keys]
+        devices[keys] = value.device.type if keys in alike else None
+    return devices[keys]
