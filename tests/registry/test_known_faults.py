@@ -281,7 +281,7 @@ def test_a_fault_that_does_not_show_any_more_is_said(known: None) -> None:
 def test_a_run_measures_nothing_that_is_wrong_and_names_the_fault(faulty: None) -> None:
     backend = Backend("planted", "for these tests", lambda: {"conv2d": by_torch})
     setup: Any = SimpleNamespace(
-        check_process=lambda: None,
+        _check_state=lambda: None,
         backend=backend,
         device=torch.device("cpu"),
         arithmetic=arithmetic("float32"),

@@ -38,6 +38,8 @@ _PYTHONS_OWN = (
     "__weakref__",
     "__builtins__",
 )
+# of `sys` and `threading`: for debuggers, test runners and the like, and nothing that is measured goes through them
+_OF_OTHERS = ("excepthook", "unraisablehook", "displayhook", "breakpointhook")
 _NOTHING = object()
 _DESCRIPTORS = (GetSetDescriptorType, MemberDescriptorType)
 
@@ -93,7 +95,7 @@ class Fingerprint:
             for name, member in vars(owner).items()
             if _counts(member) or (whole and _is_constant(member))
         }
-        for name in _PYTHONS_OWN:
+        for name in (*_PYTHONS_OWN, *_OF_OTHERS):
             members.pop(name, None)
         self._members.append((owner, members, frozenset(vars(owner)), _kind(owner)))
         for name, member in members.items():
