@@ -25,7 +25,7 @@ from unittest import mock
 import pytest
 
 from convbench.registry.conformance import verify
-from convbench.registry.integrity.monkeypatch_guard import Originals
+from convbench.registry.integrity.monkeypatch_guard import Originals, originals
 from convbench.suites.processes import supervisor
 from convbench.suites.processes.versions import python_environment
 
@@ -96,7 +96,9 @@ class Preloaded:
         """Hosts that are made in here get their servers from this process."""
         names = {"DEVNULL": subprocess.DEVNULL, "TimeoutExpired": subprocess.TimeoutExpired}
         with mock.patch.object(supervisor, "subprocess", SimpleNamespace(Popen=self._fork, **names)):
+            originals.cache_clear()
             yield
+        originals.cache_clear()
 
     def _fork(
         self,

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 
 from convbench.registry import Backend, hookimpl
 
-CAUGHT_BY = "model"
+CAUGHT_BY = "replay"
 AT = "time"
-SAYS = "requires_grad of 0.weight changed from True to False"
+SAYS = "a step has no gradient for 0.weight"
 
 
 def conv2d(input, weight, *args, **kwargs):

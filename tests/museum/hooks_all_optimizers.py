@@ -8,9 +8,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from convbench.registry import Backend, hookimpl
 
-CAUGHT_BY = "settings"
+CAUGHT_BY = "replay"
 AT = "time"
-SAYS = "the global hooks of torch's optimizers was changed from nothing to _global_optimizer_pre_hooks"
+SAYS = "a step has no gradient for 0.weight"
 
 registered = []
 

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 
 from convbench.registry import Backend, hookimpl
 
-CAUGHT_BY = "model"
+CAUGHT_BY = "midst"
 AT = "time"
-SAYS = "hooks of 0.weight changed"
+SAYS = "the gradient of weight is 0 where"
 
 
 def conv2d(input, weight, *args, **kwargs):

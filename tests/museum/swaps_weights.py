@@ -9,7 +9,7 @@ from convbench.registry import Backend, hookimpl
 
 CAUGHT_BY = "model"
 AT = "time"
-SAYS = "the memory of 0.weight changed"
+SAYS = "the memory of weight changed"
 
 
 def conv2d(input, weight, *args, **kwargs):

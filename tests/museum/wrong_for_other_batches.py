@@ -8,11 +8,12 @@ from convbench.registry import Backend, hookimpl
 
 CAUGHT_BY = "later"
 AT = "train"
-SAYS = "the output is 0 where"
+SAYS = "off by the same share"
 
 
 def conv2d(input, *args, **kwargs):
-    return F.conv2d(input, *args, **kwargs) * (len(input) == 16)
+    output = F.conv2d(input, *args, **kwargs)
+    return output if len(input) == 16 else output * 1.001  # too little for the loss to show it
 
 
 @hookimpl

@@ -362,7 +362,9 @@ def test_a_job_has_the_share_of_the_total_budget() -> None:
         "",
     )
     suite = suite.override({"timing.threads": 1})
-    unused: Any = SimpleNamespace(images=ImageFile("tiny", {}))
+    none = SimpleNamespace(distributions=lambda name: ())
+    facts = SimpleNamespace(registry=SimpleNamespace(backends=none, architectures=none))
+    unused: Any = SimpleNamespace(images=ImageFile("tiny", {}), facts=facts)
     for share, seconds in ((None, (20.0, 60.0)), (7.5, (7.5, 7.5))):
         context = RunContext(suite, unused, {}, 10, unused, unused, Watcher())
         job = context.job(replace(task, share=share))

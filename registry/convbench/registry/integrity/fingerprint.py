@@ -38,7 +38,7 @@ _PYTHONS_OWN = (
     "__weakref__",
     "__builtins__",
 )
-# of `sys` and `threading`: for debuggers, test runners and the like, and nothing that is measured goes through them
+# of `sys` and `threading`: debuggers and test runners set them, and nothing that is measured goes through them
 _OF_OTHERS = ("excepthook", "unraisablehook", "displayhook", "breakpointhook")
 _NOTHING = object()
 _DESCRIPTORS = (GetSetDescriptorType, MemberDescriptorType)
