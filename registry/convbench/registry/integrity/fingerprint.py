@@ -93,7 +93,7 @@ class Fingerprint:
         members = {
             name: member
             for name, member in vars(owner).items()
-            if _counts(member) or (whole and _is_constant(member))
+            if (_counts(member) or (whole and _is_constant(member))) and not _is_compilers(name)
         }
         for name in (*_PYTHONS_OWN, *_OF_OTHERS):
             members.pop(name, None)
@@ -251,6 +251,11 @@ def loaded(packages: Iterable[str]) -> list[ModuleType]:
         for name, module in sorted(sys.modules.items())
         if isinstance(module, ModuleType) and (name in packages or name.startswith(within))
     ]
+
+
+def _is_compilers(name: str) -> bool:
+    """Whether it is a name such as `__compiled_fn_1`, which torch's compiler puts into modules and takes away."""
+    return name.startswith("__") and not name.endswith("__")
 
 
 def _counts(member: Any) -> bool:
