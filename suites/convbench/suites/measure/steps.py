@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from random import SystemRandom
 from statistics import median
 
@@ -218,19 +219,21 @@ class _Untrained:
         inputs, grad_output = data.batch(torch.empty(0, dtype=torch.int64))
         self._tensors = [*model.parameters(), inputs]
         self._random = SystemRandom()
-        self._pools: list[tuple[Tensor, Tensor]] = []
+        self._pools: list[tuple[Tensor, Tensor, Iterator[int]]] = []
         for tensor in (*self._tensors, grad_output):
             flat = tensor.detach().as_strided((tensor.numel(),), (1,))  # dense, in whatever memory format
-            self._pools.append((flat, torch.cat([flat, flat[:SHIFTS]])))
+            pool = torch.cat([flat, flat[:SHIFTS]])
+            distances = range(1, len(pool) - len(flat) + 1)
+            self._pools.append((flat, pool, cycle(self._random.sample(distances, len(distances)))))
 
     def renew(self, few: bool = False) -> None:
         """Shift the numbers of every tensor by a random distance; with `few`, change some numbers only."""
-        for flat, pool in self._pools:
+        for flat, pool, distances in self._pools:
             if few:
                 places = torch.randint(len(flat), (max(1, len(flat) // FEW),), device=flat.device)
                 flat[places] = 2 * flat.abs().max()
             else:
-                first = self._random.randrange(1, len(pool) - len(flat) + 1)
+                first = next(distances)
                 flat.copy_(pool[first : first + len(flat)])
 
     def zero_grad(self) -> None:
