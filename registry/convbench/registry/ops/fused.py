@@ -7,11 +7,12 @@ for a backend in every respect: what it does not offer, or refuses, is computed 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -134,16 +135,30 @@ def fused_ops(conv2d: Op, max_pool2d: Op, avg_pool2d: Op) -> tuple[Op, ...]:
 
 
 def _flops(conv2d: Op, pooling: Op) -> Callable[..., int]:
-    signature = inspect.signature(conv2d_activation_max_pool2d)
+    """Those of both, which are counted at every call; of convolutions that are alike they are computed once."""
 
-    def of_both(output: Tensor, *args: Any, **kwargs: Any) -> int:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        arguments = dict(bound.arguments)
-        window = pooling_of(arguments)
-        del arguments["activation"]
-        _, summed = conv2d.on_meta(arguments)
-        return conv2d.flops(summed, **arguments) + pooling.flops(output, summed, **window)
+    @lru_cache(maxsize=1024)
+    def of_convolution(input: torch.Size, weight: torch.Size, *options: Any) -> int:
+        images, kernels = (torch.empty(shape, device="meta") for shape in (input, weight))
+        return conv2d.flops(conv2d.reference(images, kernels, None, *options), images, kernels)
+
+    def of_both(
+        output: Tensor,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        activation: str = "relu",
+        kernel_size: Any = 2,
+        pool_stride: Any = None,
+    ) -> int:
+        options = (tuple(each) if isinstance(each, list) else each for each in (stride, padding, dilation))
+        return of_convolution(input.shape, weight.shape, *options, groups) + pooling.flops(
+            output, input, kernel_size
+        )
 
     return of_both
 
