@@ -51,7 +51,7 @@ struct StagePlan {
     Index images(Index block) const { return smaller(L, s.conv.batch - block * L); }
 };
 
-// Call f(plane of L-vectors, window's first position, pooled position) for every window of every filter.
+// Call f(first row, first column, pooled position) for every window of a plane.
 template <class F>
 INLINE void each_window(const Stage &s, const F &f) {
     for (Index i = 0; i < s.rows; i++)
