@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from conftest import exhaustive
 from convbench.plugins.backends.native import library
 from convbench.registry import Backend, Unsupported, discover
 from convbench.registry.conformance.cases import Case, conv2d, fused, has_output, pool, stage
@@ -111,12 +112,13 @@ def test_one_channel_by_itself_on_every_instruction_set(instruction_set: str) ->
                 assert outcome.state == "passed", f"{case}: {outcome.message}"
 
 
+@pytest.mark.parametrize("cases", [20, exhaustive(60)])
 @pytest.mark.parametrize("pooling", ["max_pool2d", "avg_pool2d"])
-def test_random_stages_on_every_instruction_set(pooling: str, instruction_set: str) -> None:
+def test_random_stages_on_every_instruction_set(pooling: str, cases: int, instruction_set: str) -> None:
     """Batches that fill the lanes, windows that share pixels, groups, and what is left to the layers."""
     draw, name = random.Random(3), f"conv2d_activation_{pooling}"
     served = 0
-    for like in random_cases(60, seed=13, most_images=40):
+    for like in random_cases(cases, seed=13, most_images=40):
         window = draw.choice((1, 2, 2, 3, (1, 2)))
         like = replace(like, options=tuple(each for each in like.options if each[0] != "stride"))
         case = stage(name, like, draw.choice(("relu", "sigmoid", "tanh")), window, draw.choice((None, 1)))

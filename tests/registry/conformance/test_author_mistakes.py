@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -13,23 +13,11 @@ from torch.autograd import Function
 
 from conftest import exhaustive
 from convbench.registry import Backend, PluginError, verify
-from convbench.registry.conformance import aliasing
 from convbench.registry.conformance.report import Outcome, grouped
-from preloaded import take_for_granted
+
+pytestmark = pytest.mark.usefixtures("one_thread", "nothing_late")
 
 Ops = Mapping[str, Callable[..., Any]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[None]:
-    """One thread, and no wait for outputs that are written late."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(aliasing, "GRACE_SECONDS", 0.0)
-        take_for_granted(patch)
-        yield
-    torch.set_num_threads(threads)
 
 
 def conv(make: Callable[..., Any]) -> Ops:

@@ -21,7 +21,7 @@ from convbench.registry.conformance.report import Outcome
 from convbench.registry.conformance.repro import literal
 from convbench.registry.conformance.verify import check
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "nothing_late")
 
 
 def planted(wrong: Callable[..., bool]) -> Backend:

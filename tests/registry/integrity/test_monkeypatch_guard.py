@@ -141,7 +141,7 @@ PROCESS: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "what Python calls when it collects garbage": (
         lambda: gc.callbacks.append(hook),
-        "from nothing to hook of ",
+        "to .*hook of ",
     ),
     "when Python collects garbage": (gc.disable, "from True, .* to False, "),
     "the environment of libraries": (

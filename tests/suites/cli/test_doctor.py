@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import misbehaving
+from conftest import exhaustive
 from convbench.registry import discover
 from convbench.registry.cli.main import main
 from convbench.registry.cli.terminal import console
@@ -184,7 +185,7 @@ def test_the_doctor_names_known_faults(capsys: pytest.CaptureFixture[str]) -> No
     assert "known fault" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("width", [80, 60])
+@pytest.mark.parametrize("width", [80, exhaustive(60)])
 def test_listings_fit_the_terminal(
     command: List, site: Path, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:

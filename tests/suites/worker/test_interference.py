@@ -49,9 +49,9 @@ OFFERS = {
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Fake plugins, a package without a backend that slows the others, and one with a backend that does."""
-    site = misbehaving.install(tmp_path_factory.mktemp("interference") / "site-packages")
+def offers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package without a backend that slows the others, and one with a backend that does."""
+    site = tmp_path_factory.mktemp("interference")
     for module, backends in OFFERS.items():
         (site / f"{module}.py").write_text(
             SLOWS.replace("BACKENDS", backends).replace("TESTS", str(os.getpid()))
@@ -60,8 +60,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 2.0\n")
         (info / "entry_points.txt").write_text(f"[convbench]\n{module} = {module}\n")
-    with misbehaving.on_path(site):
-        yield site
+    return site
+
+
+@pytest.fixture(scope="module")
+def site(offers: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Both beside fake plugins."""
+    fakes = misbehaving.install(tmp_path_factory.mktemp("fakes") / "site-packages")
+    with misbehaving.on_path(fakes), misbehaving.on_path(offers):
+        yield offers
     for module in OFFERS:
         sys.modules.pop(module, None)
 
@@ -111,15 +118,15 @@ def test_what_others_replaced_before_is_left_alone(site: Path, monkeypatch: pyte
     assert statistics.mean is max
 
 
-def test_it_is_named_by_list_plugins_and_doctor(site: Path, tmp_path: Path) -> None:
-    ended = misbehaving.convbench("list", "plugins", "--json", site=site)
+def test_it_is_named_by_list_plugins_and_doctor(offers: Path) -> None:
+    ended = misbehaving.convbench("list", "plugins", "--json", site=offers)
     states = {entry["name"]: entry["state"] for entry in json.loads(ended.stdout)}
-    assert states["misbehaving"] == "loaded"
+    assert states["convbench.plugins.backends.torch"] == "loaded"
     for name in OFFERS:
         assert "interferes: statistics.median was replaced by min of builtins" in states[name]
         assert "Linear.forward was replaced by <lambda>" in states[name]
         assert "the global hooks of torch's modules was changed from nothing to" in states[name]
         assert "whether oneDNN is used was changed from True to False" in states[name]
-    doctor = misbehaving.convbench("doctor", site=site)
+    doctor = misbehaving.convbench("doctor", site=offers)
     for name in OFFERS:
         assert f"plugin '{name}' of {name} 2.0 changed what others rely on" in " ".join(doctor.stdout.split())

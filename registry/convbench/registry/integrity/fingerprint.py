@@ -39,7 +39,16 @@ _PYTHONS_OWN = (
     "__builtins__",
 )
 # of `sys` and `threading`: debuggers and test runners set them, and nothing that is measured goes through them
-_OF_OTHERS = ("excepthook", "unraisablehook", "displayhook", "breakpointhook")
+_OF_OTHERS = (
+    "excepthook",
+    "unraisablehook",
+    "displayhook",
+    "breakpointhook",
+    "last_exc",
+    "last_type",
+    "last_value",
+    "last_traceback",
+)
 _NOTHING = object()
 _DESCRIPTORS = (GetSetDescriptorType, MemberDescriptorType)
 
