@@ -64,7 +64,8 @@ def warm() -> Iterator[None]:
     """Import all that verification does: a run in this process unloads what it imported, torch's own included."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    assert verify("torch", dtypes=["float32"], generated=0).passed
+    report = verify("torch", dtypes=["float32"], generated=0)
+    assert report.passed, report.failures
     yield
     torch.set_num_threads(threads)
 

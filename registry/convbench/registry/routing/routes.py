@@ -27,8 +27,6 @@ from convbench.registry.routing.autocast import autocasting
 from convbench.registry.routing.claims import refusal_of
 from convbench.registry.routing.stock import Route
 
-_CHECKPOINT = vars(torch.utils.checkpoint)
-
 
 @dataclass
 class Tally:
@@ -180,7 +178,7 @@ class Routes(TorchFunctionMode):
         while frame is not None and depth > 0:
             if frame.f_code is Routes.run.__code__ and frame.f_locals["self"] is self:
                 return
-            if frame.f_globals is _CHECKPOINT:
+            if frame.f_globals is vars(torch.utils.checkpoint):
                 found = frame.f_locals
                 if "gen" in found:
                     self._wrap(found["gen"].gi_frame.f_locals.get("new_frame"), "recompute_fn")
