@@ -15,8 +15,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any, NoReturn
@@ -26,7 +27,8 @@ import pytest
 
 from convbench.registry.conformance import verify
 from convbench.registry.integrity.monkeypatch_guard import Originals, originals
-from convbench.suites.processes import supervisor
+from convbench.suites.processes import probe, supervisor
+from convbench.suites.processes.supervisor import Supervisor
 from convbench.suites.processes.versions import python_environment
 
 
@@ -64,6 +66,7 @@ class Preloaded:
 
     def __init__(self) -> None:
         self.patch = ""
+        self._peaks: dict[tuple[Any, ...], probe.Peaks] = {}
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = python_environment(Path(__file__).parent)
         with other:
@@ -93,12 +96,30 @@ class Preloaded:
 
     @contextmanager
     def serving(self) -> Iterator[None]:
-        """Hosts that are made in here get their servers from this process."""
+        """Hosts that are made in here get their servers from this process, and know the machine's peaks."""
         names = {"DEVNULL": subprocess.DEVNULL, "TimeoutExpired": subprocess.TimeoutExpired}
-        with mock.patch.object(supervisor, "subprocess", SimpleNamespace(Popen=self._fork, **names)):
+        with (
+            mock.patch.object(supervisor, "subprocess", SimpleNamespace(Popen=self._fork, **names)),
+            mock.patch.object(probe, "find_peaks", partial(self._known_peaks, probe.find_peaks)),
+        ):
             originals.cache_clear()
             yield
         originals.cache_clear()
+
+    def _known_peaks(
+        self,
+        measure: Callable[..., probe.Peaks],
+        supervisor: Supervisor,
+        wanted: Iterable[tuple[str, str]],
+        *rest: Any,
+        threads: int,
+        **options: Any,
+    ) -> probe.Peaks:
+        """What the first run of all tests has measured."""
+        known = tuple(sorted(set(wanted))), threads
+        if known not in self._peaks:
+            self._peaks[known] = measure(supervisor, known[0], *rest, threads=threads, **options)
+        return self._peaks[known]
 
     def _fork(
         self,

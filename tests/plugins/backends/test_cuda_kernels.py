@@ -132,9 +132,9 @@ def test_few_channels_of_networks(emulator: Emulator, cuda: Backend, case: Case)
     assert "gemm" not in used
 
 
-def test_few_channels_in_half_precision(emulator: Emulator, cuda: Backend) -> None:
-    for dtype in ("bfloat16", "float16"):
-        assert kernels_of(emulator, cuda, SMALL[1], dtype) == DIRECT
+@pytest.mark.parametrize("dtype", ["bfloat16", exhaustive("float16")])
+def test_few_channels_in_half_precision(emulator: Emulator, cuda: Backend, dtype: str) -> None:
+    assert kernels_of(emulator, cuda, SMALL[1], dtype) == DIRECT
 
 
 MANY = [
@@ -215,10 +215,10 @@ def test_bias_and_activation_are_part_of_the_kernel(emulator: Emulator, activati
 
 
 @pytest.mark.parametrize("activation", ["relu", exhaustive("sigmoid"), exhaustive("tanh")])
-def test_an_activation_and_its_slope(cuda: Backend, activation: str) -> None:
-    for dtype in ("float32", "bfloat16"):
-        for case in (SMALL[0], SMALL[7], MANY[0]):
-            passes(cuda, fused("conv2d_activation", case, activation), dtype)
+@pytest.mark.parametrize("dtype", ["float32", exhaustive("bfloat16")])
+def test_an_activation_and_its_slope(cuda: Backend, dtype: str, activation: str) -> None:
+    for case in (SMALL[0], SMALL[7], MANY[0]):
+        passes(cuda, fused("conv2d_activation", case, activation), dtype)
 
 
 def test_more_processors_change_no_answer_but_by_rounding(cuda: Backend, emulator: Emulator) -> None:
@@ -238,7 +238,7 @@ def test_more_processors_change_no_answer_but_by_rounding(cuda: Backend, emulato
         torch.testing.assert_close(answer, answers[0], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["cuda", "naive"])
+@pytest.mark.parametrize("name", ["cuda", exhaustive("naive")])
 def test_torch_takes_it(request: pytest.FixtureRequest, name: str) -> None:
     """`torch.compile` without a break in the graph, and right answers from what it makes of it."""
     backend: Backend = request.getfixturevalue(name)

@@ -42,7 +42,7 @@ ANSWERS = [
 ]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "nothing_late")
 
 
 def checked(implementation: Callable[..., Any], case: Case, dtype: str = "float32", seed: int = 0) -> Outcome:

@@ -76,7 +76,7 @@ def sound() -> Any:
 
 
 @fuzzed(
-    100,
+    30,
     800,
     module=plugins(),
     name=st.text(min_size=1, max_size=6) | st.sampled_from(["good", "a b", "\0", "x" * 9000]),

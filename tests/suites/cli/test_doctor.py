@@ -41,7 +41,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def command(site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> List:
-    monkeypatch.setattr(probe, "LISTING_SECONDS", 3.0)
+    monkeypatch.setattr(probe, "LISTING_SECONDS", 2.0)
 
     def run(*arguments: str) -> str:
         with misbehaving.on_path(site), pytest.raises(SystemExit) as end:
@@ -82,7 +82,7 @@ def test_one_kind_is_a_list(command: List) -> None:
         "unavailable: its check for availability failed: its process exited with code 5"
     )
     assert backends["never-answers"]["state"] == (
-        "unavailable: its check for availability failed: no answer within 3 s"
+        "unavailable: its check for availability failed: no answer within 2 s"
     )
 
 
@@ -167,7 +167,7 @@ def test_the_doctor_begins_with_problems(command: List, monkeypatch: pytest.Monk
     assert "  load: other programs take 1.50 of 2 CPUs\n      close them" in problems
     fine, _, unknown = words_of(rest).partition("cannot be told here: ")
     assert "backends that cannot run here: " in fine
-    assert "never-answers (its check for availability failed: no answer within 3 s)" in fine
+    assert "never-answers (its check for availability failed: no answer within 2 s)" in fine
     assert "data: fashion-mnist" in fine
     assert "machine: clock" in fine
     assert "80 ns" not in fine

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 import misbehaving
+from conftest import exhaustive
 from convbench.registry import UsageError
 from convbench.results.schema import Kind, Row
 from convbench.results.storage.store import RunStore
@@ -108,7 +109,7 @@ def test_after_kill_9_a_run_can_be_completed(site: Path, tmp_path: Path) -> None
     assert "Interrupted" not in (out / "table.md").read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, exhaustive(signal.SIGTERM)])
 def test_an_interrupted_run_keeps_what_is_done_and_says_how_to_go_on(
     site: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -40,7 +40,7 @@ SUITE = Suite(
     devices=("cpu",),
     batch_sizes=(128,),
     recipe=RecipeOverrides(lr=0.9, epochs=2),
-    budget=Budget(train_seconds=1.0, timeout_seconds=250.0),
+    budget=Budget(train_seconds=0.5, timeout_seconds=250.0),
     timing=Timing(rounds=2, warmup_steps=1, steps=3, threads=1),
 )
 COMBINATIONS = set(itertools.product(SUITE.architectures, SUITE.backends))
@@ -207,7 +207,7 @@ def test_a_train_row_is_the_end_of_its_curve(result: RunResult) -> None:
         assert last.val_accuracy == row.val_accuracy
         assert row.best_val_accuracy == max(epoch.val_accuracy or 0 for epoch in curve)
         assert row.status == ("ok" if row.epochs == 2 else "budget")
-        assert (row.status == "budget") == ("within its budget of 1 s" in (row.notes or ""))
+        assert (row.status == "budget") == ("within its budget of 0.5 s" in (row.notes or ""))
         rate = last.train_images_seen / last.train_seconds
         assert row.images_per_second == pytest.approx(rate, rel=1e-6)
 
