@@ -25,8 +25,9 @@ lenet: $(VENV)/installed ## set up, fetch FashionMNIST, and run the lenet suite 
 	@$(CONVBENCH) data fetch || test $$? -eq 2  # the embedded sample remains
 	$(CONVBENCH) run --suite lenet $(ARGS)
 
-# As many processes as cores, and no more than there is memory for.
-PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --no-loadscope-reorder
+# One process more than cores, as tests wait for processes of their own, and no more than there is memory for.
+PYTEST = $(BIN)/python -m pytest --no-loadscope-reorder \
+	--numprocesses $$($(BIN)/python -c 'import os; print(min(8, os.cpu_count() + 1))')
 
 test: $(VENV)/installed-test ## set up, and run the tests: every contract once on every backend
 	$(PYTEST) -m "not exhaustive" $(ARGS)
