@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -134,10 +136,10 @@ def in_place(x: Tensor, *call: Any) -> Tensor:
     return output
 
 
-def padded_with_zeros(x: Tensor, k: Any, s: Any, p: Any, d: Any, c: bool) -> Tensor:
+def padded_with(value: float, x: Tensor, k: Any, s: Any, p: Any, d: Any, c: bool) -> Tensor:
     F.max_pool2d(x, k, s, p, d, c)  # refuses what torch refuses
     down, across = (p, p) if isinstance(p, int) else p
-    return F.max_pool2d(F.pad(x, (across, across, down, down)), k, s, 0, d, c)
+    return F.max_pool2d(F.pad(x, (across, across, down, down), value=value), k, s, 0, d, c)
 
 
 def mixed_up(x: Tensor, w: Tensor, b: Any, s: Any, p: Any, d: Any, g: int) -> Tensor:
@@ -193,6 +195,11 @@ MISTAKES: dict[str, tuple[Ops, str]] = {
     "kernel_size swapped": (
         largest(lambda x, k, s, *rest: F.max_pool2d(x, turned(k), k if s is None else s, *rest)),
         SWAPPED.format("kernel_size"),
+    ),
+    "padding wins a draw": (
+        largest(partial(padded_with, -math.inf)),
+        "in the gradient of input, that of a window of minus infinities is lost: of equals the first pixel has "
+        "it, and no padding",
     ),
     "padding swapped in the backward": (
         backward(lambda x, w, s, p, d, g: F.conv2d(x, w, None, s, turned(p), d, g)),
@@ -341,7 +348,7 @@ MISTAKES: dict[str, tuple[Ops, str]] = {
         "divisor_override is ignored: divide by it",
     ),
     "padding takes part": (
-        largest(padded_with_zeros),
+        largest(partial(padded_with, 0.0)),
         "padding takes part in the maximum: pad with -inf, not with 0",
     ),
     "numpy": (

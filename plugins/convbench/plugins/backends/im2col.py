@@ -12,7 +12,14 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from convbench.registry import Backend, hookimpl
-from convbench.registry.ops.window import IntPair, Window, conv2d_window, mean_divisor, pool2d_window
+from convbench.registry.ops.window import (
+    IntPair,
+    Window,
+    conv2d_window,
+    mean_divisor,
+    of_the_image,
+    pool2d_window,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +59,7 @@ def max_pool2d(
     window = pool2d_window(input, kernel_size, stride, padding, dilation, ceil_mode)
     columns = patches(input, window, fill=-math.inf).flatten(2, 3)  # (N, C, kh·kw, H'·W')
     largest = columns.max(dim=2).values
-    return largest.reshape(*largest.shape[:2], *window.output_size)
+    return of_the_image(largest.reshape(*largest.shape[:2], *window.output_size), input, window)
 
 
 def avg_pool2d(

@@ -16,7 +16,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from convbench.registry import Backend, hookimpl
-from convbench.registry.ops.window import IntPair, Window, conv2d_window, mean_divisor, pool2d_window
+from convbench.registry.ops.window import (
+    IntPair,
+    Window,
+    conv2d_window,
+    mean_divisor,
+    of_the_image,
+    pool2d_window,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +73,7 @@ def max_pool2d(
         rows, columns = window.at(i, j)
         return images[..., rows, columns].flatten(-2).max(dim=-1).values
 
-    return _at_every_position(window, value)
+    return of_the_image(_at_every_position(window, value), input, window)
 
 
 def avg_pool2d(

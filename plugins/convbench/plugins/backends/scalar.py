@@ -18,7 +18,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from convbench.registry import Backend, hookimpl
-from convbench.registry.ops.window import IntPair, conv2d_window, mean_divisor, pool2d_window
+from convbench.registry.ops.window import IntPair, conv2d_window, mean_divisor, of_the_image, pool2d_window
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +77,8 @@ def max_pool2d(
     window = pool2d_window(input, kernel_size, stride, padding, dilation, ceil_mode)
     images = F.pad(input, window.pad, value=-math.inf)
     found = places(images, window.kernel_size, window.stride, window.dilation, window.output_size)
-    return images.flatten(2).gather(2, found.flatten(2)).view(found.shape)
+    largest = images.flatten(2).gather(2, found.flatten(2)).view(found.shape)
+    return of_the_image(largest, input, window)
 
 
 def avg_pool2d(

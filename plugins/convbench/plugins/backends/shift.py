@@ -20,7 +20,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from convbench.registry import Backend, hookimpl
-from convbench.registry.ops.window import IntPair, Window, conv2d_window, mean_divisor, pool2d_window
+from convbench.registry.ops.window import (
+    IntPair,
+    Window,
+    conv2d_window,
+    mean_divisor,
+    of_the_image,
+    pool2d_window,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +66,7 @@ def max_pool2d(
     largest = first.clone()
     for shifted in others:  # of equals the first one wins, and NaN wins over all, as in torch
         largest = torch.where((shifted > largest) | shifted.isnan(), shifted, largest)
-    return largest
+    return of_the_image(largest, input, window)
 
 
 def avg_pool2d(

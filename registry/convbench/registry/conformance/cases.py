@@ -29,7 +29,7 @@ class Case:
         grad_output_layout: how the gradient of its output does.
         needs: the tensors that need a gradient; every one when None. With none, it is also called under `no_grad`.
         order: 2 asks for the gradients of the gradients too.
-        special: the input holds an infinity and a NaN.
+        special: the input holds an infinity and a NaN, that of max pooling also a corner of minus infinities.
     """
 
     op: str
@@ -65,6 +65,8 @@ class Case:
         for name, shape in self.shapes:
             values = torch.randn(shape, generator=generator, dtype=_drawn(dtype))
             if name == "input" and self.special:
+                if self.op == "max_pool2d":
+                    values[:1, :, :3, :3] = -math.inf
                 places = torch.randperm(values.numel(), generator=generator)[:2]
                 values.view(-1)[places] = torch.tensor([math.inf, math.nan], dtype=values.dtype)[
                     : len(places)

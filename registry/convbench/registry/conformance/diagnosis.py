@@ -29,6 +29,10 @@ EXPLAINED = 0.01  # of an error: what may remain of it where something accounts 
 AXES = ("image", "channel", "row", "column")  # of an output, and of an input's gradient
 AXES_OF_WEIGHTS = ("filter", "channel", "row", "column")
 PRECISIONS = {"bfloat16": 8, "float16 and TF32": 11}  # significant bits
+LOST_IN_PADDING = (
+    "in the gradient of input, that of a window of minus infinities is lost: of equals the first pixel has it, "
+    "and no padding"
+)
 UNKNOWN = "no usual mistake explains it, look at the case below"
 WRONG_SHAPE = (
     "the output has a wrong shape: (size + 2*padding - dilation*(kernel - 1) - 1) // stride + 1 is right"
@@ -166,6 +170,8 @@ class Suspects:
             return WRONG_SHAPE
         if bool((answer[wrong].isnan() & ~exact[wrong].isnan()).all()):
             return f"the {name} is not written everywhere: check the bounds of the loops"
+        if name == "gradient of input" and bool(self.call["input"][wrong].isneginf().all()):
+            return LOST_IN_PADDING
         first = int(wrong.flatten().nonzero()[0])
         if first >= 1 << 15 and first & (first - 1) == 0:
             return f"the {name} is wrong from element {first} on: do indices overflow?"

@@ -185,6 +185,29 @@ def pool2d_window(
     return window
 
 
+def of_the_image(largest: Tensor, input: Tensor, window: Window) -> Tensor:
+    """The largest values of windows, each one that is minus infinity a pixel of the image and not of the padding.
+
+    It is the first pixel of its window, so that the gradient reaches the pixel to which torch's own pooling gives it.
+
+    Args:
+        largest: (N, C, H', W'), computed from an input that is padded with minus infinity.
+        input: (N, C, H, W), without padding.
+        window: of the call.
+    """
+    if not any(window.pad):
+        return largest
+    import torch
+
+    first = input
+    for axis in (0, 1):
+        step, gap, pad = window.stride[axis], window.dilation[axis], window.before[axis]
+        starts = (position * step - pad for position in range(window.output_size[axis]))
+        places = [start if start >= 0 else start % gap for start in starts]
+        first = first.index_select(axis + 2, torch.tensor(places, device=input.device))
+    return largest.where(~largest.isneginf(), first)
+
+
 def mean_divisor(divisor_override: int | None) -> int | None:
     """The divisor of a mean, checked as torch does.
 
