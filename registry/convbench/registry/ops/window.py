@@ -188,7 +188,7 @@ def pool2d_window(
 def of_the_image(largest: Tensor, input: Tensor, window: Window) -> Tensor:
     """The largest values of windows, each one that is minus infinity a pixel of the image and not of the padding.
 
-    It is the first pixel of its window, so that the gradient reaches the pixel to which torch's own pooling gives it.
+    It is the first pixel of its window, so that the gradient reaches the pixel that has it in torch's pooling.
 
     Args:
         largest: (N, C, H', W'), computed from an input that is padded with minus infinity.
