@@ -17,6 +17,14 @@ from convbench.registry import Backend, hookimpl
 if TYPE_CHECKING:
     import click
 
+# also those that fuse layers; a backend that has none of these computes the layers
+OPS = (
+    "conv2d", "max_pool2d", "avg_pool2d",
+    "conv2d_activation", "activation_max_pool2d", "activation_avg_pool2d",
+    "conv2d_activation_max_pool2d", "conv2d_activation_avg_pool2d",
+)  # fmt: skip
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
 
 def load() -> Mapping[str, Any]:
     from convbench.plugins.backends.auto.dispatch import dispatched
@@ -31,8 +39,8 @@ def convbench_backends() -> Iterable[Backend]:
         summary="for each call the fastest of the other backends, found by timing them",
         load=load,
         devices=("cpu", "cuda"),
-        dtypes=("float32", "float64", "bfloat16", "float16"),
-        second_order=("conv2d", "max_pool2d", "avg_pool2d"),
+        dtypes=DTYPES,
+        second_order=OPS,
     )
 
 

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from convbench.plugins.backends.auto import DTYPES
 from convbench.registry import Backend, Registry
 from convbench.registry.authoring.conv_parts import Parts, parts_of
 from convbench.registry.known_faults import KnownFault, in_wider_dtype
 from convbench.registry.ops.contract import OPS
+from convbench.registry.ops.fused import decompose
+from convbench.registry.ops.op import Op
 
 OURSELVES = "auto"
 BASELINE = "torch"
+APART = "apart"  # what a fused op stands for, layer by layer
 CODE = frozenset(
     {".c", ".cc", ".cpp", ".cu", ".cuh", ".dll", ".dylib", ".h", ".hpp", ".py", ".pyd", ".pyx", ".rs", ".so"}
 )
@@ -41,7 +45,9 @@ class Candidate:
         return f"{self.release}, sources {self.sources}"
 
     def op(self, name: str) -> Callable[..., Any]:
-        """Its implementation of an op that it offers."""
+        """Its implementation of an op that it offers; of fused ops the baseline offers their definition."""
+        if self.name == BASELINE and OPS[name].base is not None:
+            return self.backend.ops.get(name, OPS[name].reference)
         return self.backend.ops[name]
 
     def parts(self, name: str) -> Parts | None:
@@ -50,7 +56,9 @@ class Candidate:
 
     def avoiding(self, fault: KnownFault) -> Candidate:
         """The same backend, torch; it computes the ops of a known fault in another dtype."""
-        ops = {name: in_wider_dtype(OPS[name], fault) for name in fault.ops if name in self.backend.ops}
+        ops = {
+            name: in_wider_dtype(op, fault) for name, op in OPS.items() if (op.base or op).name in fault.ops
+        }
         whole = {**self.backend.ops, **ops}
         return replace(self, backend=replace(self.backend, load=lambda: whole))
 
@@ -62,6 +70,17 @@ class Candidate:
             and op in self.backend.ops
             and op not in self.backend.accuracy
         )
+
+
+def layer_by_layer(routes: Mapping[str, Callable[..., Any]]) -> Candidate:
+    """Serves fused ops by the ops that they stand for, which `routes` has by name."""
+
+    def apart(op: Op) -> Callable[..., Any]:
+        return lambda *args, **kwargs: decompose(op, routes, args, kwargs)
+
+    ops = {name: apart(op) for name, op in OPS.items() if op.base is not None}
+    backend = Backend(APART, "layer by layer", lambda: ops, ("cpu", "cuda"), DTYPES)
+    return Candidate(APART, backend, "", "")
 
 
 def candidates_of(registry: Registry) -> dict[str, Candidate]:

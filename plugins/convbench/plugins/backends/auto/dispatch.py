@@ -26,7 +26,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from convbench.plugins.backends.auto.cache_key import lasting, passing
-from convbench.plugins.backends.auto.candidates import BASELINE, Candidate, candidates_of
+from convbench.plugins.backends.auto.candidates import (
+    APART,
+    BASELINE,
+    Candidate,
+    candidates_of,
+    layer_by_layer,
+)
 from convbench.plugins.backends.auto.decisions import Decision, directory, key_of, load, save, whole
 from convbench.plugins.backends.auto.progress import Progress
 from convbench.plugins.backends.auto.signature import Call, call_of
@@ -37,7 +43,6 @@ from convbench.registry.ops.contract import OPS, Op
 
 SMALL = 100_000  # FLOPs of a forward pass: below, most of the time is overhead, and the baseline computes it
 MOST = 10_000  # calls that are kept; no network has more
-OPS_TO_CHOOSE = ("conv2d", "max_pool2d", "avg_pool2d")
 PLAIN = frozenset({Tensor, torch.nn.Parameter})  # subclasses may hold no numbers, or more than numbers
 Implementation = Callable[..., Any]
 _deciding = threading.RLock()
@@ -85,6 +90,11 @@ class Decisions:
         self._larger: dict[Call, Plan] = {}  # by the same call on no images: the one on the most
 
     @cached_property
+    def _apart(self) -> Mapping[str, Candidate]:
+        """Computes fused ops by the ops that they stand for, for which backends are chosen as well."""
+        return {APART: layer_by_layer({name: Dispatched(op, self) for name, op in OPS.items()})}
+
+    @cached_property
     def candidates(self) -> Mapping[str, Candidate]:
         return self._load()
 
@@ -94,9 +104,8 @@ class Decisions:
 
     def _candidates_for(self, call: Call) -> Mapping[str, Candidate]:
         """The candidates for a call; if torch has a known fault there, torch computes it in another dtype."""
-        if call.fault is None:
-            return self.candidates
-        return {**self.candidates, BASELINE: self.candidates[BASELINE].avoiding(call.fault)}
+        found = self.candidates if call.record.base is None else {**self.candidates, **self._apart}
+        return found if call.fault is None else {**found, BASELINE: found[BASELINE].avoiding(call.fault)}
 
     def plan(self, call: Call, may_time: bool) -> Plan | None:
         """The plan for a call; None if it has no decision and may not be timed now."""
@@ -269,4 +278,4 @@ def _may_time(tensor: Tensor) -> bool:
 def dispatched() -> Mapping[str, Dispatched]:
     """The ops, which choose among all registered backends."""
     decisions = Decisions(lambda: candidates_of(discover()), directory())
-    return {name: Dispatched(OPS[name], decisions) for name in OPS_TO_CHOOSE}
+    return {name: Dispatched(op, decisions) for name, op in OPS.items()}

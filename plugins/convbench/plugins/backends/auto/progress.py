@@ -32,13 +32,17 @@ class Progress:
 
     @contextmanager
     def of(self, call: object) -> Iterator[None]:
-        """Wrap the decision of one call."""
+        """Wrap the decision of one call, which may need those of others."""
+        outer = self._call
+        if outer is not None:
+            self._seconds += self._clock() - self._began
         self._began, self._call = self._clock(), call
         try:
             yield
         finally:
             self._seconds += self._clock() - self._began
             self._calls += 1
+            self._began, self._call = self._clock(), outer
 
     def __call__(self, doing: str) -> None:
         """Report the next step, such as `trying im2col`."""

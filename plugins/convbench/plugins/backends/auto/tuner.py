@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convbench.plugins.backends.auto.candidates import BASELINE, Candidate
+from convbench.plugins.backends.auto.candidates import APART, BASELINE, Candidate
 from convbench.plugins.backends.auto.decisions import (
     FINAL,
     FORWARD,
@@ -164,7 +164,10 @@ def _parts(candidates: Mapping[str, Candidate], op: str, name: str) -> Parts:
 
 
 def _try_out(trial: Trial, candidates: Mapping[str, Candidate], timed: Clock, seed: int, say: Say) -> Field:
-    """Run every candidate, the baseline first, on larger and larger parts of the call."""
+    """Run every candidate, the baseline first, on larger and larger parts of the call.
+
+    Layers apart run all of it at once: their own backends are chosen for it, and none for its parts.
+    """
     field = Field({}, {})
     call, best = trial.call, math.inf
     stages = [*_corners(call, seed), (trial, 1.0)]
@@ -172,8 +175,13 @@ def _try_out(trial: Trial, candidates: Mapping[str, Candidate], timed: Clock, se
         say(f"trying {name}")
         try:
             with global_state_kept():
-                for part, share in stages if field.left else stages[-1:]:
-                    seconds = _first_seconds(part, candidate.op(call.op), timed, MOST_RATIO * best)
+                for part, share in stages if field.left and name != APART else stages[-1:]:
+                    try:
+                        seconds = _first_seconds(part, candidate.op(call.op), timed, MOST_RATIO * best)
+                    except Unsupported:
+                        if part is trial:
+                            raise
+                        continue  # it may take all of the call nevertheless
                     if seconds > MOST_RATIO * best * (1.0 if seconds < NOTICEABLE else share):
                         raise _TooSlow(f"{seconds:.3g} s for {share:.3g} of the call, too slow")
             best = min(best, seconds)
