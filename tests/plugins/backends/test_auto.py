@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,116 +16,35 @@ from conftest import exhaustive
 from convbench.plugins.backends.auto import dispatch, timing
 from convbench.plugins.backends.auto.candidates import Candidate, candidates_of
 from convbench.plugins.backends.auto.decisions import FORWARD, OF_INPUT, OF_WEIGHT, Decision, whole
-from convbench.plugins.backends.auto.dispatch import Decisions, Dispatched
-from convbench.plugins.backends.auto.signature import Call, call_of
+from convbench.plugins.backends.auto.signature import Call
 from convbench.plugins.backends.auto.timing import clock, compare, quartile, steady
 from convbench.plugins.backends.auto.tuner import choose
-from convbench.registry import OPS, Accuracy, Backend, Unsupported, discover, use_backend, verify
+from convbench.registry import Accuracy, Backend, discover, use_backend, verify
 from convbench.registry.authoring.conv_parts import TORCHS, Parts, parts_of
 from convbench.registry.records import choices_of, chooses
-
-SHAPES = (16, 3, 12, 12), (8, 3, 3, 3)  # large enough to be timed
-
-
-class Clock:
-    """A clock that only these candidates move, so that no test hangs on what else the machine does."""
-
-    READING = 1e-4  # seconds that pass whenever it is read
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __call__(self) -> float:
-        self.seconds += self.READING
-        return self.seconds
-
-
-CLOCK = Clock()
+from timed_candidates import (
+    CLOCK,
+    SHAPES,
+    Told,
+    arguments,
+    call,
+    candidate,
+    dispatched,
+    misbehaving,
+    named,
+    of_another_shape,
+    raising,
+    refusing,
+    slow,
+    taking,
+    wrong,
+    wrong_backwards,
+)
 
 
 @pytest.fixture(autouse=True)
 def _our_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "_now", CLOCK)
-
-
-def candidate(name: str, conv2d: Callable[..., Any] = F.conv2d, **rest: Any) -> Candidate:
-    ops = {"conv2d": conv2d}
-    return Candidate(name, Backend(name, f"the {name} one", lambda: ops, **rest), "1.0", "of this test")
-
-
-def named(*candidates: Candidate) -> dict[str, Candidate]:
-    return {each.name: each for each in candidates}
-
-
-def taking(seconds: float) -> Callable[..., Tensor]:
-    """A convolution of so many seconds."""
-
-    def conv2d(*args: Any, **kwargs: Any) -> Tensor:
-        CLOCK.seconds += seconds
-        return F.conv2d(*args, **kwargs)
-
-    return conv2d
-
-
-slow = taking(0.002)
-
-
-def wrong(*args: Any, **kwargs: Any) -> Tensor:
-    return F.conv2d(*args, **kwargs) * 1.01
-
-
-def wrong_backwards(input: Tensor, weight: Tensor, *rest: Any, **more: Any) -> Tensor:
-    return F.conv2d(input, weight * 2 - weight.detach(), *rest, **more)
-
-
-def raising(*_: Any, **__: Any) -> Tensor:
-    raise RuntimeError("out of order")
-
-
-def refusing(*_: Any, **__: Any) -> Tensor:
-    raise Unsupported("on principle")
-
-
-def misbehaving(*args: Any, **kwargs: Any) -> Tensor:
-    torch.set_num_threads(torch.get_num_threads() + 1)
-    return F.conv2d(*args, **kwargs)
-
-
-def of_another_shape(*args: Any, **kwargs: Any) -> Tensor:
-    return F.conv2d(*args, **kwargs)[..., 1:]
-
-
-def arguments(needs: Iterable[str] = ("input", "weight", "bias")) -> dict[str, Any]:
-    tensors = {"input": torch.randn(SHAPES[0]), "weight": torch.randn(SHAPES[1]), "bias": torch.randn(8)}
-    for name in needs:
-        tensors[name].requires_grad_()
-    return tensors | {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-
-
-def call(**changes: Any) -> Call:
-    """The call that is made with such arguments."""
-    values = tuple((arguments() | changes).values())
-    return call_of(OPS["conv2d"], dispatch._seen(values, 3))
-
-
-def dispatched(
-    candidates: Mapping[str, Candidate],
-    root: Path,
-    chooser: Callable[..., Decision] = choose,
-    op: str = "conv2d",
-) -> Dispatched:
-    return Dispatched(OPS[op], Decisions(lambda: candidates, root, chooser))
-
-
-class Told:
-    """Chooses what it is told to, and counts."""
-
-    def __init__(self, decision: Decision) -> None:
-        self.decision, self.calls = decision, []  # type: ignore[var-annotated]
-
-    def __call__(self, call: Call, candidates: Mapping[str, Candidate]) -> Decision:
-        self.calls.append(call)
-        return self.decision
 
 
 # --- who wins -------------------------------------------------------------------------------------------------
@@ -535,63 +454,3 @@ def test_it_times_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     gradients = [each.grad for each in network.parameters()]
     torch.testing.assert_close(routed(image), network(image))
     assert all(each is not None for each in gradients)
-
-
-# --- fused ops --------------------------------------------------------------------------------------------------
-
-FUSED = "conv2d_activation_avg_pool2d"
-
-
-def stage_of(seconds: float) -> Callable[..., Tensor]:
-    """A stage as one op, of so many seconds."""
-
-    def stage(*args: Any, **kwargs: Any) -> Tensor:
-        CLOCK.seconds += seconds
-        return OPS[FUSED].reference(*args, **kwargs)
-
-    return stage
-
-
-def with_stage(name: str, seconds: float, conv2d: Callable[..., Any]) -> Candidate:
-    ops = {"conv2d": conv2d, FUSED: stage_of(seconds)}
-    return Candidate(name, Backend(name, f"the {name} one", lambda: ops), "1.0", "of this test")
-
-
-@pytest.mark.parametrize(
-    ("of_a_stage", "of_a_convolution", "winner"),
-    [(0.001, 0.002, "fusing"), (0.004, 0.0005, "apart"), (0.02, 0.02, "torch")],
-)
-def test_a_stage_is_one_call_or_its_layers_apart(
-    tmp_path: Path, of_a_stage: float, of_a_convolution: float, winner: str
-) -> None:
-    baseline = with_stage("torch", 0.003, taking(0.003))
-    fusing = with_stage("fusing", of_a_stage, taking(of_a_convolution))
-    op = dispatched(named(baseline, fusing), tmp_path, op=FUSED)
-    given = {**arguments(), "activation": "tanh", "kernel_size": 2, "pool_stride": None}
-    torch.testing.assert_close(op(**given), OPS[FUSED].reference(**given))
-    assert set(op.choices().values()) == {winner}
-    before = CLOCK.seconds
-    op(**given)
-    assert CLOCK.seconds - before == pytest.approx(min(of_a_stage, of_a_convolution, 0.003))
-
-
-def test_torch_has_the_layers_of_a_stage(tmp_path: Path) -> None:
-    """Its record has no fused op, and the other candidate has no backend for one either."""
-    op = dispatched(named(candidate("torch"), candidate("other")), tmp_path, op=FUSED)
-    given = {**arguments(), "activation": "relu", "kernel_size": 2, "pool_stride": None}
-    torch.testing.assert_close(op(**given), OPS[FUSED].reference(**given))
-
-
-def test_a_stage_for_whole_batches_alone_takes_part(tmp_path: Path) -> None:
-    """As those with images along the lanes, which refuse the single image that is tried first."""
-
-    def for_batches(input: Tensor, *rest: Any, **more: Any) -> Tensor:
-        if len(input) < SHAPES[0][0]:
-            raise Unsupported("few images")
-        return stage_of(0.001)(input, *rest, **more)
-
-    ops = {FUSED: for_batches}
-    batches = Candidate("batches", Backend("batches", "", lambda: ops), "1.0", "of this test")
-    op = dispatched(named(with_stage("torch", 0.003, slow), batches), tmp_path, op=FUSED)
-    op(**{**arguments(), "activation": "relu", "kernel_size": 2, "pool_stride": None})
-    assert set(op.choices().values()) == {"batches"}
