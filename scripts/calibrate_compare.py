@@ -341,7 +341,7 @@ def gate_row(noise: float, processes: int) -> list[str]:
     equals = [judged(0.0, PAIRS) for _ in range(TRIALS)]
     passing = [[each.upper < margin for each in comparison] for comparison in equals]
     failing = [
-        any(each.verdict == "more" and (each.low + each.high) / 2 > margin for each in comparison)
+        any(each.verdict == "more" and each.low > margin for each in comparison)
         for comparison in equals
     ]
     distance = margin / (noise * math.sqrt(2 / processes))

@@ -464,6 +464,18 @@ def test_the_gate_fails_for_a_slow_down_beyond_it(against: Any) -> None:
     found.gate(0.30)
 
 
+def test_a_slow_down_that_may_lie_within_the_limit_is_undecided(against: Any) -> None:
+    base = [10.0, 10.2, 9.8, 10.1, 9.9, 10.0]
+    found = against(timed(base), timed([time * 1.06 for time in (*base[3:], *base[:3])]))
+    (pair,) = found.times
+    assert pair.verdict == "slower"
+    assert pair.low < 1.05 < pair.ratio
+    with pytest.raises(NothingRan, match=r"About \d+ processes a side would decide this"):
+        found.gate(0.05)
+    with pytest.raises(GateFailed):
+        found.gate(0.03)
+
+
 def test_the_gate_passes_what_is_faster_or_the_same(against: Any) -> None:
     assert "none of 1 pairs" in against(timed(SLOWER), timed(BASE)).gate(0.05)
     assert "noise" not in against(timed([10.0, 10.01, 9.99]), timed([10.0, 10.01, 9.99])).gate(0.05)

@@ -125,10 +125,14 @@ def processes_to_decide(gap: Difference, matters: float, together: int) -> int |
 
 
 def processes_to_pass(gap: Difference, limit: float, together: int) -> int | None:
-    """How many processes a side would show whether a slow-down stays below `limit`."""
+    """How many processes a side would show on which side of `limit` a slow-down is."""
     if gap.estimate < limit:
         return processes_to_show(gap, limit - gap.estimate, 2 * (1 - CONFIDENCE))
-    return processes_to_show(gap, gap.estimate, ALPHA / together)
+    needed = (
+        processes_to_show(gap, gap.estimate - limit, 1 - CONFIDENCE),
+        processes_to_show(gap, gap.estimate, ALPHA / together),
+    )
+    return None if None in needed else max(each for each in needed if each is not None)
 
 
 def would_decide(needed: Collection[int | None]) -> str:

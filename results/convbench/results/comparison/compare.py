@@ -137,7 +137,7 @@ class Comparison(Displayed):
         """Refuse a slow-down by more than `slower` (0.05 is 5 %); return what passing is worth.
 
         A pair passes where the upper end of its one-sided 95 % interval lies below the limit. It fails where it is
-        shown to be slower, by an estimate beyond the limit. Otherwise it is undecided, and so is the gate;
+        `slower`, and its 95 % interval lies beyond the limit. Otherwise it is undecided, and so is the gate;
         `allow_unclear` lets such pairs pass and counts them, unless all are undecided. Refused too is a
         combination that the base measured, and that a new file planned and could not measure, and one whose
         backend left more of the work to torch: that time is not the backend's.

@@ -1,8 +1,9 @@
 """Lets a script depend on a comparison: what is refused, and what passing is worth.
 
 The gate is a test of non-inferiority: a pair passes where its one-sided 95 % interval lies below the limit. All
-pairs have to pass (an intersection-union test), so this needs no correction for their number; failing does, and
-goes by the corrected verdict `slower`. docs/comparing.md has how often equals pass, and what is slower.
+pairs have to pass (an intersection-union test), so this needs no correction for their number. A pair fails where
+the verdict, which is corrected for that number, is `slower`, and its 95 % interval lies beyond the limit.
+docs/comparing.md has how often equals pass, and what is slower.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def gate(comparison: Comparison, slower: float, *, allow_unclear: bool) -> str:
             f"a gate of {slower:.1%} is deaf: differences below {comparison.min_effect:.1%} were not looked for; "
             f"compare with min_effect={max(slower, FINEST):g}"
         )
-    failed = [pair for pair in comparison.times if pair.verdict == "slower" and pair.ratio > 1 + slower]
+    failed = [pair for pair in comparison.times if pair.verdict == "slower" and pair.low > 1 + slower]
     lost = [left for left in comparison.left_out if left.lost]
     if failed:
         worst = max(failed, key=lambda pair: pair.ratio)
