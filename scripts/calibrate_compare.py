@@ -341,8 +341,7 @@ def gate_row(noise: float, processes: int) -> list[str]:
     equals = [judged(0.0, PAIRS) for _ in range(TRIALS)]
     passing = [[each.upper < margin for each in comparison] for comparison in equals]
     failing = [
-        any(each.verdict == "more" and each.low > margin for each in comparison)
-        for comparison in equals
+        any(each.verdict == "more" and each.low > margin for each in comparison) for comparison in equals
     ]
     distance = margin / (noise * math.sqrt(2 / processes))
     # Student's t with one spread for both sides; Welch's has a few degrees of freedom less
