@@ -1,14 +1,14 @@
-"""Compare convbench's training of LeNet with d2l 1.0.3's `Trainer`, side by side on this machine.
+"""Compare convbench's training of LeNet with d2l 1.0.3's `Trainer` and with JAX, side by side on this machine.
 
-    python scripts/compare_with_d2l.py [--rounds 5] [--data-dir DIR] [--out results/reference/d2l-NAME.md]
-    python scripts/compare_with_d2l.py --accuracy [--rounds 5] ...
-    python scripts/compare_with_d2l.py --sides torch native native+fuse+compile d2l ...
+    python scripts/compare_with_peers.py [--rounds 5] [--data-dir DIR] [--out results/reference/peers-NAME.md]
+    python scripts/compare_with_peers.py --accuracy [--rounds 5] ...
+    python scripts/compare_with_peers.py --sides torch native native+fuse+compile d2l jax ...
 
 The first compares speeds, over the second epoch. The second compares what the book's ten epochs come to, a round
 for each seed. Ours is a backend, `+fuse` with its fused ops, `+compile` under `torch.compile`; the first side is
-what the others are compared with. d2l and what it imports are installed into an environment of their own (a
-directory under build/) that shares this interpreter's torch, so that both train with the same one. Every round is
-a fresh process of each, in turn; d2l reads FashionMNIST through torchvision from the same files.
+what the others are compared with. In JAX a whole step is one jitted function. d2l and JAX, with what they import,
+are installed into a directory each under build/; d2l shares this interpreter's torch, so that it trains with the
+same one as ours. Every round is a fresh process of each, in turn, and all read the same files of FashionMNIST.
 """
 
 from __future__ import annotations
@@ -17,30 +17,32 @@ import argparse
 import json
 import math
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-OVERLAY = ROOT / "build" / "d2l"
-PINNED = ("d2l==1.0.3",)
+D2L, JAX = "d2l", "jax"
 # d2l pins years-old numpy, pandas and matplotlib; what it needs of them today's releases still have
-NEEDED = ("ipython", "matplotlib", "matplotlib-inline", "requests", "scipy")
+PACKAGES = {D2L: ("ipython", "matplotlib", "matplotlib-inline", "requests", "scipy"), JAX: ("jax",)}
 SPEED_EPOCHS = 2  # the first warms up
 ACCURACY_EPOCHS = 10  # the book's
-THEIRS = "d2l"
-SIDES = ("torch", THEIRS)
+SIDES = ("torch", "native", "native+fuse", "auto", "auto+fuse", "torch+compile", D2L, JAX)
 
 
 def label(side: str) -> str:
     """A side as the tables have it."""
+    if side == JAX:
+        return "JAX, whole step jitted"
     backend, *options = side.split("+")
-    return "d2l `Trainer`" if side == THEIRS else ", ".join([f"convbench, `{backend}` backend", *options])
+    return "d2l `Trainer`" if side == D2L else ", ".join([f"convbench, `{backend}` backend", *options])
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--sides", nargs="+", default=SIDES, metavar="BACKEND[+fuse][+compile]|d2l")
+    parser.add_argument("--sides", nargs="+", default=SIDES, metavar="BACKEND[+fuse][+compile]|d2l|jax")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         epochs = ACCURACY_EPOCHS if options.accuracy else SPEED_EPOCHS
         arguments = options.data_dir, epochs, options.seed
-        mine = options.side != THEIRS
-        outcome = train_convbench(*arguments, *options.side.split("+")) if mine else train_d2l(*arguments)
+        if theirs := {D2L: train_d2l, JAX: train_jax}.get(options.side):
+            outcome = theirs(*arguments)
+        else:
+            outcome = train_convbench(*arguments, *options.side.split("+"))
         print(json.dumps(asdict(outcome)))
         return
-    install()
+    for name in PACKAGES:
+        if name in options.sides:
+            install(name)
     data = torchvision_layout(options.data_dir)
     outcomes: dict[str, list[Outcome]] = {side: [] for side in options.sides}
     for number in range(options.rounds):
@@ -86,16 +92,23 @@ def main() -> None:
         options.out.write_text(text, encoding="utf-8")
 
 
-def install() -> None:
-    """Set d2l up, once."""
-    if not (OVERLAY / "d2l").is_dir():
-        pip = [sys.executable, "-m", "pip", "install", "-q", "--target", str(OVERLAY)]
-        subprocess.run([*pip, "--no-deps", *PINNED], check=True)
-        subprocess.run([*pip, *NEEDED], check=True)
-        # numpy and its like came along; the ones of this environment are to be used
-        for name in ("numpy", "pandas", "torch", "torchvision"):
-            for path in OVERLAY.glob(f"{name}*"):
-                subprocess.run(["rm", "-r", str(path)], check=True)
+def overlay(name: str) -> Path:
+    """Where d2l or JAX is installed."""
+    return ROOT / "build" / name
+
+
+def install(name: str) -> None:
+    """Set d2l or JAX up, once."""
+    if (overlay(name) / name).is_dir():
+        return
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--target", str(overlay(name))]
+    if name == D2L:
+        subprocess.run([*pip, "--no-deps", "d2l==1.0.3"], check=True)
+    subprocess.run([*pip, *PACKAGES[name]], check=True)
+    if name == D2L:  # numpy and its like came along; the ones of this environment are to be used
+        for other in ("numpy", "pandas", "torch", "torchvision"):
+            for path in overlay(name).glob(f"{other}*"):
+                shutil.rmtree(path)
 
 
 def torchvision_layout(data_dir: Path | None) -> Path:
@@ -120,8 +133,9 @@ def torchvision_layout(data_dir: Path | None) -> Path:
 
 def measure(side: str, data: Path, seed: int, *, accuracy: bool) -> Outcome:
     """One process of one side."""
-    environment = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(OVERLAY) if side == THEIRS else ""}
-    if side != THEIRS:
+    path = str(overlay(side)) if side in PACKAGES else os.environ.get("PYTHONPATH", "")
+    environment = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": path}
+    if side not in PACKAGES:
         environment["OMP_PROC_BIND"] = "true"  # as in a worker
     beside = data.parent / "d2l"  # d2l looks for its data in ../data
     beside.mkdir(exist_ok=True)
@@ -178,6 +192,70 @@ def train_d2l(root: Path, epochs: int, seed: int) -> Outcome:
     return Outcome(len(data.train) / trainer.seconds[-1], right / len(data.val))
 
 
+def train_jax(root: Path, epochs: int, seed: int) -> Outcome:
+    """The same in JAX: the network, its gradients and the update are one function, compiled for a batch."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from jax import lax
+
+    def read(name: str, header: int) -> Any:
+        return np.frombuffer((root / "FashionMNIST" / "raw" / name).read_bytes(), np.uint8, offset=header)
+
+    def split(name: str) -> tuple[Any, Any]:
+        images = read(f"{name}-images-idx3-ubyte", 16).reshape(-1, 28, 28, 1)
+        return jnp.asarray(images, jnp.float32) / 255, jnp.asarray(
+            read(f"{name}-labels-idx1-ubyte", 8), jnp.int32
+        )
+
+    # channels last and windows summed up: of the ways to write it, the one that is fastest on a CPU
+    shapes = [(5, 5, 1, 6), (5, 5, 6, 16), (400, 120), (120, 84), (84, 10)]
+    keys = jax.random.split(jax.random.PRNGKey(seed), len(shapes))
+    xavier = jax.nn.initializers.glorot_uniform()
+    parameters = [(xavier(key, shape), jnp.zeros(shape[-1])) for key, shape in zip(keys, shapes, strict=True)]
+
+    def stage(images: Any, layer: Any, padding: str) -> Any:
+        weight, bias = layer
+        layout = ("NHWC", "HWIO", "NHWC")
+        out = jax.nn.sigmoid(
+            lax.conv_general_dilated(images, weight, (1, 1), padding, dimension_numbers=layout) + bias
+        )
+        return lax.reduce_window(out, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4
+
+    def scores(parameters: Any, images: Any) -> Any:
+        first, second, *linear = parameters
+        out = stage(stage(images, first, "SAME"), second, "VALID").reshape(len(images), -1)
+        for weight, bias in linear[:-1]:
+            out = jax.nn.sigmoid(out @ weight + bias)
+        weight, bias = linear[-1]
+        return out @ weight + bias
+
+    def loss(parameters: Any, images: Any, labels: Any) -> Any:
+        rows = jax.nn.log_softmax(scores(parameters, images))
+        return -jnp.take_along_axis(rows, labels[:, None], 1).mean()
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(parameters: Any, images: Any, labels: Any, chosen: Any) -> Any:
+        gradients = jax.grad(loss)(parameters, images[chosen], labels[chosen])
+        return jax.tree.map(lambda one, gradient: one - 0.1 * gradient, parameters, gradients)
+
+    images, labels = split("train")
+    order, seconds = np.random.default_rng(seed), 0.0
+    for _ in range(epochs):
+        batches = [
+            jnp.asarray(each)
+            for each in np.split(order.permutation(len(images)), range(128, len(images), 128))
+        ]
+        start = time.perf_counter()
+        for chosen in batches:
+            parameters = step(parameters, images, labels, chosen)
+        jax.block_until_ready(parameters)
+        seconds = time.perf_counter() - start
+    test_images, test_labels = split("t10k")
+    right = (jax.jit(scores)(parameters, test_images).argmax(1) == test_labels).mean()
+    return Outcome(len(images) / seconds, float(right))
+
+
 def train_convbench(root: Path, epochs: int, seed: int, backend: str, *options: str) -> Outcome:
     """The same by convbench's loop, on a backend of ours."""
     import torch
@@ -205,15 +283,15 @@ def report_speed(outcomes: dict[str, list[Outcome]]) -> str:
     """Speeds, as Markdown."""
     speeds = {side: [each.images_per_second for each in values] for side, values in outcomes.items()}
     against = {
-        other: speeds[other] for other in dict.fromkeys((next(iter(speeds)), THEIRS)) if other in speeds
+        other: speeds[other] for other in dict.fromkeys((next(iter(speeds)), D2L, JAX)) if other in speeds
     }
-    headings = [f"times {'d2l' if other == THEIRS else f'`{other}`'}" for other in against]
+    headings = [f"times {other if other in PACKAGES else f'`{other}`'}" for other in against]
     lines = [
-        "# Training LeNet: convbench and d2l 1.0.3",
+        "# Training LeNet: convbench and its peers",
         "",
         f"LeNet on FashionMNIST, batch 128, second epoch without evaluation, {len(next(iter(speeds.values())))} "
         "fresh processes each",
-        f"in turn on {circumstances()}; made by `python scripts/compare_with_d2l.py`.",
+        f"in turn on {circumstances()}; made by `python scripts/compare_with_peers.py`.",
         "A ratio is the median over the rounds, with the least and the most.",
         "",
         "| | images/s, median | least | most | " + " | ".join(headings) + " |",
@@ -232,12 +310,12 @@ def report_accuracy(outcomes: dict[str, list[Outcome]]) -> str:
     """Accuracies, as Markdown."""
     rounds = len(next(iter(outcomes.values())))
     lines = [
-        "# What LeNet learns: convbench and d2l 1.0.3",
+        "# What LeNet learns: convbench and its peers",
         "",
         f"LeNet on the whole of FashionMNIST, the book's {ACCURACY_EPOCHS} epochs, batch 128, learning rate 0.1; "
         "accuracy on the 10,000 test",
         "images after the last, a seed and a fresh process for each, on",
-        f"{circumstances()}; made by `python scripts/compare_with_d2l.py --accuracy`.",
+        f"{circumstances()}; made by `python scripts/compare_with_peers.py --accuracy`.",
         "",
         "| | mean | deviation | " + " | ".join(f"seed {seed}" for seed in range(rounds)) + " |",
         "| --- | ---: | ---: |" + " ---: |" * rounds,
@@ -257,8 +335,8 @@ def report_accuracy(outcomes: dict[str, list[Outcome]]) -> str:
         )
     lines += [
         "",
-        "Backends of ours start from the same weights and see the same order of images for a seed; d2l draws",
-        "its own.",
+        "Backends of ours start from the same weights and see the same order of images for a seed; d2l and JAX",
+        "draw their own.",
         "",
     ]
     return "\n".join(lines)
