@@ -305,3 +305,33 @@ def test_a_layer_put_in_later_is_routed_from_the_next_train_on() -> None:
     routed.train()
     routed(torch.zeros(1, 1, 16, 16))
     assert routed.served == "conv2d 1/1, avg_pool2d 1/1"
+
+
+class Headed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2))
+        self.head = nn.Conv2d(2, 2, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images))  # type: ignore[no-any-return]
+
+
+CHANGES: dict[str, Callable[[Headed], Any]] = {
+    "replaced": lambda model: setattr(model, "head", nn.Conv2d(2, 3, 1)),
+    "replaced in a Sequential": lambda model: model.body.__setitem__(2, nn.AvgPool2d(2)),
+    "put in": lambda model: model.body.append(nn.AvgPool2d(2)),
+    "taken out": lambda model: model.body.__delitem__(1),
+    "hook": lambda model: model.body[0].register_forward_hook(lambda layer, args, output: 2 * output),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_fused_model_may_be_changed(inner: bool, change: str) -> None:
+    torch.manual_seed(0)
+    model, images = Headed(), torch.randn(2, 1, 16, 16)
+    routed = use_backend(model if inner else nn.Sequential(model), "native", fuse=True)
+    routed(images)
+    CHANGES[change](model)
+    torch.testing.assert_close(routed(images), model(images), rtol=1e-4, atol=1e-4)
