@@ -42,7 +42,8 @@ class Routed(nn.Module):
     own. With `fuse`, neighbours that one op of the backend computes together are one call (see
     `convbench.registry.routing.fusion`); after a change of the modules of a compiled model call `train()` or
     `eval()`, which look at them anew. The counts cover every forward pass since the last `reset_counts()`,
-    `passes` of them, except compiled and traced ones, which run no Python to count in. What a checkpoint computes again in backward is counted again.
+    `passes` of them, except compiled and traced ones, which run no Python to count in. What a checkpoint computes
+    again in backward is counted again.
     """
 
     def __init__(self, model: nn.Module, backend: Backend, fuse: bool = False) -> None:
