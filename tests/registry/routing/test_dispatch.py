@@ -335,3 +335,16 @@ def test_a_fused_model_may_be_changed(inner: bool, change: str) -> None:
     routed(images)
     CHANGES[change](model)
     torch.testing.assert_close(routed(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d, nn.AvgPool2d])
+@pytest.mark.parametrize("first", [nn.Conv2d(1, 2, 3), nn.BatchNorm2d(1)])
+def test_a_layer_that_works_in_place_may_follow_a_pooling(first: nn.Module, pool: Any) -> None:
+    """A fused op may keep its output for its gradient, which torch's pooling does not."""
+    model = nn.Sequential(first, nn.ReLU(), pool(2), nn.Hardtanh(-0.1, 0.1, inplace=True))
+    images = torch.randn(2, 1, 9, 9)
+    routed = use_backend(model, "native", fuse=True)
+    gradients = [
+        torch.autograd.grad(each(images).square().sum(), [*model.parameters()]) for each in (model, routed)
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)

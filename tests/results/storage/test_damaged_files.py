@@ -270,6 +270,18 @@ def test_a_table_that_a_spreadsheet_saved_is_resumed(name: str, run_dir: Path) -
     assert read_records(path, FILES[name])[: len(before)] == before
 
 
+def test_lines_may_end_in_several_carriage_returns_and_columns_have_any_name(run_dir: Path) -> None:
+    path = run_dir / "results.csv"
+    before = read_results(path)
+    first, *rows = path.read_bytes().splitlines()
+    lines = [first + b',",."', *(line + b",x" for line in rows)]
+    path.write_bytes(b"".join(line + b"\r\r\n" for line in lines))
+    frame = read_results(path)
+    assert frame.pop(",.").tolist() == ["x"] * len(rows)
+    assert frame.equals(before)
+    assert len(read_records(path, Row)) == len(frame)
+
+
 ENVIRONMENTS: dict[str, tuple[bytes, str]] = {
     "half": (b'{\n "memory_gb": 31.4,\n "to', r"environment\.json, line 3: not JSON"),
     "NUL": (b'{"a": "\0"}', r"environment\.json is not text"),

@@ -28,6 +28,7 @@ BYTES_PER_CELL = 12  # numbers take 8 or 9, texts a code of 1 to 4; and some are
 SMALL = 1 << 28  # bytes of a file that fits into any memory
 TRUTH = re.compile(rb"[,\"\n](TRUE|FALSE)[,\"\r\n]")
 END = ",."  # put behind each line, as a last cell: in a line that is too short, pandas takes it for another
+LAST = "\n"  # the name of its column, which no other column can have
 
 
 def read_results(
@@ -85,13 +86,13 @@ def read_table(path: Path, wanted: Collection[str] | None = None) -> pd.DataFram
             frame = pd.read_csv(
                 lines,  # type: ignore[call-overload]  # any object that reads bytes will do
                 header=None,
-                names=[*names, END],
+                names=[*names, LAST],
                 index_col=False,
-                usecols=[*chosen, END],
-                dtype={**{name: parsed(name, DOCUMENTED.get(name)) for name in chosen}, END: "object"},
+                usecols=[*chosen, LAST],
+                dtype={**{name: parsed(name, DOCUMENTED.get(name)) for name in chosen}, LAST: "object"},
                 keep_default_na=False,
                 # pandas refuses a column of numbers in which every number is nan
-                na_values={name: ["", "nan", "NaN"] if name in numbers else [""] for name in [*chosen, END]},
+                na_values={name: ["", "nan", "NaN"] if name in numbers else [""] for name in [*chosen, LAST]},
                 encoding="utf-8",
             )
         except UnicodeDecodeError as error:
@@ -101,7 +102,7 @@ def read_table(path: Path, wanted: Collection[str] | None = None) -> pd.DataFram
             explain(path)
             raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     # pandas fills a line that is too short with empty cells, and drops the last ones of one that is too long
-    suspicious = bool((frame.pop(END) != END[1:]).any()) or lines.truths
+    suspicious = bool((frame.pop(LAST) != END[1:]).any()) or lines.truths
     for name in chosen:
         column = DOCUMENTED.get(name)
         suspicious |= column is not None and column.required and bool(frame[name].isna().any())
@@ -231,11 +232,12 @@ class Lines:
         data = self._carried + data
         self._carried = b""
         if b"\r" in data:
-            if data.endswith(b"\r") and self.left:  # its line feed comes next
-                data, self._carried = data[:-1], b"\r"
+            if self.left:  # a line feed may come next
+                kept = data.rstrip(b"\r")
+                data, self._carried = kept, data[len(kept) :]
                 if not data:
                     return self.read(size)
-            data = data.replace(b"\r\n", b"\n")
+            data = re.sub(rb"\r+\n", b"\n", data)
         return data.replace(b"\n", f"{END}\n".encode())
 
 
