@@ -6,6 +6,7 @@ import io
 import pickle
 import re
 from collections.abc import Callable
+from copy import copy as copied
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim.swa_utils import AveragedModel
 
@@ -182,6 +184,71 @@ def test_unroute_gives_back_the_plain_model(images: Tensor) -> None:
     assert parts(images).max() < 500
 
 
+class Shared(nn.Module):
+    """Has one weight by two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3)
+        self.second.weight = self.first.weight
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, images: Tensor) -> Any:
+        return self.second(self.first(images)) * self.scale
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+@pytest.mark.parametrize("make", [layers, Functional, lambda: nn.Conv2d(3, 4, 3)])
+def test_functional_calls_take_the_names_of_the_plain_model(
+    make: Callable[[], nn.Module], fuse: bool, images: Tensor
+) -> None:
+    model = make().eval()
+    others = {name: 2 * value.detach() for name, value in model.state_dict().items()}
+    before = deepcopy(model.state_dict())
+    right = functional_call(model, dict(others), (images,))
+    for routed in (
+        use_backend(model, "native", fuse=fuse),
+        use_backend(use_backend(model, "native"), "im2col"),
+    ):
+        torch.testing.assert_close(
+            functional_call(routed, dict(others), (images,)), right, rtol=1e-4, atol=1e-4
+        )
+        named = {name: 2 * value.detach() for name, value in routed.named_parameters()}
+        named |= {name: 2 * value for name, value in routed.named_buffers()}
+        torch.testing.assert_close(functional_call(routed, named, (images,)), right, rtol=1e-4, atol=1e-4)
+    assert all(type(each) is nn.Parameter for each in model.parameters())
+    assert not routed._parameters
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("name", ["first.weight", "scale"])
+def test_functional_calls_of_tied_weights_take_the_names_of_the_routed_model(
+    name: str, images: Tensor
+) -> None:
+    """torch finds tied weights by names; by the plain ones it would put one of them, and leave the other."""
+    model = Shared()
+    routed = use_backend(model, "native")
+    others = {name: torch.ones_like(model.get_parameter(name))}
+    with pytest.raises((AttributeError, UsageError), match=r"has no attribute|tied weights"):
+        functional_call(routed, others, (images,))
+    torch.testing.assert_close(
+        functional_call(routed, {f"model.{name}": others[name]}, (images,)),
+        functional_call(model, others, (images,)),
+    )
+
+
+def test_a_shallow_copy_has_the_same_model_and_counts_of_its_own(images: Tensor) -> None:
+    def torchs(*args: Any) -> Tensor:
+        return torch.conv2d(*args)
+
+    routed = use_backend(layers(), Backend("unregistered", "", lambda: {"conv2d": torchs}))
+    other = copied(routed)
+    other(images)
+    assert other.model is routed.model
+    assert (other.calls, routed.calls) == (2, 0)
+
+
 # --- compilers --------------------------------------------------------------------------------------------------
 
 
@@ -207,6 +274,17 @@ def test_tracers_have_torchs_graph(name: str, make: Callable[[], nn.Module], ima
     ):
         for inputs in (images, images.flip(0)):
             torch.testing.assert_close(traced(inputs), model(inputs), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_trace_has_no_counting_in_it_and_is_not_counted(images: Tensor) -> None:
+    routed = use_backend(Functional(), "native")
+    traced, plain = (torch.jit.trace(each, images, check_trace=False) for each in (routed, routed.model))
+    assert str(traced.inlined_graph).count("aten::") == str(plain.inlined_graph).count("aten::")
+    assert routed.calls == 0
+    routed(images)
+    assert routed.served_flops_fraction == 1
+    torch.jit.trace(routed, images)  # which compares the graphs of two traces
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -305,3 +305,46 @@ def test_a_layer_put_in_later_is_routed_from_the_next_train_on() -> None:
     routed.train()
     routed(torch.zeros(1, 1, 16, 16))
     assert routed.served == "conv2d 1/1, avg_pool2d 1/1"
+
+
+class Headed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2))
+        self.head = nn.Conv2d(2, 2, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images))  # type: ignore[no-any-return]
+
+
+CHANGES: dict[str, Callable[[Headed], Any]] = {
+    "replaced": lambda model: setattr(model, "head", nn.Conv2d(2, 3, 1)),
+    "replaced in a Sequential": lambda model: model.body.__setitem__(2, nn.AvgPool2d(2)),
+    "put in": lambda model: model.body.append(nn.AvgPool2d(2)),
+    "taken out": lambda model: model.body.__delitem__(1),
+    "hook": lambda model: model.body[0].register_forward_hook(lambda layer, args, output: 2 * output),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_fused_model_may_be_changed(inner: bool, change: str) -> None:
+    torch.manual_seed(0)
+    model, images = Headed(), torch.randn(2, 1, 16, 16)
+    routed = use_backend(model if inner else nn.Sequential(model), "native", fuse=True)
+    routed(images)
+    CHANGES[change](model)
+    torch.testing.assert_close(routed(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d, nn.AvgPool2d])
+@pytest.mark.parametrize("first", [nn.Conv2d(1, 2, 3), nn.BatchNorm2d(1)])
+def test_a_layer_that_works_in_place_may_follow_a_pooling(first: nn.Module, pool: Any) -> None:
+    """A fused op may keep its output for its gradient, which torch's pooling does not."""
+    model = nn.Sequential(first, nn.ReLU(), pool(2), nn.Hardtanh(-0.1, 0.1, inplace=True))
+    images = torch.randn(2, 1, 9, 9)
+    routed = use_backend(model, "native", fuse=True)
+    gradients = [
+        torch.autograd.grad(each(images).square().sum(), [*model.parameters()]) for each in (model, routed)
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)

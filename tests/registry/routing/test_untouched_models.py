@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
@@ -361,3 +365,44 @@ def test_two_backends_in_one_checkpoint_are_entered_once(images: Tensor) -> None
     routed(images.clone().requires_grad_()).sum().backward()
     assert routed.served_calls == routed.calls >= 41
     assert model.inner.served_calls == model.inner.calls >= 1
+
+
+# --- a torch whose checkpoints are others -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("private", ["gen", "new_frame", "recompute_fn", "run_function", "ctx"])
+def test_a_checkpoint_that_is_not_known_is_torchs(
+    private: str, reentrant: bool, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its names are private to torch; what backward would compute on torch is not counted as the backend's."""
+    source = inspect.getsource(torch.utils.checkpoint)
+    other = ModuleType("torch.utils.checkpoint")
+    exec(re.sub(rf"\b{private}\b", f"{private}_of_later", source), vars(other))
+    monkeypatch.setattr(torch.utils, "checkpoint", other)
+    monkeypatch.setitem(globals(), "checkpoint", other.checkpoint)
+    model = Checkpointed("method", reentrant)
+    routed = use_backend(nn.Sequential(model), plus(100))
+    gradients = []
+    for network in (model, routed):
+        inputs = images.clone().requires_grad_()
+        outputs = network(inputs)
+        outputs.square().sum().backward()
+        gradients.append((outputs, inputs.grad))
+    if routed.served_calls:  # the name is not one that this kind of checkpoint has
+        assert routed.served_calls == routed.calls >= 5
+    else:
+        assert routed.calls == 3
+        assert routed.refusals == ["conv2d: a checkpoint of an unknown version of torch"]
+        for ours, theirs in zip(*gradients, strict=True):
+            assert torch.equal(ours, theirs)
+    assert bool(routed.served_calls) == (reentrant == (private in ("gen", "new_frame", "recompute_fn")))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints_without_gradients_are_routed(reentrant: bool, images: Tensor) -> None:
+    routed = use_backend(nn.Sequential(Checkpointed("segments", reentrant)), plus(100))
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            routed(images)
+    assert routed.served_calls == routed.calls == 4

@@ -177,6 +177,26 @@ def test_a_number_of_any_size_is_read_or_refused_in_a_sentence(cell: str, run_di
                 assert len(said) < 600
 
 
+NOT_QUITE = ["True", "tRuE", "FALSE", '"True"', "NAN", "-nan", "nan ", " NaN", "inf ", "1e", "0x10", "1,5"]
+
+
+@pytest.mark.parametrize("lines", [3, 20_000], ids=["small", "large"])
+@pytest.mark.parametrize("share", ["one", "all"])
+@pytest.mark.parametrize("cell", NOT_QUITE)
+def test_what_pandas_takes_for_a_number_and_is_none_is_refused(
+    cell: str, share: str, lines: int, tmp_path: Path
+) -> None:
+    """A large file is read in pieces, each of which may hold nothing but `True` in a column."""
+    whole, damaged = (to_line(row(step_ms_median=each)) for each in (1.25, 7654.5))
+    damaged = damaged.replace("7654.5", f'"{cell}"' if "," in cell else cell)
+    path = tmp_path / "results.csv"
+    path.write_text(header(Row) + (whole if share == "one" else damaged) * (lines - 1) + damaged)
+    at = lines + 1 if share == "one" else 2
+    for read in (read_results, lambda path: read_records(path, Row)):
+        with pytest.raises(UsageError, match=rf", line {at}: column step_ms_median is .*, not a number"):
+            read(path)
+
+
 def refusal(read: Callable[[], Any]) -> str | None:
     """What is said of a file that is refused; None of one that is read."""
     try:
@@ -248,6 +268,18 @@ def test_a_table_that_a_spreadsheet_saved_is_resumed(name: str, run_dir: Path) -
     with RunStore.open(run_dir) as store:
         store.append(row(kind="train", seed=9))
     assert read_records(path, FILES[name])[: len(before)] == before
+
+
+def test_lines_may_end_in_several_carriage_returns_and_columns_have_any_name(run_dir: Path) -> None:
+    path = run_dir / "results.csv"
+    before = read_results(path)
+    first, *rows = path.read_bytes().splitlines()
+    lines = [first + b',",."', *(line + b",x" for line in rows)]
+    path.write_bytes(b"".join(line + b"\r\r\n" for line in lines))
+    frame = read_results(path)
+    assert frame.pop(",.").tolist() == ["x"] * len(rows)
+    assert frame.equals(before)
+    assert len(read_records(path, Row)) == len(frame)
 
 
 ENVIRONMENTS: dict[str, tuple[bytes, str]] = {

@@ -26,6 +26,7 @@ from convbench.registry.routing.stock import nothing_is_global
 _OWN = (
     "model."  # what names of the model's parameters begin with in `named_parameters`, and not in `state_dict`
 )
+_MEMBERS = ("_parameters", "_buffers", "_modules")
 _MADE = (
     "backend",
     "_routes",
@@ -39,9 +40,10 @@ class Routed(nn.Module):
 
     `model` is the module that was given, its code and parameters as they were, and `state_dict()` is the model's
     own. With `fuse`, neighbours that one op of the backend computes together are one call (see
-    `convbench.registry.routing.fusion`); after a change of the modules call `train()` or `eval()`, which look at
-    them anew. The counts cover every forward pass since the last `reset_counts()`, `passes` of them, except
-    compiled ones, which run no Python to count in. What a checkpoint computes again in backward is counted again.
+    `convbench.registry.routing.fusion`); after a change of the modules of a compiled model call `train()` or
+    `eval()`, which look at them anew. The counts cover every forward pass since the last `reset_counts()`,
+    `passes` of them, except compiled and traced ones, which run no Python to count in. What a checkpoint computes
+    again in backward is counted again.
     """
 
     def __init__(self, model: nn.Module, backend: Backend, fuse: bool = False) -> None:
@@ -63,12 +65,7 @@ class Routed(nn.Module):
         wanted = {name for name, op in OPS.items() if op.base and name in offered}
         steps = fused_steps(self.model, self._routes.by_op, wanted)
         view = fused_view(self.model, steps)
-        self._eager = (
-            self.model,
-            view,
-            steps,
-            Plan(self.model, view, steps, self._routes),
-        )
+        self._eager = (self.model, view, Plan(self.model, view, steps, self._routes))
         self._to_compile = (fused_copy(self.model, steps),)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -77,16 +74,14 @@ class Routed(nn.Module):
         if torch.compiler.is_compiling():
             with self._routes:
                 return self._to_compile[0](*args, **kwargs)
-        model, view, steps, plan = self._eager
-        if self.model is not model:  # a replica of `DataParallel` has layers of its own
+        model, view, plan = self._eager
+        # a replica of `DataParallel` has layers of its own
+        if self._modules["model"] is not model or not plan.holds():
             self._look_at_model()
-            model, view, steps, plan = self._eager
+            model, view, plan = self._eager
         self._routes.begin_pass()
         if len(args) != 1 or kwargs or not nothing_is_global() or self._routes.is_active():
             return self._routes.run(view, *args, **kwargs)
-        if not plan.holds():
-            plan = Plan(model, view, steps, self._routes)
-            self._eager = (model, view, steps, plan)
         (output,) = args
         for call in plan.calls:
             output = call(output)
@@ -120,7 +115,40 @@ class Routed(nn.Module):
                 state_dict[prefix + _OWN + rest] = state_dict.pop(name)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
+    def __getattr__(self, name: str) -> Any:
+        """Also the model's layers, parameters and buffers, for which `torch.func.functional_call` puts others."""
+        held = self._held_by_model(name, *_MEMBERS)
+        if held is None or _has_tied_tensors(self.model):
+            return super().__getattr__(name)
+        return held[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A parameter or buffer of the model is set in the model."""
+        held = self._held_by_model(name, "_parameters", "_buffers")
+        if held is None:
+            super().__setattr__(name, value)
+        elif _has_tied_tensors(self.model):
+            raise UsageError(
+                f"the model has tied weights: call its tensors as named_parameters() does, and not {name!r}"
+            )
+        else:
+            held[name] = value
+
+    def _held_by_model(self, name: str, *kinds: str) -> dict[str, Any] | None:
+        """Where the model keeps what has that name; None where it keeps nothing, or the routed one does."""
+        own = vars(self).get("_modules", {})
+        if "model" not in own or any(name in vars(self)[kind] for kind in _MEMBERS):
+            return None
+        model = _innermost(self)
+        return next((vars(model)[kind] for kind in kinds if name in vars(model)[kind]), None)
+
     # --- copies -------------------------------------------------------------------------------------------------
+
+    def __copy__(self) -> Routed:
+        copy = object.__new__(type(self))
+        vars(copy).update(self._kept(), backend=self.backend)
+        copy._start()
+        return copy
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Routed:
         copy = object.__new__(type(self))
@@ -229,13 +257,27 @@ def use_backend(model: nn.Module, backend: Backend | str, *, fuse: bool = False)
 
 def unroute(model: nn.Module) -> nn.Module:
     """The plain model of a routed one. Routed models inside of another one are replaced by theirs, in place."""
-    while isinstance(model, Routed):
-        model = model.model
+    model = _innermost(model)
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, Routed):
                 setattr(module, name, unroute(child))
     return model
+
+
+def _innermost(model: nn.Module) -> nn.Module:
+    while isinstance(model, Routed):
+        model = model.model
+    return model
+
+
+def _has_tied_tensors(model: nn.Module) -> bool:
+    tensors = [*model.parameters(), *model.buffers()]
+    every = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    return len(every) > len(tensors)
 
 
 def _origin(backend: Backend) -> tuple[Any, ...]:

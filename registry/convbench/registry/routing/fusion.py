@@ -161,6 +161,8 @@ class _Fuse:
         at = 0
         while at < len(layers):
             step = self._stage(layers[at : at + 3]) or self._pair(layers, at)
+            if step is not None and _is_overwritten(layers[at : at + len(step.layers) + 1]):
+                step = None
             steps.append(step or layers[at])
             at += 1 if step is None else len(step.layers)
         return steps if len(steps) < len(layers) else None
@@ -217,6 +219,12 @@ class _Fuse:
         if op not in self.wanted or not (is_stock(one) and is_stock(other)):
             return None
         return FusedStep((one, other), call_of(layer, self.routes[op], activation))
+
+
+def _is_overwritten(layers: Sequence[Any]) -> bool:
+    """Whether the last layer overwrites the output of a pooling, which a fused op may keep for its gradient."""
+    pool, last = layers[-2:]
+    return LAYERS.get(type(pool), "conv2d") != "conv2d" and getattr(last, "inplace", False)
 
 
 def _is_plain(pool: Any) -> bool:

@@ -35,6 +35,9 @@ class Plan:
         self._children: list[tuple[Mapping[str, Any], list[Any]]] = []
         self.calls: list[Callable[[Any], Any]] = []
         self._add(model, view)
+        for module in model.modules() if steps else ():  # whose view has the children that there are now
+            if any(each in steps for each in module.modules()):
+                self._children.append((module._modules, [*module._modules.values()]))
         self._types = [type(module) for module in self._stock]
         self._kinds = set(self._types)
 

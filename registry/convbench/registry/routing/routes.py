@@ -6,11 +6,12 @@ A torch function mode sees every call of the pass's thread, from whatever code: 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
+from types import FrameType
 from typing import Any
 
 import torch
@@ -71,7 +72,7 @@ class Routes(TorchFunctionMode):
         for op in OPS.values():  # a fused op comes after the one that it is fused of
             self.by_op[op.name] = self._route(op, backend)
             for function in op.functions:
-                self._by_function[function] = self._called(self.by_op[op.name])
+                self._by_function[function] = self._called(op)
 
     def begin_pass(self) -> None:
         """Count a forward pass."""
@@ -102,16 +103,26 @@ class Routes(TorchFunctionMode):
             mode is self for mode in _get_current_function_mode_stack()
         )
 
-    def _called(self, route: Route) -> Route:
+    def _called(self, op: Op) -> Route:
         """What is called in place of a function of torch."""
+        route, fallback = self.by_op[op.name], self._fallback(op)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             # always False here: F.max_pool2d names it, the contract does not
             kwargs.pop("return_indices", None)
-            compiling = torch.compiler.is_compiling()
-            if not compiling and torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
-                self._recompute_routed(depth=sys.maxsize)
-            return route(*args, **kwargs)
+            if (
+                torch.compiler.is_compiling()
+                or (
+                    torch.is_grad_enabled()
+                    and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+                )
+                or self._recompute_routed(depth=sys.maxsize)
+            ):
+                return route(*args, **kwargs)
+            self.tallies[op.name].refusals.add(f"{op.name}: a checkpoint of an unknown version of torch")
+            output = fallback(*args, **kwargs)
+            self._count(op, False, output, args, kwargs)
+            return output
 
         return call
 
@@ -157,7 +168,7 @@ class Routes(TorchFunctionMode):
         return lambda *args, **kwargs: decompose(op, self.by_op, args, kwargs)
 
     def _count(self, op: Op, served: bool, output: Any, args: Any, kwargs: Any) -> None:
-        if not isinstance(output, Tensor):
+        if not isinstance(output, Tensor) or torch._C._get_tracing_state() is not None:
             return  # a tracer's, of a call that is not made now
         tally, flops = self.tallies[op.name], op.flops(output, *args, **kwargs)
         with self._counting:
@@ -167,29 +178,41 @@ class Routes(TorchFunctionMode):
                 tally.served_calls += 1
                 tally.served_flops += flops
 
-    def _recompute_routed(self, depth: int) -> None:
+    def _recompute_routed(self, depth: int) -> bool:
         """Have the checkpoints that a call is made in routed as well when backward computes them again.
 
         Backward runs outside of the pass, and torch has no way to say what a checkpoint is to be computed under.
         The function that it keeps for that is found on the stack, in the frames of `torch.utils.checkpoint`, of
         which the innermost is at most `depth` frames away. Those outside of the pass are not the model's.
+
+        Returns:
+            False where no such function is in the frames of a checkpoint: torch would compute it again.
         """
-        frame = sys._getframe(2)
+        frame: FrameType | None = sys._getframe(2)
+        known, found = True, False
         while frame is not None and depth > 0:
             if frame.f_code is Routes.run.__code__ and frame.f_locals["self"] is self:
-                return
+                break
             if frame.f_globals is vars(torch.utils.checkpoint):
-                found = frame.f_locals
-                if "gen" in found:
-                    self._wrap(found["gen"].gi_frame.f_locals.get("new_frame"), "recompute_fn")
-                elif "run_function" in found:  # of the reentrant one
-                    self._wrap(found.get("ctx"), "run_function")
-            frame, depth = frame.f_back, depth - 1  # type: ignore[assignment]
+                found = self._wrap_what_is_in(frame.f_locals) or found
+                if frame.f_code.co_qualname == "checkpoint":  # the outermost of its frames
+                    known, found = known and found, False
+            frame, depth = frame.f_back, depth - 1
+        return known
 
-    def _wrap(self, checkpoint: Any, name: str) -> None:
+    def _wrap_what_is_in(self, names: Mapping[str, Any]) -> bool:
+        if "gen" in names:
+            generator = getattr(names["gen"], "gi_frame", None)
+            return generator is not None and self._wrap(generator.f_locals.get("new_frame"), "recompute_fn")
+        return "run_function" in names and self._wrap(
+            names.get("ctx"), "run_function"
+        )  # of the reentrant one
+
+    def _wrap(self, checkpoint: Any, name: str) -> bool:
         function = getattr(checkpoint, name, None)
         routed_by = getattr(function, "routed_by", ())
         if function is not None and self not in routed_by:
             recompute = partial(self.run, function)
             recompute.routed_by = (*routed_by, self)  # type: ignore[attr-defined]
             setattr(checkpoint, name, recompute)
+        return function is not None

@@ -34,6 +34,7 @@ GUARDED = re.compile(r"(^|;)'(?=['\"\s]*[=+\-@＝＋－＠])")
 SPECIAL = re.compile(rf"[{UNSEEN}]|\\(?=[\\nrtxu{UNSEEN}])")
 ESCAPED = re.compile(r"\\(?:([\\nrt])|x([0-9a-f]{2})|u([0-9a-f]{4}))")
 SURROGATE = re.compile(r"[\ud800-\udfff]")
+NOT_FINITE = re.compile(r"nan|NaN|[+-]?(?i:inf(inity)?)")
 LARGEST = 2**63 - 1  # of the whole numbers in a table
 SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 LONG = {short[1]: character for character, short in SHORT.items()}
@@ -124,7 +125,9 @@ def from_cell(cell: str, column: Column, where: str) -> str | int | float | None
             raise ValueError
         if column.type is float:
             number = float(cell)
-            if math.isinf(number) and "n" not in cell.lower():  # 1e400, which some readers refuse
+            if not (
+                math.isfinite(number) or NOT_FINITE.fullmatch(cell)
+            ):  # 1e400, -nan: some readers refuse it
                 raise ValueError
             return number
         if abs(whole := int(cell)) <= LARGEST:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -24,9 +25,10 @@ SENTENCES = ("error", "notes")  # texts that hardly repeat
 TIMES = ("started_at",)
 YEARS = 1678, 2261  # whole ones that nanoseconds in 64 bits can count
 BYTES_PER_CELL = 12  # numbers take 8 or 9, texts a code of 1 to 4; and some are there twice for a while
-CHECKED = 1 << 20  # bytes of a file whose cells can all be looked at again
 SMALL = 1 << 28  # bytes of a file that fits into any memory
+TRUTH = re.compile(rb"[,\"\n](TRUE|FALSE)[,\"\r\n]")
 END = ",."  # put behind each line, as a last cell: in a line that is too short, pandas takes it for another
+LAST = "\n"  # the name of its column, which no other column can have
 
 
 def read_results(
@@ -79,19 +81,18 @@ def read_table(path: Path, wanted: Collection[str] | None = None) -> pd.DataFram
             raise UsageError(f"{path} has no column {', '.join(map(repr, unknown))}")
         check_memory(file, chosen)
         numbers = [name for name in chosen if dtype(name, DOCUMENTED.get(name)) == NUMBER]
-        small = file.size < CHECKED
         lines = Lines(file)
         try:
             frame = pd.read_csv(
                 lines,  # type: ignore[call-overload]  # any object that reads bytes will do
                 header=None,
-                names=[*names, END],
+                names=[*names, LAST],
                 index_col=False,
-                usecols=[*chosen, END],
-                dtype={**{name: parsed(name, DOCUMENTED.get(name)) for name in chosen}, END: "object"},
+                usecols=[*chosen, LAST],
+                dtype={**{name: parsed(name, DOCUMENTED.get(name)) for name in chosen}, LAST: "object"},
                 keep_default_na=False,
                 # pandas refuses a column of numbers in which every number is nan
-                na_values={name: ["", "nan", "NaN"] if name in numbers else [""] for name in [*chosen, END]},
+                na_values={name: ["", "nan", "NaN"] if name in numbers else [""] for name in [*chosen, LAST]},
                 encoding="utf-8",
             )
         except UnicodeDecodeError as error:
@@ -101,13 +102,12 @@ def read_table(path: Path, wanted: Collection[str] | None = None) -> pd.DataFram
             explain(path)
             raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     # pandas fills a line that is too short with empty cells, and drops the last ones of one that is too long
-    suspicious = bool((frame.pop(END) != END[1:]).any())
+    suspicious = bool((frame.pop(LAST) != END[1:]).any()) or lines.truths
     for name in chosen:
         column = DOCUMENTED.get(name)
         suspicious |= column is not None and column.required and bool(frame[name].isna().any())
     for name in numbers:  # what pandas takes for a number, and `from_cell` does not
         suspicious |= bool(frame[name].isin([math.inf, -math.inf]).any())  # 1e400
-        suspicious |= small and bool(frame[name].dropna().isin([0.0, 1.0]).all())  # True
     if suspicious:
         explain(path)
     for column in DOCUMENTED.values():
@@ -204,12 +204,17 @@ def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 class Lines:
-    """The whole lines of a file as pandas reads them, in bytes: each with a last cell that marks its end."""
+    """The whole lines of a file as pandas reads them, in bytes: each with a last cell that marks its end.
+
+    Attributes:
+        truths: whether a cell is `True` or `False`, in any case: pandas takes it for 1 or 0, `from_cell` does not.
+    """
 
     def __init__(self, opened: Opened) -> None:
         self.file: BinaryIO = opened.file
         self.left = opened.size - opened.file.tell()
-        self._carried = b""
+        self.truths = False
+        self._carried = self._before = b""
 
     def __iter__(self) -> Iterator[bytes]:  # pandas asks for it, and does not use it
         raise NotImplementedError
@@ -220,14 +225,19 @@ class Lines:
         self.left -= len(data)
         if b"\0" in data:
             raise ValueError(NUL)
+        upper = (self._before + data).upper()
+        if b"TRUE" in upper or b"FALSE" in upper:  # a search that is fast
+            self.truths |= TRUTH.search(upper) is not None
+        self._before = data[-len(b",FALSE") :]
         data = self._carried + data
         self._carried = b""
         if b"\r" in data:
-            if data.endswith(b"\r") and self.left:  # its line feed comes next
-                data, self._carried = data[:-1], b"\r"
+            if self.left:  # a line feed may come next
+                kept = data.rstrip(b"\r")
+                data, self._carried = kept, data[len(kept) :]
                 if not data:
                     return self.read(size)
-            data = data.replace(b"\r\n", b"\n")
+            data = re.sub(rb"\r+\n", b"\n", data)
         return data.replace(b"\n", f"{END}\n".encode())
 
 
