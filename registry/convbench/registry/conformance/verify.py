@@ -37,7 +37,14 @@ from convbench.registry.conformance.repro import literal, python_of
 from convbench.registry.conformance.run_case import NOT_DETERMINISTIC, Mismatch, call_once, run_case
 from convbench.registry.conformance.tolerances import ELEMENTWISE
 from convbench.registry.discovery.plugins import describe, discover
-from convbench.registry.errors import PluginError, UnknownName, Unsupported, UsageError, choices, out_of_memory
+from convbench.registry.errors import (
+    PluginError,
+    UnknownName,
+    Unsupported,
+    UsageError,
+    choices,
+    out_of_memory,
+)
 from convbench.registry.integrity.global_state import global_state_kept, memory_filled
 from convbench.registry.integrity.monkeypatch_guard import IntegrityError, originals
 from convbench.registry.known_faults import KnownFault, can_disable, disabled, fault_of_case
