@@ -16,6 +16,7 @@ from convbench.registry import (
     PluginError,
     UnknownName,
     Unsupported,
+    UsageError,
     create_model,
     discover,
     use_backend,
@@ -305,3 +306,15 @@ def test_a_layer_put_in_later_is_routed_from_the_next_train_on() -> None:
     routed.train()
     routed(torch.zeros(1, 1, 16, 16))
     assert routed.served == "conv2d 1/1, avg_pool2d 1/1"
+
+
+@pytest.mark.parametrize(
+    ("model", "backend", "words"),
+    [
+        ("lenet", "torch", "use_backend takes a torch model, not 'lenet'; create_model makes one"),
+        (nn.Conv2d(1, 1, 1), torch, "use_backend takes a backend's name or record, not <module 'torch'"),
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_a_sentence(model: Any, backend: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        use_backend(model, backend)
