@@ -223,7 +223,7 @@ def use_backend(model: nn.Module, backend: Backend | str, *, fuse: bool = False)
     """
     if not isinstance(model, nn.Module):
         raise UsageError(
-            f"use_backend takes a torch model, not {shown(model)}; create_model makes one of a registered architecture"
+            f"use_backend takes a torch model, not {shown(model)}; create_model makes one of an architecture"
         )
     if not isinstance(backend, (Backend, str)):
         raise UsageError(f"use_backend takes a backend's name or record, not {shown(backend)}")
