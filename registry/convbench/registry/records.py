@@ -73,9 +73,6 @@ class Backend:
         accuracy: of the ops whose rounding errors are not those of direct sums.
         second_order: the ops whose gradients can be differentiated in turn.
         compiles: `torch.compile` takes a model routed to it whole, without a break in the graph.
-
-    Raises:
-        PluginError: `load` is no function, or `devices` or `dtypes` is a text.
     """
 
     name: str
@@ -89,19 +86,6 @@ class Backend:
     second_order: tuple[str, ...] = ()
     compiles: bool = True
     dtype_devices: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
-
-    def __post_init__(self) -> None:
-        for name in ("devices", "dtypes"):
-            value = getattr(self, name)
-            if isinstance(value, str):  # a missing comma: ("cpu") is "cpu"
-                raise PluginError(
-                    f"backend {self.name!r}: {name} takes a tuple of names, such as ({value!r},), not {value!r}"
-                )
-        if not callable(self.load):
-            raise PluginError(
-                f"backend {self.name!r}: load takes a function that returns the ops by name, such as "
-                f"lambda: {{'conv2d': conv2d}}, not {reprlib.repr(self.load)}"
-            )
 
     def dtypes_on(self, device: str) -> tuple[str, ...]:
         """The dtypes that it claims on a torch device, such as `cuda:1`."""
