@@ -237,7 +237,7 @@ MISTAKES: dict[str, tuple[Ops, str]] = {
     ),
     "dilation ignored": (
         conv(lambda x, w, b, s, p, d, g: F.conv2d(x, w, b, s, p, 1, g)),
-        "dilation is ignored: let it be the distance of neighbours in a window",
+        "dilation is ignored: it is the distance between neighbours in a window",
     ),
     "groups ignored": (
         conv(lambda x, w, b, s, p, d, g: F.conv2d(x[:, : w.shape[1]], w, b, s, p, d, 1)),
@@ -353,15 +353,15 @@ MISTAKES: dict[str, tuple[Ops, str]] = {
     ),
     "numpy": (
         edited(lambda output: output.detach().numpy()),
-        "the output is a ndarray, not a tensor: return one torch.Tensor and nothing else",
+        "the output is of type ndarray, not a tensor: return one torch.Tensor and nothing else",
     ),
     "None": (
         conv(lambda *call: None),
-        "the output is a NoneType, not a tensor: return one torch.Tensor and nothing else",
+        "the output is None, not a tensor: return one torch.Tensor and nothing else",
     ),
     "tuple": (
         largest(lambda *call: F.max_pool2d_with_indices(*call)),
-        "the output is a tuple, not a tensor: return one torch.Tensor and nothing else",
+        "the output is of type tuple, not a tensor: return one torch.Tensor and nothing else",
     ),
     "a parameter is missing": ({"conv2d": without_groups}, LIKE_TORCH),
     "a parameter has another name": ({"conv2d": other_names}, LIKE_TORCH),
@@ -468,3 +468,8 @@ def test_what_load_returned_is_named(loaded: Any, words: str) -> None:
         Backend("mine", "", lambda: loaded).ops  # noqa: B018 - it is loaded here
     assert str(raised.value).startswith("backend 'mine': ")
     assert words in str(raised.value)
+
+
+def test_an_output_that_lacks_a_column_is_not_blamed_on_other_mistakes() -> None:
+    lines = [line for line, _ in first_lines(edited(lambda output: output[..., 1:]))]
+    assert [line.partition(":")[0] for line in lines] == ["the output has a wrong shape"]

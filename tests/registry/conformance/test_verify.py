@@ -154,7 +154,7 @@ WRONG = {
     input_changed: "input was changed in place",
     weight_changed: "weight was changed in place",
     unwritten: "the output is nan",
-    no_tensor: "the output is a tuple, not a tensor",
+    no_tensor: "the output is of type tuple, not a tensor",
     Remembered(): "the output is",
     gradient_unwritten: "the gradient of input is nan",
 }

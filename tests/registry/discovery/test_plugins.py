@@ -110,6 +110,30 @@ BROKEN = {
         """,
         "5 cannot be a name",
     ),
+    "forgets a comma": (
+        """
+        from convbench.registry import Backend, hookimpl
+        @hookimpl
+        def convbench_backends(): return [Backend("x", "", dict, devices=("cpu"))]
+        """,
+        "backend 'x': devices takes a tuple of names, such as ('cpu',), not 'cpu'",
+    ),
+    "has one dtype as a text": (
+        """
+        from convbench.registry import Backend, hookimpl
+        @hookimpl
+        def convbench_backends(): return [Backend("x", "", dict, dtypes="float32")]
+        """,
+        "backend 'x': dtypes takes a tuple of names, such as ('float32',), not 'float32'",
+    ),
+    "hands over the ops themselves": (
+        """
+        from convbench.registry import Backend, hookimpl
+        @hookimpl
+        def convbench_backends(): return [Backend("x", "", {"conv2d": len})]
+        """,
+        "backend 'x': load takes a function that returns the ops by name, such as lambda: {'conv2d': conv2d}",
+    ),
     "offers a name twice": (
         """
         from convbench.registry import Backend, hookimpl

@@ -16,6 +16,7 @@ from convbench.registry import (
     PluginError,
     UnknownName,
     Unsupported,
+    UsageError,
     create_model,
     discover,
     use_backend,
@@ -348,3 +349,15 @@ def test_a_layer_that_works_in_place_may_follow_a_pooling(first: nn.Module, pool
         torch.autograd.grad(each(images).square().sum(), [*model.parameters()]) for each in (model, routed)
     ]
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "backend", "words"),
+    [
+        ("lenet", "torch", "use_backend takes a torch model, not 'lenet'; create_model makes one"),
+        (nn.Conv2d(1, 1, 1), torch, "use_backend takes a backend's name or record, not <module 'torch'"),
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_a_sentence(model: Any, backend: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        use_backend(model, backend)

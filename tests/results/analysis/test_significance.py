@@ -310,11 +310,11 @@ def test_a_difference_at_the_edge_takes_more_than_anybody_has() -> None:
     [
         ([], ""),
         ([8], "about 8 processes a side would decide this"),
-        ([None], "to decide it takes more than 1,000 processes a side"),
+        ([None], "to decide the unclear pair, more than 1,000 processes a side are needed"),
         ([8, 8], "of 2 unclear pairs, about 8 processes a side would decide all"),
         ([20, 8], "of 2 unclear pairs, about 8 processes a side would decide 1, about 20 would decide all"),
         ([8, None], "of 2 unclear pairs, about 8 processes a side would decide 1"),
-        ([None, None], "to decide them takes more than 1,000 processes a side"),
+        ([None, None], "to decide the 2 unclear pairs, more than 1,000 processes a side are needed"),
     ],
 )
 def test_what_would_decide_is_one_sentence(needed: list[int | None], words: str) -> None:

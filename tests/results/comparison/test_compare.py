@@ -330,6 +330,15 @@ def test_nothing_to_compare_is_never_a_success(against: Any, sides: tuple[list[R
         against(*sides)
 
 
+def test_runs_without_a_common_combination_are_told_in_what_they_differ(against: Any) -> None:
+    words = r"they differ in architecture \(lenet; vgg\), dtype \(float32; float64\)$"
+    with pytest.raises(NothingRan, match=words):
+        against(
+            timed(BASE, architecture="lenet", dtype="float32"),
+            timed(BASE, architecture="vgg", dtype="float64"),
+        )
+
+
 def test_verification_alone_is_nothing_to_compare(against: Any) -> None:
     verified = [row(kind="verify")]
     with pytest.raises(NothingRan, match="not measured on both sides"):

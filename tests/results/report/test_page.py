@@ -548,6 +548,8 @@ def test_a_report_that_cannot_be_written_is_an_error(run_dir: Path, tmp_path: Pa
     assert (run_dir / "table.md").exists()
     with pytest.raises(UsageError, match="is not a run directory"):
         write_all(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=f"results.csv is not a run directory; {run_dir} is one"):
+        write_all(run_dir / "results.csv")
 
 
 def test_a_comparison_is_a_page_too(tmp_path: Path) -> None:

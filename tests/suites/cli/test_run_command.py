@@ -53,7 +53,7 @@ def refused(*arguments: str, site: Path, cwd: Path) -> str:
         (["--suite", "SITE/typo.toml"], "line 4: unknown key 'recipe.epoch'; did you mean 'epochs'?"),
         (
             ["--suite", "lenet", "--budget-total", "5x"],
-            "--budget-total: '5x' is no span of time; write it like",
+            "--budget-total: '5x' is not a duration; write it like",
         ),
         (["--suite", "lenet", "--budget-total", "0s"], "--budget-total is 0.0; it must be more than 0"),
         (
@@ -63,7 +63,7 @@ def refused(*arguments: str, site: Path, cwd: Path) -> str:
         (["--suite", "lenet", "--epochs", "0"], "--epochs is 0; it must be at least 1"),
         (["--suite", "lenet", "--budget", "-1"], "--budget is -1.0; it must be more than 0"),
         (["--suite", "lenet", "--batch-size", "0"], "--batch-size is 0; it must be at least 1"),
-        (["--suite", "lenet", "--batch-size", "many"], "--batch-size takes whole numbers, not ['many']"),
+        (["--suite", "lenet", "--batch-size", "many"], "--batch-size takes whole numbers, not 'many'"),
         (["--suite", "lenet", "--backend", "im2co"], "unknown backend 'im2co'; did you mean 'im2col'?"),
         (
             ["--suite", "lenet", "--architecture", "lenett"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -301,6 +302,23 @@ def test_a_dtype_that_is_not_claimed_is_unsupported(site: Path) -> None:
     (result,) = verify_backends(discover(), ["right"], dtypes=["float64"], threads=1)
     assert result.status == "unsupported"
     assert result.line == "right: unsupported, backend 'right' takes float32 on cpu"
+
+
+def test_an_unknown_dtype_that_a_backend_claims_is_its_own_fault(tmp_path: Path) -> None:
+    tmp_path.joinpath("odd.py").write_text(
+        "from convbench.registry import Backend, hookimpl\n"
+        "@hookimpl\n"
+        "def convbench_backends(): return [Backend('odd', '', dict, dtypes=('float',))]\n"
+    )
+    info = tmp_path / "odd-1.0.dist-info"
+    info.mkdir()
+    info.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: odd\nVersion: 1.0\n")
+    info.joinpath("entry_points.txt").write_text("[convbench]\nodd = odd\n")
+    with misbehaving.on_path(tmp_path):
+        (result,) = verify_backends(discover(), ["odd"], threads=1)
+    sys.modules.pop("odd", None)
+    assert result.status == "error"
+    assert result.line.startswith("odd: error, backend 'odd' claims an unknown dtype 'float'; did you mean")
 
 
 def test_errors_own_the_codes() -> None:

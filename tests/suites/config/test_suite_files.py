@@ -229,6 +229,8 @@ def test_a_missing_file_and_one_of_bytes_are_one_sentence(tmp_path: Path) -> Non
     (tmp_path / "bytes.toml").write_bytes(b"\xff\x80")
     with pytest.raises(UsageError, match="No such file"):
         load_suite(tmp_path / "none.toml")
+    with pytest.raises(UsageError, match=r"cannot read suite .*none\.toml"):
+        load_suite(str(tmp_path / "none.toml"))
     with pytest.raises(UsageError, match="not UTF-8"):
         load_suite(tmp_path / "bytes.toml")
 

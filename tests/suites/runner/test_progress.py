@@ -206,7 +206,7 @@ def test_spans_of_time_are_read(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "m", "5x", "-5m", "1e3", "5 m", "nan", "5m1h"])
 def test_what_is_no_span_of_time_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="is no span of time; write it like 90s, 5m or 1h30m"):
+    with pytest.raises(UsageError, match="is not a duration; write it like 90s, 5m or 1h30m"):
         seconds_of(text)
 
 

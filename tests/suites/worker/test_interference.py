@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,3 +138,36 @@ def test_it_is_named_by_list_plugins_and_doctor(
     for name in OFFERS:
         sys.modules.pop(name, None)
         assert f"plugin '{name}' of {name} 2.0 changed what others rely on" in doctor
+
+
+IMPORTS_TORCH = """
+import torch
+from convbench.registry import Backend, hookimpl
+
+@hookimpl
+def convbench_backends():
+    yield Backend("early", "a fake", load=lambda: {"conv2d": torch.nn.functional.conv2d})
+"""
+
+
+def test_a_plugin_that_is_the_first_to_import_torch_has_changed_nothing(tmp_path: Path) -> None:
+    tmp_path.joinpath("early.py").write_text(IMPORTS_TORCH)
+    info = tmp_path / "early-1.0.dist-info"
+    info.mkdir()
+    info.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: early\nVersion: 1.0\n")
+    info.joinpath("entry_points.txt").write_text("[convbench]\nearly = early\n")
+    script = """
+import sys
+from convbench.registry import discover
+assert "torch" not in sys.modules
+registry = discover()
+assert "torch" in sys.modules
+print(registry.backend("early").name, registry.interfering)
+import inspect, torch
+assert inspect.getfile is torch.package.package_importer._patched_getfile, "undone"
+"""
+    path = os.pathsep.join((str(tmp_path), *sys.path))
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert ended.stdout == "early ()\n", ended.stderr

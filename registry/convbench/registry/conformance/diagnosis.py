@@ -183,7 +183,8 @@ class Suspects:
     def _matching(self, name: str, answer: Tensor, exact: Tensor) -> Iterator[str]:
         """The mistakes with this answer."""
         for mistake, made in self._answers(name):
-            if made.dim() == answer.dim() == 4 and all(map(int.__ge__, made.shape, answer.shape)):
+            fits = made.dim() == answer.dim() == 4 and all(map(int.__ge__, made.shape, answer.shape))
+            if fits and answer.numel():  # an empty answer would match every mistake
                 made = made[..., : answer.shape[2], : answer.shape[3]]  # the windows that there is room for
             if made.shape == answer.shape and _explains(made, answer, exact):
                 yield mistake
@@ -251,7 +252,7 @@ def _mistakes(op: Op, call: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, 
     for name, usual, advice in (
         ("stride", 1, "step from window to window by it"),
         ("padding", 0, "pad the image on all four sides"),
-        ("dilation", 1, "let it be the distance of neighbours in a window"),
+        ("dilation", 1, "it is the distance between neighbours in a window"),
         ("kernel_size", None, ""),
     ):
         value = call.get(name)

@@ -202,7 +202,8 @@ def _check_form(
     cause_of_shape: Callable[[Tensor], str] = lambda output: "",
 ) -> None:
     if not isinstance(output, Tensor):
-        text = f"the {name} is a {type(output).__name__}, not a tensor"
+        kind = "None" if output is None else f"of type {type(output).__name__}"
+        text = f"the {name} is {kind}, not a tensor"
         raise Mismatch(text, f"{text}: return one torch.Tensor and nothing else")
     if output.device.type != device.type:
         text = f"the {name} is on {output.device}, not on {device}"

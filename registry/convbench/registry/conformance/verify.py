@@ -37,12 +37,19 @@ from convbench.registry.conformance.repro import literal, python_of
 from convbench.registry.conformance.run_case import NOT_DETERMINISTIC, Mismatch, call_once, run_case
 from convbench.registry.conformance.tolerances import ELEMENTWISE
 from convbench.registry.discovery.plugins import describe, discover
-from convbench.registry.errors import UnknownName, Unsupported, UsageError, choices, out_of_memory
+from convbench.registry.errors import (
+    PluginError,
+    UnknownName,
+    Unsupported,
+    UsageError,
+    choices,
+    out_of_memory,
+)
 from convbench.registry.integrity.global_state import global_state_kept, memory_filled
 from convbench.registry.integrity.monkeypatch_guard import IntegrityError, originals
 from convbench.registry.known_faults import KnownFault, can_disable, disabled, fault_of_case
 from convbench.registry.ops.contract import OPS, Op
-from convbench.registry.ops.dtypes import arithmetic
+from convbench.registry.ops.dtypes import DTYPES, arithmetic
 from convbench.registry.records import Backend
 
 __all__ = ["Outcome", "Report", "State", "check", "check_refusal", "verify", "whole_contract"]
@@ -145,6 +152,10 @@ def _checked_arguments(
             raise UnknownName("op", str(name), OPS)
     wanted = tuple(backend.dtypes_on(device) if dtypes is None else dtypes)
     for dtype in wanted:
+        if dtypes is None and dtype not in DTYPES:
+            raise PluginError(
+                f"backend {backend.name!r} claims an unknown dtype {dtype!r}; {choices(dtype, DTYPES)}"
+            )
         arithmetic(dtype)
     return wanted
 

@@ -330,6 +330,8 @@ def _records(
                 raise HookError(
                     f"{hook} must return {kind.__name__} records, not {shown(record)}", implementation
                 )
+            if isinstance(record, Backend) and (fault := _fault(record)):
+                raise HookError(f"backend {shown(record.name)}: {fault}", implementation)
             name = record.stem if isinstance(record, Path) else record.name
             if not isinstance(name, str) or not NAME.fullmatch(name):
                 raise HookError(
@@ -337,3 +339,14 @@ def _records(
                     implementation,
                 )
             yield name, record
+
+
+def _fault(backend: Backend) -> str | None:
+    """What is wrong with the fields of a backend's record, if anything is."""
+    for name, value in (("devices", backend.devices), ("dtypes", backend.dtypes)):
+        if isinstance(value, str):  # a missing comma: ("cpu") is "cpu"
+            return f"{name} takes a tuple of names, such as ({shown(value)},), not {shown(value)}"
+    if not callable(backend.load):
+        example = "lambda: {'conv2d': conv2d}"
+        return f"load takes a function that returns the ops by name, such as {example}, not {shown(backend.load)}"
+    return None

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from convbench.registry.discovery.plugins import discover
-from convbench.registry.errors import PluginError, UsageError, choices
+from convbench.registry.errors import PluginError, UsageError, choices, shown
 from convbench.registry.ops.contract import OPS
 from convbench.registry.records import Backend
 from convbench.registry.routing.fusion import fused_copy, fused_steps, fused_view
@@ -247,7 +247,14 @@ def use_backend(model: nn.Module, backend: Backend | str, *, fuse: bool = False)
     Raises:
         UnknownName: no backend of that name is registered.
         PluginError: the backend offers an op that is not in the contract.
+        UsageError: `model` is no torch module, or `backend` neither a record nor a name.
     """
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"use_backend takes a torch model, not {shown(model)}; create_model makes one of an architecture"
+        )
+    if not isinstance(backend, (Backend, str)):
+        raise UsageError(f"use_backend takes a backend's name or record, not {shown(backend)}")
     backend = discover().backend(backend) if isinstance(backend, str) else backend
     for name in backend.ops:
         if name not in OPS:

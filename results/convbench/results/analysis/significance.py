@@ -139,8 +139,8 @@ def would_decide(needed: Collection[int | None]) -> str:
     """How many processes a side would decide the pairs that are not decided, in words; empty without any."""
     known = sorted(each for each in needed if each is not None)
     if not known:
-        what = "it" if len(needed) == 1 else "them"
-        return f"to decide {what} takes more than {MOST:,} processes a side" if needed else ""
+        what = "unclear pair" if len(needed) == 1 else f"{len(needed)} unclear pairs"
+        return f"to decide the {what}, more than {MOST:,} processes a side are needed" if needed else ""
     if len(needed) == 1:
         return f"about {known[0]} processes a side would decide this"
     decided = {each: sum(one <= each for one in known) for each in (known[(len(known) - 1) // 2], known[-1])}

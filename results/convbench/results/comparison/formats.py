@@ -129,7 +129,7 @@ def legend(comparison: Comparison) -> str:
         "n counts processes (for accuracies, seeds). faster, slower, higher, lower: the difference exceeds "
         f"{100 * comparison.min_effect:.3g} % of the base (for accuracies {100 * MIN_POINTS:.3g} percentage "
         f"point), and its p-value, corrected for all pairs, is below {ALPHA:g}. same: the interval lies within "
-        "that. unclear: this data cannot tell; a difference shows only from the size given."
+        "that. unclear: this data cannot tell; if a size is given, only a larger difference would show."
         + HISTORY
         * bool(comparison.trends)
     )

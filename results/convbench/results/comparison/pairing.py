@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
 
 from convbench.results.comparison.sides import LATER, Measured, Side
-from convbench.results.schema import CONDITIONS, Combination
+from convbench.results.schema import COMBINATION, CONDITIONS, Combination
 from convbench.results.wording import count
 
 UNKNOWN = frozenset({""})
@@ -129,7 +129,28 @@ def reasons(left: Sequence[Left]) -> str:
     counted = Counter(each.reason for each in left).most_common(3)
     text = "; ".join(f"{times} {'is' if times == 1 else 'are'} {reason}" for reason, times in counted)
     unlike = any(each.reason.startswith("unlike") for each in left)
-    return f"of {count(len(left), 'combination')} {text}" + " (--force compares unlike conditions)" * unlike
+    hint = " (--force compares unlike conditions)" if unlike else nothing_shared(left)
+    return f"of {count(len(left), 'combination')} {text}{hint}"
+
+
+def nothing_shared(left: Sequence[Left]) -> str:
+    """In what two files with no combination in common differ throughout, such as the architecture."""
+    sides: dict[str, list[Combination]] = {}
+    for each in left:
+        sides.setdefault(each.reason, []).append(each.combination)
+    if len(sides) != 2 or not all(reason.startswith("only in ") for reason in sides):
+        return ""
+    differences = []
+    for part in COMBINATION:
+        first, second = ({str(getattr(each, part)) for each in those} for those in sides.values())
+        if first.isdisjoint(second):
+            differences.append(f"{part} ({some_of(first)}; {some_of(second)})")
+    return f"; they differ in {', '.join(differences)}" if differences else ""
+
+
+def some_of(names: Iterable[str]) -> str:
+    first, *others = sorted(names)
+    return f"{first} and {len(others):,} more" if len(others) > 1 else ", ".join([first, *others])
 
 
 def without_shared(names: Sequence[str]) -> tuple[Sequence[str], str]:

@@ -42,7 +42,9 @@ def write_table(run_dir: Path | str, contents: Contents | None = None) -> Path:
 def read_run(run_dir: Path | str, rank: Rank) -> Contents:
     """The contents of a run directory; raises UsageError if it is none."""
     if not Path(run_dir).is_dir():
-        raise UsageError(f"{run_dir} is not a run directory")
+        near = Path(run_dir).parent
+        hint = f"; {near} is one" if Path(run_dir).is_file() and (near / "results.csv").exists() else ""
+        raise UsageError(f"{run_dir} is not a run directory{hint}")
     return read_contents(run_dir, rank=rank)
 
 

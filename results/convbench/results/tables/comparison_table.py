@@ -177,7 +177,7 @@ def warnings(table: Table, environment: Mapping[str, Any]) -> list[str]:
         lower = ": accuracies are lower, and cannot be compared with those of the whole" * trained
         notes.append(
             f"> **This run used the small embedded sample, not the whole data set{lower}.** "
-            "`convbench data fetch` downloads the whole."
+            "`--dataset fashion-mnist` takes the whole, and `convbench data fetch` downloads it."
         )
     if any(row.flush_denormal == 0 for row in table.rows):
         notes.append(

@@ -30,7 +30,7 @@ def _whole_numbers(
         return None if items is None else [int(item) for item in items]
     except ValueError:
         name = parameter.opts[0]
-        raise UsageError(f"{name} takes whole numbers, not {items}") from None
+        raise UsageError(f"{name} takes whole numbers, not {','.join(values)!r}") from None
 
 
 def many(name: str, help: str, numbers: bool = False, complete: Complete | None = None) -> Callable[[F], F]:

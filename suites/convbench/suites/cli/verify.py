@@ -60,7 +60,7 @@ def verify(
     timeout: float,
     verbose: bool,
 ) -> None:
-    """Hold backends against the float64 reference: forward, gradients, bad arguments. Exits 1 if one fails.
+    """Check backends against the float64 reference: forward, gradients, bad arguments. Exits 1 if one fails.
 
     Failures with the same cause are listed once, with the smallest case that fails so. Of each kind, one is
     printed as Python that shows the failure again.
@@ -102,7 +102,9 @@ def verify(
     if wrong:
         raise GateFailed(f"{len(wrong)} of {len(results)} backends failed: {', '.join(wrong)}")
     if not any(result.status == "ok" for result in results):
-        raise NothingRan(f"no backend could be verified on {device}")
+        refused = any(result.status == "unsupported" and result.outcomes for result in results)
+        why = "; --verbose lists the calls that are not supported" * (refused and not verbose)
+        raise NothingRan(f"no backend could be verified on {device}{why}")
 
 
 def _listed(outcomes: list[Outcome], verbose: bool) -> list[list[Outcome]]:

@@ -16,7 +16,7 @@ def seconds_of(text: str) -> float:
     if re.fullmatch(r"\d+(\.\d+)?", word):
         return float(word)
     if not word or not re.fullmatch(r"(\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?", word):
-        raise UsageError(f"{text!r} is no span of time; write it like 90s, 5m or 1h30m")
+        raise UsageError(f"{text!r} is not a duration; write it like 90s, 5m or 1h30m")
     parts = re.findall(r"([\d.]+)([hms])", word)
     return sum(float(number) * SECONDS[unit] for number, unit in parts)
 

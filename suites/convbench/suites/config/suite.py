@@ -301,12 +301,13 @@ def _toml_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def load_suite(path: Path) -> Suite:
+def load_suite(path: Path | str) -> Suite:
     """Read and check a suite file.
 
     Raises:
         UsageError: no such file, or one that cannot be used; with the line, the key and what is allowed.
     """
+    path = Path(path)
     text = read_text(path, "suite")
     try:
         content = tomllib.loads(text)

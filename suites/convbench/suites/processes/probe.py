@@ -145,7 +145,7 @@ def find_peaks(
             say(f"no roofline for {dtype} on {device}: {_why(ended, 'the process that measures it')}")
             continue
         if ended.result.busy:
-            say(f"other programs are running: {device} may do more {dtype} per second than its roofline says")
+            say(f"other programs are running: the roofline of {dtype} on {device} may be too low")
         peaks.setdefault(device, {})[dtype] = dict(ended.result.peaks)
     return peaks
 
