@@ -78,14 +78,20 @@ DEFENCES = {
         "Before and after each verdict, and once more before the result is sent, everything must be as it was. "
         "The last comparison is made by a copy of the code that has no name, and what was changed is put back. "
         "The references must compute sums of whole numbers exactly, in case a kernel below them was "
-        "replaced. The clock used for timing is saved before plugins are loaded, too.",
+        "replaced. In the end the kernels of torch's dispatcher are compared, too. The clock used for timing is saved before plugins are loaded, too.",
     ),
     "settings": (
         "settings",
         "A call and its backward pass must not change the number of threads, default dtype and device, "
         "denormals, gradient mode, determinism, precision, autocast, modes that intercept calls, global hooks of "
         "modules and optimizers, signals and timers, profilers, the collection of garbage, cores and priority of "
-        "the process, the environment of libraries, or the seed of random numbers.",
+        "the process, the environment of libraries, or the seed of random numbers. Nor must it change the cores, "
+        "priority and limits of the parent process, which later workers inherit.",
+    ),
+    "data": (
+        "the data kept",
+        "In the end images and labels must be those of the file that all workers map, and the objects that "
+        "batches come from must be the same. Once it is written, the system lets nobody write into that file.",
     ),
     "model": (
         "the model kept",
