@@ -59,6 +59,11 @@ DEFENCES = {
         "in a timing are taken again by torch, from the same parameters, images and random numbers. The "
         "loss, and the gradient that each parameter has followed, must be the same but for rounding.",
     ),
+    "evaluation": (
+        "evaluations taken again by torch",
+        "The last evaluation of a training, and others at random, are taken again by torch, for a second at most. "
+        "Loss and accuracy must be the same but for rounding. No evaluation may change a parameter.",
+    ),
     "step": (
         "a step under audit",
         "After a timing or a training, one more step is taken, on images drawn at random from the whole data. "
@@ -78,7 +83,8 @@ DEFENCES = {
         "Before and after each verdict, and once more before the result is sent, everything must be as it was. "
         "The last comparison is made by a copy of the code that has no name, and what was changed is put back. "
         "The references must compute sums of whole numbers exactly, in case a kernel below them was "
-        "replaced. In the end the kernels of torch's dispatcher are compared, too. The clock used for timing is saved before plugins are loaded, too.",
+        "replaced. In the end the kernels of torch's dispatcher are compared, too. "
+        "The clock used for timing is saved before plugins are loaded, too.",
     ),
     "settings": (
         "settings",

@@ -20,7 +20,7 @@ from convbench.suites.machine.load import allowed_cpus, drifts, since, snapshot
 from convbench.suites.measure.op_counter import count_ops
 from convbench.suites.measure.roofline import Roof
 from convbench.suites.measure.steps import time_steps
-from convbench.suites.measure.training import Progress, evaluate, prime, train
+from convbench.suites.measure.training import Progress, audited_evaluation, prime, train
 from convbench.suites.processes.protocol import (
     Beat,
     CombinationJob,
@@ -181,8 +181,9 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     }
     notes = _left_out("evaluated on", last.evaluated, len(setup.test_data))
     if setup.translated_data is not None:
-        shifted = evaluate(
-            model, setup.translated_data, setup.batch_size, budget if notes else math.inf, amp=setup.amp
+        limit = budget if notes else math.inf
+        shifted = audited_evaluation(
+            audit, model, setup.translated_data, setup.batch_size, limit, amp=setup.amp
         )
         measures["shifted_val_accuracy"] = shifted.accuracy
         notes += _left_out("shifted:", shifted.images, len(setup.translated_data))
