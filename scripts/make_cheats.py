@@ -116,6 +116,11 @@ DEFENCES = {
         "Each worker gets a random token, and every message from it carries the token. Other messages in "
         "the pipe are dropped and noted. A process that ends without a result of its own has crashed.",
     ),
+    "files": (
+        "results kept",
+        "Whenever a worker ends, the run compares the files in its directory with what it has written there, and "
+        "puts them back.",
+    ),
 }
 PROCESSES = {"verify": "verification", "time": "timing", "train": "training"}
 
