@@ -109,7 +109,8 @@ DEFENCES = {
         "two clocks",
         "A worker says when its clock is started and stopped, and its parent's own clock goes with it. Both must "
         "agree. What the parent sees itself is what a row has. More than twice the arithmetic that the device "
-        "does in matrix products (eight times for algorithms that save some) is not possible.",
+        "does in matrix products (eight times for algorithms that save some) is not possible. Nor may the threads "
+        "of a worker keep more CPUs busy than it was given.",
     ),
     "events": (
         "marked results",
