@@ -59,6 +59,11 @@ DEFENCES = {
         "in a timing are taken again by torch, from the same parameters, images and random numbers. The "
         "loss, and the gradient that each parameter has followed, must be the same but for rounding.",
     ),
+    "evaluation": (
+        "evaluations taken again by torch",
+        "The last evaluation of a training, and others at random, are taken again by torch, for a second at most. "
+        "Loss and accuracy must be the same but for rounding. No evaluation may change a parameter.",
+    ),
     "step": (
         "a step under audit",
         "After a timing or a training, one more step is taken, on images drawn at random from the whole data. "
@@ -78,14 +83,21 @@ DEFENCES = {
         "Before and after each verdict, and once more before the result is sent, everything must be as it was. "
         "The last comparison is made by a copy of the code that has no name, and what was changed is put back. "
         "The references must compute sums of whole numbers exactly, in case a kernel below them was "
-        "replaced. The clock used for timing is saved before plugins are loaded, too.",
+        "replaced. In the end the kernels of torch's dispatcher are compared, too. "
+        "The clock used for timing is saved before plugins are loaded, too.",
     ),
     "settings": (
         "settings",
         "A call and its backward pass must not change the number of threads, default dtype and device, "
         "denormals, gradient mode, determinism, precision, autocast, modes that intercept calls, global hooks of "
         "modules and optimizers, signals and timers, profilers, the collection of garbage, cores and priority of "
-        "the process, the environment of libraries, or the seed of random numbers.",
+        "the process, the environment of libraries, or the seed of random numbers. Nor must it change the cores, "
+        "priority and limits of the parent process, which later workers inherit.",
+    ),
+    "data": (
+        "the data kept",
+        "In the end images and labels must be those of the file that all workers map, and the objects that "
+        "batches come from must be the same. Once it is written, the system lets nobody write into that file.",
     ),
     "model": (
         "the model kept",
@@ -97,12 +109,18 @@ DEFENCES = {
         "two clocks",
         "A worker says when its clock is started and stopped, and its parent's own clock goes with it. Both must "
         "agree. What the parent sees itself is what a row has. More than twice the arithmetic that the device "
-        "does in matrix products (eight times for algorithms that save some) is not possible.",
+        "does in matrix products (eight times for algorithms that save some) is not possible. Nor may the threads "
+        "of a worker keep more CPUs busy than it was given.",
     ),
     "events": (
         "marked results",
         "Each worker gets a random token, and every message from it carries the token. Other messages in "
         "the pipe are dropped and noted. A process that ends without a result of its own has crashed.",
+    ),
+    "files": (
+        "results kept",
+        "Whenever a worker ends, the run compares the files in its directory with what it has written there, and "
+        "puts them back.",
     ),
 }
 PROCESSES = {"verify": "verification", "time": "timing", "train": "training"}

@@ -54,6 +54,25 @@ def test_rows_epochs_and_samples_come_back_in_order(store: RunStore) -> None:
         assert again.samples() == samples([1.5, 2.5])
 
 
+def test_what_others_change_in_a_run_is_put_back(store: RunStore) -> None:
+    store.append(row(round=0))
+    store.append_samples(samples([1.5]))
+    store.write("suite.toml", "name = 'é'")
+    assert store.restore() == []
+    with resumed(store) as again:
+        again.append(row(round=1))
+        again.keep(again.rows())
+        again.write("suite.toml", "name = 'é'")
+        before = {name: (again.path / name).read_bytes() for name in (*FILES, "suite.toml")}
+        assert again.restore() == []
+        for name in before:
+            (again.path / name).write_text("nonsense")
+            assert again.restore() == [name]
+            (again.path / name).unlink()
+            assert again.restore() == [name]
+        assert {name: (again.path / name).read_bytes() for name in before} == before
+
+
 def test_a_run_takes_an_empty_directory_and_never_another_one(tmp_path: Path) -> None:
     with RunStore.create(tmp_path) as first:
         assert first.path == tmp_path

@@ -8,11 +8,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from convbench.registry.integrity.monkeypatch_guard import IntegrityError
 from convbench.suites.machine import load
-from convbench.suites.machine.load import Observation, Snapshot, drifts, since, snapshot
+from convbench.suites.machine.load import CpuUse, Observation, Snapshot, drifts, since, snapshot
+from convbench.suites.worker.jobs import check_cpus
 
 QUIET = Observation(other_load=0.0, steal_fraction=0.0, context_switches=0, throttle_events=0, cpu_mhz=3000.0)
 
@@ -193,3 +197,21 @@ def test_a_change_halfway_is_a_drift_and_scatter_is_none() -> None:
 def test_a_snapshot_is_a_record_of_its_own() -> None:
     assert isinstance(snapshot(), Snapshot)
     assert snapshot().wall <= snapshot().wall
+
+
+def test_a_backend_may_use_no_more_cpus_than_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    wall, own, said = iter([0.0, 1.0, 5.0, 6.0]), iter([0.0, 1.0, 99.0, 101.2]), list[bool]()
+    monkeypatch.setattr(load, "_wall", lambda: next(wall))
+    monkeypatch.setattr(load, "_own", lambda: next(own))
+    use = CpuUse(said.append)
+    assert use.cpus == 0.0
+    for on in (True, False, True, False):
+        use.turn(on)
+    assert said == [True, False, True, False]
+    assert use.cpus == pytest.approx(1.6)
+    kinds: list[Any] = [SimpleNamespace(device=SimpleNamespace(type=kind)) for kind in ("cpu", "cuda")]
+    cpu, gpu = kinds
+    check_cpus(cpu, 2, use)
+    check_cpus(gpu, 1, use)
+    with pytest.raises(IntegrityError, match=r"it kept 1\.6 CPUs busy, and was given 1"):
+        check_cpus(cpu, 1, use)

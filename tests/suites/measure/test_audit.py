@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -22,7 +23,7 @@ from convbench.suites.measure.audit import Audit
 from convbench.suites.measure.cuda_graphs import GraphedStep
 from convbench.suites.measure.data import Batches, ImageBatches, ProblemBatches
 from convbench.suites.measure.steps import Steps, time_steps
-from convbench.suites.measure.training import Progress, train
+from convbench.suites.measure.training import Progress, evaluate, train
 
 BACKENDS = {
     name: backend
@@ -227,6 +228,21 @@ def test_answers_that_are_kept_by_a_checksum_fit_no_other_step() -> None:
     model, data = layer()
     with pytest.raises(IntegrityError, match="the output is"):
         Work(planted(conv2d), model=model, data=data).time()
+
+
+def test_an_evaluation_keeps_the_parameters_and_is_what_torch_finds() -> None:
+    work = Work(BACKENDS["torch"])
+    weight = next(work.plain.parameters())
+    with pytest.raises(IntegrityError, match="an evaluation has changed"), work.audit.evaluating():
+        weight.detach().mul_(0.5)
+    found = evaluate(work.plain, images(50), 16)
+    work.audit.check_evaluation(found, found)
+    work.audit.check_evaluation(found, replace(found, images=16, loss=9.0, accuracy=found.accuracy + 0.3))
+    for wrong in (replace(found, accuracy=found.accuracy + 0.1), replace(found, loss=found.loss * 0.9)):
+        with pytest.raises(IntegrityError, match="of an evaluation is"):
+            work.audit.check_evaluation(wrong, found)
+    none = replace(found, accuracy=math.nan)  # a problem has no accuracy
+    work.audit.check_evaluation(none, replace(none, loss=9.0))
 
 
 def test_what_is_audited_is_drawn_from_the_secret() -> None:

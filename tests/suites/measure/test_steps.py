@@ -146,6 +146,24 @@ def test_a_fake_clock_is_read_five_times_a_step_and_finds_the_time_where_it_was_
     assert steps.step_ms == [1000.0] * 5
 
 
+def test_what_runs_when_the_graph_is_freed_belongs_to_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(Stopwatch):
+        def forward(self, x: Tensor) -> Tensor:
+            output = super().forward(x)
+            assert output.grad_fn is not None
+            output.grad_fn.metadata["late"] = Finalized(self)
+            return output
+
+    class Finalized:
+        def __init__(self, stopwatch: Stopwatch) -> None:
+            self.stopwatch = stopwatch
+
+        def __del__(self) -> None:
+            self.stopwatch.now += 2.0
+
+    assert timed(Model(Late(monkeypatch))).phases["backward_ms"] == [2000.0] * 5
+
+
 def test_what_is_done_between_steps_is_in_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
     stopwatch = Stopwatch(monkeypatch)
 

@@ -20,6 +20,7 @@ import pytest
 
 import misbehaving
 from convbench.registry import ConvbenchError
+from convbench.suites.processes.probe import survey
 from convbench.suites.processes.protocol import Availability, AvailabilityJob, Done, Event, FitJob, Lines
 from convbench.suites.processes.supervisor import ExitStatus, Supervisor
 from convbench.suites.processes.versions import python_environment
@@ -27,7 +28,7 @@ from misbehaving import wait_until
 
 PLUGIN = """
     import ctypes, json, os, signal, subprocess, sys, threading, time
-    from convbench.registry import Backend, hookimpl
+    from convbench.registry import Backend, Dataset, Images, hookimpl
 
     def fresh():
         seen = getattr(sys, "_seen", 0)
@@ -47,10 +48,17 @@ PLUGIN = """
     def writes_to_data():
         for descriptor in range(3, 64):
             try:
-                if os.readlink(f"/proc/self/fd/{descriptor}").startswith("/tmp"):
-                    os.write(descriptor, b"garbage")
+                name = f"/proc/self/fd/{descriptor}"
+                if os.path.isfile(name):
+                    os.chmod(name, 0o600)
+                    os.pwrite(os.open(name, os.O_RDWR), b"garbage", 0)
             except OSError:
                 pass
+
+    def zeros(root=None):
+        import torch
+        images, labels = torch.zeros(9, 1, 8, 8, dtype=torch.uint8), torch.zeros(9, dtype=torch.int64)
+        return Images("zeros", images, labels, images, labels)
 
     def shouts():
         from convbench.suites import worker
@@ -90,6 +98,10 @@ PLUGIN = """
     @hookimpl
     def convbench_backends():
         return [Backend(name, "a fake", load=dict, unavailable=check) for name, check in CHECKS.items()]
+
+    @hookimpl
+    def convbench_datasets():
+        return [Dataset("zeros", "a fake", load=zeros)]
 """
 
 
@@ -209,13 +221,11 @@ def test_a_job_larger_than_any_buffer_arrives(supervisor: Supervisor) -> None:
 
 
 def test_only_a_survey_can_write_the_data_file(supervisor: Supervisor) -> None:
-    supervisor.data.seek(0)
-    supervisor.data.truncate()
-    supervisor.data.write(b"precious")
-    supervisor.data.flush()
-    ask(supervisor, "writes-to-data")
-    supervisor.data.seek(0)
-    assert supervisor.data.read() == b"precious"
+    for _ in range(2):  # the second writes another file
+        assert survey(supervisor, "zeros", None).train_images == 9
+        written = os.fstat(supervisor.data).st_size
+        ask(supervisor, "writes-to-data")
+        assert os.pread(supervisor.data, 10_000, 0) == bytes(written)
 
 
 def test_a_line_without_end_is_dropped_and_not_kept_in_memory(supervisor: Supervisor) -> None:

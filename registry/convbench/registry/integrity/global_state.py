@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
@@ -150,6 +151,18 @@ def _set_collection(before: tuple[Any, ...]) -> None:
     gc.set_threshold(*before[1:])
 
 
+def _scheduling(process: int) -> str | None:
+    """The policy by which the system gives a process its turn, and its rank; None where there are none."""
+    if not hasattr(os, "sched_getscheduler"):
+        return None
+    return f"{os.sched_getscheduler(process)} {os.sched_getparam(process).sched_priority}"
+
+
+def _set_scheduling(before: str) -> None:
+    policy, rank = map(int, before.split())
+    os.sched_setscheduler(0, policy, os.sched_param(rank))
+
+
 def _autocast() -> dict[str, tuple[bool, torch.dtype]]:
     kinds = ("cpu", "cuda")
     return {kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds}
@@ -210,6 +223,7 @@ SETTINGS: Mapping[str, tuple[Callable[[], Any], Setter | None]] = {
         lambda: os.getpriority(os.PRIO_PROCESS, 0),
         lambda priority: os.setpriority(os.PRIO_PROCESS, 0, priority),
     ),
+    "how the system schedules the process": (lambda: _scheduling(0), _set_scheduling),
     "how often Python switches threads": (sys.getswitchinterval, sys.setswitchinterval),
     "what traces or profiles Python": (_tracers, _set_tracers),
     "the handlers of signals": (_signals, _set_signals),
@@ -257,6 +271,42 @@ class GlobalState:
                 if write is not None:
                     write(before)
         return changes
+
+
+class ParentState:
+    """What workers inherit from the process that forks them, as it is when this is made in one of them.
+
+    One that changes it changes the times of all later workers.
+    """
+
+    def __init__(self) -> None:
+        self._process = os.getppid()
+        self._before = self._read()
+
+    def check(self) -> None:
+        """Restore what was changed since, as far as the system allows; raise IntegrityError that names it."""
+        now = self._read()
+        if now == self._before:
+            return
+        limits = [name for name in now if name.startswith("RLIMIT_")]
+        with suppress(PermissionError):
+            os.sched_setaffinity(self._process, self._before["the cores"])
+            for name in limits:
+                resource.prlimit(self._process, getattr(resource, name), self._before[name])
+            os.setpriority(os.PRIO_PROCESS, self._process, self._before["the priority"])
+        names = ", ".join(name for name in now if now[name] != self._before[name])
+        raise IntegrityError(f"{names} of the parent process, which later workers inherit, was changed")
+
+    def _read(self) -> dict[str, Any]:
+        if not hasattr(resource, "prlimit"):  # no Linux
+            return {}
+        limits = {name: getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
+        return {
+            "the cores": os.sched_getaffinity(self._process),
+            "the priority": os.getpriority(os.PRIO_PROCESS, self._process),
+            "the scheduling": _scheduling(self._process),
+            **{name: resource.prlimit(self._process, limit) for name, limit in limits.items()},
+        }
 
 
 @contextmanager

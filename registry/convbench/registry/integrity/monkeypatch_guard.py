@@ -39,6 +39,7 @@ class Originals:
         own = [module.__name__ for module in loaded(ROOMS)]
         before = _PRIVATE.Fingerprint(foundations() if owners is None else owners, own, _WRAPPERS)
         self.changes: Callable[[], list[Change]] = before.changes
+        self._kernels = _kernels()
 
     def replaced(self) -> list[str]:
         """A sentence for each that was replaced."""
@@ -52,11 +53,27 @@ class Originals:
             raise IntegrityError(f"{replaced[0]}{more}")
         check_references()
 
+    def check_kernels(self) -> None:
+        """Raise IntegrityError where a kernel of torch's was replaced in its dispatcher.
+
+        No name of Python changes with it, and references need not use it. This takes some 50 ms.
+        """
+        now = _kernels()
+        for name, kernels in self._kernels.items():
+            if now.get(name) != kernels:
+                raise IntegrityError(f"a kernel of {name} was replaced")
+
 
 @cache
 def originals() -> Originals:
     """What no plugin may replace, as it is at the first call."""
     return Originals()
+
+
+def _kernels() -> dict[str, str]:
+    """The kernels of each of torch's own functions, by device and purpose, and where they come from."""
+    names = torch._C._dispatch_get_all_op_names()
+    return {name: torch._C._dispatch_dump(name) for name in names if name.startswith("aten::")}
 
 
 def check_references() -> None:

@@ -28,6 +28,7 @@ class RunStore:
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
         self._lock = lock
+        self._written: dict[str, bytes] = {}  # by file
 
     @classmethod
     def create(cls, directory: Path | str, *, exact: bool = False) -> RunStore:
@@ -96,6 +97,7 @@ class RunStore:
             for name, record in FILES.items():
                 repair(path / name, record)
             store._drop_orphans()
+            store._note()
         except OSError as error:
             store.close()
             raise UsageError(f"cannot resume {path}: {error.strerror}") from None
@@ -120,6 +122,18 @@ class RunStore:
         """Append rows to samples.csv, all or none; raises as `append` does."""
         self._append("samples.csv", map(to_line, samples))
 
+    def write(self, name: str, text: str) -> None:
+        """Write another file of the run.
+
+        Raises:
+            ConvbenchError: it cannot be written.
+        """
+        try:
+            write_text(self.path / name, text)
+            self._note(name)
+        except OSError as error:
+            raise ConvbenchError(f"cannot write {self.path / name}: {error.strerror}") from None
+
     def rows(self) -> list[Row]:
         """Every row so far, in the order of their processes."""
         return read_records(self.path / "results.csv", Row)
@@ -141,6 +155,7 @@ class RunStore:
         try:
             write_text(self.path / "results.csv", header(Row) + "".join(map(to_line, rows)))
             self._drop_orphans()
+            self._note()
         except OSError as error:
             raise ConvbenchError(f"cannot rewrite {self.path}: {error.strerror}") from error
 
@@ -156,8 +171,26 @@ class RunStore:
             write_text(self.path / "results.csv", header(Row) + "".join(map(to_line, rows)))
             keep_only(self.path / "curves.csv", Epoch, lambda epoch: begin(epoch) != gone)
             keep_only(self.path / "samples.csv", Sample, lambda sample: begin(sample) != gone)
+            self._note()
         except OSError as error:
             raise ConvbenchError(f"cannot rewrite {self.path}: {error.strerror}") from error
+
+    def restore(self) -> list[str]:
+        """Put back what other programs have changed in the files; returns the names of those files.
+
+        Raises:
+            ConvbenchError: a file cannot be read or written.
+        """
+        changed = []
+        for name, written in self._written.items():
+            path = self.path / name
+            try:
+                if not path.exists() or path.read_bytes() != written:
+                    path.write_bytes(written)
+                    changed.append(name)
+            except OSError as error:
+                raise ConvbenchError(f"cannot restore {path}: {error.strerror}") from error
+        return changed
 
     def close(self) -> None:
         """Let another process resume the run."""
@@ -180,6 +213,11 @@ class RunStore:
                 append_whole(path, data)
             except OSError as error:
                 raise ConvbenchError(f"cannot append to {path}: {error.strerror}") from error
+            self._written[name] = self._written.get(name, b"") + data
+
+    def _note(self, *names: str) -> None:
+        """Take these files, or those of records, as they are for what was written."""
+        self._written |= {name: (self.path / name).read_bytes() for name in names or FILES}
 
     def _drop_orphans(self) -> None:
         rows = self.rows()

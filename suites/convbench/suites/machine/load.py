@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +132,29 @@ def since(before: Snapshot, device: str = "cpu") -> Observation:
         gpu_memory_mhz=after.clocks.memory_mhz if after.clocks else None,
         throttle_reasons=" ".join(dict.fromkeys(reasons)) or None,
     )
+
+
+class CpuUse:
+    """How many CPUs all threads of this process keep busy on average, while a clock runs.
+
+    `say` is told whenever it is started or stopped.
+    """
+
+    def __init__(self, say: Callable[[bool], object]) -> None:
+        self._say = say
+        self._own = self._wall = 0.0
+
+    def turn(self, on: bool) -> None:
+        """The clock was started or stopped."""
+        sign = -1 if on else 1
+        self._own += sign * _own()
+        self._wall += sign * _wall()
+        self._say(on)
+
+    @property
+    def cpus(self) -> float:
+        """While it ran; not before it is stopped."""
+        return self._own / self._wall if self._wall > 0 else 0.0
 
 
 def rise(before: int | None, after: int | None) -> int | None:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from convbench.registry import Backend
+from convbench.registry.conformance.aliasing import same
 from convbench.registry.integrity.monkeypatch_guard import IntegrityError
 from convbench.registry.integrity.step_audit import StepAudit
 from convbench.registry.known_faults import faults_here
@@ -36,7 +38,19 @@ LOSS_SHARE = 0.01  # likewise, of the loss
 INPUT, LOSS = "the input", "the loss"  # beside the names of parameters
 NOISE = 3.0  # times what rounding the images and parameters changes about a gradient
 
+FLIPS = 0.01  # of the images: whose class rounding may change; ten times as many where it is coarse
+COARSE = 1e-5  # precision
+
 Gradients = dict[str, Tensor]  # by the names of parameters, and of `INPUT` or `LOSS`
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The mean loss and the accuracy on so many images of a split; the accuracy is NaN for a problem."""
+
+    loss: float
+    accuracy: float
+    images: int
 
 
 class Audit:
@@ -93,6 +107,41 @@ class Audit:
     def choice(self, batches: list[Tensor]) -> Tensor:
         """One of these batches."""
         return self._random.choice(batches)
+
+    def draws(self, probability: float) -> bool:
+        """Whether to look at something that is looked at with this probability."""
+        return self._random.random() < probability
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Raise IntegrityError where the evaluation within changes the model's parameters."""
+        before = {name: parameter.detach().clone() for name, parameter in self._model.named_parameters()}
+        yield
+        for name, parameter in self._model.named_parameters():
+            if not same(parameter.detach(), before[name]):
+                raise IntegrityError(f"an evaluation has changed {name}")
+
+    def plain(self) -> nn.Module:
+        """The model computed by torch."""
+        return _by_torch(self._model)
+
+    def check_evaluation(self, found: Evaluation, plain: Evaluation) -> None:
+        """Raise IntegrityError where loss or accuracy are not those of the plain model, but for rounding.
+
+        It may have been evaluated on fewer images, drawn at random.
+        """
+        if math.isnan(found.accuracy) or not math.isfinite(plain.loss):
+            return
+        images, coarse = min(found.images, plain.images), 10 if self._precision > COARSE else 1
+        chance = 0.0 if found.images == plain.images else 5 / math.sqrt(4 * images)
+        if not abs(found.accuracy - plain.accuracy) <= coarse * FLIPS + 2 / images + chance:
+            raise IntegrityError(
+                f"the accuracy of an evaluation is {found.accuracy:.3g} where torch's is {plain.accuracy:.3g}"
+            )
+        if not chance and not abs(found.loss - plain.loss) <= coarse * LOSS_SHARE * plain.loss:
+            raise IntegrityError(
+                f"the loss of an evaluation is {found.loss:.6g} where torch's is {plain.loss:.6g}"
+            )
 
     def before(self, total_loss: float = 0.0) -> None:
         """Note what the next step begins with; `total_loss` is the sum of the losses so far."""

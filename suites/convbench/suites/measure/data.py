@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import IO, Protocol
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convbench.registry import DataError, Images, Problem
+from convbench.registry.integrity.monkeypatch_guard import IntegrityError
 from convbench.suites.processes.protocol import ImageFile
 
 
@@ -166,9 +168,9 @@ def write_images(images: Images, file: IO[bytes]) -> ImageFile:
     return ImageFile(images.name, {name: tuple(getattr(images, name).shape) for name in PARTS})
 
 
-def read_images(description: ImageFile, descriptor: int) -> Images:
+def read_images(description: ImageFile, descriptor: int, *, prot: int = mmap.PROT_WRITE) -> Images:
     """Map a dataset written by `write_images`, private to this process: writing changes nobody else's."""
-    mapped = mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    mapped = mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | prot)
     parts, offset = {}, 0
     for name in FILE_ORDER:
         shape = description.shapes[name]
@@ -178,6 +180,29 @@ def read_images(description: ImageFile, descriptor: int) -> Images:
         parts[name] = flat.reshape(shape)
         offset += count * dtype.itemsize
     return Images(name=description.name, **parts)
+
+
+class DataState:
+    """The splits that a combination uses, as they are when this is made; images must be those of the file."""
+
+    def __init__(self, description: ImageFile, descriptor: int, splits: Mapping[str, Batches]) -> None:
+        self._description, self._descriptor = description, descriptor
+        self._before = [(name, data, type(data), dict(vars(data))) for name, data in splits.items()]
+
+    def check(self) -> None:
+        """Raise IntegrityError where another object, or other images or labels, took the place of a split's."""
+        for name, data, kind, parts in self._before:
+            if type(data) is not kind or any(
+                vars(data).get(part) is not value for part, value in parts.items()
+            ):
+                raise IntegrityError(f"the {name} data were replaced")
+            if not isinstance(data, ImageBatches):
+                continue
+            with warnings.catch_warnings(action="ignore"):  # torch would have tensors that can be written
+                filed = read_images(self._description, self._descriptor, prot=0)
+            for part in ("images", "labels"):
+                if not torch.equal(parts[part].cpu(), getattr(filed, f"{name}_{part}")):
+                    raise IntegrityError(f"the {name} {part} were changed")
 
 
 def image_batches(

@@ -98,6 +98,7 @@ def time_steps(
         mark()
         optimizer.zero_grad()
         amp.backward(objective, data.grad_output, retained)
+        del x, y, objective  # what comes of freeing the graph belongs to the step
         mark()
         amp.update(optimizer)
         mark()

@@ -11,22 +11,14 @@ import torch
 from torch import nn
 
 from convbench.suites.measure.amp import Amp
-from convbench.suites.measure.audit import Audit
+from convbench.suites.measure.audit import Audit, Evaluation
 from convbench.suites.measure.cuda_graphs import GraphedStep
 from convbench.suites.measure.data import Batches
 from convbench.suites.measure.devices import run_ahead_limit, synchronize
 
 BEAT_SECONDS = 1.0
+CHECK_SECONDS = 1.0  # that torch may take to evaluate what was evaluated
 AHEAD = 64  # replays that the host may be ahead of the device: a budget is to be noticed in time
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The mean loss and the accuracy on so many images of a split; the accuracy is NaN for a problem."""
-
-    loss: float
-    accuracy: float
-    images: int
 
 
 @dataclass(frozen=True)
@@ -147,7 +139,11 @@ def train(
         if spent * len(validation) > budget_seconds * images:
             limit = budget_seconds
             evaluating()
-        found = evaluate(model, validation, batch_size, limit, now, amp)
+        within_budget = seen == len(data) and (spent < budget_seconds or epoch + 1 == epochs)
+        last = not within_budget or epoch + 1 == epochs
+        found = audited_evaluation(
+            audit, model, validation, batch_size, limit, now, amp, share=1.0 if last else 1 / epochs
+        )
         progress = Progress(
             epochs=epoch + seen / len(data),
             steps=steps,
@@ -157,7 +153,7 @@ def train(
             val_loss=found.loss,
             val_accuracy=found.accuracy,
             evaluated=found.images,
-            within_budget=seen == len(data) and (spent < budget_seconds or epoch + 1 == epochs),
+            within_budget=within_budget,
         )
         yield progress
         if progress.diverged or not progress.within_budget:
@@ -217,3 +213,28 @@ def evaluate(
                 if now() >= deadline:
                     break
     return Evaluation(float(total_loss) / images, float(correct) / images, images)
+
+
+def audited_evaluation(
+    audit: Audit | None,
+    model: nn.Module,
+    data: Batches,
+    batch_size: int,
+    budget_seconds: float = math.inf,
+    now: Callable[[], float] = time.perf_counter,
+    amp: Amp | None = None,
+    *,
+    share: float = 1.0,
+) -> Evaluation:
+    """Evaluate, and look at it: no parameter may change, and torch must find the same.
+
+    `share` of all evaluations are taken again by torch, for a second at most.
+    """
+    if audit is None:
+        return evaluate(model, data, batch_size, budget_seconds, now, amp)
+    with audit.evaluating():
+        found = evaluate(model, data, batch_size, budget_seconds, now, amp)
+    if audit.draws(share):
+        plain = evaluate(audit.plain(), data, batch_size, CHECK_SECONDS, now, amp)
+        audit.check_evaluation(found, plain)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import selectors
 import signal
@@ -88,9 +89,7 @@ class Supervisor:
         """
         self._log = log.open("a+b", buffering=0)
         self._threads, self._first, self._preload = threads, first, preload
-        # unlinked: it goes with its last user, even after kill -9
-        self.data = TemporaryFile()  # noqa: SIM115 - closed by `close`
-        self._readable = _read_only(self.data.fileno())
+        self.data = _data_file()
         self._jobs = 0
         try:
             self._start()
@@ -121,8 +120,10 @@ class Supervisor:
         printed = os.fstat(self._log.fileno()).st_size
         read, write = os.pipe()
         try:
-            data = self.data.fileno() if isinstance(job, SurveyJob) else self._readable
-            self._hand_over(message, [write, self._log.fileno(), data])
+            if isinstance(job, SurveyJob):
+                os.close(self.data)
+                self.data = _data_file()
+            self._hand_over(message, [write, self._log.fileno(), self.data])
         except BaseException:
             os.close(read)
             raise
@@ -142,6 +143,8 @@ class Supervisor:
             return ExitStatus(code, results[-1] if results else None)
         finally:
             os.close(read)
+            if isinstance(job, SurveyJob):
+                _seal(self.data)
             self._shorten_log(printed)
 
     def close(self) -> None:
@@ -219,8 +222,7 @@ class Supervisor:
 
     def _release(self) -> None:
         self._log.close()
-        self.data.close()
-        os.close(self._readable)
+        os.close(self.data)
 
     def _follow(self, read: int, deadline: float, receive: Callable[[dict[str, Any]], None]) -> int | None:
         """Hand on what a worker sends until it has ended; returns its exit code, None where it was killed."""
@@ -294,7 +296,17 @@ def _event(message: dict[str, Any], token: str) -> Event | Result:
         return Dropped(str(error))
 
 
-def _read_only(descriptor: int) -> int:
-    """Another descriptor of the same file, through which nobody can write."""
-    entry = f"/proc/self/fd/{descriptor}"
-    return os.open(entry, os.O_RDONLY) if os.path.exists(entry) else os.dup(descriptor)
+def _data_file() -> int:
+    """A descriptor of a new file without a name: it goes with its last user, even after kill -9."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("convbench-data", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _seal(descriptor: int) -> None:
+    """Let nobody write into the file any more, however it is opened; where the system cannot, nothing is done."""
+    if hasattr(fcntl, "F_ADD_SEALS"):
+        fcntl.fcntl(
+            descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
+        )

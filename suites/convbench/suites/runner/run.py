@@ -16,7 +16,6 @@ from pathlib import Path
 from convbench.registry import ConvbenchError, NothingRan, Registry, UsageError, discover
 from convbench.results.analysis.display import ShownRows
 from convbench.results.schema import Row
-from convbench.results.storage.files import write_text
 from convbench.results.storage.store import RunStore
 from convbench.suites.config.plan import check_possible
 from convbench.suites.config.suite import Suite
@@ -188,8 +187,8 @@ class Run:
         if self.other is not None:
             versions = dict(self.other.versions)
             environment["in_place_of_the_installed"] = {"package": self.other.package, "versions": versions}
-        _write(store.path / "environment.json", json.dumps(environment, indent=2) + "\n")
-        _write(store.path / "suite.toml", suite.to_toml())
+        store.write("environment.json", json.dumps(environment, indent=2) + "\n")
+        store.write("suite.toml", suite.to_toml())
         store.keep(others + kept)
         context = RunContext(
             suite=suite,
@@ -286,13 +285,6 @@ def _remove(path: Path, made: Sequence[Path]) -> None:
             file.unlink()
         for directory in made:  # inner ones first; not one in which another run has begun
             directory.rmdir()
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        write_text(path, text)
-    except OSError as error:
-        raise ConvbenchError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _write_pages(store: RunStore) -> None:

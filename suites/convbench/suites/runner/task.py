@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from convbench.registry.hookspecs import PROJECT
 from convbench.results.schema import MEASURED, Row, Status
 from convbench.suites.config.suite import Suite
 from convbench.suites.processes.probe import PEAKS_SECONDS, Peaks
@@ -60,7 +61,13 @@ class RunContext:
         else:
             run = TaskRun(self, task)
             exit_status = self.supervisor.run(self.job(task), timeout, run.handle_event)
-            row = self.recorder.write(task, run.result(exit_status, timeout), run.started_at)
+            result = run.result(exit_status, timeout)
+            if changed := ", ".join(self.recorder.store.restore()):
+                reason = f"{changed} of the run was changed while its process ran, and put back"
+                self.watcher.note(f"{task.label}: {reason}")
+                if set(self.distributions(task)) != {PROJECT}:
+                    result = Measured("incorrect", reason, result.measures)
+            row = self.recorder.write(task, result, run.started_at)
         self.watcher.finish(task, row)
         return row
 
@@ -77,14 +84,17 @@ class RunContext:
         for reason, labels in named.items():
             self.watcher.note(f"{', '.join(labels)}: {reason}")
 
-    def job(self, task: Task) -> CombinationJob:
-        """What the worker of a task is told."""
-        suite, timing, combination = self.suite, self.suite.timing, task.combination
-        registry = self.recorder.facts.registry
-        plugins = (
+    def distributions(self, task: Task) -> tuple[str, ...]:
+        """The distributions whose plugins a task needs."""
+        registry, combination = self.recorder.facts.registry, task.combination
+        return (
             *registry.backends.distributions(combination.backend),
             *registry.architectures.distributions(combination.architecture),
         )
+
+    def job(self, task: Task) -> CombinationJob:
+        """What the worker of a task is told."""
+        suite, timing, combination = self.suite, self.suite.timing, task.combination
         if task.share is not None:
             timing = replace(timing, max_seconds=task.share)
         assert timing.threads is not None  # resolved when the run began
@@ -92,7 +102,7 @@ class RunContext:
             kind=task.kind,
             round=task.round,
             combination=combination,
-            distributions=plugins,
+            distributions=self.distributions(task),
             recipe=task.planned.recipe,
             images=self.survey.images,
             num_classes=self.num_classes,

@@ -16,11 +16,11 @@ from convbench.registry.integrity.monkeypatch_guard import IntegrityError
 from convbench.registry.ops.contract import OPS
 from convbench.registry.records import choices_of
 from convbench.registry.routing.dispatch import Routed, use_backend
-from convbench.suites.machine.load import allowed_cpus, drifts, since, snapshot
+from convbench.suites.machine.load import CpuUse, allowed_cpus, drifts, since, snapshot
 from convbench.suites.measure.op_counter import count_ops
 from convbench.suites.measure.roofline import Roof
 from convbench.suites.measure.steps import time_steps
-from convbench.suites.measure.training import Progress, evaluate, prime, train
+from convbench.suites.measure.training import Progress, audited_evaluation, prime, train
 from convbench.suites.processes.protocol import (
     Beat,
     CombinationJob,
@@ -35,6 +35,7 @@ from convbench.suites.worker.conform import Attempts
 from convbench.suites.worker.recheck import recheck
 from convbench.suites.worker.setup import Setup
 
+SPARE_CPUS = 0.5  # for threads that compute nothing
 DOING = {"verify": "verifying", "time": "timing", "train": "training"}
 _now = time.perf_counter  # bound here, so that a plugin cannot replace it
 
@@ -86,6 +87,7 @@ def time_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     model = setup.runnable(audit.backend)
     graphed = setup.graphed_step(model)
     ready = _now() - began
+    use = CpuUse(lambda on: send(Running(on)))
     steps = time_steps(
         model,
         setup.train_data,
@@ -97,8 +99,9 @@ def time_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         graphed=graphed,
         audit=audit,
         beat=lambda taken: send(Beat(taken)),
-        running=lambda on: send(Running(on)),
+        running=use.turn,
     )
+    check_cpus(setup, job.threads, use)
     peak = audit.peak_memory_mb
     served = shares(model) | {"dispatch": choices_of(setup.backend)}  # in these very steps
     again = recheck(setup, job.secret, model, trained=False, graphed=graphed)
@@ -135,6 +138,7 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     else:
         graphed.capture(*filter(None, (setup.batch_size, len(setup.train_data) % setup.batch_size)))
     setup_seconds = _now() - began
+    use = CpuUse(lambda on: send(Running(on)))
     before = snapshot(str(setup.device))
     last: Progress | None = None
     best = 0.0
@@ -153,7 +157,7 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         amp=setup.amp,
         graphed=graphed,
         audit=audit,
-        running=lambda on: send(Running(on)),
+        running=use.turn,
     ):
         last, best = progress, max(best, progress.val_accuracy)  # NaN is never the larger
         send(
@@ -168,6 +172,7 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
             )
         )
     assert last is not None  # at least one epoch
+    check_cpus(setup, job.threads, use)
     observed = since(before, str(setup.device))
     measures: dict[str, Any] = {
         "setup_seconds": setup_seconds,
@@ -181,8 +186,9 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     }
     notes = _left_out("evaluated on", last.evaluated, len(setup.test_data))
     if setup.translated_data is not None:
-        shifted = evaluate(
-            model, setup.translated_data, setup.batch_size, budget if notes else math.inf, amp=setup.amp
+        limit = budget if notes else math.inf
+        shifted = audited_evaluation(
+            audit, model, setup.translated_data, setup.batch_size, limit, amp=setup.amp
         )
         measures["shifted_val_accuracy"] = shifted.accuracy
         notes += _left_out("shifted:", shifted.images, len(setup.translated_data))
@@ -210,6 +216,12 @@ def _finite(loss: float | None) -> float | None:
 def _accuracy(value: float) -> float | None:
     """None for a problem without classes, which has no accuracy."""
     return None if math.isnan(value) else value
+
+
+def check_cpus(setup: Setup, threads: int, use: CpuUse) -> None:
+    """Raise IntegrityError where a backend for CPUs computes on more threads than it was given."""
+    if setup.device.type == "cpu" and use.cpus > threads + SPARE_CPUS:
+        raise IntegrityError(f"it kept {use.cpus:.2g} CPUs busy, and was given {threads}")
 
 
 def claims(backend: Backend) -> dict[str, Any]:

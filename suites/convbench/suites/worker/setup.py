@@ -14,7 +14,7 @@ from convbench.registry import Architecture, Backend, Unsupported, discover
 from convbench.registry.conformance.cases import Case, model_cases
 from convbench.registry.conformance.fused_cases import fused_cases
 from convbench.registry.conformance.verify import Attempt, at_once, verify
-from convbench.registry.integrity.global_state import GlobalState
+from convbench.registry.integrity.global_state import GlobalState, ParentState
 from convbench.registry.integrity.model_state import ModelState
 from convbench.registry.integrity.monkeypatch_guard import IntegrityError, originals
 from convbench.registry.models.factory import create_model, initialise
@@ -28,6 +28,7 @@ from convbench.suites.measure.cuda_graphs import GraphedStep
 from convbench.suites.measure.data import (
     MEMORY_FORMATS,
     Batches,
+    DataState,
     image_batches,
     problem_batches,
     read_images,
@@ -60,6 +61,7 @@ class Setup:
         self.arithmetic = arithmetic(combination.dtype)
         self.arithmetic.set()
         torch.backends.cudnn.benchmark = job.timing.cudnn == "trial"
+        self._parent_state = ParentState()
         self._state = GlobalState()  # before any plugin is loaded
         registry = discover(distributions=job.distributions)
         self._interfering = registry.interfering
@@ -104,6 +106,9 @@ class Setup:
                 moved = translated(images.test_images, job.test_translation_px, seed=self.seed)
                 self.translated_data = image_batches(moved, images.test_labels, *where)
 
+        splits = {"train": self.train_data, "test": self.test_data}
+        self._data_state = DataState(job.images, data, splits)
+
     @property
     def sample(self) -> Tensor:
         """One batch of real inputs; with a gradient where a step has one."""
@@ -113,6 +118,8 @@ class Setup:
     def check_process(self) -> None:
         """Raise IntegrityError if a plugin changed functions that measurements use, settings, or the model."""
         originals().check()
+        originals().check_kernels()
+        self._data_state.check()
         self._check_state()
 
     def _check_state(self) -> None:
@@ -120,6 +127,7 @@ class Setup:
         for plugin in self._interfering:
             raise IntegrityError(plugin.interference)
         self._state.check()
+        self._parent_state.check()
         self._model_state.check()
 
     def conditions(self) -> dict[str, Any]:
