@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import exhaustive
 from convbench.registry import OPS, Backend, Unsupported, use_backend, verify
 from convbench.registry.conformance.cases import Case, conv2d, fused, model_cases, pool
 from convbench.registry.conformance.fused_cases import fused_cases
@@ -120,12 +121,13 @@ def test_which_side_of_a_kink_rounding_decides() -> None:
     )
 
 
-def test_half_precision_and_the_whole_contract() -> None:
+@pytest.mark.parametrize("dtype", ["bfloat16", exhaustive("float32")])
+def test_half_precision_and_the_whole_contract(dtype: str) -> None:
     definition = Backend(
         "whole",
         "",
         lambda: {name: op.reference for name, op in FUSED.items()},
-        dtypes=("float32", "bfloat16"),
+        dtypes=(dtype,),
     )
     report = verify(definition, generated=3)
     assert report.passed, report.failures

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fake_graphs
+from conftest import exhaustive
 from convbench.registry import Backend, create_model, discover, use_backend
 from convbench.registry.integrity.monkeypatch_guard import IntegrityError
 from convbench.registry.ops.dtypes import arithmetic
@@ -105,7 +106,7 @@ def test_honest_backends_train_and_are_timed(backend: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["eager", "compile", "graph"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", exhaustive("float16")])
 def test_honest_steps_pass_in_every_mode_and_dtype(mode: str, dtype: str) -> None:
     work = Work(BACKENDS["torch"], mode, dtype)
     assert work.train()[-1].steps == 12

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import misbehaving
+from conftest import exhaustive
 from convbench.registry import NothingRan, Recipe, UnknownName, UsageError
 from convbench.results.schema import FILES, Combination, columns
 from convbench.results.storage.store import RunStore
@@ -146,7 +147,7 @@ class Told(Watcher):
         self.started.append((task.kind, task.round, task.optional))
 
 
-@pytest.mark.parametrize(("precision", "rounds"), [(0.01, 4), (0.5, 2)])
+@pytest.mark.parametrize(("precision", "rounds"), [(0.01, 4), exhaustive(0.5, 2)])
 def test_rounds_go_on_until_the_interval_is_tight(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: float, rounds: int
 ) -> None:
