@@ -85,3 +85,13 @@ def test_a_stage_for_whole_batches_alone_takes_part(tmp_path: Path) -> None:
     op = dispatched(named(with_stage("torch", 0.003, slow), batches), tmp_path, op=FUSED)
     op(**{**arguments(), "activation": "relu", "kernel_size": 2, "pool_stride": None})
     assert set(op.choices().values()) == {"batches"}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_left_to_the_layers(dtype: torch.dtype, tmp_path: Path) -> None:
+    """In between torch would round, and the largest number of a window could be another one."""
+    op = dispatched(named(with_stage("torch", 0.003, slow)), tmp_path, op=FUSED)
+    given = {**arguments(), "activation": "relu", "kernel_size": 2, "pool_stride": None}
+    halves = {name: each.to(dtype) if isinstance(each, Tensor) else each for name, each in given.items()}
+    with pytest.raises(Unsupported, match="half precision"):
+        op(**halves)

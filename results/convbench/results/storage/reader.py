@@ -102,7 +102,7 @@ def read_table(path: Path, wanted: Collection[str] | None = None) -> pd.DataFram
             explain(path)
             raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     # pandas fills a line that is too short with empty cells, and drops the last ones of one that is too long
-    suspicious = bool((frame.pop(LAST) != END[1:]).any()) or lines.truths
+    suspicious = bool((frame.pop(LAST) != END[1:]).any()) or lines.doubtful
     for name in chosen:
         column = DOCUMENTED.get(name)
         suspicious |= column is not None and column.required and bool(frame[name].isna().any())
@@ -207,13 +207,14 @@ class Lines:
     """The whole lines of a file as pandas reads them, in bytes: each with a last cell that marks its end.
 
     Attributes:
-        truths: whether a cell is `True` or `False`, in any case: pandas takes it for 1 or 0, `from_cell` does not.
+        doubtful: whether there is what pandas reads and `from_cell` does not: a cell `True` or `False`, in any
+            case, or a carriage return within a line.
     """
 
     def __init__(self, opened: Opened) -> None:
         self.file: BinaryIO = opened.file
         self.left = opened.size - opened.file.tell()
-        self.truths = False
+        self.doubtful = False
         self._carried = self._before = b""
 
     def __iter__(self) -> Iterator[bytes]:  # pandas asks for it, and does not use it
@@ -227,7 +228,7 @@ class Lines:
             raise ValueError(NUL)
         upper = (self._before + data).upper()
         if b"TRUE" in upper or b"FALSE" in upper:  # a search that is fast
-            self.truths |= TRUTH.search(upper) is not None
+            self.doubtful |= TRUTH.search(upper) is not None
         self._before = data[-len(b",FALSE") :]
         data = self._carried + data
         self._carried = b""
@@ -238,6 +239,7 @@ class Lines:
                 if not data:
                     return self.read(size)
             data = re.sub(rb"\r+\n", b"\n", data)
+            self.doubtful |= b"\r" in data
         return data.replace(b"\n", f"{END}\n".encode())
 
 

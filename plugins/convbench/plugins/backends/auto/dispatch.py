@@ -37,7 +37,7 @@ from convbench.plugins.backends.auto.decisions import Decision, directory, key_o
 from convbench.plugins.backends.auto.progress import Progress
 from convbench.plugins.backends.auto.signature import Call, call_of
 from convbench.plugins.backends.auto.tuner import choose, implementation
-from convbench.registry import discover
+from convbench.registry import Unsupported, discover
 from convbench.registry.known_faults import safe_torch_op
 from convbench.registry.ops.contract import OPS, Op
 
@@ -161,6 +161,7 @@ class Dispatched:
         self._op = op
         self._decisions = decisions
         self._baseline = safe_torch_op(op)  # torch, and another dtype where torch has a known fault
+        self._fused = op.base is not None
         self._plans: dict[Any, Plan] = {}
         self._computes: dict[Any, Implementation] = {}
         self._constants = (
@@ -176,6 +177,9 @@ class Dispatched:
             return self._compiled(*args, **kwargs)
         if kwargs or len(args) < len(self._names):
             args = tuple(self._op.bind(args, kwargs).values())
+        if self._fused and args[0].dtype.itemsize < 4:
+            # torch would round in between, and of equals another one may be the largest then
+            raise Unsupported("fused ops in half precision: the layers are computed one by one")
         if type(args[0]) not in PLAIN or _level() is not None:
             return self._baseline(*args)
         seen = _seen(args, self._tensors)
