@@ -43,12 +43,14 @@ def test_generated_text_is_fresh() -> None:
     assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.exhaustive
 def test_backends_under_any_model_as_the_readme_has_it(tmp_path: Path) -> None:
     printed = execute(block("python", "use_backend(mine"), tmp_path).splitlines()
     assert "'lenet'" in printed[0]
     assert printed[1:] == ["conv2d 2/2, avg_pool2d 2/2", "torch.Size([1, 8, 7, 7])", "True"]
 
 
+@pytest.mark.exhaustive
 def test_a_suite_from_python_as_the_readme_has_it(tmp_path: Path) -> None:
     printed = execute(block("python", "load_suite"), tmp_path)
     assert "step_ms_median" in printed

@@ -235,6 +235,7 @@ def test_a_dry_run_of_two_versions_knows_no_total() -> None:
     assert "total budget" not in both.stderr
 
 
+@pytest.mark.exhaustive
 def test_on_a_terminal_there_is_a_bar(site: Path, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     process = misbehaving.start_on(

@@ -13,6 +13,7 @@ from convbench.suites.config.suite import Suite
 pytestmark = pytest.mark.usefixtures("preloaded_servers")
 
 
+@pytest.mark.exhaustive
 def test_half_precision_is_trained_by_autocast_and_its_row_says_so(tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "architectures": ("mlp",),

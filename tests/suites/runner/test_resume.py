@@ -148,6 +148,7 @@ def test_interrupted_before_anything_was_measured_it_leaves_nothing(site: Path, 
     assert not alive(family)
 
 
+@pytest.mark.exhaustive
 def test_a_full_disk_is_one_sentence_and_loses_no_row(site: Path, tmp_path: Path) -> None:
     """A limit on the size of a file stands for the disk: the samples do not fit any more."""
     suite = misbehaving.suite("right").override({"timing.steps": 400, "timing.rounds": 2})
