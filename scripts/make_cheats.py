@@ -83,7 +83,8 @@ DEFENCES = {
         "Before and after each verdict, and once more before the result is sent, everything must be as it was. "
         "The last comparison is made by a copy of the code that has no name, and what was changed is put back. "
         "The references must compute sums of whole numbers exactly, in case a kernel below them was "
-        "replaced. In the end the kernels of torch's dispatcher are compared, too. "
+        "replaced. In the end the kernels of the functions that networks are trained with are compared in "
+        "torch's dispatcher, too. "
         "The clock used for timing is saved before plugins are loaded, too.",
     ),
     "settings": (

@@ -69,7 +69,7 @@ class Originals:
         check_references()
 
     def check_kernels(self) -> None:
-        """Raise IntegrityError where a kernel of torch's was replaced in its dispatcher.
+        """Raise IntegrityError where torch's dispatcher has another kernel for what networks are trained with.
 
         No name of Python changes with it, and references need not use it. This takes some 5 ms.
         """

@@ -128,11 +128,9 @@ def processes_to_pass(gap: Difference, limit: float, together: int) -> int | Non
     """How many processes a side would show on which side of `limit` a slow-down is."""
     if gap.estimate < limit:
         return processes_to_show(gap, limit - gap.estimate, 2 * (1 - CONFIDENCE))
-    needed = (
-        processes_to_show(gap, gap.estimate - limit, 1 - CONFIDENCE),
-        processes_to_show(gap, gap.estimate, ALPHA / together),
-    )
-    return None if None in needed else max(each for each in needed if each is not None)
+    slower = processes_to_show(gap, gap.estimate, ALPHA / together)
+    beyond = processes_to_show(gap, gap.estimate - limit, 1 - CONFIDENCE)
+    return None if slower is None or beyond is None else max(slower, beyond)
 
 
 def would_decide(needed: Collection[int | None]) -> str:
