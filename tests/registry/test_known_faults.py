@@ -189,6 +189,7 @@ def test_the_page_of_faults_is_fresh() -> None:
     assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("fault", known_faults.known_faults(), ids=lambda fault: fault.name)
 def test_its_example_is_right_where_there_is_no_fault(fault: known_faults.KnownFault) -> None:
     if fault.is_here:

@@ -71,6 +71,21 @@ def test_it_conforms_on_cuda(name: str) -> None:
     assert result.passed, failures(result)
 
 
+@pytest.mark.parametrize(
+    ("name", "reasons"),
+    [
+        ("winograd", {"not offered", "kernels of 3x3 only, not 5x5"}),
+        ("winograd_4x4", {"not offered", "kernels of 3x3 only, not 5x5"}),
+        ("fft", {"not offered"}),
+    ],
+)
+def test_some_say_what_they_do_not_do(name: str, reasons: set[str]) -> None:
+    declined = [outcome for outcome in report(name, "cpu").outcomes if outcome.state == "unsupported"]
+    assert reasons <= {outcome.message for outcome in declined}
+    assert {"max_pool2d", "avg_pool2d"} <= {outcome.op for outcome in declined}
+    assert name != "fft" or "conv2d" not in {outcome.op for outcome in declined}
+
+
 @pytest.mark.parametrize("name", [*BASIC, "shift"])
 def test_the_basic_ones_support_every_case(name: str) -> None:
     """What issue and design ask of them; `verify` itself lets a backend decline."""

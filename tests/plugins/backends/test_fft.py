@@ -8,17 +8,6 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from convbench.plugins.backends import fft
-from convbench.registry import verify
-
-
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-def test_it_does_every_convolution_and_no_pooling() -> None:
-    report = verify("fft", dtypes=["float32"])
-    assert report.passed, report.failures
-    assert {outcome.op for outcome in report.outcomes if outcome.state == "unsupported"} == {
-        "max_pool2d",
-        "avg_pool2d",
-    }
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 11), (13, 5)])

@@ -71,16 +71,18 @@ def random_cases(count: int, seed: int, most_images: int = 3) -> Iterator[Case]:
             yield conv2d(*shapes, bias=draw.random() < 0.5, **options)
 
 
-def test_random_geometries_on_every_instruction_set(instruction_set: str) -> None:
-    for case in random_cases(25, seed=5):
+@pytest.mark.parametrize("cases", [10, exhaustive(60)])
+def test_random_geometries_on_every_instruction_set(cases: int, instruction_set: str) -> None:
+    for case in random_cases(cases, seed=5):
         for dtype in BACKEND.dtypes:
             outcome = check(BACKEND, CONTRACT["conv2d"], case, dtype, "cpu")
             assert outcome.state == "passed", f"{case}: {outcome.message}"
 
 
-def test_random_batches_on_every_instruction_set(instruction_set: str) -> None:
+@pytest.mark.parametrize("cases", [10, exhaustive(60)])
+def test_random_batches_on_every_instruction_set(cases: int, instruction_set: str) -> None:
     """Batches that have an image for every lane, and some images more."""
-    for case in random_cases(25, seed=11, most_images=40):
+    for case in random_cases(cases, seed=11, most_images=40):
         for dtype in BACKEND.dtypes:
             outcome = check(BACKEND, CONTRACT["conv2d"], case, dtype, "cpu")
             assert outcome.state == "passed", f"{case}: {outcome.message}"

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor, nn
 
+from conftest import exhaustive
 from convbench.registry import (
     Backend,
     PluginError,
@@ -77,7 +78,7 @@ def leaves(case_input: tuple[int, ...], case_weight: tuple[int, ...], bias: bool
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-@pytest.mark.parametrize("forward", [by_torch, by_numpy])
+@pytest.mark.parametrize("forward", [exhaustive(by_torch), by_numpy])
 def test_it_conforms(forward: Op) -> None:
     report = verify(planted(derived_backward(forward), "float32", "float64"), generated=5)
     assert report.passed, report.failures

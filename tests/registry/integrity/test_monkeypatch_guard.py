@@ -63,6 +63,7 @@ def test_a_builtin_in_place_of_another_is_seen(monkeypatch: pytest.MonkeyPatch) 
         assert originals.replaced() == ["time.perf_counter was replaced by process_time of time"]
 
 
+@pytest.mark.exhaustive
 def test_what_torch_replaces_itself_is_no_violation() -> None:
     """Its compiler does so when it is loaded."""
     script = (

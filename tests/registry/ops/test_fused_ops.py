@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import exhaustive
 from convbench.registry import OPS, Backend, Unsupported, use_backend, verify
 from convbench.registry.conformance.cases import Case, conv2d, fused, model_cases, pool
 from convbench.registry.conformance.fused_cases import fused_cases
@@ -121,7 +120,8 @@ def test_which_side_of_a_kink_rounding_decides() -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", exhaustive("float32")])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_half_precision_and_the_whole_contract(dtype: str) -> None:
     definition = Backend(
         "whole",

@@ -124,6 +124,7 @@ def test_it_is_named_by_list_plugins_and_doctor(
     offers: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("convbench.suites.machine.noise.examine", list)  # takes seconds
+    monkeypatch.setattr("convbench.suites.processes.probe.LISTING_SECONDS", 2.0)
     ended = misbehaving.convbench("list", "plugins", "--json", site=offers)
     states = {entry["name"]: entry["state"] for entry in json.loads(ended.stdout)}
     assert states["convbench.plugins.backends.torch"] == "loaded"

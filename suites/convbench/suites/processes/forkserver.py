@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import json
 import os
 import resource
@@ -17,6 +18,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from convbench.suites.processes.protocol import SurveyJob, decode_job, dumps
@@ -135,11 +137,15 @@ def _preload() -> None:
     torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     import torch.utils.flop_counter
 
+    with suppress(ImportError):  # a third of a verification is the import of torch's compiler
+        import torch._inductor.compile_fx
+
     from convbench.registry import discover
     from convbench.suites.worker.main import load_jobs
 
     load_jobs()
     discover(installed=())  # the modules of our own plugins
+    gc.freeze()  # no worker's collector looks through all of it again
 
 
 def _become_worker(message: dict[str, Any], handed_over: list[int], inherited: list[int]) -> NoReturn:
