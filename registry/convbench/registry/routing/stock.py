@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ OTHERS = (  # call no op of the contract
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh, nn.Softmax,
 )  # fmt: skip
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_hooks_of, _NO_HOOKS = itemgetter(*HOOKS), ({},) * len(HOOKS)
+_CALLED = frozenset({"forward", "_conv_forward", "_compiled_call_impl"})  # where a module has such of its own
 
 
 def _is_torchs(function: Any) -> bool:
@@ -70,19 +73,14 @@ def has_stock_class(kind: Any) -> bool:
 def is_untouched(module: nn.Module) -> bool:
     """Whether a module has no hook and no method of its own, and does no more than call its op.
 
-    It is asked of every layer in every pass, and so written out.
+    It is asked of every layer in every pass, and so in few calls.
     """
     own = module.__dict__
-    return not (
-        "forward" in own
-        or "_conv_forward" in own
-        or "_compiled_call_impl" in own
-        or own["_forward_hooks"]
-        or own["_forward_pre_hooks"]
-        or own["_backward_hooks"]
-        or own["_backward_pre_hooks"]
-        or ("padding_mode" in own and own["padding_mode"] != "zeros")
-        or (own.get("return_indices"))
+    return (
+        _hooks_of(own) == _NO_HOOKS
+        and own.keys().isdisjoint(_CALLED)
+        and own.get("padding_mode", "zeros") == "zeros"
+        and not own.get("return_indices")
     )
 
 
