@@ -89,6 +89,8 @@ def test_a_report_shows_failures_first() -> None:
     report = Report("mine", tuple(outcomes))
     assert repr(report) == "mine did not pass: 1 passed, 1 failed"
     assert list(report.table()["state"]) == ["failed", "passed"]
+    absent = Report("mine", (Outcome("conv2d", "a case", "float32", "cuda", "unsupported"),))
+    assert repr(absent) == "mine answered no case: 1 unsupported"
     assert "<script>" not in report._repr_html_()
 
 

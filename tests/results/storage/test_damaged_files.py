@@ -425,3 +425,24 @@ def test_a_directory_whose_name_is_no_text_is_as_good(tmp_path: Path) -> None:
     assert [page.stat().st_size > 500 for page in write_all(run_dir)] == [True, True]
     write_comparison(compare(run_dir, run_dir), strange / "page.html")
     RunStore.open(run_dir).close()
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [("other.csv", read_results), ("samples.csv", step_times), ("environment.json", files.read_json)],
+)
+def test_a_pipe_in_place_of_a_file_is_refused_at_once(
+    name: str, read: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UsageError, match=f"cannot read .*{name}: it is a pipe or a device; save what"):
+        read(tmp_path / name)
+
+
+def test_the_columns_of_another_version_are_listed_briefly(run_dir: Path) -> None:
+    path = run_dir / "results.csv"
+    names, _, rest = path.read_text().partition("\n")
+    path.write_text(f"{names.upper()}\n{rest}")
+    with pytest.raises(UsageError, match=r"missing: run_id, .* more; unknown: RUN_ID, .* more") as refused:
+        RunStore.open(run_dir)
+    assert len(str(refused.value)) < 700

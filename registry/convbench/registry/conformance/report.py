@@ -171,7 +171,7 @@ class Report(Displayed):
 
     def __repr__(self) -> str:
         counts = [f"{self.count(state)} {state}" for state in get_args(State) if self.count(state)]
-        verdict = "passed" if self.passed else "did not pass"
+        verdict = "passed" if self.passed else "did not pass" if self.unexplained else "answered no case"
         return f"{self.backend} {verdict}: {', '.join(counts) or 'no case'}"
 
     def table(self) -> pd.DataFrame:

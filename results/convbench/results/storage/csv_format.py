@@ -161,13 +161,16 @@ def read_records(path: Path, record: type[Record]) -> list[Record]:
 
 
 def difference(names: Sequence[str], record: type[Combined]) -> str:
-    """Say which columns are missing and which are unknown."""
+    """Say which columns are missing and which are unknown, eight of each at most."""
+
+    def listed(what: str, names: list[str]) -> list[str]:
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        return [f"{what}: {', '.join(names[:8])[:200]}{more}"] if names else []
+
     expected = [column.name for column in columns(record)]
     missing = [name for name in expected if name not in names]
     unknown = [name for name in names if name not in expected]
-    parts = [f"missing: {', '.join(missing)}"] * bool(missing) + [f"unknown: {', '.join(unknown)}"] * bool(
-        unknown
-    )
+    parts = listed("missing", missing) + listed("unknown", unknown)
     return f" ({'; '.join(parts)})" if parts else " (another order)" * (list(names) != expected)
 
 

@@ -86,6 +86,18 @@ def not_utf_8(error: UnicodeDecodeError) -> str:
     )
 
 
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading; a pipe or a device, which may never end, is refused.
+
+    Raises:
+        OSError: it cannot be opened.
+        UsageError: it is neither a file nor a directory.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UsageError(f"cannot read {path}: it is a pipe or a device; save what it yields as a file")
+    return path.open("rb")
+
+
 @contextmanager
 def opened(path: Path, record: type[Combined]) -> Iterator[Opened]:
     """Open a file of such records, which has to have their columns; later ones may be missing.
@@ -97,7 +109,7 @@ def opened(path: Path, record: type[Combined]) -> Iterator[Opened]:
     """
     longest = csv.field_size_limit(sys.maxsize)  # an error message may be of any length
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             check_format(file, path)
             size = whole_size(file, path)
             names = read_header(file, path, record)
@@ -116,7 +128,8 @@ def read_text(path: Path, kind: str = "") -> str:
         UsageError: it cannot be read, or is no text in UTF-8.
     """
     try:
-        content = path.read_bytes()
+        with open_file(path) as file:
+            content = file.read()
     except OSError as error:
         named = f"{kind} {path}" if kind else path
         raise UsageError(f"cannot read {named}: {error.strerror}") from None

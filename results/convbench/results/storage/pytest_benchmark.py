@@ -17,7 +17,7 @@ from convbench.registry.errors import NothingRan, UsageError, shown
 from convbench.results.schema import COMBINATION, CONDITIONS, MEASURED, Combination, Row, columns
 from convbench.results.storage.csv_format import Process, from_cell, read_records, step_times
 from convbench.results.storage.environment import cpu_model, logical_cores
-from convbench.results.storage.files import read_json, write_or_refuse
+from convbench.results.storage.files import open_file, read_json, write_or_refuse
 from convbench.results.storage.reader import results_file
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def read_pytest_benchmark(paths: Sequence[Path]) -> pd.DataFrame:
 def looks_like_json(path: Path) -> bool:
     """Whether a file begins as JSON does."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -14,7 +15,7 @@ from types import TracebackType
 from convbench.registry.errors import ConvbenchError, UsageError
 from convbench.results.schema import FILES, Combination, Combined, Epoch, Row, Sample, Trace, columns
 from convbench.results.storage.csv_format import Record, difference, header, read_records, to_line
-from convbench.results.storage.files import check_format, read_header, write_text
+from convbench.results.storage.files import check_format, open_file, read_header, write_text
 
 LOCK = ".lock"
 
@@ -280,11 +281,14 @@ def repair(path: Path, record: type[Combined]) -> None:
         UsageError: the file's columns are not ours, or it is no CSV file.
     """
     first = header(record).encode()
-    content = path.read_bytes() if path.exists() else b""
+    content = b""
+    if path.exists():
+        with open_file(path) as file:
+            content = file.read()
     if first.startswith(content):  # killed before the header was whole
         path.write_bytes(first)
         return
-    with path.open("rb") as file:
+    with io.BytesIO(content) as file:
         check_format(file, path)
         names = read_header(file, path, record)
     if names != [column.name for column in columns(record)]:

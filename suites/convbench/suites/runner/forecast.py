@@ -132,11 +132,13 @@ def before_anything(suite: Suite, planned: Sequence[Planned], *, time: bool, tra
         + 2 * suite.timing.max_seconds * len(able) * max(rounds, suite.timing.max_rounds or 0 if time else 0)
         + suite.budget.train_seconds * trained
     )
-    total = suite.budget.total_seconds
+    total, between = suite.budget.total_seconds, f"between {span(least)} and {span(most)}"
+    if span(least) == span(most):
+        between = f"about {span(most)}"
     if total is None:
-        return f"it takes between {span(least)} and {span(most)}; once something was timed, the run says more"
+        return f"it takes {between}; once something was timed, the run says more"
     if most <= total:
-        return f"it takes between {span(least)} and {span(most)}"
+        return f"it takes {between}"
     return (
         f"it takes {span(total)} at most, its total budget (without one it could be {span(most)}); "
         "what there is no time for is named"
