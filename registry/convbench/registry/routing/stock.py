@@ -30,7 +30,8 @@ OTHERS = (  # call no op of the contract
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh, nn.Softmax,
 )  # fmt: skip
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_hooks_of, _NO_HOOKS = itemgetter(*HOOKS), ({},) * len(HOOKS)
+_hooks_of = itemgetter(*HOOKS)
+_NO_HOOKS: tuple[dict[str, Any], ...] = ({},) * len(HOOKS)
 _CALLED = frozenset({"forward", "_conv_forward", "_compiled_call_impl"})  # where a module has such of its own
 
 
