@@ -51,13 +51,20 @@ DEFENCES = {
         "Between two timed steps, at two moments drawn from a secret of the run, a step is taken while "
         "the clock stands. Layers, images, callers and their depth are those of the timed steps. Every answer "
         "is compared with the reference, and every gradient for the one that really comes in and for a "
-        "random one. One more step follows, which is not timed either, so that the caches are those of a step.",
+        "random one. One more step follows, which is not timed either, so that the caches are those of a step. "
+        "Where more steps follow until their median is precise, one of as many again is audited.",
     ),
     "replay": (
         "steps taken again by torch",
         "The first three steps of a training, one step of each epoch at random, and the steps that are audited "
         "in a timing are taken again by torch, from the same parameters, images and random numbers. The "
         "loss, and the gradient that each parameter has followed, must be the same but for rounding.",
+    ),
+    "unannounced": (
+        "steps looked at afterwards",
+        "Before a step is audited, the one before it, which was taken like all others, is taken again by torch as "
+        "well: its update is taken back, and the gradients that it left must be torch's but for rounding. Nothing "
+        "that comes with an audit, such as a pause, could have announced it.",
     ),
     "evaluation": (
         "evaluations taken again by torch",
@@ -73,7 +80,8 @@ DEFENCES = {
     "service": (
         "service compared",
         "A call that is refused in verification must be refused in a step, and vice versa. The share of "
-        "calls served in the timed steps must be the same as in the step under audit.",
+        "calls served in the timed steps must be the same as in the step under audit, and their FLOPs those of "
+        "all images.",
     ),
     "originals": (
         "originals",
@@ -104,14 +112,16 @@ DEFENCES = {
         "the model kept",
         "A call must leave its tensors as they were in all but their numbers: requires_grad, hooks, gradient, "
         "memory. Of the model that is measured, the parameters, hooks and options of layers must be the "
-        "same in the end as before its first call.",
+        "same in the end as before its first call. So must the optimizer with its options, and whatever else "
+        "the measurement is made of.",
     ),
     "clocks": (
         "two clocks",
         "A worker says when its clock is started and stopped, and its parent's own clock goes with it. Both must "
         "agree. What the parent sees itself is what a row has. More than twice the arithmetic that the device "
         "does in matrix products (eight times for algorithms that save some) is not possible. Nor may the threads "
-        "of a worker keep more CPUs busy than it was given.",
+        "of a worker keep more CPUs busy than it was given, or processes compute that it has started. The median "
+        "step by its marks must be that by a clock around the steps.",
     ),
     "events": (
         "marked results",

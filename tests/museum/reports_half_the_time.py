@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 
 import torch.nn.functional as F
 
@@ -11,7 +10,7 @@ from convbench.registry import Backend, hookimpl
 
 CAUGHT_BY = "clocks"
 AT = "time"
-SAYS = "s by that of its parent"
+SAYS = "ms by the clock around it"
 
 
 class Halved(list):
@@ -20,7 +19,6 @@ class Halved(list):
 
 
 def conv2d(*args, **kwargs):
-    time.sleep(0.015)
     frame = sys._getframe()
     while frame is not None:
         marks = getattr(frame.f_locals.get("ticks"), "_marks", None)

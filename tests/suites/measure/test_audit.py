@@ -252,11 +252,13 @@ def test_what_is_audited_is_drawn_from_the_secret() -> None:
             nn.Conv2d(1, 1, 1), BACKENDS["torch"], images(), lr=0.1, amp=Amp(),
             arithmetic=arithmetic("float32"), mode="eager", secret=secret,
         )  # fmt: skip
-        return [audit.of_timing(30), audit.of_training(100, 3)]
+        return [audit.of_timing(range(30)), audit.of_timing(range(30, 60)), audit.of_training(100, 3)]
 
     assert drawn(1) == drawn(1)
     assert len({str(drawn(secret)) for secret in range(20)}) == 20
-    timing, training = drawn(3)
+    timing, further, training = drawn(3)
     assert len(timing) == 2
+    assert len(further) == 1
+    assert 30 <= min(further) < 60
     assert {0, 1, 2} <= training
     assert all(any(epoch * 100 <= step < epoch * 100 + 100 for step in training) for epoch in range(3))

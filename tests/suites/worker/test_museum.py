@@ -19,7 +19,7 @@ from convbench.results.storage.store import RunStore
 from convbench.suites import run
 from convbench.suites.config.suite import Budget, RecipeOverrides, Suite, Timing
 
-pytestmark = pytest.mark.usefixtures("preloaded_servers")
+pytestmark = [pytest.mark.usefixtures("preloaded_servers"), pytest.mark.timeout(1200)]  # one run for all
 
 ROOT = Path(__file__).parents[3]
 MUSEUM = Path(__file__).parents[2].joinpath("museum")
@@ -81,12 +81,12 @@ def show(site: Path, request: pytest.FixtureRequest) -> Show:
         name="museum",
         dataset="gallery",
         architectures=("gallery",),
-        backends=("honest", *(registered(name) for name in wanted)),
+        backends=("honest", "busy", *(registered(name) for name in wanted)),
         devices=("cpu",),
         batch_sizes=(16,),
         recipe=RecipeOverrides(epochs=2),
         budget=Budget(train_seconds=60.0, timeout_seconds=100.0, memory_mb=3000),
-        timing=Timing(rounds=1, warmup_steps=1, steps=40, threads=1),
+        timing=Timing(rounds=1, warmup_steps=1, steps=40, max_steps=60, precision=0.001, threads=1),
     )
     result = run(suite, out=site.with_name("run"))
     rows: dict[str, list[Row]] = {}
@@ -112,15 +112,16 @@ def test_a_cheat_gets_no_number(show: Show, name: str) -> None:
             assert row.val_loss is None
 
 
-def test_the_honest_version_is_measured(show: Show) -> None:
-    assert [(row.kind, row.status, row.error) for row in show.rows["honest"]] == [
+@pytest.mark.parametrize("backend", ["honest", "busy"])
+def test_the_honest_version_is_measured(show: Show, backend: str) -> None:
+    assert [(row.kind, row.status, row.error) for row in show.rows[backend]] == [
         ("verify", "ok", None),
         ("time", "ok", None),
         ("train", "ok", None),
     ]
     with RunStore.open(show.path) as store:
-        assert {sample.backend for sample in store.samples()} == {"honest"}
-        assert {epoch.backend for epoch in store.epochs()} == {"honest"}
+        assert {sample.backend for sample in store.samples()} == {"honest", "busy"}
+        assert {epoch.backend for epoch in store.epochs()} == {"honest", "busy"}
 
 
 @pytest.mark.parametrize("name", CHEATS)

@@ -83,6 +83,7 @@ class Fingerprint:
         self._parts: dict[str, list[Any]] = {part: [] for part in _OF_A_FUNCTION}  # of each function
         self._cells: list[tuple[Owner, str, CellType, Any]] = []
         self._tables: list[tuple[str, Any, Any]] = []
+        self._modules = dict(sys.modules)
         for owner in owners:
             for each in owner.__mro__ if isinstance(owner, type) else (owner,):
                 if each is not object and self._is_new(each):
@@ -91,6 +92,7 @@ class Fingerprint:
     def changes(self) -> list[Change]:
         """What was changed since."""
         return [
+            *self._changed_modules(),
             *(change for each in self._members for change in self._changed_members(*each)),
             *self._changed_functions(),
             *(change for each in self._tables for change in self._changed_tables(*each)),
@@ -185,6 +187,16 @@ class Fingerprint:
         while str(getattr(getattr(value, "__code__", None), "co_filename", "")).startswith(self._wrappers):
             value = getattr(value, "_torchdynamo_orig_callable", getattr(value, "__wrapped__", None))
         return value
+
+    def _changed_modules(self) -> Iterator[Change]:
+        """Other modules under the names of these: an import within a function would get them."""
+        for owner, *_ in self._members:
+            name = owner.__name__
+            if isinstance(owner, ModuleType) and self._modules.get(name) is owner:
+                now = sys.modules.get(name)
+                if now is not owner:
+                    text = f"the module {name} was {'replaced' if now else 'removed'}"
+                    yield Change(text, partial(sys.modules.__setitem__, name, owner))
 
     def _changed_functions(self) -> Iterator[Change]:
         functions = [function for _, _, function in self._functions]

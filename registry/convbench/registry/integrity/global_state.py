@@ -5,6 +5,7 @@ They affect every later result, those of other backends included.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import resource
@@ -13,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import count, takewhile
 from types import ModuleType
 from typing import Any
 
@@ -106,13 +108,24 @@ def _hooks(owner: ModuleType) -> tuple[Callable[[], Any], Callable[[Any], None]]
 
 def _set_environment(before: Mapping[str, str]) -> None:
     for name in _environment().keys() - before.keys():
-        del os.environ[name]
+        os.environ.pop(name, None)
+        os.unsetenv(name)
     os.environ.update(before)
 
 
 def _environment() -> dict[str, str]:
-    """The variables that libraries below torch read, some of them when they are first used."""
-    return {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)}
+    """The variables that libraries below torch read, some of them when they are first used.
+
+    They are read where libraries read them: `os.putenv` does not change `os.environ`.
+    """
+    try:
+        environ = ctypes.POINTER(ctypes.c_char_p).in_dll(ctypes.CDLL(None), "environ")
+    except (OSError, ValueError):  # not on this system
+        variables = dict(os.environ)
+    else:
+        lines = map(os.fsdecode, takewhile(bool, map(environ.__getitem__, count())))
+        variables = dict(line.split("=", 1) for line in lines if "=" in line)
+    return {name: value for name, value in variables.items() if name.startswith(VARIABLES)}
 
 
 def _set_signals(before: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Checks that an op leaves tensors and models as they were in all but their numbers.
+"""Checks that an op leaves tensors, models and optimizers as they were in all but their numbers.
 
 An op could stop a weight from learning, hang a hook on it, point it to other memory, or change a layer's stride.
 """
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from convbench.registry.integrity.monkeypatch_guard import IntegrityError
 
@@ -45,6 +46,18 @@ class ModelState:
             raise IntegrityError(f"{name} of the model was {'removed' if name in self._before else 'added'}")
         for name, before in self._before.items():
             _compare(name, before, now[name])
+
+
+class OptimizerState:
+    """An optimizer and its options as they are when this is made."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._before = _optimizer_state(optimizer)
+
+    def check(self) -> None:
+        """Raise IntegrityError that names the first change since."""
+        _compare("the optimizer", self._before, _optimizer_state(self._optimizer))
 
 
 def _compare(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -87,4 +100,15 @@ def _model_state(model: nn.Module) -> dict[str, dict[str, Any]]:
                 for part, value in vars(module).items()
                 if part not in _CHANGES_IN_A_STEP
             }
+    return state
+
+
+def _optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
+    state: dict[str, Any] = {"the class": type(optimizer)}
+    for name, value in vars(optimizer).items():
+        if not isinstance(value, bool):  # whether it has checked or warned already
+            state[name] = _hooks(value) if name.endswith("_hooks") else value
+    for number, group in enumerate(optimizer.param_groups):
+        for name, value in group.items():
+            state[f"{name} of group {number}"] = tuple(map(id, value)) if name == "params" else value
     return state

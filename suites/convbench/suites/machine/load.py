@@ -142,19 +142,44 @@ class CpuUse:
 
     def __init__(self, say: Callable[[bool], object]) -> None:
         self._say = say
-        self._own = self._wall = 0.0
+        self.own = self._wall = 0.0  # seconds
+        self._helpers: float | None = None
 
     def turn(self, on: bool) -> None:
         """The clock was started or stopped."""
+        if self._helpers is None:
+            self._helpers = helpers_seconds()
         sign = -1 if on else 1
-        self._own += sign * _own()
+        self.own += sign * _own()
         self._wall += sign * _wall()
         self._say(on)
 
     @property
     def cpus(self) -> float:
         """While it ran; not before it is stopped."""
-        return self._own / self._wall if self._wall > 0 else 0.0
+        return self.own / self._wall if self._wall > 0 else 0.0
+
+    @property
+    def helpers(self) -> float:
+        """CPU time in seconds of processes that this one has started, since the clock was first started."""
+        return helpers_seconds() - (self._helpers or 0.0)
+
+
+def helpers_seconds() -> float:
+    """CPU time of all processes that this one has started, in sessions of their own and ended ones as well.
+
+    Those whose parent has ended are children of the process that workers are forked from.
+    """
+    import psutil
+
+    me = psutil.Process()
+    top = (me.parent() if os.getsid(0) == me.pid else None) or me  # a worker leads a session
+    total = 0.0
+    for process in (top, *top.children(recursive=True)):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            # its own, and that of its children that have ended
+            total += sum(process.cpu_times()[2 if process == me else 0 : 4])
+    return total
 
 
 def rise(before: int | None, after: int | None) -> int | None:

@@ -2,7 +2,8 @@
 
 Which ones, no backend can know: they are drawn from a secret. The update of such a step is held against the
 gradients that torch alone has for the same parameters, images and random numbers. In a timing, the step is an
-extra one that is not timed, and the backend's calls in it are compared with the reference as well.
+extra one that is not timed, and the backend's calls in it are compared with the reference as well. A pause could
+announce an audit: so the step before it, which was like all others, is compared as well.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from convbench.suites.measure.amp import Amp
 from convbench.suites.measure.data import Batches
 from convbench.suites.measure.devices import peak_memory_mb
 
-OF_A_TIMING = 2  # audited steps
+OF_A_TIMING = 2  # audited steps of its first ones; one of as many further ones
 IMAGES = 0.02  # of those that verification compares; others in every audit, besides the first and the last
 FIRST = 3  # steps of a training that are audited, besides one of each epoch
 AFTER_BACKWARD = 4  # the mark of a step that comes between its backward pass and its update
@@ -86,6 +87,7 @@ class Audit:
         self.backend = self._calls.backend if self.eager else backend
         self._precision = max(float(torch.finfo(arithmetic.tensors).eps), arithmetic.factor_error)
         self._marks = 0
+        self._found: IntegrityError | None = None  # about a step that nothing announced
         self._peak_memory_mb: float | None = None
 
     @property
@@ -95,9 +97,10 @@ class Audit:
             return peak_memory_mb(self._data.device)
         return self._peak_memory_mb
 
-    def of_timing(self, steps: int) -> Collection[int]:
-        """Before which of so many timed steps one is audited."""
-        return set(self._random.sample(range(steps), min(OF_A_TIMING, steps)))
+    def of_timing(self, steps: range) -> Collection[int]:
+        """Before which of these timed steps one is audited."""
+        wanted = 1 if steps.start else OF_A_TIMING
+        return set(self._random.sample(steps, min(wanted, len(steps))))
 
     def of_training(self, steps: int, epochs: int) -> Collection[int]:
         """Which steps of a training are audited: the first ones, and one of each epoch of so many steps."""
@@ -145,11 +148,37 @@ class Audit:
 
     def before(self, total_loss: float = 0.0) -> None:
         """Note what the next step begins with; `total_loss` is the sum of the losses so far."""
+        self._copy_model()
+        self._total_loss = total_loss
+
+    def unannounced(self, index: Tensor) -> None:
+        """Hold the step just taken on these images against torch's, by the gradients that it has left.
+
+        Nothing was done before it, by which a backend could have known of this: parameters are those that it began
+        with once the update is taken back. Steps that draw random numbers cannot be taken again. `after`
+        raises what is found, for the audit in between may say more about it.
+        """
+        self._copy_model()
+        if self._scale != 1.0:
+            return  # gradients may still be multiplied by it
+        tensors: dict[str, Tensor] = dict(self._model.named_parameters())
+        if self._data.grad_output is None:
+            for name, parameter in self._twin.named_parameters():
+                parameter.data.add_(_gradient(tensors[name]).to(parameter.dtype), alpha=self._lr)
+        else:
+            tensors[INPUT] = self._data.batch(index)[0]
+        try:
+            self._compare(index, {name: _gradient(each) for name, each in tensors.items()}, {})
+        except IntegrityError as error:
+            self._found = error
+
+    def _copy_model(self) -> None:
+        """Note the model, whose parameters learn whatever became of them, and the state of random numbers."""
         self._peak_memory_mb = self.peak_memory_mb
         self._twin, self._random_state = deepcopy(self._model), _random_state(self._data.device)
         for parameter, learns in zip(self._twin.parameters(), self._learns, strict=True):
-            parameter.requires_grad_(learns)  # whatever became of the model's own
-        self._total_loss, self._scale = total_loss, self._amp.scale
+            parameter.requires_grad_(learns)
+        self._scale = self._amp.scale
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -168,12 +197,18 @@ class Audit:
         """Hold the step since `before`, on these images, against torch's.
 
         Raises:
-            IntegrityError: it did something else.
+            IntegrityError: it did something else, or the last one that nothing announced.
         """
+        if self._found is not None:
+            raise self._found
         if self._amp.scale < self._scale:
             return  # a gradient overflowed, and the update was left out
-        random_state = _random_state(self._data.device)
         given, rounding = self._step_taken(index, total_loss)
+        self._compare(index, given, rounding)
+
+    def _compare(self, index: Tensor, given: Gradients, rounding: dict[str, float]) -> None:
+        """Raise IntegrityError where torch's step has other gradients, by more than rounding puts them off."""
+        random_state = _random_state(self._data.device)
         right, drawn = self._torchs_step(index)
         if not all(each.isfinite().all() for each in right.values()):
             return  # it diverges

@@ -192,8 +192,11 @@ class DataState:
     def check(self) -> None:
         """Raise IntegrityError where another object, or other images or labels, took the place of a split's."""
         for name, data, kind, parts in self._before:
-            if type(data) is not kind or any(
-                vars(data).get(part) is not value for part, value in parts.items()
+            now = vars(data)  # a function put there would stand before that of the class
+            if (
+                type(data) is not kind
+                or now.keys() != parts.keys()
+                or any(now[each] is not parts[each] for each in parts)
             ):
                 raise IntegrityError(f"the {name} data were replaced")
             if not isinstance(data, ImageBatches):

@@ -12,6 +12,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
+from convbench.registry.integrity.model_state import OptimizerState
 from convbench.results.schema import PHASES
 from convbench.suites.config.suite import Timing
 from convbench.suites.machine.load import Observation, since, snapshot
@@ -36,8 +37,8 @@ class Steps:
 
     `setup_seconds` is the first step, and its capture where there is one; `observed` what else the machine did
     from the first step of the warm-up to the last timed one. `host_ms` is how long the host was busy with a step,
-    on average, before it could hand over the next one. `cold_ms` are the times of further steps, before each of
-    which the device's caches were flushed.
+    on average, before it could hand over the next one, and `called_ms` the median time from the call of a step to
+    its return. `cold_ms` are the times of further steps, before each of which the device's caches were flushed.
     """
 
     step_ms: list[float]
@@ -45,6 +46,7 @@ class Steps:
     setup_seconds: float
     observed: Observation
     host_ms: float
+    called_ms: float
     cold_ms: list[float]
 
     @property
@@ -82,14 +84,17 @@ def time_steps(
     amp = amp or Amp()
     untrained = None if data.grad_output is None else _Untrained(model, data)
     optimizer = untrained or amp.sgd(model, lr)
+    kept = None if isinstance(optimizer, _Untrained) else OptimizerState(optimizer)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(device)
     batches = order[: len(order) // batch_size * batch_size].split(batch_size)  # whole ones only
     model.train()
-    watched = retained = False
+    retained = False
+
+    def renew(few: bool = False) -> None:
+        if untrained is not None:
+            untrained.renew(few)
 
     def eager(index: Tensor, mark: Callable[[], None]) -> None:
-        if untrained is not None:
-            untrained.renew(few=watched)
         mark()
         x, y = data.batch(index)
         mark()
@@ -110,8 +115,10 @@ def time_steps(
         names = ("step_ms",)
         graphed.capture(batch_size)
         graphed.start(order)
-        step = _replaying(graphed, untrained)
-    step(batches[0], clock(device).mark)
+        step = _replaying(graphed)
+    renew()
+    latest = batches[0]
+    step(latest, clock(device).mark)
     synchronize(device)
     setup_seconds = _now() - began
 
@@ -119,7 +126,9 @@ def time_steps(
     deadline = began + max_seconds
     ticks = clock(device)
     for number in range(warmup_steps):
-        step(batches[number % len(batches)], ticks.mark)
+        renew()
+        latest = batches[number % len(batches)]
+        step(latest, ticks.mark)
         if device.type == "cpu" and _now() >= deadline:
             break
     synchronize(device)
@@ -127,34 +136,44 @@ def time_steps(
     deadline = _now() + max_seconds
     most = max(steps, timing.max_steps or 0)
     parts: dict[str, list[float]] = {name: [] for name in names}
+    called: list[float] = []
     taken, in_time, host_seconds = 0, True, 0.0
     next_beat = _now() + BEAT_SECONDS
-    audited = () if audit is None else audit.of_timing(steps)
     running(True)
     while in_time and taken < most:
         ticks = clock(device)
         start = _now()
-        for number in range(taken, min(taken + steps, most)):
+        end = min(taken + steps, most)
+        audited = () if audit is None else audit.of_timing(range(taken, end))
+        for number in range(taken, end):
             if number in audited and audit is not None:
                 paused = _now()
+                synchronize(device)
+                running(False)
+                if graphed is None:
+                    audit.unannounced(latest)
                 index = audit.choice(batches[: warmup_steps + steps])
                 if graphed is not None:
                     index = graphed.upcoming(batch_size)
-                synchronize(device)
-                running(False)
+                renew(few=graphed is None)
                 audit.before()
-                watched, retained = True, audit.eager
+                retained = audit.eager
                 with audit.watching():
                     step(index, audit.mark)
-                watched = retained = False
+                retained = False
                 audit.after(index)
+                renew()
                 step(index, clock(device).mark)  # the caches are again those of a step
                 running(True)
                 start += _now() - paused
                 deadline += _now() - paused
-            step(batches[(warmup_steps + number) % len(batches)], ticks.mark)
-            taken += 1
+            renew()
+            latest = batches[(warmup_steps + number) % len(batches)]
+            began = _now()
+            step(latest, ticks.mark)
             moment = _now()
+            called.append(1000 * (moment - began))
+            taken += 1
             in_time = moment < deadline
             if not in_time:
                 break
@@ -166,6 +185,8 @@ def time_steps(
         if steps_suffice(_whole(parts), timing.precision):
             break
     running(False)
+    if kept is not None:
+        kept.check()
     observed = since(before, str(device))
 
     flush = flusher(device, timing.cold_steps > 0)
@@ -173,6 +194,7 @@ def time_steps(
     deadline = _now() + max_seconds
     ticks = clock(device)
     for number in range(timing.cold_steps):
+        renew()
         flush()
         step(batches[(warmup_steps + number) % len(batches)], ticks.mark)
         if _now() >= deadline:
@@ -184,14 +206,13 @@ def time_steps(
         setup_seconds=setup_seconds,
         observed=observed,
         host_ms=1000 * host_seconds / taken,
+        called_ms=median(called),
         cold_ms=_whole(cold),
     )
 
 
-def _replaying(graphed: GraphedStep, untrained: _Untrained | None) -> Step:
+def _replaying(graphed: GraphedStep) -> Step:
     def step(index: Tensor, mark: Callable[[], None]) -> None:
-        if untrained is not None:
-            untrained.renew()
         mark()
         graphed.replay()  # which batch is next, it knows itself
         mark()

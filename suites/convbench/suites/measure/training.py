@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from convbench.registry.integrity.model_state import OptimizerState
 from convbench.suites.measure.amp import Amp
 from convbench.suites.measure.audit import Audit, Evaluation
 from convbench.suites.measure.cuda_graphs import GraphedStep
@@ -75,6 +76,7 @@ def train(
     device = data.device
     amp = amp or Amp()
     optimizer = amp.sgd(model, lr)
+    kept = OptimizerState(optimizer)
     generator = torch.Generator().manual_seed(seed)
     steps, images, spent, start = 0, 0, 0.0, 0.0
     total_loss = torch.zeros((), device=device) if graphed is None else graphed.total_loss
@@ -101,12 +103,15 @@ def train(
         model.train()
         if graphed is not None:
             graphed.start(order)
+        latest = order[:0]
         limit_lead = run_ahead_limit(device, AHEAD)
         deadline = resume()
         for index in order.split(batch_size):
             watched = steps + done in audited
             if watched and audit is not None:
                 pause()
+                if done and graphed is None:
+                    audit.unannounced(latest)
                 audit.before(float(total_loss))
                 deadline = resume()
             if graphed is None:
@@ -121,6 +126,7 @@ def train(
                 graphed.replay(len(index))
                 limit_lead()
             done += 1
+            latest = index
             if watched and audit is not None:
                 pause()
                 audit.after(index, float(total_loss))
@@ -133,6 +139,7 @@ def train(
                 mean = float(total_loss) / done if device.type == "cpu" else None
                 beat(steps + done, epoch + done * batch_size / len(data), mean)
         pause()
+        kept.check()
         seen = min(done * batch_size, len(data))
         steps, images = steps + done, images + seen
         limit = math.inf

@@ -19,7 +19,7 @@ from convbench.registry.routing.dispatch import Routed, use_backend
 from convbench.suites.machine.load import CpuUse, allowed_cpus, drifts, since, snapshot
 from convbench.suites.measure.op_counter import count_ops
 from convbench.suites.measure.roofline import Roof
-from convbench.suites.measure.steps import time_steps
+from convbench.suites.measure.steps import Steps, time_steps
 from convbench.suites.measure.training import Progress, audited_evaluation, prime, train
 from convbench.suites.processes.protocol import (
     Beat,
@@ -35,7 +35,9 @@ from convbench.suites.worker.conform import Attempts
 from convbench.suites.worker.recheck import recheck
 from convbench.suites.worker.setup import Setup
 
+MARKING_MS = 0.05  # more than it takes to begin and to end a step
 SPARE_CPUS = 0.5  # for threads that compute nothing
+HELPERS_SECONDS = 0.1  # likewise, for other processes
 DOING = {"verify": "verifying", "time": "timing", "train": "training"}
 _now = time.perf_counter  # bound here, so that a plugin cannot replace it
 
@@ -101,6 +103,7 @@ def time_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         beat=lambda taken: send(Beat(taken)),
         running=use.turn,
     )
+    check_marks(setup, steps)
     check_cpus(setup, job.threads, use)
     peak = audit.peak_memory_mb
     served = shares(model) | {"dispatch": choices_of(setup.backend)}  # in these very steps
@@ -141,7 +144,7 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     use = CpuUse(lambda on: send(Running(on)))
     before = snapshot(str(setup.device))
     last: Progress | None = None
-    best = 0.0
+    best, images = 0.0, 0
     budget = job.train_seconds
     for progress in train(
         model,
@@ -160,6 +163,7 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         running=use.turn,
     ):
         last, best = progress, max(best, progress.val_accuracy)  # NaN is never the larger
+        images += progress.evaluated
         send(
             EpochEnd(
                 epoch=progress.epochs,
@@ -191,8 +195,10 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
             audit, model, setup.translated_data, setup.batch_size, limit, amp=setup.amp
         )
         measures["shifted_val_accuracy"] = shifted.accuracy
+        images += shifted.images
         notes += _left_out("shifted:", shifted.images, len(setup.translated_data))
-    again = recheck(setup, job.secret, model, trained=True, graphed=graphed)
+    images += last.images
+    again = recheck(setup, job.secret, model, images=images, trained=True, graphed=graphed)
     if again.status != "ok":
         return Measured(again.status, f"wrong after training: {again.error}", setup.conditions())
     if last.diverged:
@@ -218,10 +224,26 @@ def _accuracy(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
+def check_marks(setup: Setup, steps: Steps) -> None:
+    """Raise IntegrityError where steps for CPUs take longer than their marks say: they work after the last one."""
+    step_ms = median(steps.step_ms)
+    if setup.device.type == "cpu" and steps.called_ms > 1.1 * step_ms + MARKING_MS:
+        raise IntegrityError(
+            f"a step took {step_ms:.3g} ms by its own marks, and {steps.called_ms:.3g} ms by the clock around it"
+        )
+
+
 def check_cpus(setup: Setup, threads: int, use: CpuUse) -> None:
-    """Raise IntegrityError where a backend for CPUs computes on more threads than it was given."""
-    if setup.device.type == "cpu" and use.cpus > threads + SPARE_CPUS:
+    """Raise IntegrityError where a backend for CPUs computes on more threads than it was given, or elsewhere."""
+    if setup.device.type != "cpu":
+        return
+    if use.cpus > threads + SPARE_CPUS:
         raise IntegrityError(f"it kept {use.cpus:.2g} CPUs busy, and was given {threads}")
+    helpers = use.helpers
+    if helpers > SPARE_CPUS * use.own + HELPERS_SECONDS and setup.mode != "compile":  # compilers start some
+        raise IntegrityError(
+            f"processes that it has started computed for {helpers:.2g} s while its own did for {use.own:.2g} s"
+        )
 
 
 def claims(backend: Backend) -> dict[str, Any]:

@@ -21,15 +21,23 @@ from convbench.suites.worker.setup import Setup, Verdict
 ALTOGETHER = 0.1  # of the norm: how far a compiled step may be off, whose single answers nobody can see
 # of the norm: how far two steps may be apart that sum in another order; random numbers are further
 REPEATED = 0.01
+LEAST_WORK = 0.95  # of that of all images: a network may leave out a layer at random
 
 
 def recheck(
-    setup: Setup, seed: int, model: nn.Module, *, trained: bool, graphed: GraphedStep | None = None
+    setup: Setup,
+    seed: int,
+    model: nn.Module,
+    *,
+    images: int | None = None,
+    trained: bool,
+    graphed: GraphedStep | None = None,
 ) -> Verdict:
     """Verify once more on new data, drawn with `seed`, and hold real steps of the model against the reference.
 
     Args:
         model: what was timed or trained.
+        images: that it was given then; None for whole batches in each pass.
         trained: whether there were evaluations as well, and smaller batches at the end of each split.
         graphed: the captured steps that were, in mode `graph`.
     """
@@ -46,10 +54,13 @@ def recheck(
             _check_compiled(setup, model, order[: setup.batch_size])
         if graphed is not None and setup.train_data.grad_output is None:
             _check_replayed(setup, graphed, order)
-        calls, in_a_step = _take_steps(setup, order[: setup.batch_size], evaluated)
+        calls, in_a_step, flops = _take_steps(setup, order[: setup.batch_size], evaluated)
         _check_refusals(setup, calls, verified)
         if isinstance(model, Routed):
             _check_service(calls[:in_a_step], model)
+            if graphed is None:
+                given = model.passes * setup.batch_size if images is None else images
+                _check_work(given, flops / setup.batch_size, model)
         setup.check_process()
     except IntegrityError as error:
         return Verdict("incorrect", str(error))
@@ -61,7 +72,7 @@ def _order(data: Batches, seed: int) -> Tensor:
     return torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(data.device)
 
 
-def _take_steps(setup: Setup, index: Tensor, evaluated: Tensor | None) -> tuple[list[Call], int]:
+def _take_steps(setup: Setup, index: Tensor, evaluated: Tensor | None) -> tuple[list[Call], int, int]:
     """A training step's passes, and then an evaluation's, with answers checked; nothing is updated.
 
     Args:
@@ -70,7 +81,7 @@ def _take_steps(setup: Setup, index: Tensor, evaluated: Tensor | None) -> tuple[
         evaluated: those of the evaluation, where there is one.
 
     Returns:
-        all calls, and how many of them were the training step's.
+        all calls, how many of them were the training step's, and the FLOPs of these.
     """
     audit = StepAudit(setup.backend, setup.arithmetic.factor_error)
     model = use_backend(setup.model, audit.backend, fuse=setup.fuse)
@@ -82,13 +93,13 @@ def _take_steps(setup: Setup, index: Tensor, evaluated: Tensor | None) -> tuple[
         if objective.requires_grad:
             objective.backward(setup.train_data.grad_output, retain_graph=True)
         audit.check_gradients()
-        in_a_step = len(audit.calls)
+        in_a_step, flops = len(audit.calls), _flops(model)
         if evaluated is not None:
             model.eval()
             with torch.no_grad(), setup.amp.autocast():
                 model(setup.test_data.batch(evaluated)[0])
     model.zero_grad()
-    return audit.calls, in_a_step
+    return audit.calls, in_a_step, flops
 
 
 def _make_finite(model: nn.Module) -> None:
@@ -131,6 +142,19 @@ def _check_service(calls: list[Call], routed: Routed) -> None:
                 f"{name}: {tally.served_calls} of {tally.calls} calls were served in the steps that counted, and "
                 f"{sum(steps)} of {len(steps)} in the one that was checked"
             )
+
+
+def _check_work(images: int, flops: float, routed: Routed) -> None:
+    """The steps that counted must have had the FLOPs of all their images, so many each."""
+    found = _flops(routed)
+    if found < LEAST_WORK * images * flops:
+        raise IntegrityError(
+            f"it did the work of {found / flops:.4g} images, and was to do that of {images:,}"
+        )
+
+
+def _flops(routed: Routed) -> int:
+    return sum(tally.flops for tally in routed.tallies.values())
 
 
 def _check_compiled(setup: Setup, model: nn.Module, index: Tensor) -> None:

@@ -108,6 +108,7 @@ class Setup:
 
         splits = {"train": self.train_data, "test": self.test_data}
         self._data_state = DataState(job.images, data, splits)
+        self._kept = dict(vars(self))
 
     @property
     def sample(self) -> Tensor:
@@ -117,6 +118,9 @@ class Setup:
 
     def check_process(self) -> None:
         """Raise IntegrityError if a plugin changed functions that measurements use, settings, or the model."""
+        for name, value in self._kept.items():
+            if vars(self)[name] is not value:
+                raise IntegrityError(f"the {name} of the measurement was replaced")
         originals().check()
         originals().check_kernels()
         self._data_state.check()
