@@ -1,4 +1,4 @@
-"""Another process, in a session of its own, does what would belong to the step."""
+"""Other processes, in sessions of their own, do what would belong to the step."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ def computes(seconds):
 def conv2d(input, weight, *args, **kwargs):
     if isinstance(weight, torch.nn.Parameter) and torch.is_grad_enabled():
         if not started:
-            started.append(os.fork())
-            if not started[0]:
-                os.setsid()
-                computes(100)
-                os._exit(0)
+            for _ in range(2):
+                started.append(os.fork())
+                if not started[-1]:
+                    os.setsid()
+                    computes(100)
+                    os._exit(0)
         computes(0.003)
     return F.conv2d(input, weight, *args, **kwargs)
 
