@@ -2,7 +2,7 @@
 
 A convolution sums products over taps, and keeps a block of its output in registers meanwhile;
 `core/correlation.hpp` draws it. The library is built when convbench is installed from source and comes with its
-wheels (`build.py`), `library.py` calls it, and `convolution.py`, `pooling.py` and `stage.py` make ops of torch of
+wheels (`build.py`), `library.py` calls it, and `convolution.py`, `pooling.py` and `network.py` make ops of torch of
 it. `docs/native.md` has what it reaches, and why.
 """
 
@@ -34,10 +34,10 @@ def unavailable() -> str | None:
 
 def load() -> Mapping[str, Any]:
     from convbench.plugins.backends.native.convolution import CONVOLUTIONS
+    from convbench.plugins.backends.native.network import NETWORKS
     from convbench.plugins.backends.native.pooling import POOLING
-    from convbench.plugins.backends.native.stage import STAGES
 
-    return {**CONVOLUTIONS, **POOLING, **STAGES}
+    return {**CONVOLUTIONS, **POOLING, **NETWORKS}
 
 
 @hookimpl
