@@ -1,4 +1,4 @@
-"""`sequential`: neighbouring layers of a network as one op, stages of convolution, activation and pooling first."""
+"""`sequential`: neighbouring layers of a network as one op: stages, and linear layers behind them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ STAGES: Mapping[str, Callable[..., Tensor]] = {
 def sequential(input: Tensor, *parameters: Tensor | None, layers: Layers, **named: Tensor | None) -> Tensor:
     """(N, C, H, W), weight and bias of each layer -> the output of the last layer.
 
-    A layer is a tuple: `(name, *options)` of a stage, with its `stride` and what follows it in the op of that name;
-    `("flatten",)`; or `("linear", activation)`, where the activation may be `none`.
+    A layer is a tuple: `(name, *options)` of a stage, with the op's arguments from `stride` on; `("flatten",)`; or
+    `("linear", activation)`, where the activation may be `none`.
     """
     return in_turn(STAGES, input, in_order(parameters, named), layers)
 
@@ -53,13 +53,16 @@ def in_order(parameters: Sequence[Tensor | None], named: Mapping[str, Any]) -> t
     if not named:
         return tuple(parameters)
     if not set(named) <= set(PARAMETERS[len(parameters) :]):
-        raise TypeError(f"sequential takes its input, {', '.join(PARAMETERS)} and layers, not {sorted(named)}")
-    return *parameters, *(named.get(name) for name in PARAMETERS[len(parameters) :])
+        raise TypeError(
+            f"sequential takes its input, {', '.join(PARAMETERS)} and layers, not {sorted(named)}"
+        )
+    given = [*parameters, *(named.get(name) for name in PARAMETERS[len(parameters) :])]
+    while given and given[-1] is None and given[-2] is None:
+        del given[-2:]
+    return tuple(given)
 
 
-def with_parameters(
-    parameters: Sequence[Any], layers: Layers
-) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:
+def with_parameters(parameters: Sequence[Any], layers: Layers) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:
     """Each layer, with its weight and bias, or with None.
 
     Raises:
@@ -116,6 +119,7 @@ def sequential_op(conv2d: Op, fused: Sequence[Op]) -> Op:
 def _flops(ops: Mapping[str, Op]) -> Callable[..., int]:
     @lru_cache(maxsize=1024)
     def counted(layers: Layers, *shapes: torch.Size | None) -> int:
+        input: Any
         input, *parameters = (None if each is None else torch.empty(each, device="meta") for each in shapes)
         flops = 0
         for layer, weight, bias in with_parameters(parameters, layers):

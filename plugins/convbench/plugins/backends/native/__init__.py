@@ -2,8 +2,8 @@
 
 A convolution sums products over taps, and keeps a block of its output in registers meanwhile;
 `core/correlation.hpp` draws it. The library is built when convbench is installed from source and comes with its
-wheels (`build.py`), `library.py` calls it, and `convolution.py`, `pooling.py` and `network.py` make ops of torch of
-it. `docs/native.md` has what it reaches, and why.
+wheels (`build.py`), `library.py` calls it, and `convolution.py`, `pooling.py` and `network.py` make ops of
+torch of it. `docs/native.md` has what it reaches, and why.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ OPS = (
     "activation_avg_pool2d",
     "conv2d_activation_max_pool2d",
     "conv2d_activation_avg_pool2d",
+    "sequential",
 )
 
 

@@ -1,7 +1,7 @@
 """`sequential`, and a stage alone, as one call each way.
 
-A block of images goes through all layers within the cache of one core (`core/network.hpp`). Compilers see the layers
-instead, and so does whoever asks for gradients of gradients.
+A block of images goes through all layers within the cache of one core (`core/network.hpp`). Compilers see the
+layers instead, and so does whoever asks for gradients of gradients.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class _Network(Function):
         input, kept, *parameters = ctx.saved_tensors
         of_input, _, _, *needed = ctx.needs_input_grad
         if torch.is_grad_enabled():
-            tensors = [each for each, wanted in zip((input, *parameters), (of_input, *needed), strict=True) if wanted]
+            tensors = [
+                each for each, wanted in zip((input, *parameters), (of_input, *needed), strict=True) if wanted
+            ]
             output = in_turn(_ONE_BY_ONE, input, parameters, ctx.layers)
             found = iter(torch.autograd.grad(output, tensors, grad_output, create_graph=True))
             first = next(found) if of_input else None
@@ -103,7 +105,7 @@ def _stage(
     groups: int,
     activation: str,
     kernel_size: IntPair,
-    pool_stride: IntPair | None,
+    pool_stride: IntPair | None = None,
 ) -> tuple[int, ...]:
     """`Stage` of core.hpp."""
     strides, pads, gaps, groups = convolution_options(
@@ -163,7 +165,7 @@ def _one_by_one(
     groups: int,
     activation: str,
     kernel_size: IntPair,
-    pool_stride: IntPair | None,
+    pool_stride: IntPair | None = None,
 ) -> Tensor:
     """The layers of the stage of that name."""
     convolved = CONVOLUTIONS["conv2d"](input, weight, bias, stride, padding, dilation, groups)
@@ -193,4 +195,4 @@ def _alone(name: str) -> Callable[..., Tensor]:
 
 _STAGES = ("conv2d_activation_max_pool2d", "conv2d_activation_avg_pool2d")
 _ONE_BY_ONE = {name: partial(_one_by_one, name) for name in _STAGES}
-NETWORKS = {name: _alone(name) for name in _STAGES}
+NETWORKS = {**{name: _alone(name) for name in _STAGES}, "sequential": network}
