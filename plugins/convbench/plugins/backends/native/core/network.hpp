@@ -43,10 +43,16 @@ struct NetworkPlan {
         for (Index i = 0; i < layers; i++) {
             Layer<T> &l = layer[i];
             l.size = i + 1 < layers ? layer[i + 1].source.size() : l.pooled * L;
-            l.values = take(l.size);
+            l.values = take(is_read(i) ? l.size : 0);
             l.activated = take(l.max() || l.linear ? 0 : l.s.conv.filters * l.plane * L);
             l.places = take(l.max() ? divided_up(l.pooled * L * sizeof(uint16_t), sizeof(T)) : 0);
         }
+    }
+
+    // Whether the output of a layer is read again, by the next one or for a gradient.
+    bool is_read(Index i) const {
+        const Layer<T> &l = layer[i];
+        return i + 1 < layers || l.max() || (l.linear && l.s.conv.activation);
     }
 
     Index images(Index block) const { return smaller(L, batch - block * L); }
@@ -95,7 +101,7 @@ bool network_forward(const Network &n, const T *input, const T *const *parameter
     const NetworkPlan<T> plan(n);
     const Layer<T> &first = plan.layer[0], &last = plan.layer[plan.layers - 1];
     Index *offsets[MOST_LAYERS], *reaches[MOST_LAYERS], *order;
-    T *packed[MOST_LAYERS], *biases, *copies, *sums;
+    T *packed[MOST_LAYERS], *biases, *copies, *sums, *outputs;
     const Index source = first.source.size();
     const Index activated = plan.most([](auto &l) { return l.max() ? l.s.conv.filters * l.plane * L : 0; });
     const Index filters = plan.most([](auto &l) { return l.s.conv.filters; });
@@ -110,6 +116,7 @@ bool network_forward(const Network &n, const T *input, const T *const *parameter
         biases = room.take<T>(filters);
         copies = room.take<T>(team.threads * source);
         sums = room.take<T>(team.threads * activated);
+        outputs = room.take<T>(team.threads * last.size);
     });
     if (!laid_out) return false;
     std::memset(biases, 0, filters * sizeof(T));
@@ -126,7 +133,7 @@ bool network_forward(const Network &n, const T *input, const T *const *parameter
         first.source.fill(x, input + block * L * first.input, g.height, g.width, -g.pad_y, first.input, images);
         for (Index i = 0; i < plan.layers; i++) {
             const Layer<T> &l = plan.layer[i];
-            T *values = of_block + l.values;
+            T *values = plan.is_read(i) ? of_block + l.values : outputs + worker * last.size;
             if (l.linear) {
                 const Index activation = l.s.conv.activation, filters = l.s.conv.filters;
                 Linear<T, L, false>::run(parameters[2 * i], x, l.taps, parameters[2 * i + 1], filters, values);
