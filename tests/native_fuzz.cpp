@@ -25,10 +25,9 @@
     extern "C" int avg_pool2d_##T(const Pooling *, const TYPE *, TYPE *, TYPE *, int);                                 \
     extern "C" int avg_pool2d_gradient_##T(const Pooling *, const TYPE *, const TYPE *, TYPE *, int);                  \
     extern "C" int activation_gradient_##T(const Elements *, const TYPE *, const TYPE *, TYPE *, int);                 \
-    extern "C" int64_t stage_kept_##T(const Stage *);                                                                  \
-    extern "C" int stage_##T(const Stage *, const TYPE *, const TYPE *, const TYPE *, TYPE *, TYPE *, uint16_t *, int); \
-    extern "C" int stage_gradients_##T(const Stage *, const TYPE *, const TYPE *, const TYPE *, const TYPE *,          \
-                                       const uint16_t *, TYPE *, TYPE *, TYPE *, int);                                 \
+    extern "C" int64_t network_kept_##T(const Network *);                                                              \
+    extern "C" int network_##T(const Network *, TYPE *const *, int);                                                   \
+    extern "C" int network_gradients_##T(const Network *, TYPE *const *, int);                                         \
     struct Of##T {                                                                                                     \
         typedef TYPE Number;                                                                                           \
         static constexpr auto served = conv2d_served_##T;                                                              \
@@ -40,9 +39,9 @@
         static constexpr auto avg_pool = avg_pool2d_##T;                                                               \
         static constexpr auto avg_pool_gradient = avg_pool2d_gradient_##T;                                             \
         static constexpr auto activation_gradient = activation_gradient_##T;                                           \
-        static constexpr auto stage_kept = stage_kept_##T;                                                             \
-        static constexpr auto stage = stage_##T;                                                                       \
-        static constexpr auto stage_gradients = stage_gradients_##T;                                                   \
+        static constexpr auto network_kept = network_kept_##T;                                                         \
+        static constexpr auto network = network_##T;                                                                   \
+        static constexpr auto network_gradients = network_gradients_##T;                                               \
     };
 FUNCTIONS(float32, float)
 FUNCTIONS(float64, double)
@@ -212,13 +211,16 @@ void poolings(Random &random, bool wild, bool compare) {
     if (alone != output) fail("threads change a maximum", &p.planes, 16);
 }
 
-template <class Of>
-void stages(Random &random, bool wild, bool compare) {
-    typedef typename Of::Number T;
+// A convolution and a pooling of what comes out of `before`, or of anything.
+Stage stage(Random &random, bool wild, const Stage *before) {
     Stage s;
     s.conv = geometry(random, wild);
     if (random() % 8) s.conv.stride_y = s.conv.stride_x = 1;
     Geometry &g = s.conv;
+    if (before) {
+        g.batch = before->conv.batch, g.channels = before->conv.filters, g.groups = 1;
+        g.height = before->rows, g.width = before->columns;
+    }
     g.rows = outputs(g.height, g.kernel_y, g.stride_y, g.pad_y, 0, g.dilation_y);
     g.columns = outputs(g.width, g.kernel_x, g.stride_x, g.pad_x, 0, g.dilation_x);
     s.maximum = random() % 2;
@@ -226,30 +228,69 @@ void stages(Random &random, bool wild, bool compare) {
     s.stride_y = drawn(random, wild, 1, s.pool_y > 0 && s.pool_y < 4 ? s.pool_y : 3);
     s.stride_x = drawn(random, wild, 1, s.pool_x > 0 && s.pool_x < 4 ? s.pool_x : 3);
     s.rows = outputs(g.rows, s.pool_y, s.stride_y, 0, 0, 1), s.columns = outputs(g.columns, s.pool_x, s.stride_x, 0, 0, 1);
-    const int64_t kept = Of::stage_kept(&s), images = numbers({g.batch, g.channels, g.height, g.width});
-    const int64_t results = numbers({g.batch, g.filters, s.rows, s.columns});
+    return s;
+}
+
+Stage linear(Random &random, bool wild, const Stage *before) {
+    const int64_t batch = before ? before->conv.batch : drawn(random, wild, 0, 40);
+    const int64_t channels = before ? times(before->conv.filters, times(before->rows, before->columns))
+                                    : drawn(random, wild, 1, 50);
+    const int64_t filters = drawn(random, wild, 1, 30), activation = drawn(random, wild && random() % 8 == 0, 0, 3);
+    return {{batch, channels, 1, 1, filters, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, activation}, 0, 1, 1, 1, 1, 1, 1};
+}
+
+template <class Of>
+void networks(Random &random, bool wild, bool compare) {
+    typedef typename Of::Number T;
+    Network n;
+    n.layers = between(random, 1, 4);
+    const int64_t stages = between(random, 0, n.layers);
+    for (int64_t i = 0; i < n.layers; i++) {
+        const Stage *const before = i ? &n.layer[i - 1] : nullptr;
+        n.layer[i] = i < stages ? stage(random, wild, before) : linear(random, wild, before);
+    }
+    if (wild && random() % 20 == 0) n.layers = drawn(random, true, 0, 20);
+    const Geometry &g = n.layer[0].conv;
+    const int64_t kept = Of::network_kept(&n), images = numbers({g.batch, g.channels, g.height, g.width});
     if (!kept) {
-        T *const none = nullptr;
-        if (Of::stage(&s, none, none, none, none, none, nullptr, 3) != WRONG) fail("a wrong stage was computed", &g.batch, 24);
+        T *const none[4 + 4 * MOST_LAYERS] = {};
+        if (Of::network(&n, none, 3) != WRONG || Of::network_gradients(&n, none, 3) != WRONG)
+            fail("a wrong network was computed", &n.layers, 25);
         return;
     }
-    const int64_t kernels = numbers({g.filters, g.channels / g.groups, g.kernel_y, g.kernel_x});
-    if (images < 0 || results < 0 || kernels < 0 || kept > 100 * SMALL) return;
-    Tensor<T> input(random, images), weight(random, kernels), bias(random, g.filters), output(random, results);
-    Tensor<T> held(random, kept), upstream(random, results), of_input(random, images), of_weight(random, kernels);
-    Tensor<T> of_bias(random, g.filters);
-    Tensor<uint16_t> places(random, s.maximum ? kept : 0);
-    const int threads = compare ? 4 : static_cast<int>(between(random, 1, 3));
-    const auto run = [&](int with, Tensor<T> &to, Tensor<T> &to_input) {
-        return Of::stage(&s, input.data(), weight.data(), bias.data(), to.data(), held.data(), places.data(), with) +
-               Of::stage_gradients(&s, upstream.data(), input.data(), weight.data(), held.data(), places.data(),
-                                   random() % 3 ? to_input.data() : nullptr, of_weight.data(), of_bias.data(), with);
+    const Stage &last = n.layer[n.layers - 1];
+    const int64_t results = numbers({g.batch, last.conv.filters, last.rows, last.columns});
+    if (images < 0 || results < 0 || kept > 100 * SMALL) return;
+    Tensor<T> input(random, images), output(random, results), held(random, kept), upstream(random, results);
+    Tensor<T> of_input(random, images);
+    std::vector<Tensor<T>> parameters, gradients;
+    for (int64_t i = 0; i < n.layers; i++) {
+        const Geometry &c = n.layer[i].conv;
+        const int64_t kernels = numbers({c.filters, c.channels / c.groups, c.kernel_y, c.kernel_x});
+        if (kernels < 0) return;
+        for (const int64_t count : {kernels, c.filters}) {
+            parameters.emplace_back(random, count);
+            gradients.emplace_back(random, count);
+        }
+    }
+    const bool wanted = random() % 3, biased = random() % 2;
+    const auto run = [&](int with, Tensor<T> &to, Tensor<T> &to_input, std::vector<Tensor<T>> &to_parameters) {
+        std::vector<T *> forth{input.data(), to.data(), held.data()};
+        std::vector<T *> back{upstream.data(), input.data(), held.data(), wanted ? to_input.data() : nullptr};
+        for (size_t i = 0; i < parameters.size(); i++) {
+            T *const each = i % 2 && !biased ? nullptr : parameters[i].data();
+            forth.push_back(each), back.push_back(each);
+        }
+        for (auto &each : to_parameters) back.push_back(each.data());
+        return Of::network(&n, forth.data(), with) + Of::network_gradients(&n, back.data(), with);
     };
-    if (run(threads, output, of_input)) fail("a stage was not computed", &g.batch, 24);
+    if (run(compare ? 4 : static_cast<int>(between(random, 1, 3)), output, of_input, gradients))
+        fail("a network was not computed", &n.layers, 25);
     if (!compare) return;
     Tensor<T> alone(output), of_input_alone(of_input);
-    run(1, alone, of_input_alone);
-    if (alone != output) fail("threads change a stage", &g.batch, 24);
+    std::vector<Tensor<T>> others(gradients);
+    run(1, alone, of_input_alone, others);
+    if (alone != output || of_input_alone != of_input) fail("threads change a network", &n.layers, 25);
 }
 
 template <class Of>
@@ -265,7 +306,7 @@ void any(Random &random, bool wild, bool compare) {
     switch (random() % 6) {
     case 0: case 1: return poolings<Of>(random, wild, compare);
     case 2: return slopes<Of>(random, wild);
-    case 3: return stages<Of>(random, wild, compare);
+    case 3: return networks<Of>(random, wild, compare);
     default: return convolutions<Of>(random, wild, compare);
     }
 }

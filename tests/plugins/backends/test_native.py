@@ -19,7 +19,16 @@ from torch import Tensor
 from conftest import exhaustive
 from convbench.plugins.backends.native import library
 from convbench.registry import Backend, Unsupported, discover
-from convbench.registry.conformance.cases import Case, conv2d, fused, has_output, pool, stage
+from convbench.registry.conformance.cases import (
+    Case,
+    chain,
+    conv2d,
+    fused,
+    has_output,
+    output_shape,
+    pool,
+    stage,
+)
 from convbench.registry.conformance.verify import check
 from convbench.registry.ops.contract import OPS as CONTRACT
 from pooled_as_torch import chooses_as_torch
@@ -143,6 +152,109 @@ def test_a_stage_of_lenet_is_served() -> None:
     weights = torch.randn_like(right)
     first, second = (torch.autograd.grad(each, kernels, weights)[0] for each in (answer, right))
     torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-3)
+
+
+def random_networks(count: int, seed: int) -> Iterator[Case]:
+    """Up to three stages and three linear layers, of batches that fill the lanes and of some that do not."""
+    draw, activations = random.Random(seed), ("relu", "sigmoid", "tanh")
+    while count:
+        images = draw.choice((3, 7, 10, 15, 16, 17, 31, 40))
+        start = channels, height, width = draw.randint(1, 4), draw.randint(6, 22), draw.randint(6, 22)
+        layers: list[Any] = []
+        for _ in range(draw.randint(1, 3)):
+            groups = draw.choice((1, 1, 1, channels))
+            filters = groups * draw.randint(1, 7)
+            kernel = draw.randint(1, min(5, height)), draw.randint(1, min(5, width))
+            options = 1, draw.choice((0, 0, 1, 2, (1, 2))), draw.choice((1, 1, 1, 2)), groups
+            window = draw.choice(((2, None), (2, 2), (1, None), (3, 1), ((1, 2), None)))
+            name = f"conv2d_activation_{draw.choice(('max_pool2d', 'avg_pool2d'))}"
+            layer = (
+                (filters, channels // groups, *kernel),
+                (name, *options, draw.choice(activations), *window),
+            )
+            shape = output_shape(chain((images, *start), *layers, layer))
+            if shape is not None:
+                layers.append(layer)
+                _, channels, height, width = shape
+        if not layers:
+            continue
+        features = channels * height * width
+        linear = draw.randint(0, 3)
+        layers += [(None, ("flatten",))] * bool(linear)
+        for _ in range(linear):
+            outputs = draw.choice((1, 2, 5, 10, 17, 33, 84))
+            layers.append(((outputs, features), ("linear", draw.choice(("none", *activations)))))
+            features = outputs
+        count -= 1
+        yield chain((images, *start), *layers, bias=draw.random() < 0.7)
+
+
+@pytest.mark.parametrize("cases", [20, exhaustive(150)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_random_networks_on_every_instruction_set(cases: int, threads: int, instruction_set: str) -> None:
+    torch.set_num_threads(threads)
+    served = 0
+    for case in random_networks(cases, seed=17 + threads):
+        for dtype in BACKEND.dtypes:
+            outcome = check(BACKEND, CONTRACT["sequential"], case, dtype, "cpu")
+            assert outcome.state in ("passed", "unsupported"), f"{case}: {outcome.message}"
+            served += outcome.state == "passed"
+    assert served >= 12
+
+
+LENET = chain(
+    (32, 1, 28, 28),
+    ((6, 1, 5, 5), ("conv2d_activation_avg_pool2d", 1, 2, 1, 1, "sigmoid", 2)),
+    ((16, 6, 5, 5), ("conv2d_activation_avg_pool2d", 1, 0, 1, 1, "sigmoid", 2)),
+    (None, ("flatten",)),
+    ((120, 400), ("linear", "sigmoid")),
+    ((84, 120), ("linear", "sigmoid")),
+    ((10, 84), ("linear", "none")),
+)
+
+
+def test_all_of_lenet_is_one_node() -> None:
+    arguments = LENET.arguments(torch.float64, torch.device("cpu"), seed=0)
+    tensors = [each.requires_grad_() for each in arguments.values() if isinstance(each, Tensor)]
+    torch.set_num_threads(2)
+    answers = []
+    for _ in range(3):
+        output = BACKEND.ops["sequential"](**arguments)
+        assert {each[0] for each in output.grad_fn.next_functions if each[0]} <= {
+            torch.autograd.graph.get_gradient_edge(each).node for each in tensors
+        }
+        answers.append((output, *torch.autograd.grad(output.square().sum(), tensors)))
+    right = CONTRACT["sequential"].reference(**arguments)
+    for found in zip(*answers, (right, *torch.autograd.grad(right.square().sum(), tensors)), strict=True):
+        torch.testing.assert_close(found[0], found[-1])
+        assert torch.equal(found[0], found[1])  # nothing is left to chance
+        assert torch.equal(found[0], found[2])
+
+
+def test_gradients_of_gradients_of_a_network_and_its_compiled_form() -> None:
+    case = replace(LENET, shapes=(("input", (16, 1, 28, 28)), *LENET.shapes[1:]))
+    arguments = case.arguments(torch.float64, torch.device("cpu"), seed=0)
+    weight = arguments["weight1"].requires_grad_()
+
+    def second(op: Any) -> Tensor:
+        (first,) = torch.autograd.grad(op(**arguments).square().sum(), weight, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), weight)[0]
+
+    torch.testing.assert_close(second(BACKEND.ops["sequential"]), second(CONTRACT["sequential"].reference))
+    compiled = torch.compile(BACKEND.ops["sequential"], backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(**arguments), CONTRACT["sequential"].reference(**arguments))
+
+
+def test_lanes_without_an_image_hand_nothing_on() -> None:
+    """What a network makes of nothing may be infinite, where what it makes of images is not."""
+    stages = [("conv2d_activation_avg_pool2d", 1, 0, 1, 1, "relu", 1)] * 3
+    given = [torch.full((1, 1, 1, 1), each, requires_grad=True) for each in (-1e38, 1e5, 1.0)]
+    bias = torch.tensor([1e38])
+    arguments = torch.ones(11, 1, 2, 2), given[0], bias, given[1], None, given[2], None
+    output = BACKEND.ops["sequential"](*arguments, layers=tuple(stages))
+    assert torch.equal(output, torch.zeros(11, 1, 2, 2))
+    for gradient in torch.autograd.grad(output.sum(), given):
+        assert torch.equal(gradient, torch.zeros(1, 1, 1, 1))
 
 
 @pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])

@@ -379,7 +379,7 @@ MISTAKES: dict[str, tuple[Ops, str]] = {
         {"conv_2d": F.conv2d},
         "it offers an unknown op 'conv_2d'; did you mean 'conv2d'? available: activation_avg_pool2d, "
         "activation_max_pool2d, avg_pool2d, conv2d, conv2d_activation, conv2d_activation_avg_pool2d, "
-        "conv2d_activation_max_pool2d, max_pool2d",
+        "conv2d_activation_max_pool2d, max_pool2d, sequential",
     ),
     "random": (
         edited(lambda output: output + torch.rand_like(output) * 1e-3),

@@ -131,7 +131,7 @@ def test_one_case_is_shrunk_for_each_state_of_an_op() -> None:
     assert all(len(shrunk_from) > 20 for shrunk_from in by_op)
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", [name for name, op in OPS.items() if not op.chain])
 def test_every_step_is_simpler_and_none_leads_back(op: str) -> None:
     for case in [*conformance_cases(op), *generated_cases(op, 40)]:
         steps = 0
@@ -145,6 +145,17 @@ def test_every_step_is_simpler_and_none_leads_back(op: str) -> None:
             assert steps < 3000
         assert literal(case).count(",") <= 20
         assert {size for name, shape in case.shapes for size in shape} <= {0, 1}
+
+
+def test_every_chain_is_one_stage_of_one_image_at_last() -> None:
+    for case in [*conformance_cases("sequential"), *generated_cases("sequential", 40)]:
+        while candidates := list(simpler(case)):
+            assert case not in candidates
+            case = candidates[-1]
+        (layer,) = dict(case.options)["layers"]
+        assert layer[0].startswith("conv2d_activation")
+        assert dict(case.shapes)["input"][0] <= 1
+        assert [name for name, _ in case.shapes] == ["input", "weight0"]
 
 
 def always_failing(case: Case) -> Outcome:

@@ -32,7 +32,7 @@ def test_torch_takes_each_of_them_and_they_are_small(op: str) -> None:
     for case in generated_cases(op, MANY):
         output = outputs(case)
         assert case.op == op
-        assert output.shape[2] * output.shape[3] <= POSITIONS
+        assert output.shape[2:].numel() <= POSITIONS
         terms = dict(case.shapes).get("weight", (1, 1, 1))[1:]
         assert output.numel() * torch.Size(terms).numel() <= PRODUCTS
         assert case.special or output.isfinite().all()  # no maximum of padding alone
@@ -107,7 +107,7 @@ REACHED_BY_POOLS: dict[str, Callable[[Case], bool]] = {
 }
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", [name for name, op in OPS.items() if not op.chain])
 def test_they_reach_everything(op: str) -> None:
     cases = generated_cases(op, MANY)
     wanted = REACHED | (REACHED_BY_CONVOLUTIONS if op.startswith("conv2d") else REACHED_BY_POOLS)
@@ -116,6 +116,20 @@ def test_they_reach_everything(op: str) -> None:
     assert {name for case in cases for name, _ in case.options} == parameters
     activations = set(ACTIVATIONS) if OPS[op].base else {None}
     assert {option(case, "activation") for case in cases} == activations
+
+
+def test_chains_reach_everything() -> None:
+    cases = generated_cases("sequential", MANY)
+    layouts = {what for what in REACHED if "incoming" in what}
+    for what in layouts | {"an empty batch", "an infinity", "second order", "no gradient"}:
+        assert any(map(REACHED[what], cases)), what
+    layers = [layer for case in cases for layer in dict(case.options)["layers"]]
+    poolings = {f"conv2d_activation_{name}" for name in ("max_pool2d", "avg_pool2d")}
+    assert {name for name, *_ in layers} == {*poolings, "flatten", "linear"}
+    assert {layer[-1] for layer in layers if layer[0] == "linear"} == {"none", *ACTIVATIONS}
+    assert {layer[5] for layer in layers if layer[0] in poolings} == set(ACTIVATIONS)
+    assert {len(dict(case.options)["layers"]) for case in cases} == {1, 2, 3, 4, 5}
+    assert {sizes(case)["input"][0] for case in cases} >= {0, 1, 16, 21}
 
 
 def test_draws_are_even() -> None:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from conftest import exhaustive
 from convbench.registry import OPS, Backend, derived_backward
-from convbench.registry.conformance.cases import Case, conv2d, fused, pool, stage
+from convbench.registry.conformance.cases import Case, chain, conv2d, fused, pool, stage
+from convbench.registry.conformance.chain_reference import chain_reference_answers
 from convbench.registry.conformance.reference import OUTPUT, gradient_of, reference_answers
 from convbench.registry.conformance.tolerances import ELEMENTWISE, error_ratio, unit_roundoff
 from convbench.registry.conformance.verify import Outcome, check
@@ -34,6 +35,13 @@ CASES = SINGLE | {
     "activation_avg_pool2d": fused("activation_avg_pool2d", SINGLE["avg_pool2d"], "relu"),
     "conv2d_activation_max_pool2d": stage("conv2d_activation_max_pool2d", SINGLE["conv2d"], "tanh", 2),
     "conv2d_activation_avg_pool2d": stage("conv2d_activation_avg_pool2d", SINGLE["conv2d"], "sigmoid", 2),
+    "sequential": chain(
+        (2, 2, 9, 8),
+        ((6, 2, 3, 3), ("conv2d_activation_avg_pool2d", 1, 1, 1, 1, "sigmoid", 2)),
+        (None, ("flatten",)),
+        ((9, 96), ("linear", "tanh")),
+        ((8, 9), ("linear", "none")),
+    ),
 }
 ANSWERS = [
     (op, name)
@@ -89,7 +97,10 @@ def off_by(
         def nudged(answer: Tensor) -> Tensor:
             arrived = grad_output[0] if grad_output else torch.zeros_like(answer)
             with torch.enable_grad():
-                truth = reference_answers(op, case, arguments, arrived, ELEMENTWISE, factors)
+                if op.chain:
+                    truth = chain_reference_answers(op, arguments, arrived, ELEMENTWISE, factors)
+                else:
+                    truth = reference_answers(op, case, arguments, arrived, ELEMENTWISE, factors)
             bounds = truth.tolerance(name, dtype, ELEMENTWISE)
             error = share * bounds
             if everywhere:

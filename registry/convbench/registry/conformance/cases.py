@@ -64,6 +64,8 @@ class Case:
         arguments: dict[str, Any] = {}
         for name, shape in self.shapes:
             values = torch.randn(shape, generator=generator, dtype=_drawn(dtype))
+            if OPS[self.op].chain and len(shape) > 1 and name != "input":
+                values /= math.sqrt(max(1, math.prod(shape[1:])))  # numbers stay as large from layer to layer
             if name == "input" and self.special:
                 if self.op == "max_pool2d":
                     values[:1, :, :3, :3] = -math.inf
@@ -117,13 +119,34 @@ def stage(op: str, like: Case, activation: str, kernel_size: Any, pool_stride: A
     return replace(case, options=(*case.options, *window))
 
 
+def chain(
+    input: tuple[int, ...],
+    *layers: tuple[tuple[int, ...] | None, tuple[Any, ...]],
+    bias: bool = True,
+    **rest: Any,
+) -> Case:
+    """A case of `sequential`, of layers with the shapes of their weights; `rest` are fields of the case."""
+    weights = [weight for weight, _ in layers if weight is not None]
+    shapes: list[tuple[str, tuple[int, ...]]] = [("input", input)]
+    for number, weight in enumerate(weights):
+        shapes.append((f"weight{number}", weight))
+        if bias:
+            shapes.append((f"bias{number}", weight[:1]))
+    options = (("layers", tuple(layer for _, layer in layers)),)
+    return Case("sequential", tuple(shapes), options, **rest)
+
+
 def has_output(case: Case) -> bool:
     """Whether torch takes the call: a pooling's window may be larger than what comes out of the convolution."""
+    return output_shape(case) is not None
+
+
+def output_shape(case: Case) -> torch.Size | None:
+    """Of what comes out; None where torch does not take the call."""
     try:
-        OPS[case.op].on_meta(case.arguments(torch.float32, torch.device("meta"), 0))
+        return OPS[case.op].on_meta(case.arguments(torch.float32, torch.device("meta"), 0))[1].shape
     except RuntimeError:
-        return False
-    return True
+        return None
 
 
 def _call(op: str, shapes: tuple[tuple[str, tuple[int, ...]], ...], rest: Mapping[str, Any]) -> Case:
@@ -135,6 +158,8 @@ def _call(op: str, shapes: tuple[tuple[str, tuple[int, ...]], ...], rest: Mappin
 def conformance_cases(op: str) -> list[Case]:
     """The calls of one op that every backend is held against, or says that it does not support."""
     base = OPS[op].base
+    if OPS[op].chain:
+        return list(_chain_cases())
     if OPS[op].pooled is not None:
         return list(_staged_cases(op))
     return list(_CASES[op]() if base is None else _fused_cases(op, base.name))
@@ -145,6 +170,18 @@ def refused_calls(op: str) -> list[Case]:
     base = OPS[op].base
     if base is None:
         return list(_REFUSED[op])
+    if OPS[op].chain:
+        first, *_ = _chain_cases()
+        return [
+            replace(first, options=(("layers", layers),))
+            for layers in (
+                (_MEANS, ("flatten",), ("linear", "relu")),  # too few for its parameters
+                (_MEANS, ("flatten",), ("linear", "relu"), ("linear", "relu"), ("linear", "none")),
+                (_MEANS, ("flatten",), ("linear", "relu"), ("linear", "gelu")),
+                ((*_MEANS[:-1], 9), ("flatten",), ("linear", "relu"), ("linear", "none")),
+                (_MEANS, ("linear", "relu"), ("linear", "none")),
+            )
+        ]
     if OPS[op].pooled is not None:
         plain = conv2d((2, 2, 4, 5), (4, 1, 3, 3), padding=1, groups=2)
         windows = ((0, None), (2, 0), (6, None))  # of no pixel, of no step, and larger than the image
@@ -195,7 +232,12 @@ class _Recorder(TorchFunctionMode):
 def case_of(op: str, arguments: Mapping[str, Any]) -> Case:
     """The case that a call of an op stands for, from all its arguments by name."""
     tensors = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
-    options = {name: _hashable(value) for name, value in arguments.items() if name not in tensors}
+    left_out = OPS[op].tensors if OPS[op].chain else tensors
+    options = {
+        name: _hashable(value)
+        for name, value in arguments.items()
+        if name not in tensors and name not in left_out
+    }
     shapes = tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items())
     weight = tensors.get("weight")
     return Case(
@@ -346,6 +388,45 @@ def _staged_cases(op: str) -> Iterator[Case]:
     yield replace(stage(op, first, "tanh", 2), order=2)
 
 
+_MEANS = ("conv2d_activation_avg_pool2d", 1, 1, 1, 1, "sigmoid", 2)
+_MAXIMA = ("conv2d_activation_max_pool2d", 1, "same", 1, 1, "relu", 2, 2)
+_FLATTEN: tuple[None, tuple[str]] = (None, ("flatten",))
+
+
+def _chain_cases() -> Iterator[Case]:
+    """Stages, linear layers, and both, of batches that are small, empty, or large enough for vectors."""
+    linear = (_FLATTEN, ((7, 36), ("linear", "tanh")), ((3, 7), ("linear", "none")))
+    for images in (2, 20):
+        yield chain((images, 2, 6, 7), ((4, 2, 3, 3), _MEANS), *linear)
+    for images in (1, 16, 0, 33):
+        yield chain((images, 2, 13, 12), ((4, 2, 3, 3), _MEANS), ((4, 4, 3, 3), _MAXIMA), *linear)
+    for activation in ACTIVATIONS:
+        for pooling in ("max_pool2d", "avg_pool2d"):
+            first = (f"conv2d_activation_{pooling}", 1, 2, 1, 1, activation, 2, 2)
+            second = (f"conv2d_activation_{pooling}", (1, 1), (0, 1), (1, 2), 2, activation, (2, 1), None)
+            yield chain((17, 1, 12, 12), ((6, 1, 5, 5), first), ((8, 3, 3, 2), second))
+        last = _FLATTEN, ((33, 72), ("linear", activation)), ((9, 33), ("linear", activation))
+        yield chain((20, 2, 12, 6), ((4, 2, 3, 3), _MEANS), *last, bias=False)
+    lenet = ((6, 1, 5, 5), (*_MEANS[:2], 2, *_MEANS[3:])), ((16, 6, 5, 5), (*_MEANS[:2], 0, *_MEANS[3:]))
+    yield chain(
+        (32, 1, 28, 28),
+        *lenet,
+        _FLATTEN,
+        ((120, 400), ("linear", "sigmoid")),
+        ((10, 120), ("linear", "none")),
+    )
+    for layout in ("channels_last", "strided", "transposed", "expanded"):
+        yield chain((20, 2, 6, 6), ((4, 2, 3, 3), _MEANS), *linear, layout=layout)
+    for layout in ("strided", "transposed", "scalar"):
+        yield chain((20, 2, 6, 6), ((4, 2, 3, 3), _MAXIMA), *linear, grad_output_layout=layout)
+    for needs in (("input",), ("weight0", "bias1"), ("weight2", "bias2"), ()):
+        yield chain((20, 2, 6, 6), ((4, 2, 3, 3), _MAXIMA), *linear, needs=needs)
+    two = (((4, 2, 3, 3), _MEANS), ((4, 4, 3, 3), _MEANS))
+    yield chain((20, 2, 12, 9), *two, grad_output_layout="channels_last")
+    yield chain((20, 2, 12, 9), *two, special=True)
+    yield chain((20, 2, 6, 7), ((4, 2, 3, 3), _MEANS), *linear, order=2)
+
+
 _REFUSED = {
     "conv2d": (
         conv2d((2, 3, 8, 8), (4, 2, 3, 3)),  # channels that do not match
@@ -387,7 +468,7 @@ def laid_out(values: Tensor, layout: Layout) -> Tensor:
     - `expanded`: the first of the first dimension, repeated without a copy;
     - `scalar`: a single 1, repeated without a copy, as the gradient that `sum()` hands back.
     """
-    if layout == "channels_last":
+    if layout == "channels_last" and values.dim() == 4:
         return values.contiguous(memory_format=torch.channels_last)
     if layout == "strided":
         wide = values.new_full((*values.shape[:-1], 2 * values.shape[-1]), float("nan"))

@@ -200,7 +200,7 @@ class Suspects:
                 for key, value in self.call.items()
             }
             calls = [(mistake, self.op.reference, change) for mistake, change in _mistakes(self.op, leaves)]
-            if self.op.base is not None:
+            if self.op.base is not None and not self.op.chain:
                 calls.append(
                     ("the activation is not applied: apply it as well", self._without_activation, {})
                 )

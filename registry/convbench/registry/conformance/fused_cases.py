@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convbench.registry.conformance.cases import Case, case_of
+from convbench.registry.errors import Unsupported
 from convbench.registry.ops.contract import OPS, Op
 from convbench.registry.records import Backend
 from convbench.registry.routing.dispatch import use_backend
@@ -30,6 +31,8 @@ def fused_cases(model: nn.Module, backend: Backend, *inputs: Tensor) -> list[Cas
 def _recording(op: Op, cases: dict[Case, None]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Tensor:
         cases[case_of(op.name, op.bind(args, kwargs))] = None
+        if op.chain:
+            raise Unsupported("its layers are recorded as well, for batches that it is not for")
         return op.reference(*args, **kwargs)
 
     return call

@@ -16,6 +16,7 @@ import torch
 from convbench.registry.conformance.cases import Case
 from convbench.registry.conformance.report import Outcome
 from convbench.registry.ops.contract import OPS, Op
+from convbench.registry.ops.sequential import PARAMETERS
 
 TRIES = 300
 SECONDS = 10.0
@@ -63,6 +64,9 @@ def simpler(case: Case) -> Iterator[Case]:
         change: dict[str, Any] = {field: getattr(usual, field)}
         if replace(case, **change) != case:
             yield replace(case, **change)
+    if OPS[case.op].chain:
+        yield from _shorter(case)
+        return
     for index, (name, value) in enumerate(case.options):
         before, after = case.options[:index], case.options[index + 1 :]
         if name not in ("kernel_size", "groups"):
@@ -72,6 +76,24 @@ def simpler(case: Case) -> Iterator[Case]:
                 yield replace(case, options=(*before, (name, less), *after))
     for smaller in _Dimensions.of(case).smaller():
         yield smaller.case(case)
+
+
+def _shorter(case: Case) -> Iterator[Case]:
+    """Chains without the last layers, of fewer images, or without biases."""
+    (name, (images, *rest)), *others = case.shapes
+    layers = dict(case.options)["layers"]
+    for count in range(1, len(layers)):
+        parameters = PARAMETERS[: 2 * sum(each != ("flatten",) for each in layers[:count])]
+        kept = tuple(each for each in others if each[0] in parameters)
+        needs = case.needs and tuple(each for each in case.needs if each in dict((case.shapes[0], *kept)))
+        yield replace(
+            case, shapes=(case.shapes[0], *kept), options=(("layers", layers[:count]),), needs=needs
+        )
+    for fewer in _smaller(images):
+        yield replace(case, shapes=((name, (fewer, *rest)), *others))
+    without = tuple(each for each in others if not each[0].startswith("bias"))
+    if without != tuple(others) and case.needs is None:
+        yield replace(case, shapes=(case.shapes[0], *without))
 
 
 def _less(value: Any, least: int) -> Iterator[Any]:

@@ -8,11 +8,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 
-from convbench.registry.conformance.cases import Case, Layout, conv2d, fused, has_output, pool, stage
+from convbench.registry.conformance.cases import (
+    Case,
+    Layout,
+    chain,
+    conv2d,
+    fused,
+    has_output,
+    output_shape,
+    pool,
+    stage,
+)
 from convbench.registry.errors import UnknownName, Unsupported
 from convbench.registry.ops.activations import ACTIVATIONS
 from convbench.registry.ops.window import Window, conv2d_window, pool2d_window
@@ -213,6 +224,39 @@ def _staged(op: str, draw: Draw) -> Case | None:
     return case if has_output(case) else None
 
 
+def _chain(draw: Draw) -> Case | None:
+    images = draw.of((1, 2, 3, 10, 16, 17, 21)) if not draw.chance(0.04) else 0
+    channels, height, width = shape = draw.between(1, 3), draw.between(4, 9), draw.between(4, 9)
+    layers: list[tuple[tuple[int, ...] | None, tuple[Any, ...]]] = []
+    for _ in range(draw.between(1, 2)):
+        groups = channels if draw.chance(0.2) else 1
+        filters = groups * draw.between(1, 3)
+        kernel = draw.of((1, 2, 3, 3)), draw.of((1, 2, 3))
+        pooling = draw.of(("max_pool2d", "avg_pool2d"))
+        options = 1, draw.of((0, 1, "same")), draw.of((1, 1, 1, 2)), groups, draw.of(tuple(ACTIVATIONS))
+        window = draw.of((1, 2, 2, (1, 2), 3)), draw.of((None, None, 1))
+        weight = filters, channels // groups, *kernel
+        layers.append((weight, (f"conv2d_activation_{pooling}", *options, *window)))
+        output = output_shape(chain((images, *shape), *layers))
+        if output is None:
+            return None
+        channels, height, width = output[1:]
+    features = channels * height * width
+    linear = draw.between(0, 2)
+    if linear:
+        layers.append((None, ("flatten",)))
+    for _ in range(linear):
+        outputs = draw.between(1, 20)
+        layers.append(((outputs, features), ("linear", draw.of(("none", *ACTIVATIONS)))))
+        features = outputs
+    bias = draw.chance(0.7)
+    case = chain((images, *shape), *layers, bias=bias)
+    further = _circumstances(draw, tuple(name for name, _ in case.shapes))
+    if any("max_pool2d" in layer[0] or "relu" in layer for _, layer in layers):
+        further.pop("order", None)  # where rounding decides, of second order nothing is known
+    return replace(case, **further)
+
+
 _GENERATORS: dict[str, Callable[[Draw], Case | None]] = {
     "conv2d": _conv2d,
     "max_pool2d": lambda draw: _pool("max_pool2d", draw),
@@ -222,4 +266,5 @@ _GENERATORS: dict[str, Callable[[Draw], Case | None]] = {
     "activation_avg_pool2d": lambda draw: _fused("activation_avg_pool2d", "avg_pool2d", draw),
     "conv2d_activation_max_pool2d": lambda draw: _staged("conv2d_activation_max_pool2d", draw),
     "conv2d_activation_avg_pool2d": lambda draw: _staged("conv2d_activation_avg_pool2d", draw),
+    "sequential": _chain,
 }

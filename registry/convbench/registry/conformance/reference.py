@@ -153,7 +153,7 @@ def _answers(
         return answers_of(reference(**tensors), tensors, grad_output, directed)
 
 
-def _answers_in_float64(
+def answers_in_float64(
     reference: Callable[..., Tensor],
     arguments: Mapping[str, Any],
     tensors: Sequence[str],
@@ -309,8 +309,8 @@ def fused_reference_answers(
     assert op.base is not None
     tensors = [name for name in op.tensors if isinstance(arguments.get(name), Tensor)]
     options = {name: value for name, value in arguments.items() if name not in tensors}
-    truth = _answers_in_float64(partial(op.reference, **options), arguments, tensors, grad_output, directed)
-    pooling = None if op.pooled is None else _Pooling(op.pooled, pooling_of(options), sizes)
+    truth = answers_in_float64(partial(op.reference, **options), arguments, tensors, grad_output, directed)
+    pooling = None if op.pooled is None else Pooling(op.pooled, pooling_of(options), sizes)
     activation = activation_of(options.pop("activation"))
     wide = {name: arguments[name].detach().double() for name in tensors}
     sized = {name: sizes.of(value) for name, value in wide.items()} if op.base.multilinear else wide
@@ -322,7 +322,7 @@ def fused_reference_answers(
         terms = terms_of(op, arguments, truth[OUTPUT] if pooling is None else before)
         error = edge = torch.zeros_like(before)
         if op.activated == "output" and op.base.multilinear:
-            magnitude = _magnitude(sizes, linear(**sized), terms[OUTPUT])
+            magnitude = magnitude_of(sizes, linear(**sized), terms[OUTPUT])
             added = wide["bias"].abs()[:, None, None] if "bias" in wide else 0.0
             call = before, magnitude, terms[OUTPUT], dtype, accuracy, 0, added, op.factor_error(factor_error)
             error, edge = (each(*call) for each in (rms_tolerance, tolerance))
@@ -350,7 +350,7 @@ def fused_reference_answers(
             return output if pooling is None else pooling.of_sizes(output, value)
 
         ways = {name: sizes.of(each) for name, each in directed.items()}
-        return _answers_in_float64(reference, sized, tensors, sizes.of(grad_output.double()), ways)
+        return answers_in_float64(reference, sized, tensors, sizes.of(grad_output.double()), ways)
 
     none = torch.zeros_like(before)
     sums_last = op.activated == "input" or (pooling is not None and pooling.op.multilinear)
@@ -380,7 +380,7 @@ def fused_reference_answers(
             doubt(tied * first.abs(), pooling.total)
     return Reference(
         truth,
-        {name: _magnitude(sizes, each, terms[name]) for name, each in summed.items()},
+        {name: magnitude_of(sizes, each, terms[name]) for name, each in summed.items()},
         terms,
         partial_sums_of(arguments),
         None if op.activated == "output" else wide.get("bias"),
@@ -395,7 +395,7 @@ def _unchanged(output: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Pooling:
+class Pooling:
     """The pooling that a fused op ends with, of sizes of terms; the place of each maximum is fixed."""
 
     op: Op
@@ -462,9 +462,9 @@ def _magnitudes_in_doubt(
 
     ways = {name: each.abs() for name, each in directed.items()}
     absolute = {name: value.abs() for name, value in wide.items()}
-    return _answers_in_float64(reference, absolute, tensors, grad_output.double().abs(), ways)
+    return answers_in_float64(reference, absolute, tensors, grad_output.double().abs(), ways)
 
 
-def _magnitude(sizes: Sizes, size: Tensor, terms: int) -> Tensor:
+def magnitude_of(sizes: Sizes, size: Tensor, terms: int) -> Tensor:
     """√K·A; for any data the sum of the terms' sizes stands for the root of their squares."""
     return (terms * size).sqrt() if sizes.squares else terms**0.5 * size.abs()

@@ -19,6 +19,7 @@ from convbench.registry.conformance.batch_sampling import (
     unsampled,
 )
 from convbench.registry.conformance.cases import REPEATING, Case
+from convbench.registry.conformance.chain_reference import chain_reference_answers
 from convbench.registry.conformance.diagnosis import Suspects, backward_fault, diagnose
 from convbench.registry.conformance.reference import (
     OUTPUT,
@@ -96,7 +97,12 @@ def run_case(
     if known is not None:
         truth, right_output = None, sampled(sample, known[OUTPUT])
     else:
-        truth = reference_answers(op, case, call, suspects.grad_output, accuracy, arithmetic.factor_error)
+        further = accuracy, arithmetic.factor_error
+        if op.chain:
+            directed = directions({name: call[name] for name in tensors}) if case.order == 2 else {}
+            truth = chain_reference_answers(op, call, suspects.grad_output, *further, directed=directed)
+        else:
+            truth = reference_answers(op, case, call, suspects.grad_output, *further)
         right_output = truth.answers[OUTPUT]
 
     def compare(name: str, answer: Tensor) -> float:

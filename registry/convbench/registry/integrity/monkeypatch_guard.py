@@ -138,6 +138,15 @@ _KNOWN_ANSWERS: Mapping[str, _KnownAnswer] = {
     "conv2d_activation_avg_pool2d": _KnownAnswer(
         [_IMAGE, [[[[1.0, -2.0], [3.0, 5.0]]]], [0.5]], [[[[49.75]]]]
     ),
+    "sequential": _KnownAnswer(
+        [_IMAGE, [[[[1.0, -2.0], [3.0, 5.0]]]], [0.5], [[2.0], [-1.0]], [1.0, 0.5]],
+        [[136.0, 0.0]],
+        layers=(
+            ("conv2d_activation_max_pool2d", 1, 0, 1, 1, "relu", 2),
+            ("flatten",),
+            ("linear", "relu"),
+        ),
+    ),
     "activation_max_pool2d": _KnownAnswer([_SIGNED], [[[[0.0, 3.0], [7.0, 10.0]]]], kernel_size=2, stride=1),
     "activation_avg_pool2d": _KnownAnswer([_SIGNED], [[[[0.0, 0.75], [1.75, 2.5]]]], kernel_size=2, stride=1),
 }

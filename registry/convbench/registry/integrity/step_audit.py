@@ -32,6 +32,7 @@ from convbench.registry.conformance.batch_sampling import (
     scattered,
 )
 from convbench.registry.conformance.cases import Case, case_of
+from convbench.registry.conformance.chain_reference import chain_reference_answers
 from convbench.registry.conformance.diagnosis import diagnose
 from convbench.registry.conformance.reference import (
     ANY_DATA,
@@ -201,7 +202,9 @@ class _Answer:
         """Raise IntegrityError where one of the answers, of the sampled images, is wrong."""
         op, arguments, accuracy = self.op, self.arguments, self.accuracy
         # real numbers do not cancel as random ones do: the sum of magnitudes counts, not the root of their squares
-        if op.base is not None:
+        if op.chain:
+            truth = chain_reference_answers(op, arguments, grad_output, accuracy, self.factor_error, ANY_DATA)
+        elif op.base is not None:
             truth = fused_reference_answers(
                 op, arguments, grad_output, {}, accuracy, ANY_DATA, self.factor_error
             )

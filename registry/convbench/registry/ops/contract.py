@@ -16,6 +16,7 @@ from torch import Tensor
 
 from convbench.registry.ops.fused import fused_ops
 from convbench.registry.ops.op import Op
+from convbench.registry.ops.sequential import sequential_op
 from convbench.registry.ops.window import pair
 
 __all__ = ["OPS", "Op", "avg_pool2d", "conv2d", "max_pool2d"]
@@ -122,4 +123,7 @@ _SINGLE = (
     ),
 )
 
-OPS: Mapping[str, Op] = MappingProxyType({op.name: op for op in (*_SINGLE, *fused_ops(*_SINGLE))})
+_FUSED = fused_ops(*_SINGLE)
+OPS: Mapping[str, Op] = MappingProxyType(
+    {op.name: op for op in (*_SINGLE, *_FUSED, sequential_op(_SINGLE[0], _FUSED))}
+)

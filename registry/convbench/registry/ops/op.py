@@ -26,9 +26,10 @@ class Op:
             rounding errors (see `convbench.registry.conformance.tolerances`).
         flops: floating-point operations of a call, from its output and its arguments.
         reduction: how many terms are summed into one output, from the arguments by name.
-        base: of a fused op, the one without its activation.
+        base: of a fused op, the one without its activation; of a `chain`, the one that its layers begin with.
         activated: of a fused op, whether its activation is that of the input or that of the output.
         pooled: of a fused op that ends with a pooling, that pooling.
+        chain: of a fused op, whether it is any number of layers; see `convbench.registry.ops.sequential`.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Op:
     base: Op | None = None
     activated: Literal["input", "output", ""] = ""
     pooled: Op | None = None
+    chain: bool = False
 
     @cached_property
     def signature(self) -> inspect.Signature:
@@ -54,9 +56,14 @@ class Op:
         bound.apply_defaults()
         return dict(bound.arguments)
 
+    @cached_property
+    def multiplies(self) -> bool:
+        """Whether it sums products with weights."""
+        return any(name.startswith("weight") for name in self.tensors)
+
     def factor_error(self, off: float) -> float:
         """The relative error `off` of the factors of products, for ops that multiply; 0 for others."""
-        return off if "weight" in self.tensors else 0.0
+        return off if self.multiplies else 0.0
 
     def on_meta(self, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
         """The arguments and the output of a call as shapes alone, which cost nothing."""

@@ -32,7 +32,7 @@ def autocasting(op: Op, implementation: Callable[..., Any]) -> Callable[..., Any
         kind = (args[0] if args else kwargs["input"]).device.type
         if not torch.is_autocast_enabled(kind):
             return implementation(*args, **kwargs)
-        if "weight" in op.tensors:
+        if op.multiplies:
             args = tuple(_cast(kind, value) for value in args)
             kwargs = {name: _cast(kind, value) for name, value in kwargs.items()}
         with torch.autocast(kind, enabled=False):

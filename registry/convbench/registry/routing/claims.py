@@ -44,7 +44,7 @@ def refusal_of(op: Op, backend: Backend) -> Refusal:
     It takes whether a compiler traces the call, whose tensors have a device and a dtype and no more, and the
     arguments.
     """
-    names, products = op.tensors, "weight" in op.tensors
+    names, products = op.tensors, op.multiplies
     claimed = {
         (device, ARITHMETICS[dtype].tensors)
         for device in backend.devices

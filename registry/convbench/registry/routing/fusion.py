@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from convbench.registry.ops.activations import ACTIVATIONS
+from convbench.registry.ops.sequential import MOST
 from convbench.registry.routing.stock import (
     LAYERS,
     Route,
@@ -160,12 +161,57 @@ class _Fuse:
         steps: list[Callable[[Any], Any]] = []
         at = 0
         while at < len(layers):
-            step = self._stage(layers[at : at + 3]) or self._pair(layers, at)
+            step = self._chain(layers[at:]) or self._stage(layers[at : at + 3]) or self._pair(layers, at)
             if step is not None and _is_overwritten(layers[at : at + len(step.layers) + 1]):
                 step = None
             steps.append(step or layers[at])
             at += 1 if step is None else len(step.layers)
         return steps if len(steps) < len(layers) else None
+
+    def _chain(self, layers: Sequence[Any]) -> FusedStep | None:
+        """As many stages as there are, and linear layers with their activations behind them, as one step."""
+        if "sequential" not in self.wanted:
+            return None
+        route, stages, at = self.routes["sequential"], list[FusedStep](), 0
+        linear: list[tuple[Any, str]] = []
+        while len(stages) < MOST and (stage := self._stage(layers[at : at + 3])) is not None:
+            stages.append(stage)
+            at += 3
+        flatten = layers[at] if at < len(layers) and type(layers[at]) is nn.Flatten else None
+        if stages and flatten is not None and is_stock(flatten) and _is_whole(flatten):
+            end = at + 1
+            while end < len(layers) and type(layers[end]) is nn.Linear and is_stock(layers[end]):
+                activation: Any = layers[end + 1] if end + 1 < len(layers) else None
+                applied = type(activation) in NAMES and is_stock(activation)
+                if len(stages) + len(linear) == MOST:
+                    break
+                linear.append((layers[end], NAMES[type(activation)] if applied else "none"))
+                end = at = end + (2 if applied else 1)
+        if len(stages) + len(linear) < 2 or getattr(
+            layers[at] if at < len(layers) else None, "inplace", False
+        ):
+            return None
+        triples: list[Any] = [stage.layers for stage in stages]
+        parameters = [*(conv for conv, *_ in triples), *(layer for layer, _ in linear)]
+        others = layers[3 * len(stages) : at]
+        ends = (("flatten",), *(("linear", name) for _, name in linear)) if linear else ()
+
+        def chain(input: Tensor) -> Any:
+            if not (all(_is_plain(pool) for *_, pool in triples) and (not linear or _is_whole(flatten))):
+                for step in [*(stage.fused for stage in stages), *others]:  # they were once
+                    input = step(input)
+                return input
+            given = [each for layer in parameters for each in (layer.weight, layer.bias)]
+            described = tuple(
+                (
+                    f"conv2d_activation_{LAYERS[type(pool)]}", conv.stride, conv.padding, conv.dilation,
+                    conv.groups, NAMES[type(activation)], pool.kernel_size, pool.stride,
+                )
+                for conv, activation, pool in triples
+            )  # fmt: skip
+            return route(input, *given, layers=described + ends)
+
+        return FusedStep(layers[:at], chain)
 
     def _stage(self, layers: Sequence[Any]) -> FusedStep | None:
         """A convolution, its activation and a pooling without padding as one step, if that is an op."""
@@ -225,6 +271,11 @@ def _is_overwritten(layers: Sequence[Any]) -> bool:
     """Whether the last layer overwrites the output of a pooling, which a fused op may keep for its gradient."""
     pool, last = layers[-2:]
     return LAYERS.get(type(pool), "conv2d") != "conv2d" and getattr(last, "inplace", False)
+
+
+def _is_whole(flatten: Any) -> bool:
+    """Whether it leaves the images alone, and makes one row of each."""
+    return bool(flatten.start_dim == 1 and flatten.end_dim == -1)
 
 
 def _is_plain(pool: Any) -> bool:

@@ -23,6 +23,7 @@ from convbench.registry.errors import Unsupported
 from convbench.registry.known_faults import KnownFault, safe_torch_op
 from convbench.registry.ops.contract import OPS, Op
 from convbench.registry.ops.fused import decompose
+from convbench.registry.ops.sequential import in_turn
 from convbench.registry.records import Backend
 from convbench.registry.routing.autocast import autocasting
 from convbench.registry.routing.claims import refusal_of
@@ -165,6 +166,8 @@ class Routes(TorchFunctionMode):
         base = op.base
         if base is None:
             return safe_torch_op(op, self.tallies[op.name].workaround)
+        if op.chain:
+            return lambda input, *parameters, layers: in_turn(self.by_op, input, parameters, layers)
         return lambda *args, **kwargs: decompose(op, self.by_op, args, kwargs)
 
     def _count(self, op: Op, served: bool, output: Any, args: Any, kwargs: Any) -> None:

@@ -78,7 +78,7 @@ def layer_by_layer(routes: Mapping[str, Callable[..., Any]]) -> Candidate:
     def apart(op: Op) -> Callable[..., Any]:
         return lambda *args, **kwargs: decompose(op, routes, args, kwargs)
 
-    ops = {name: apart(op) for name, op in OPS.items() if op.base is not None}
+    ops = {name: apart(op) for name, op in OPS.items() if op.base is not None and not op.chain}
     backend = Backend(APART, "layer by layer", lambda: ops, ("cpu", "cuda"), DTYPES)
     return Candidate(APART, backend, "", "")
 

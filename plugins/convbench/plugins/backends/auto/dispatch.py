@@ -92,7 +92,9 @@ class Decisions:
     @cached_property
     def _apart(self) -> Mapping[str, Candidate]:
         """Computes fused ops by the ops that they stand for, for which backends are chosen as well."""
-        return {APART: layer_by_layer({name: Dispatched(op, self) for name, op in OPS.items()})}
+        return {
+            APART: layer_by_layer({name: Dispatched(op, self) for name, op in OPS.items() if not op.chain})
+        }
 
     @cached_property
     def candidates(self) -> Mapping[str, Candidate]:
@@ -282,4 +284,4 @@ def _may_time(tensor: Tensor) -> bool:
 def dispatched() -> Mapping[str, Dispatched]:
     """The ops, which choose among all registered backends."""
     decisions = Decisions(lambda: candidates_of(discover()), directory())
-    return {name: Dispatched(op, decisions) for name, op in OPS.items()}
+    return {name: Dispatched(op, decisions) for name, op in OPS.items() if not op.chain}

@@ -2,8 +2,8 @@
 
 A convolution sums products over taps, and keeps a block of its output in registers meanwhile;
 `core/correlation.hpp` draws it. The library is built when convbench is installed from source and comes with its
-wheels (`build.py`), `library.py` calls it, and `convolution.py`, `pooling.py` and `stage.py` make ops of torch of
-it. `docs/native.md` has what it reaches, and why.
+wheels (`build.py`), `library.py` calls it, and `convolution.py`, `pooling.py` and `network.py` make ops of
+torch of it. `docs/native.md` has what it reaches, and why.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ OPS = (
     "activation_avg_pool2d",
     "conv2d_activation_max_pool2d",
     "conv2d_activation_avg_pool2d",
+    "sequential",
 )
 
 
@@ -34,10 +35,10 @@ def unavailable() -> str | None:
 
 def load() -> Mapping[str, Any]:
     from convbench.plugins.backends.native.convolution import CONVOLUTIONS
+    from convbench.plugins.backends.native.network import NETWORKS
     from convbench.plugins.backends.native.pooling import POOLING
-    from convbench.plugins.backends.native.stage import STAGES
 
-    return {**CONVOLUTIONS, **POOLING, **STAGES}
+    return {**CONVOLUTIONS, **POOLING, **NETWORKS}
 
 
 @hookimpl

@@ -161,20 +161,23 @@ def int64s(numbers: Sequence[int]) -> Any:
     return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
-def call(name: str, sizes: Any, *tensors: Tensor | None) -> None:
+def call(name: str, sizes: Any, *tensors: Tensor | None, listed: bool = False) -> None:
     """Call a function with the addresses of contiguous tensors; the tensors that it writes are new.
 
     Args:
         name: of the function; its dtype is that of the first tensor.
-        sizes: `Geometry`, `Pooling` or `Elements` of core.hpp.
+        sizes: `Geometry`, `Pooling`, `Network` or `Elements` of core.hpp.
         tensors: those that it reads (copied if they are not contiguous), and those that it writes.
+        listed: it takes their addresses as one array.
 
     Raises:
         MemoryError: there is none for the copies that the kernel makes.
         ValueError: invalid sizes, or a tensor without memory.
     """
     kept = [None if tensor is None else tensor.contiguous() for tensor in tensors]
-    addresses = [None if tensor is None else tensor.data_ptr() for tensor in kept]
+    addresses: list[Any] = [None if tensor is None else tensor.data_ptr() for tensor in kept]
+    if listed:
+        addresses = [(ctypes.c_void_p * len(addresses))(*addresses)]
     first = tensors[0]
     assert first is not None
     status = function(name, first.dtype)(sizes, *addresses, torch.get_num_threads())

@@ -14,7 +14,7 @@ from convbench.plugins.backends.native.build import LIBRARY, digest
 
 HINT = "install convbench from source with GCC or Clang at hand"
 NO_MEMORY, TOO_MUCH = 1, 3  # of `Status` in core.hpp
-POINTERS = {  # how many tensors each function takes, after the geometry and before the threads
+POINTERS = {  # how many tensors, or lists of them, each function takes, after the sizes and before the threads
     "conv2d_served": 0,
     "conv2d": 4,
     "conv2d_input_gradient": 3,
@@ -23,8 +23,8 @@ POINTERS = {  # how many tensors each function takes, after the geometry and bef
     "max_pool2d_gradient": 3,
     "avg_pool2d": 3,
     "avg_pool2d_gradient": 3,
-    "stage": 6,
-    "stage_gradients": 8,
+    "network": 1,
+    "network_gradients": 1,
     "activation_gradient": 3,
 }
 
@@ -52,7 +52,7 @@ def _opened() -> ctypes.CDLL:
         for dtype in ("float32", "float64"):
             getattr(library, f"{name}_{dtype}").argtypes = [ctypes.c_void_p] * (1 + pointers) + [ctypes.c_int]
     for dtype in ("float32", "float64"):
-        kept = getattr(library, f"stage_kept_{dtype}")
+        kept = getattr(library, f"network_kept_{dtype}")
         kept.argtypes, kept.restype = [ctypes.c_void_p], ctypes.c_int64
     return library
 

@@ -23,11 +23,26 @@ struct Pooling {
     int64_t activation;                       // of the input of a mean, of the output of a maximum
 };
 
-// A convolution, its activation, and a pooling without padding of what comes out.
+// A convolution, its activation, and a pooling without padding of what comes out. A linear layer, too: of one pixel.
 struct Stage {
     Geometry conv;
     int64_t maximum, pool_y, pool_x, stride_y, stride_x;  // a mean where it is 0
     int64_t rows, columns;                                // of the output
+};
+
+// Of one pixel, and nothing around it: a product of a matrix and a vector.
+inline bool is_linear(const Stage &s) {
+    const Geometry &g = s.conv;
+    return g.height == 1 && g.width == 1 && g.kernel_y == 1 && g.kernel_x == 1 && g.rows == 1 && g.columns == 1 &&
+           !g.pad_y && !g.pad_x && g.groups == 1 && !s.maximum && s.pool_y == 1 && s.pool_x == 1;
+}
+
+constexpr int64_t MOST_LAYERS = 16;
+
+// Layers one after the other, each of what the one before it returns, flattened for a linear one.
+struct Network {
+    int64_t layers;
+    Stage layer[MOST_LAYERS];  // as many as there are
 };
 
 struct Elements {
@@ -72,11 +87,11 @@ struct Kernels {
     bool (*max_pool_gradient)(const Pooling &, const T *upstream, const uint16_t *choices, T *gradient, Team &);
     bool (*avg_pool)(const Pooling &, const T *input, T *output, T *activated, Team &);
     bool (*avg_pool_gradient)(const Pooling &, const T *upstream, const T *activated, T *gradient, Team &);
-    int64_t (*stage_kept)(const Stage &);  // numbers for the gradient; 0 where its layers are better one by one
-    bool (*stage)(const Stage &, const T *input, const T *weight, const T *bias, T *output, T *kept, uint16_t *places,
-                  Team &);
-    bool (*stage_gradients)(const Stage &, const T *upstream, const T *input, const T *weight, const T *kept,
-                            const uint16_t *places, T *gradient, T *of_weight, T *of_bias, Team &);
+    int64_t (*network_kept)(const Network &);  // numbers for the gradient; 0 where layers are better one by one
+    // weight and bias of each layer, one after the other; a bias may be null
+    bool (*network)(const Network &, const T *input, const T *const *parameters, T *output, T *kept, Team &);
+    bool (*network_gradients)(const Network &, const T *upstream, const T *input, const T *const *parameters,
+                              const T *kept, T *gradient, T *const *gradients, Team &);
     bool (*activation_gradient)(const Elements &, const T *upstream, const T *outputs, T *gradient, Team &);
 };
 

@@ -28,7 +28,7 @@ INLINE void load_square(typename Lanes<T, L>::Vector (&square)[L], const T *from
     }
 }
 
-// tile[position][image] -> to[image][position], positions `to_column` apart; what lies behind the tile is readable.
+// tile[position][image] -> to[image][position], positions `to_column` apart.
 template <class T, int L>
 void put_images(const T *tile, Index count, T *to, Index to_column, Index to_image, Index images) {
     typedef Lanes<T, L> Lane;
@@ -36,7 +36,8 @@ void put_images(const T *tile, Index count, T *to, Index to_column, Index to_ima
     for (Index i = 0; i < count; i += L) {
         const Index at = whole ? smaller(i, count - L) : i, here = smaller(L, count - at);
         typename Lane::Vector square[L];
-        UNROLL for (int k = 0; k < L; k++) square[k] = Lane::load(tile + (at + k) * L);
+        UNROLL for (int k = 0; k < L; k++)
+            square[k] = k < here ? Lane::load(tile + (at + k) * L) : typename Lane::Vector{};
         Square<T, L>::transpose(square);
         T *place = to + at * to_column;
         UNROLL for (int k = 0; k < L; k++) {
@@ -111,7 +112,7 @@ struct ImageLanes : PositionLanes<T, L> {
     static constexpr bool ACTIVATES = true;
 
     static Index tile_rows(Index columns) { return larger(1, 512 / columns); }
-    static Index tile(Index columns) { return (tile_rows(columns) * columns * FILTERS + L) * L; }
+    static Index tile(Index columns) { return tile_rows(columns) * columns * FILTERS * L; }
 
     // Rows [row, row + rows) of `filters` filters from `first` on: to[filter][position][L], planes `to_filter` apart.
     static void rows(const Correlation<T> &c, const T *source, Index group, Index first, Index filters, Index row,

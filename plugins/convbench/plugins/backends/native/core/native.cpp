@@ -119,9 +119,8 @@ int worth_waking(int threads, double work, double of_one) {
     return most < threads ? static_cast<int>(most) : threads > 1 ? threads : 1;
 }
 
-int worth_waking(int threads, const Geometry &g) {
-    const double taps = double(g.channels / g.groups) * g.kernel_y * g.kernel_x;
-    return worth_waking(threads, double(g.batch) * g.filters * g.rows * g.columns * taps, 1 << 18);
+double products(const Geometry &g) {
+    return double(g.batch) * g.filters * g.rows * g.columns * (g.channels / g.groups) * g.kernel_y * g.kernel_x;
 }
 
 int worth_waking(int threads, const Pooling &p) {
@@ -135,8 +134,14 @@ struct Calls {
     const Kernels<T> &kernels;
 
     static Team team(const Geometry &g, int threads) {
-        const int woken = worth_waking(threads, g);
-        return Team{woken, admissible(g, woken, sizeof(T))};
+        const int woken = worth_waking(threads, products(g), 1 << 18);
+        return Team{woken, admissible(numbers(g), woken, sizeof(T))};
+    }
+    static Team team(const Network &n, int threads) {
+        double of_all = 0, sizes = 0;
+        for (int64_t i = 0; i < n.layers; i++) of_all += products(n.layer[i].conv), sizes += numbers(n.layer[i].conv);
+        const int woken = worth_waking(threads, of_all, 1 << 18);
+        return Team{woken, admissible(sizes, woken, sizeof(T))};
     }
     static int cleared(T *to, int64_t count) { return std::memset(to, 0, count * sizeof(T)), DONE; }
 
@@ -235,29 +240,30 @@ struct Calls {
         return kernels.avg_pool_gradient(p, upstream, activated, gradient, t) ? DONE : t.status;
     }
 
-    // How many numbers a stage keeps for its gradient; 0 where its layers are to be computed one by one.
-    int64_t stage_kept(const Stage &s) const {
-        const Geometry &g = s.conv;
-        const bool something = g.batch && g.channels && g.filters && g.height && g.width;
-        if (!right(s) || !something || g.stride_y != 1 || g.stride_x != 1) return 0;
-        return kernels.stage_kept(s);
+    // How many numbers a network keeps for its gradient; 0 where its layers are to be computed one by one.
+    int64_t network_kept(const Network &n) const { return right(n) ? kernels.network_kept(n) : 0; }
+
+    // `tensors`: input, output, what is kept, and weight and bias of each layer.
+    int network(const Network &n, T *const *tensors, int threads) const {
+        const T *input = tensors[0], *const *parameters = tensors + 3;
+        T *output = tensors[1], *kept = tensors[2];
+        if (!network_kept(n) || !input || !output || !kept) return WRONG;
+        for (int64_t i = 0; i < n.layers; i++)
+            if (!parameters[2 * i]) return WRONG;
+        Team t = team(n, threads);
+        return kernels.network(n, input, parameters, output, kept, t) ? DONE : t.status;
     }
 
-    int stage(const Stage &s, const T *input, const T *weight, const T *bias, T *output, T *kept, uint16_t *places,
-              int threads) const {
-        if (!stage_kept(s) || !input || !weight || !output || !kept || (s.maximum && !places)) return WRONG;
-        Team t = team(s.conv, threads);
-        return kernels.stage(s, input, weight, bias, output, kept, places, t) ? DONE : t.status;
-    }
-
-    int stage_gradients(const Stage &s, const T *upstream, const T *input, const T *weight, const T *kept,
-                        const uint16_t *places, T *gradient, T *of_weight, T *of_bias, int threads) const {
-        if (!stage_kept(s) || !upstream || !input || !weight || !kept || (s.maximum && !places) || !of_weight || !of_bias)
-            return WRONG;
-        Team t = team(s.conv, threads);
-        return kernels.stage_gradients(s, upstream, input, weight, kept, places, gradient, of_weight, of_bias, t)
-                   ? DONE
-                   : t.status;
+    // `tensors`: upstream, input, what was kept, the gradient of the input, weight and bias of each layer, and their
+    // gradients.
+    int network_gradients(const Network &n, T *const *tensors, int threads) const {
+        const T *upstream = tensors[0], *input = tensors[1], *kept = tensors[2], *const *parameters = tensors + 4;
+        if (!network_kept(n) || !upstream || !input || !kept) return WRONG;
+        T *const *gradients = tensors + 4 + 2 * n.layers;
+        for (int64_t i = 0; i < n.layers; i++)
+            if (!parameters[2 * i] || !gradients[2 * i] || !gradients[2 * i + 1]) return WRONG;
+        Team t = team(n, threads);
+        return kernels.network_gradients(n, upstream, input, parameters, kept, tensors[3], gradients, t) ? DONE : t.status;
     }
 
     int activation_gradient(const Elements &e, const T *upstream, const T *outputs, T *gradient, int threads) const {
@@ -302,16 +308,12 @@ struct Calls {
                                        int threads) {                                                                  \
         return CALLS(TYPE, set).avg_pool_gradient(*p, upstream, activated, gradient, threads);                         \
     }                                                                                                                  \
-    EXPORT int64_t stage_kept_##T(const Stage *s) { return CALLS(TYPE, set).stage_kept(*s); }                          \
-    EXPORT int stage_##T(const Stage *s, const TYPE *input, const TYPE *weight, const TYPE *bias, TYPE *output,        \
-                         TYPE *kept, uint16_t *places, int threads) {                                                  \
-        return CALLS(TYPE, set).stage(*s, input, weight, bias, output, kept, places, threads);                         \
+    EXPORT int64_t network_kept_##T(const Network *n) { return CALLS(TYPE, set).network_kept(*n); }                    \
+    EXPORT int network_##T(const Network *n, TYPE *const *tensors, int threads) {                                      \
+        return CALLS(TYPE, set).network(*n, tensors, threads);                                                         \
     }                                                                                                                  \
-    EXPORT int stage_gradients_##T(const Stage *s, const TYPE *upstream, const TYPE *input, const TYPE *weight,        \
-                                   const TYPE *kept, const uint16_t *places, TYPE *gradient, TYPE *of_weight,          \
-                                   TYPE *of_bias, int threads) {                                                       \
-        return CALLS(TYPE, set).stage_gradients(*s, upstream, input, weight, kept, places, gradient, of_weight,        \
-                                                of_bias, threads);                                                     \
+    EXPORT int network_gradients_##T(const Network *n, TYPE *const *tensors, int threads) {                            \
+        return CALLS(TYPE, set).network_gradients(*n, tensors, threads);                                               \
     }                                                                                                                  \
     EXPORT int activation_gradient_##T(const Elements *e, const TYPE *upstream, const TYPE *outputs, TYPE *gradient,   \
                                        int threads) {                                                                  \

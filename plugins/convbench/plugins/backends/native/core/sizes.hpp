@@ -73,6 +73,23 @@ inline bool right(const Stage &s) {
            (s.columns - 1) * s.stride_x + s.pool_x <= g.columns;
 }
 
+// Every layer takes what the one before it returns.
+inline bool right(const Network &n) {
+    if (!within({n.layers}, 1, MOST_LAYERS)) return false;
+    for (int64_t i = 0; i < n.layers; i++) {
+        const Geometry &g = n.layer[i].conv;
+        if (!right(n.layer[i]) || !within({g.batch, g.channels, g.filters, g.height, g.width}, 1, MANY) ||
+            g.stride_y != 1 || g.stride_x != 1)
+            return false;
+        if (!i) continue;
+        const Stage &before = n.layer[i - 1];
+        const bool same = g.channels == before.conv.filters && g.height == before.rows && g.width == before.columns;
+        const bool flat = is_linear(n.layer[i]) && g.channels == before.conv.filters * before.rows * before.columns;
+        if (g.batch != before.conv.batch || !(same || flat)) return false;
+    }
+    return true;
+}
+
 inline bool right(const Elements &e) { return within({e.count}, 0, MANY) && within({e.activation}, 0, 3); }
 
 // The same call in other numbers: a stride between no two outputs and a gap between no two taps are one. The copies
@@ -86,10 +103,12 @@ inline Window plain(Window w) {
     return w;
 }
 
+inline double numbers(const Geometry &g) {
+    return double(g.batch) * g.channels * g.height * g.width + double(g.batch) * g.filters * g.rows * g.columns +
+           double(g.filters) * (g.channels / g.groups) * g.kernel_y * g.kernel_x;
+}
+
 // Bytes that the copies of a call may take: some times what its tensors take, and a gigabyte in any case.
-inline size_t admissible(const Geometry &g, int threads, size_t size_of_number) {
-    const double numbers = double(g.batch) * g.channels * g.height * g.width +
-                           double(g.batch) * g.filters * g.rows * g.columns +
-                           double(g.filters) * (g.channels / g.groups) * g.kernel_y * g.kernel_x;
+inline size_t admissible(double numbers, int threads, size_t size_of_number) {
     return (size_t(1) << 30) + static_cast<size_t>((16 + 2.0 * threads) * numbers * size_of_number);
 }
