@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import psutil
 import pytest
 
 import misbehaving
+from conftest import SESSION, processes_with
 from convbench.registry import ConvbenchError, UsageError
 from convbench.results.schema import Row, columns
 from convbench.results.storage.store import RunStore
@@ -147,10 +147,10 @@ def check_samples(path: Path) -> None:
 
 
 def servers() -> list[psutil.Process]:
-    """The processes that start workers, of any run."""
+    """The processes of these tests that start workers."""
     return [
         each
-        for each in psutil.process_iter(["cmdline"])
+        for each in processes_with(os.environ[SESSION])
         if any("processes.forkserver" in word for word in each.info["cmdline"] or ())
     ]
 
@@ -276,22 +276,26 @@ def command(address: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "convbench", "run", "--cluster", address, *arguments]
 
 
+def start(address: str, *arguments: str, until: str) -> subprocess.Popen[str]:
+    """A run in a process of its own, which has said this by now."""
+    driver = subprocess.Popen(
+        command(address, *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert driver.stderr is not None
+    said = []
+    for line in driver.stderr:
+        said.append(line)
+        if until in line:
+            return driver
+    raise AssertionError(f"it has ended: {''.join(said)}")
+
+
 def test_a_driver_that_is_killed_is_resumed(three: Machines, tmp_path: Path) -> None:
     suite, directory = tmp_path / "small.toml", tmp_path / "run"
     suite.write_text(SUITE.to_toml())
-    driver = subprocess.Popen(
-        command(three.address, "--suite", str(suite), "--out", str(directory)),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert driver.stderr is not None
-    for line in driver.stderr:
-        if "time round" in line:
-            break
+    driver = start(three.address, "--suite", str(suite), "--out", str(directory), until="time round")
     driver.kill()
-    driver.wait()
-    driver.stderr.close()
+    driver.communicate()
     wait_for(lambda: not servers())
     with RunStore.open(directory) as store:
         before = store.rows()
@@ -313,16 +317,7 @@ def test_a_driver_that_is_killed_is_resumed(three: Machines, tmp_path: Path) -> 
 
 
 def test_an_interrupted_run_leaves_no_process(three: Machines, tmp_path: Path) -> None:
-    driver = subprocess.Popen(
-        command(three.address, "--suite", "smoke", "--out", str(tmp_path / "run")),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert driver.stderr is not None
-    for line in driver.stderr:
-        if "verify" in line:
-            break
+    driver = start(three.address, "--suite", "smoke", "--out", str(tmp_path / "run"), until="verify")
     driver.send_signal(signal.SIGINT)
     _, said = driver.communicate(timeout=60)
     assert driver.returncode == 130, said
@@ -336,15 +331,8 @@ def test_a_machine_that_joins_late_gets_work(machines: Machines, tmp_path: Path)
     while not machines.nodes:
         machines.add()
     late = SUITE.override({"timing.rounds": 12, "timing.steps": 30})
-    joined: list[threading.Thread] = []
-
-    def join(task: Task) -> None:
-        joined.append(threading.Thread(target=machines.add))
-        joined[0].start()
-
-    watcher = Notes(once(lambda task: task.kind == "verify", join))
+    watcher = Notes(once(lambda task: task.kind == "verify", lambda task: machines.add()))
     result = run(late, out=tmp_path / "run", cluster=machines.address, watcher=watcher)
-    joined[0].join()
     assert any(note.endswith("has joined") for note in watcher.notes)
     assert len({row.node for row in result.rows if row.kind == "time"}) == 2
 
@@ -378,7 +366,7 @@ def test_a_cluster_that_offers_nothing_is_refused_with_what_is_missing(tmp_path:
 
 
 def test_an_address_where_no_cluster_is_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no Ray cluster can be joined at '127.0.0.1:1'"):
+    with pytest.raises(UsageError, match=r"no Ray cluster can be joined at '127\.0\.0\.1:1'"):
         run(SUITE, out=tmp_path / "run", cluster="127.0.0.1:1", watcher=Notes())
 
 

@@ -10,6 +10,7 @@ import hashlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,6 +44,7 @@ class Node:
     def __init__(self, device: str) -> None:
         self._device = device
         self._doing = "waits for work"
+        threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
         # priority and the like belong to a thread, and are inherited by what this thread starts
         self._thread = ThreadPoolExecutor(1, initializer=become_like, initargs=(os.getppid(),))
         self._directory: TemporaryDirectory[str] | None = None
@@ -109,6 +111,13 @@ class Node:
         if self._directory is not None:
             self._thread.submit(self._supervisor.close).result()
             self._directory.cleanup()
+
+
+def end_with(daemon: int) -> None:
+    """End this process, and with it its workers, once Ray's daemon is gone; Ray leaves one that is at work."""
+    while os.getppid() == daemon:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def become_like(daemon: int) -> None:
