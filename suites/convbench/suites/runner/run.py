@@ -286,7 +286,7 @@ def _check_resumed_here(directory: Path) -> None:
         environment = json.loads((directory / "environment.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
-    if isinstance(environment, dict) and "nodes" in environment:
+    if isinstance(environment, dict) and environment.get("nodes"):
         raise UsageError(f"{directory} is a run on a cluster; --cluster ADDRESS goes on with it")
 
 
