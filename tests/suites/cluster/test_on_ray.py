@@ -385,3 +385,26 @@ def test_a_cluster_of_this_machine_alone(tmp_path: Path) -> None:
     wait_for(
         lambda: not [each for each in psutil.process_iter(["name"]) if each.info["name"] == "gcs_server"]
     )
+
+
+def test_status_says_what_runs_where_and_what_waits(three: Machines, tmp_path: Path) -> None:
+    asked: list[subprocess.CompletedProcess[str]] = []
+
+    def ask(task: Task) -> None:
+        show = [sys.executable, "-m", "convbench", "cluster", "status", "--address", three.address]
+        for options in ((), ("--json",)):
+            asked.append(subprocess.run([*show, *options], capture_output=True, text=True))
+
+    watcher = Notes(once(lambda task: task.kind == "train", ask))
+    run(SUITE, out=tmp_path / "looked-at", cluster=three.address, watcher=watcher)
+    for each in asked:
+        assert each.returncode == 0, each.stderr
+    table, found = asked[0].stdout, json.loads(asked[1].stdout)
+    assert len(found["slots"]) == 3
+    assert {slot["run"] for slot in found["slots"]} == {"looked-at"}
+    assert any(slot["doing"].startswith("train lenet/") for slot in found["slots"])
+    assert "looked-at: train lenet/" in table
+    assert "looked-at: waits for work" in table or table.count("looked-at: train") >= 2
+    show = [sys.executable, "-m", "convbench", "cluster", "status", "--address", three.address]
+    idle = subprocess.run(show, capture_output=True, text=True)
+    assert idle.stdout.count("free") == 3, idle.stdout + idle.stderr

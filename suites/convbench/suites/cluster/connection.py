@@ -108,7 +108,9 @@ class RemoteNode:
             num_cpus=0, max_restarts=0, max_task_retries=0, concurrency_groups={STATUS: 1}, **needs
         )
         name = f"{run_id}: {slot.name} {time.time_ns()}"
-        self._actor = actor(Node).options(name=name, scheduling_strategy=affinity).remote(slot.device)
+        self._actor = (
+            actor(Node).options(name=name, scheduling_strategy=affinity).remote(slot.device, run_id, slot.key)
+        )
         self.described = self._actor.describe.remote()
 
     def describe(self) -> Description:
@@ -131,9 +133,9 @@ class RemoteNode:
         seen: Observation = self._get(self._actor.look.remote())
         return seen
 
-    def say(self, doing: str) -> None:
-        """What the machine does, for those who ask."""
-        self._actor.say.options(concurrency_group=STATUS).remote(doing)
+    def say(self, doing: str | None = None, left: str | None = None) -> None:
+        """What the machine does, and what is left of the run, for those who ask."""
+        self._actor.say.options(concurrency_group=STATUS).remote(doing, left)
 
     def now(self) -> float:
         """The machine's clock when the current event came there."""

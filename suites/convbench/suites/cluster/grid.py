@@ -30,6 +30,7 @@ from convbench.suites.cluster.blocks import (
     whole_blocks,
 )
 from convbench.suites.cluster.connection import CPU_SLOT, RemoteNode, connected, slots_of
+from convbench.suites.config.durations import span
 from convbench.suites.config.plan import check_possible
 from convbench.suites.config.suite import Suite
 from convbench.suites.processes.protocol import Measured
@@ -276,15 +277,23 @@ class Grid:
             self._handle_messages()
             if clock.monotonic() >= look_at:
                 self._look_for_machines()
-                outlook = self._agenda.outlook()
-                slots = max(1, len(self._members))
-                self._watcher.outlook(replace(outlook, current=0.0, ahead=outlook.ahead / slots))
+                self._say_what_is_left()
                 look_at = clock.monotonic() + LOOK_SECONDS
             yield
         for task, reason in self._agenda.left_out() if self._agenda.limited else ():
             obstacle = self._obstacle(task)
             self._recorder.write(
                 task, Measured(*obstacle) if obstacle else Measured("budget", notes=(reason,))
+            )
+
+    def _say_what_is_left(self) -> None:
+        """On the display, and to those who ask a machine."""
+        outlook = self._agenda.outlook()
+        outlook = replace(outlook, current=0.0, ahead=outlook.ahead / max(1, len(self._members)))
+        self._watcher.outlook(outlook)
+        for member in self._members[:1]:
+            member.node.say(
+                left=f"about {span(outlook.seconds())} left: {outlook.words}" if outlook.words else ""
             )
 
     def _left(self) -> set[str]:

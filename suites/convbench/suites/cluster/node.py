@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
@@ -38,12 +38,24 @@ class Ended:
 Sent = tuple[float, Event] | Ended  # an event with the machine's clock
 
 
+@dataclass(frozen=True)
+class Doing:
+    """What a slot does, since when in seconds of Unix time, and what is left of its run, where it was told."""
+
+    run: str
+    slot: tuple[str, str, int]
+    what: str
+    since: float
+    left: str = ""
+
+
 class Node:
     """The supervisor of one slot, which it holds as long as it lives."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, run: str, slot: tuple[str, str, int]) -> None:
+        """Of a slot with that key and kind of device, for a run of that name."""
         self._device = device
-        self._doing = "waits for work"
+        self._doing = Doing(run, slot, "prepares", time.time())
         threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
         # priority and the like belong to a thread, and are inherited by what this thread starts
         self._thread = ThreadPoolExecutor(1, initializer=become_like, initargs=(os.getppid(),))
@@ -98,11 +110,14 @@ class Node:
         """What other programs do."""
         return self._thread.submit(look_now).result()
 
-    def say(self, doing: str) -> None:
-        """Remember what it does, for who asks."""
-        self._doing = doing
+    def say(self, doing: str | None = None, left: str | None = None) -> None:
+        """Remember what it does, or what is left of its run, for those who ask."""
+        if doing is not None:
+            self._doing = replace(self._doing, what=doing, since=time.time())
+        if left is not None:
+            self._doing = replace(self._doing, left=left)
 
-    def doing(self) -> str:
+    def doing(self) -> Doing:
         """What it does."""
         return self._doing
 
