@@ -155,6 +155,15 @@ def servers() -> list[psutil.Process]:
     ]
 
 
+def daemons() -> set[int]:
+    """The processes of these tests that are of Ray."""
+    return {
+        each.pid
+        for each in processes_with(os.environ[SESSION])
+        if any("/ray/" in word or word.startswith("ray::") for word in (each.info["cmdline"] or [""])[:1])
+    }
+
+
 def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not what():
@@ -371,7 +380,7 @@ def test_an_address_where_no_cluster_is_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_cluster_of_this_machine_alone(tmp_path: Path) -> None:
-    suite = SUITE.override({"timing.rounds": 1})
+    suite, before = SUITE.override({"timing.rounds": 1}), daemons()
     directory, file = tmp_path / "run", tmp_path / "small.toml"
     file.write_text(suite.to_toml())
     ended = subprocess.run(
@@ -382,9 +391,7 @@ def test_a_cluster_of_this_machine_alone(tmp_path: Path) -> None:
     with RunStore.open(directory) as store:
         rows = store.rows()
     assert Counter(row.kind for row in rows) == {"verify": 2, "time": 2, "train": 2}
-    wait_for(
-        lambda: not [each for each in psutil.process_iter(["name"]) if each.info["name"] == "gcs_server"]
-    )
+    wait_for(lambda: daemons() == before)
 
 
 def test_status_says_what_runs_where_and_what_waits(three: Machines, tmp_path: Path) -> None:

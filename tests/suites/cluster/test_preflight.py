@@ -73,6 +73,22 @@ def test_a_changed_file_of_a_plugin_changes_its_content(
     assert dict(preflight._digests("no_such_package")) == {}
 
 
+def test_of_a_namespace_package_in_two_places_the_first_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, modules in (("first", ("fast",)), ("second", ("fast", "more"))):
+        for module in modules:
+            package = tmp_path / place / "spread_convolution" / module
+            package.mkdir(parents=True)
+            (package / "__init__.py").write_text(place)
+    (tmp_path / "second" / "spread_convolution" / "fast" / "unused.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path / "second")
+    monkeypatch.syspath_prepend(tmp_path / "first")
+    found = dict(preflight._digests("spread_convolution"))
+    assert set(found) == {"spread_convolution/fast/__init__.py", "spread_convolution/more/__init__.py"}
+    assert found["spread_convolution/fast/__init__.py"] != found["spread_convolution/more/__init__.py"]
+
+
 RAY = "/site/ray/"
 
 

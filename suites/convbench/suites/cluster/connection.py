@@ -64,8 +64,10 @@ def connected(address: str) -> Iterator[Any]:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UsageError(f"no Ray cluster can be joined at {address!r}: {reason}") from None
-    # what the daemon of a lost machine logged last would go to standard output
+    # what the daemon of a lost machine logged last would go to standard output, and whatever is asked of Ray after
+    # its end would start another one
     ray._private.worker._worker_logs_enabled = False
+    ray._private.auto_init_hook.enable_auto_connect = False
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, on_signal)  # Ray has put its own in its place
     try:

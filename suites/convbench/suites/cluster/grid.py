@@ -44,6 +44,7 @@ from convbench.suites.runner.schedule import Task, left_alone, planned_processes
 LOOK_SECONDS = 5.0  # between two looks for machines that have joined
 BUSY_SECONDS = 30.0  # for which the run waits, at first, for slots that other runs hold
 ALONE_SECONDS = 120.0  # without any machine for what is left, before the run gives up
+THREAD_SECONDS = 10.0  # for a thread to end
 ANY_MACHINE = "one of a cluster"  # of which machine it is, no key of a task depends
 
 
@@ -64,6 +65,8 @@ class Grid:
         self._messages: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._nodes: dict[tuple[str, str, int], RemoteNode] = {}  # refused ones, too
         self._members: list[Member] = []
+        self._threads: list[threading.Thread] = []
+        self._refused: list[str] = []
         self._joining = 0
         self._changed = True  # since blocks were handed out
         self._admission = Admission(suite, registry, data_dir, self._refuse, self._note)
@@ -78,8 +81,11 @@ class Grid:
             yield from self._work()
         finally:
             for node in self._nodes.values():
-                node.close()
-            self._handle_messages()
+                node.close()  # which ends what its thread waits for
+            for member in self._members:
+                member.inbox.put(None)
+            for thread in self._threads:  # one that asked Ray for something later on would start another Ray
+                thread.join(THREAD_SECONDS)
 
     # --- machines ---
 
@@ -102,7 +108,7 @@ class Grid:
         self._members, self._reference = self._admission.admit(members)
         self._handle_messages()
         if self._reference is None or not self._members:
-            raise ConvbenchError("no machine of the cluster can be used, for the reasons above")
+            raise ConvbenchError(f"no machine of the cluster can be used: {'; '.join(self._refused[:3])}")
         for each in busy:
             self._watcher.note(f"{waiting[each].slot.name} is in use; it joins when it is free")
             self._join(waiting[each])
@@ -125,7 +131,7 @@ class Grid:
             finally:
                 self._messages.put(lambda: self._joined(members))
 
-        threading.Thread(target=admit, daemon=True).start()
+        self._start(admit)
 
     def _joined(self, members: Sequence[Member]) -> None:
         self._joining -= 1
@@ -138,7 +144,8 @@ class Grid:
             self._verify_on_new_kinds()
 
     def _refuse(self, member: Member, reason: str) -> None:
-        self._note(f"{member.name} is not used: {reason}")
+        self._refused.append(f"{member.name} is not used: {reason}")
+        self._note(self._refused[-1])
         member.node.close()
 
     def _note(self, text: str) -> None:
@@ -358,7 +365,7 @@ class Grid:
                     self._messages.put(partial(raise_, error))
                     return
 
-        threading.Thread(target=work, daemon=True).start()
+        self._start(work)
 
     def _finish(self, member: Member, done: Done) -> None:
         """A block is whole: write its rows."""
@@ -374,7 +381,8 @@ class Grid:
             "concurrent_devices": max(place.accelerators - 1, 0) if place.device != "cpu" else 0,
         }
         again = (f"attempt {block.attempt}: the machine before was lost",) if block.attempt > 1 else ()
-        self._store.restore()
+        if changed := ", ".join(self._store.restore()):
+            self._watcher.note(f"{member.name}: {changed} of the run was changed meanwhile, and put back")
         wrong = {task.combination for task, _, _ in done.results if self._obstacle(task) is not None}
         self._store.append_epochs(each for each in done.epochs if each.combination not in wrong)
         self._store.append_samples(each for each in done.samples if each.combination not in wrong)
@@ -416,6 +424,10 @@ class Grid:
 
     def _relayed(self, member: Member, task: Task) -> Task:
         return replace(task, side=member.name)
+
+    def _start(self, target: Callable[[], None]) -> None:
+        self._threads.append(threading.Thread(target=target, daemon=True))
+        self._threads[-1].start()
 
     def _handle_messages(self) -> None:
         while not self._messages.empty():

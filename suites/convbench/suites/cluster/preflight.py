@@ -96,11 +96,15 @@ def _digests(package: str) -> Iterator[tuple[str, str]]:
     if spec is None:
         return
     roots = [Path(place) for place in spec.submodule_search_locations or ()]
+    seen: set[str] = set()  # of a namespace package: the first place that has a module is the one
     for root in roots:
+        modules = set(os.listdir(root)) - seen if root.is_dir() else set()
+        seen |= modules
         for directory, inner, names in os.walk(root):
-            inner[:] = sorted(set(inner) - {"__pycache__"})
+            top = Path(directory) == root
+            inner[:] = sorted(name for name in set(inner) - {"__pycache__"} if not top or name in modules)
             for name in sorted(names):
-                if not name.endswith(".pyc"):
+                if not name.endswith(".pyc") and (not top or name in modules):
                     path = Path(directory, name)
                     yield f"{package}/{path.relative_to(root)}", _digest(path)
     if not roots and spec.origin is not None:
