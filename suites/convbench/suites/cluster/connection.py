@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,7 +23,8 @@ NAMESPACE = "convbench"  # of the actors of all runs, by which `convbench cluste
 CPU_SLOT = "convbench_cpu"  # a resource that a machine offers: 1 for all of its cores
 STORE_BYTES = 100 * 1024 * 1024  # of Ray's object store on this machine; messages are small
 SILENT_SECONDS = 60.0  # beyond a job's timeout: then its machine is taken for lost
-ANSWER_SECONDS = 120.0  # for a question that takes a second or two
+CONNECT_SECONDS = 10.0
+ANSWER_SECONDS = 300.0  # for a question that takes seconds, and minutes on a slow file system
 STATUS = "status"  # the group of methods that answer while a job runs
 
 
@@ -59,7 +61,10 @@ def connected(address: str) -> Iterator[Any]:
             "_system_config": {"worker_niceness": 0, "worker_oom_score_adjustment": 0},
         }
     on_signal = signal.getsignal(signal.SIGTERM)
+    host, _, port = address.rpartition(":")
     try:
+        if host and port.isdigit():  # Ray would wait for minutes
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         ray.init(**options, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]

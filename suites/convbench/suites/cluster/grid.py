@@ -451,6 +451,7 @@ def run_on_cluster(
     train: bool,
 ) -> Generator[None, None, None]:
     """Run a suite on the cluster of that address; what `Run` does on one machine."""
+    data_dir = None if data_dir is None else Path(data_dir).absolute()  # machines work in other directories
     watcher.stage("starting Ray" if address == "local" else "joining the cluster")
     with connected(address) as ray:
         yield from Grid(ray, suite, registry, store, watcher, data_dir).run(time=time, train=train)

@@ -7,6 +7,7 @@ measure must see none of it.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryFile
 
 from convbench.suites.cluster.preflight import Description, describe
 from convbench.suites.machine.load import Observation
@@ -59,7 +60,8 @@ class Node:
         threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
         # priority and the like belong to a thread, and are inherited by what this thread starts
         self._thread = ThreadPoolExecutor(1, initializer=become_like, initargs=(os.getppid(),))
-        self._directory: TemporaryDirectory[str] | None = None
+        self._printed = TemporaryFile()  # noqa: SIM115 - it goes with this process, however that ends
+        self._log = Path(f"/proc/self/fd/{self._printed.fileno()}")
 
     def describe(self) -> Description:
         """What the machine is."""
@@ -67,8 +69,6 @@ class Node:
 
     def start(self, threads: int) -> list[str]:
         """Start the supervisor; returns what of Ray's settings could not be undone, in words."""
-        self._directory = TemporaryDirectory(prefix="convbench-")
-        self._log = Path(self._directory.name, "run.log")
         environment = environment_here(self._device)
         self._supervisor = self._thread.submit(
             lambda: Supervisor(self._log, threads, environment=environment)
@@ -78,7 +78,6 @@ class Node:
     def run(self, job: Job, timeout: float) -> Iterator[list[Sent]]:
         """Run a job; what comes is handed on at once, several things together where they come fast."""
         arrived: SimpleQueue[Sent | None] = SimpleQueue()
-        before = self._log.stat().st_size
 
         def on_event(event: Event) -> None:
             arrived.put((time.monotonic(), event))
@@ -96,15 +95,15 @@ class Node:
             going = None not in sent
             if known := [each for each in sent if each is not None]:
                 yield known
-        with self._log.open("rb") as log:
-            log.seek(before)
-            yield [Ended(running.result(), log.read())]
+        self._printed.seek(0)
+        ended = Ended(running.result(), self._printed.read())
+        self._printed.truncate(0)
+        yield [ended]
 
     def data_digest(self) -> str:
         """The digest of the dataset that a survey has written."""
-        with open(os.dup(self._supervisor.data), "rb") as file:
-            file.seek(0)
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with mmap.mmap(self._supervisor.data, 0, prot=mmap.PROT_READ) as data:
+            return hashlib.sha256(data).hexdigest()
 
     def look(self) -> Observation:
         """What other programs do."""
@@ -120,12 +119,6 @@ class Node:
     def doing(self) -> Doing:
         """What it does."""
         return self._doing
-
-    def close(self) -> None:
-        """End every worker process."""
-        if self._directory is not None:
-            self._thread.submit(self._supervisor.close).result()
-            self._directory.cleanup()
 
 
 def end_with(daemon: int) -> None:
