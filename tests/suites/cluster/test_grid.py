@@ -410,6 +410,32 @@ def test_environment_says_what_each_machine_is(go: Go, tmp_path: Path) -> None:
         assert {line["node"] for line in csv.DictReader(file)} == {"a", "b"}
 
 
+def test_unlike_machines_are_no_reason_for_further_rounds(go: Go) -> None:
+    suite = SUITE.override({"timing.max_rounds": 6, "timing.precision": 0.05})
+    machines = [Machine(str(factor), step_ms=factor) for factor in (1.0, 2.0, 3.0)]
+    for machine in machines:
+        machine.before = lambda job: time.sleep(0.01)  # so that each gets a round
+    rows, _ = go(*machines, suite=suite)
+    assert counted(rows) == planned()
+    assert len({row.node for row in rows if row.kind == "time"}) > 1
+
+
+def test_a_slot_that_was_lost_is_asked_again_while_its_machine_is_there(
+    go: Go, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid, "AGAIN_SECONDS", 0.2)
+    failures = iter([True, False, True, *[False] * 1000])
+
+    def before(job: Job) -> None:
+        if isinstance(job, CombinationJob) and next(failures):
+            raise Lost("its process is gone")
+
+    rows, notes = go(Machine("a", before=before))
+    assert counted(rows) == planned()
+    assert {row.status for row in rows} == {"ok"}
+    assert notes.count("a has joined") == 2
+
+
 @pytest.mark.exhaustive
 def test_the_time_of_the_driver_for_a_row_does_not_grow(go: Go) -> None:
     """A hundred machines that take no time."""

@@ -140,3 +140,8 @@ def test_without_ray_one_sentence_names_the_extra(monkeypatch: pytest.MonkeyPatc
         connected("local"),
     ):
         pass
+
+
+def test_ray_client_is_refused_with_what_to_do() -> None:
+    with pytest.raises(UsageError, match="ray job submit"), connected("ray://head:10001"):
+        pass

@@ -102,7 +102,7 @@ class Admission:
     suite: Suite
     registry: Registry
     data_dir: Path | str | None
-    refuse: Callable[[Member, str], None]
+    refuse: Callable[[Member, ConvbenchError], None]
     say: Callable[[str], None]
     ours: Description = field(default_factory=describe)
 
@@ -200,7 +200,7 @@ class Admission:
                         answer.result()
                         accepted.append(member)
                     except ConvbenchError as error:
-                        self.refuse(member, str(error))
+                        self.refuse(member, error)
             except BaseException:  # interrupted: the threads would go on waiting for answers
                 for member in members:
                     member.node.close()

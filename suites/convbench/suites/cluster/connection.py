@@ -50,6 +50,11 @@ def connected(address: str) -> Iterator[Any]:
     Raises:
         UsageError: Ray is not installed, or there is no cluster.
     """
+    if address.startswith("ray://"):
+        raise UsageError(
+            f"{address!r} is Ray Client's, which cannot run a suite: run it on a machine of the cluster with "
+            "--cluster auto, or hand it over with `ray job submit`"
+        )
     ray = import_ray()
     options: dict[str, Any] = {"address": address}
     if address == "local":

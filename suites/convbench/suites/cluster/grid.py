@@ -19,6 +19,8 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from convbench.registry import ConvbenchError, Registry
+from convbench.results.analysis.standings import BASELINE
+from convbench.results.schema import Combination, Row
 from convbench.results.storage.store import RunStore
 from convbench.suites.cluster.admission import Admission, Member, Reference
 from convbench.suites.cluster.block_run import Done, Relay, do_block
@@ -29,7 +31,7 @@ from convbench.suites.cluster.blocks import (
     verified_on_each,
     whole_blocks,
 )
-from convbench.suites.cluster.connection import CPU_SLOT, RemoteNode, connected, slots_of
+from convbench.suites.cluster.connection import CPU_SLOT, Lost, RemoteNode, connected, slots_of
 from convbench.suites.config.durations import span
 from convbench.suites.config.plan import check_possible
 from convbench.suites.config.suite import Suite
@@ -44,6 +46,9 @@ from convbench.suites.runner.schedule import Task, left_alone, planned_processes
 LOOK_SECONDS = 5.0  # between two looks for machines that have joined
 BUSY_SECONDS = 30.0  # for which the run waits, at first, for slots that other runs hold
 ALONE_SECONDS = 120.0  # without any machine for what is left, before the run gives up
+AGAIN_SECONDS = (
+    15.0  # until a slot is asked again that was lost: it takes Ray a while to see that a machine is gone
+)
 THREAD_SECONDS = 10.0  # for a thread to end
 ANY_MACHINE = "one of a cluster"  # of which machine it is, no key of a task depends
 
@@ -63,10 +68,11 @@ class Grid:
         self._ray, self._suite, self._registry, self._store = ray, suite, registry, store
         self._watcher = watcher
         self._messages: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._nodes: dict[tuple[str, str, int], RemoteNode] = {}  # refused ones, too
+        self._nodes: dict[tuple[str, str, int], RemoteNode] = {}  # the last of each slot
         self._members: list[Member] = []
         self._threads: list[threading.Thread] = []
         self._refused: list[str] = []
+        self._again: dict[tuple[str, str, int], float] = {}  # when a slot that was lost may be asked again
         self._joining = 0
         self._changed = True  # since blocks were handed out
         self._admission = Admission(suite, registry, data_dir, self._refuse, self._note)
@@ -117,6 +123,7 @@ class Grid:
         """Ask for a slot."""
         node = RemoteNode(self._ray, place, self._store.path.name, self._print)
         self._nodes[place.key] = node
+        self._again[place.key] = math.inf
         return node
 
     def _join(self, node: RemoteNode) -> None:
@@ -143,10 +150,15 @@ class Grid:
         if members:
             self._verify_on_new_kinds()
 
-    def _refuse(self, member: Member, reason: str) -> None:
-        self._refused.append(f"{member.name} is not used: {reason}")
+    def _refuse(self, member: Member, error: ConvbenchError) -> None:
+        self._refused.append(f"{member.name} is not used: {error}")
         self._note(self._refused[-1])
+        self._give_up(member, AGAIN_SECONDS if isinstance(error, Lost) else math.inf)
+
+    def _give_up(self, member: Member, seconds: float) -> None:
+        """Let go of a slot, and ask for it again after so many seconds if its machine is still there."""
         member.node.close()
+        self._again[member.node.slot.key] = clock.monotonic() + seconds
 
     def _note(self, text: str) -> None:
         self._messages.put(lambda: self._watcher.note(text))
@@ -162,7 +174,7 @@ class Grid:
 
     def _look_for_machines(self) -> None:
         for place in slots_of(self._ray.nodes()):
-            if place.key not in self._nodes:
+            if clock.monotonic() >= self._again.get(place.key, 0.0):
                 self._join(self._asked(place))
 
     # --- the plan ---
@@ -215,7 +227,7 @@ class Grid:
             tasks,
             forecast,
             blocked=lambda task: self._obstacle(task) is not None,
-            timed=self._recorder.timed,
+            timed=self._timed,
             done=done,
             deadline=math.inf if total is None else clock.monotonic() + total,
             order=count(1 + max((row.order or 0 for row in kept), default=-1)),
@@ -224,6 +236,23 @@ class Grid:
         for task in tasks:
             if task.planned.obstacle is not None and slot(task) not in done:
                 self._write_obstacle(task)
+
+    def _timed(self, combination: Combination) -> list[Row]:
+        """The rounds of a combination so far; if machines differ, its times are multiples of the baseline's."""
+        rows = self._recorder.timed(combination)
+        if len({row.node for row in rows}) < 2:
+            return rows
+        base = {
+            row.block: row.step_ms_median
+            for row in self._recorder.timed(replace(combination, backend=BASELINE))
+            if row.step_ms_median
+        }
+        return [
+            replace(row, step_ms_median=row.step_ms_median / base[row.block])
+            if row.step_ms_median and row.block in base
+            else row
+            for row in rows
+        ]
 
     def _add_kind(self, member: Member) -> bool:
         kinds = self._kinds.setdefault(member.device, [])
@@ -401,8 +430,7 @@ class Grid:
         """A machine is gone: its block goes to another one, unless that has happened too often."""
         self._changed = True
         self._members.remove(member)
-        member.node.close()
-        self._nodes.pop(member.node.slot.key, None)  # Ray may start its process again
+        self._give_up(member, AGAIN_SECONDS)
         block, member.block = member.block, None
         if block is None:
             return
