@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -23,8 +24,16 @@ from convbench.registry import ConvbenchError, UsageError
 from convbench.results.schema import Row, columns
 from convbench.results.storage.store import RunStore
 from convbench.suites import Suite, run
-from convbench.suites.cluster.connection import CPU_SLOT, RemoteNode, connected, slots_of
+from convbench.suites.cluster.connection import (
+    AUTH_MODE,
+    AUTH_TOKEN,
+    CPU_SLOT,
+    RemoteNode,
+    connected,
+    slots_of,
+)
 from convbench.suites.config.suite import Budget, RecipeOverrides, Timing
+from convbench.suites.runner.agenda import Outlook
 from convbench.suites.runner.progress import Watcher
 from convbench.suites.runner.schedule import Task
 
@@ -87,9 +96,13 @@ class Machines:
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Machines]:
-    machines = Machines()
-    yield machines
-    machines.cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(
+            AUTH_MODE, "disabled"
+        )  # as `Cluster` has it; whether a token is in the home directory or not
+        machines = Machines()
+        yield machines
+        machines.cluster.shutdown()
 
 
 @pytest.fixture
@@ -243,6 +256,40 @@ def test_a_machine_that_is_killed_in_the_middle_of_a_block_costs_nothing(
     wait_for(lambda: not servers())
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_machines_that_are_killed_and_replaced_at_random_cost_nothing(
+    three: Machines, tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+
+    class Killer(Notes):
+        """Whatever happens, a machine may be killed."""
+
+        def __init__(self) -> None:
+            super().__init__(lambda task: self.kill())
+            self.killed, self.at = 0, time.monotonic() + chance.uniform(1, 4)
+
+        def kill(self) -> None:
+            if time.monotonic() >= self.at and self.killed < 5:
+                self.killed, self.at = self.killed + 1, time.monotonic() + chance.uniform(1, 6)
+                three.kill(chance.choice(three.nodes))
+                three.add()
+
+        def note(self, text: str) -> None:
+            super().note(text)
+            self.kill()
+
+        def outlook(self, outlook: Outlook) -> None:
+            self.kill()
+
+    watcher = Killer()
+    result = run(SUITE, out=tmp_path / "run", cluster=three.address, watcher=watcher)
+    assert watcher.killed
+    check_whole(result.rows)
+    check_samples(result.path)
+    wait_for(lambda: not servers())
+
+
 def test_a_machine_that_hangs_is_taken_for_lost(three: Machines, tmp_path: Path) -> None:
     stopped: list[psutil.Process] = []
 
@@ -326,7 +373,7 @@ def test_a_driver_that_is_killed_is_resumed(three: Machines, tmp_path: Path) -> 
 
 
 def test_an_interrupted_run_leaves_no_process(three: Machines, tmp_path: Path) -> None:
-    driver = start(three.address, "--suite", "smoke", "--out", str(tmp_path / "run"), until="verify")
+    driver = start("auto", "--suite", "smoke", "--out", str(tmp_path / "run"), until="verify")
     driver.send_signal(signal.SIGINT)
     _, said = driver.communicate(timeout=60)
     assert driver.returncode == 130, said
@@ -379,7 +426,10 @@ def test_an_address_where_no_cluster_is_is_refused(tmp_path: Path) -> None:
         run(SUITE, out=tmp_path / "run", cluster="127.0.0.1:1", watcher=Notes())
 
 
-def test_a_cluster_of_this_machine_alone(tmp_path: Path) -> None:
+def test_a_cluster_of_this_machine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv(AUTH_MODE, raising=False)
     suite, before = SUITE.override({"timing.rounds": 1}), daemons()
     directory, file = tmp_path / "run", tmp_path / "small.toml"
     file.write_text(suite.to_toml())
@@ -391,6 +441,9 @@ def test_a_cluster_of_this_machine_alone(tmp_path: Path) -> None:
     with RunStore.open(directory) as store:
         rows = store.rows()
     assert Counter(row.kind for row in rows) == {"verify": 2, "time": 2, "train": 2}
+    assert not (
+        tmp_path / "home" / ".ray"
+    ).exists()  # a token, by which later runs would miss clusters without one
     wait_for(lambda: daemons() == before)
 
 
@@ -415,3 +468,16 @@ def test_status_says_what_runs_where_and_what_waits(three: Machines, tmp_path: P
     show = [sys.executable, "-m", "convbench", "cluster", "status", "--address", three.address]
     idle = subprocess.run(show, capture_output=True, text=True)
     assert idle.stdout.count("free") == 3, idle.stdout + idle.stderr
+
+
+def test_after_a_local_cluster_another_one_can_be_joined(
+    machines: Machines, three: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(AUTH_MODE)
+    with connected("local") as joined:
+        assert len(slots_of(joined.nodes())) == 1
+    assert not {AUTH_MODE, AUTH_TOKEN} & os.environ.keys()
+    with connected(three.address) as joined:
+        node = RemoteNode(joined, slots_of(joined.nodes())[0], "test", lambda printed: None)
+        assert node.describe().versions
+        node.close()

@@ -14,7 +14,7 @@ from convbench.results.schema import Combination, Kind, Row
 from convbench.suites.runner.agenda import TaskId, is_baseline, slot
 from convbench.suites.runner.schedule import Task
 
-MOST_ATTEMPTS = 3  # of a block whose machines are lost
+MOST_ATTEMPTS = 5  # of a block whose machines are lost
 
 
 @dataclass(frozen=True)

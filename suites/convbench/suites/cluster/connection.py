@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 import signal
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from convbench.registry import ConvbenchError, UsageError
@@ -20,6 +22,7 @@ from convbench.suites.processes.protocol import Event, Job
 from convbench.suites.processes.supervisor import ExitStatus
 
 NAMESPACE = "convbench"  # of the actors of all runs, by which `convbench cluster status` finds them
+AUTH_MODE, AUTH_TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"  # variables that Ray reads, and sets itself
 CPU_SLOT = "convbench_cpu"  # a resource that a machine offers: 1 for all of its cores
 STORE_BYTES = 100 * 1024 * 1024  # of Ray's object store on this machine; messages are small
 SILENT_SECONDS = 60.0  # beyond a job's timeout: then its machine is taken for lost
@@ -67,23 +70,44 @@ def connected(address: str) -> Iterator[Any]:
         }
     on_signal = signal.getsignal(signal.SIGTERM)
     host, _, port = address.rpartition(":")
+    with own_token(ray) if address == "local" else nullcontext():
+        try:
+            if host and port.isdigit():  # Ray would wait for minutes
+                socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+            ray.init(**options, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UsageError(f"no Ray cluster can be joined at {address!r}: {reason}") from None
+        # what the daemon of a lost machine logged last would go to standard output, and whatever is asked of Ray
+        # after its end would start another one
+        ray._private.worker._worker_logs_enabled = False
+        ray._private.auto_init_hook.enable_auto_connect = False
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGTERM, on_signal)  # Ray has put its own in its place
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def own_token(ray: Any) -> Iterator[None]:
+    """A token for a Ray that starts here. Ray would leave one in the home directory, and from then on expect it of
+    clusters that were started without."""
+    if AUTH_MODE in os.environ:  # the user has said what is to be
+        yield
+        return
+    before = dict(os.environ)
+    os.environ[AUTH_TOKEN] = secrets.token_hex(32)
     try:
-        if host and port.isdigit():  # Ray would wait for minutes
-            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-        ray.init(**options, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UsageError(f"no Ray cluster can be joined at {address!r}: {reason}") from None
-    # what the daemon of a lost machine logged last would go to standard output, and whatever is asked of Ray after
-    # its end would start another one
-    ray._private.worker._worker_logs_enabled = False
-    ray._private.auto_init_hook.enable_auto_connect = False
-    with suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, on_signal)  # Ray has put its own in its place
-    try:
-        yield ray
+        yield
     finally:
-        ray.shutdown()
+        for name in (AUTH_MODE, AUTH_TOKEN):
+            os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]
+        ray._raylet.Config.initialize("")
+        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def slots_of(nodes: Iterable[Mapping[str, Any]]) -> list[Slot]:
