@@ -331,6 +331,12 @@ def test_a_machine_that_differs_is_refused_by_name(go: Go, other: Machine, reaso
     assert not any(isinstance(job, CombinationJob) for job in other.did)
 
 
+def test_gpus_of_refused_machines_only_are_left_out(go: Go) -> None:
+    rows, notes = go(Machine("a"), Machine("b"), Machine("c", digest="damaged", gpus=1))
+    assert counted(rows) == planned()
+    assert sum("is not used" in note for note in notes) == 2  # its cores and its GPU
+
+
 def test_where_every_machine_differs_the_run_is_refused(go: Go) -> None:
     with pytest.raises(ConvbenchError, match="no machine of the cluster can be used"):
         go(Machine("a", replace(HERE, plugins={})))

@@ -186,11 +186,8 @@ class Grid:
         survey = self._members[0].survey
         self._suite = suite = suite.override({"timing.threads": self._reference.threads})
         total = suite.budget.total_seconds
-        planned = [
-            each
-            for device in self._reference.devices
-            for each in self._reference.planned[device.split(":")[0]]
-        ]
+        kinds = [device.partition(":")[0] for device in self._reference.devices]
+        planned = [each for kind in kinds for each in self._reference.planned.get(kind, ())]
         if not store.rows():
             check_possible(planned)
         self._watcher.note(f"results go to {store.path}")
