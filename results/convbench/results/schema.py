@@ -308,6 +308,12 @@ class Row(Combined, OfProcess):
         "how long the worker process took from its start to its end, checks and evaluation included", "s"
     )
 
+    node: str | None = later("host that measured")
+    block: str | None = later(
+        "round of a comparison group, or verification or training, which one machine of a cluster did as a whole: "
+        "only what is of one block is compared; empty without a cluster"
+    )
+
     @property
     def left_out(self) -> bool:
         """Whether it stands for a process that the total budget of its run had no time for."""

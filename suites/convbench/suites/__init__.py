@@ -23,6 +23,7 @@ PLUGINS = (  # the modules with hooks, for the entry point
     "convbench.suites.cli.verify",
     "convbench.suites.cli.list",
     "convbench.suites.cli.doctor",
+    "convbench.suites.cli.cluster",
     "convbench.suites.definitions",
 )
 

@@ -13,6 +13,10 @@ side. A side of two therefore takes a part of its variance from the other lines 
 does (Smyth, "Linear models and empirical Bayes methods", 2004); see `moderated`. Three and more stand for
 themselves, since the noise of backends differs.
 
+Processes of a run on several machines are compared within blocks only: a block is one round of all backends on one
+machine, and the machines themselves may differ by far more than the backends. The logarithms of their ratios are
+tested, however many there are.
+
 Where both sides come from one interleaved run, a process has a counterpart that ran just before or after it.
 From PAIRED_FROM of them on, the logarithms of their ratios are tested instead, with Student's t: what a busy
 machine does to both alike then cancels. Which test is taken depends on how many there are and never on what they
@@ -38,7 +42,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from convbench.results.analysis.statistics import (
     Interval,
@@ -50,6 +54,14 @@ from convbench.results.analysis.statistics import (
 )
 
 Times: TypeAlias = Mapping[Hashable, float]  # the median step of each process, by what names the process
+
+
+class OnMachine(NamedTuple):
+    """Names a process of a cluster: which one, and the machine that measured its block."""
+
+    process: Hashable
+    machine: Hashable
+
 
 Verdict = Literal["faster", "slower", "higher", "lower", "same", "unclear"]
 OF_TIMES: Mapping[str, Verdict] = {"more": "slower", "less": "faster", "same": "same", "unclear": "unclear"}
@@ -225,19 +237,33 @@ def welch_freedom(variances: Sequence[tuple[float, float]]) -> float:
     return total**2 / parts if parts > 0 else float(sum(number - 1 for number, _ in variances))
 
 
-def time_difference(base: Times, new: Times, group: Scatter | None = None) -> Difference:
+def time_difference(base: Times, new: Times, group: Scatter | None = None) -> Difference | None:
     """The difference of the logarithms of two sides' times, paired where both have the same PAIRED_FROM or more
-    processes. Both sides are lines of `group`; without one, they are all of it."""
+    processes, or come from several machines; None where these have no block in common. Both sides are lines of
+    `group`; without one, they are all of it."""
+    if machines_of(base, new) > 1:
+        shared = [process for process in base if process in new]
+        base, new = ({process: side[process] for process in shared} for side in (base, new))
+        if not shared:
+            return None
+        if len(shared) > 1:
+            return paired_log_difference(list(base.values()), list(new.values()))
     if len(base) >= PAIRED_FROM and base.keys() == new.keys():
         return paired_log_difference(list(base.values()), [new[process] for process in base])
     return log_difference(list(base.values()), list(new.values()), group)
+
+
+def machines_of(*sides: Times) -> int:
+    """How many machines of a cluster measured these; 0 without a cluster."""
+    return len({each.machine for side in sides for each in side if isinstance(each, OnMachine)})
 
 
 def time_ratio(base: Times, new: Times, group: Scatter | None = None) -> Interval | None:
     """The ratio new / base of times with its interval; None where a side has fewer than two processes."""
     if min(len(base), len(new)) < 2:
         return None
-    return time_difference(base, new, group).interval()
+    gap = time_difference(base, new, group)
+    return None if gap is None or gap.assumed else gap.interval()
 
 
 def time_interval(times: Collection[float], group: Scatter) -> Interval | None:
@@ -259,7 +285,7 @@ def log_difference(base: Sequence[float], new: Sequence[float], group: Scatter |
 
 def paired_log_difference(base: Sequence[float], new: Sequence[float]) -> Difference:
     """The same where the times at one position were measured one after the other: what the machine did to both
-    alike cancels. For PAIRED_FROM processes a side at least."""
+    alike cancels. For PAIRED_FROM processes a side at least, or those of several machines."""
     gaps = [math.log(after / before) for before, after in zip(base, new, strict=True)]
     count = len(gaps)
     error = math.sqrt(max(variance(gaps), 2 * FLOOR_SPREAD**2) / count)

@@ -20,8 +20,10 @@ from convbench.results.analysis.coverage import Attribution, Rank, attribution, 
 from convbench.results.analysis.flags import flag_counts, flagged
 from convbench.results.analysis.significance import (
     MIN_EFFECT,
+    OnMachine,
     Scatter,
     judge,
+    machines_of,
     scatter,
     time_difference,
     time_ratio,
@@ -238,6 +240,10 @@ def summed_up(
     # the speed's ratio is the inverse of the time's, so the sides change places
     sides = step_ms_by_process(rows), step_ms_by_process(baseline)
     interval = None if name == BASELINE else time_ratio(*sides, spread)
+    speedup = baseline_ms / step_ms if baseline_ms and step_ms else None
+    if machines_of(*sides) > 1 and name != BASELINE:  # the means are over unlike machines
+        gap = time_difference(*sides, spread)
+        speedup = math.exp(gap.estimate) if gap is not None else None
     reached = accuracy(trained)
     score = None if reached is None or reached.is_loss else reached
     remarks_of = dict.fromkeys(
@@ -270,7 +276,7 @@ def summed_up(
         step_ms_p10=center(row.step_ms_p10 for row in timed),
         step_ms_p90=center(row.step_ms_p90 for row in timed),
         processes=len(timed) or None,
-        speedup=baseline_ms / step_ms if baseline_ms and step_ms else None,
+        speedup=speedup,
         speedup_low=interval.low if interval else None,
         speedup_high=interval.high if interval else None,
         val_accuracy=score.mean if score else None,
@@ -394,10 +400,11 @@ def standings(table: Table) -> list[Standing]:
         )
         for at, first, line in pairs
     ]
+    verdicts_of = iter(judge([gap for gap in gaps if gap is not None], math.log1p(MIN_EFFECT)))
     words: dict[str, Verdict] = {"more": "behind", "same": "same", "less": "unclear", "unclear": "unclear"}
     found: list[dict[str, Verdict]] = [{} for _ in timed]
-    for (at, _, line), judged in zip(pairs, judge(gaps, math.log1p(MIN_EFFECT)), strict=True):
-        found[at][line.name] = words[judged.verdict]
+    for (at, _, line), gap in zip(pairs, gaps, strict=True):
+        found[at][line.name] = "unclear" if gap is None else words[next(verdicts_of).verdict]
     return [
         Standing(group, tuple(lines), verdicts, tuple(timed_lines(group, ranked=False)))
         for group, lines, verdicts in zip(table.groups, timed, found, strict=True)
@@ -411,9 +418,15 @@ def timed_lines(group: Group, *, ranked: bool = True) -> list[Line]:
 
 
 def step_ms_by_process(rows: Iterable[Row]) -> dict[Hashable, float]:
-    """The median step time of each process that was timed, by run, seed and round."""
+    """The median step time of each process that was timed, by run, seed and round, and by machine of a cluster."""
     timed = ((row, row.step_ms_median or 0.0) for row in measured(rows, "time"))
-    return {(row.run_id, row.seed, row.round): value for row, value in timed if 0 < value < math.inf}
+    return {process_of(row): value for row, value in timed if 0 < value < math.inf}
+
+
+def process_of(row: Row) -> Hashable:
+    """What names the process of a timing row; those of one block have the same name."""
+    process = row.run_id, row.seed, row.round
+    return OnMachine(process, row.node or row.machine_id) if row.block else process
 
 
 def scatter_of(lines: Iterable[Iterable[Row]]) -> Scatter:

@@ -23,6 +23,7 @@ from convbench.results.analysis.significance import (
     Verdict,
     difference,
     judge,
+    log_difference,
     processes_to_decide,
     scatter,
     time_difference,
@@ -242,6 +243,7 @@ def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair
     spreads = {group: scatter(times.values() for times in lines.values()) for group, lines in groups.items()}
     gaps = [
         time_difference(each.base.times, each.new.times, spreads[group_of(each.combination)])
+        or log_difference(each.base.step_ms, each.new.step_ms, spreads[group_of(each.combination)])
         for each in timed
     ]
     matters = math.log1p(min_effect)

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
 
+from convbench.results.analysis.significance import machines_of
 from convbench.results.comparison.sides import LATER, Measured, Side
 from convbench.results.schema import COMBINATION, CONDITIONS, Combination
 from convbench.results.wording import count
 
+OF_A_MACHINE = ("machine_id", "device_name")  # conditions
 UNKNOWN = frozenset({""})
 PARTS = "; "  # between the notes on a pair
 SHARED = 5  # conditions that a combination's name ends with, before its seed
@@ -97,10 +99,13 @@ def joined(*notes: str) -> str:
 
 def differences(base: Measured, new: Measured) -> Iterator[str]:
     """The conditions that differ between the sides, or within one."""
+    in_blocks = machines_of(base.times, new.times) > 1 and base.times.keys() == new.times.keys()
     for condition in CONDITIONS:
         old, fresh = base.conditions.get(condition, UNKNOWN), new.conditions.get(condition, UNKNOWN)
         if condition in LATER and UNKNOWN in (old, fresh):
             continue  # a file of an earlier version does not say
+        if in_blocks and condition in OF_A_MACHINE and old == fresh:
+            continue  # each pair of processes was on one
         if old != fresh or len(old) > 1:
             yield f"{condition} ({words(old)} and {words(fresh)})"
 

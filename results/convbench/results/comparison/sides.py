@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbench.registry.errors import UsageError
+from convbench.results.analysis.significance import OnMachine
 from convbench.results.schema import COMBINATION, CONDITIONS, MEASURED, Combination, Row, columns
 from convbench.results.storage.pytest_benchmark import looks_like_json, read_pytest_benchmark
 from convbench.results.storage.reader import read_table, results_file, row_place
@@ -25,7 +26,7 @@ UNTOLD = {
     "concurrent_devices": "0",
 }  # the values of files that were written before these columns existed
 PROCESS = ("run_id", "kind", "round")
-OPTIONAL = ("flags", "started_at")  # a table made by hand may lack them
+OPTIONAL = ("flags", "started_at", "node", "block")  # a table made by hand may lack them
 VALUES = ("status", "error", "step_ms_median", "served_flops_fraction", "val_accuracy", "epochs")
 TINY, HUGE = 5e-324, sys.float_info.max  # the floats next to zero and to infinity
 LATER = {column.name for column in columns(Row) if column.later}
@@ -36,14 +37,15 @@ class Measured:
     """What one side has of one combination.
 
     `step_ms` holds a median per process, and `processes` a number for each, the same in every file for the same
-    round of the same run; `served` the smallest share of the FLOPs that the backend computed itself in any of
-    them, as far as it is known; `accuracies` and `epochs` a value per training; `failure` the status and error of
-    the first process that failed; `conditions` every value found; `flags` how many of the processes timed each
-    flag struck.
+    round of the same run, `machines` one for each machine of a cluster; `served` the smallest share of the FLOPs
+    that the backend computed itself in any of them, as far as it is known; `accuracies` and `epochs` a value per
+    training; `failure` the status and error of the first process that failed; `conditions` every value found;
+    `flags` how many of the processes timed each flag struck.
     """
 
     step_ms: tuple[float, ...] = ()
     processes: tuple[float, ...] = ()
+    machines: tuple[float, ...] = ()
     served: float | None = None
     accuracies: tuple[float, ...] = ()
     epochs: tuple[float, ...] = ()
@@ -54,7 +56,9 @@ class Measured:
     @property
     def times(self) -> Mapping[Hashable, float]:
         """The median step time of each process."""
-        return dict(zip(self.processes, self.step_ms, strict=True))
+        if not any(self.machines):
+            return dict(zip(self.processes, self.step_ms, strict=True))
+        return dict(zip(map(OnMachine, self.processes, self.machines), self.step_ms, strict=True))
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,7 @@ def summed_up(
             raise UsageError(f"{place(source, name, at)}: {column} is {bad[0]:g}; {what}")
     step_ms = split(frame, "step_ms_median", combination, timed)
     processes = split(numbered(frame), "process", combination, timed)
+    machines = split(numbered(frame), "machine", combination, timed)
     shares = numbers(frame, "served_flops_fraction")
     served = split(frame, "served_flops_fraction", combination, timed & (shares >= 0) & (shares <= 1))
     accuracies = split(frame, "val_accuracy", combination, trained)
@@ -152,6 +157,7 @@ def summed_up(
         key: Measured(
             step_ms=step_ms.get(code, ()),
             processes=processes.get(code, ()),
+            machines=machines.get(code, ()),
             served=min(served.get(code, ()), default=None),
             accuracies=accuracies.get(code, ()),
             epochs=epochs.get(code, ()),
@@ -177,13 +183,21 @@ def codes(frame: pd.DataFrame, names: Sequence[str]) -> NDArray[np.int64]:
 
 
 def numbered(frame: pd.DataFrame) -> pd.DataFrame:
-    """A number for each row's run and round, in a column `process`: a hash that a float holds exactly."""
+    """Numbers that floats hold exactly, hashes: a `process` for each row's run and round, and a `machine` for its
+    node where the row is of a block, 0 where it is not."""
     import pandas as pd
 
     known = pd.DataFrame(
         {"run_id": frame["run_id"].astype(object), "round": frame["round"].astype("float64")}
     )
-    return pd.DataFrame({"process": pd.util.hash_pandas_object(known, index=False).to_numpy() >> 11})
+    node = frame["node"].astype(object).fillna("").astype(str)
+    machine = (pd.util.hash_array(node.to_numpy(dtype=object)) >> 11).astype("float64") + 1
+    return pd.DataFrame(
+        {
+            "process": pd.util.hash_pandas_object(known, index=False).to_numpy() >> 11,
+            "machine": machine * frame["block"].notna().to_numpy(),
+        }
+    )
 
 
 def numbers(frame: pd.DataFrame, column: str) -> NDArray[np.float64]:

@@ -346,6 +346,7 @@ FACTS: Mapping[str, Fact] = {
         "measured by a run: 10^9 operations and 10^9 bytes per second of each device and dtype", "", not_here
     ),
     "planned_processes": Fact("rows of each kind that a run has once it is complete", "", not_here),
+    "nodes": Fact("the machines of a run on a cluster, by name, with their devices and peaks", "", not_here),
     "torch": Fact("version, CUDA, cuDNN, threads and vector capability of torch", "", torch_facts),
     "torch_build": Fact("how torch was built", "", torch_build),
     "known_faults": Fact(

@@ -183,9 +183,24 @@ def warnings(table: Table, environment: Mapping[str, Any]) -> list[str]:
         notes.append(
             "> **Denormal numbers were not flushed to zero: a CPU may slow down as training goes on.**"
         )
-    if len({row.machine_id for row in table.rows}) > 1:
-        notes.append("> **These rows come from more than one machine.**")
+    if machines := machines_in(table.rows):
+        notes.append(machines)
     return notes
+
+
+def machines_in(rows: Iterable[Row]) -> str:
+    """How many machines of which kinds the rows come from; empty for one."""
+    rows = [row for row in rows if row.node or row.machine_id]
+    models = {row.node or row.machine_id: row.device_name or "unknown" for row in rows}
+    if len(models) < 2:
+        return ""
+    kinds = ", ".join(f"{number} with {model}" for model, number in Counter(models.values()).most_common())
+    how = (
+        "Speeds are compared within blocks: one round on one machine."
+        if all(row.block for row in rows if row.step_ms_median)
+        else "They are no blocks of one run: speeds of different machines are compared."
+    )
+    return f"> **These rows come from {len(models)} machines ({kinds}).** {how}"
 
 
 def plain(warning: str) -> str:

@@ -41,6 +41,7 @@ HELP = {
     "How long it may take": "budget budget-total timeout memory dry-run no-train no-time",
     "Training": "lr epochs data-dir",
     "Timing": "rounds max-rounds warmup-steps steps max-steps precision threads against pip-options",
+    "Where it runs": "cluster",
     "Where results go": "out resume pytest-json open",
 }
 
@@ -129,6 +130,11 @@ class GroupedHelp(click.Command):
     help="Measure another version too, interleaved: `fast==1.0`, a directory, a wheel, or git+URL@REF.",
 )
 @click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="Measure on a Ray cluster: its address, `auto` for the running one, `local` for this machine alone.",
+)
+@click.option(
     "--pip-options", default="", metavar="TEXT", help="Options for pip when it installs that version."
 )
 @click.option(
@@ -149,6 +155,7 @@ def run(
     pytest_json: Path | None,
     against: str | None,
     pip_options: str,
+    cluster: str | None,
     open_page: bool,
     dry_run: bool,
     no_train: bool,
@@ -166,6 +173,11 @@ def run(
         raise UsageError(
             "--against and --budget-total exclude each other: two versions need the same rounds, "
             "however long they take"
+        )
+    if cluster is not None and (against is not None or dry_run):
+        other = "--dry-run" if dry_run else "--against"
+        raise UsageError(
+            f"--cluster and {other} exclude each other: machines are asked once the run has begun"
         )
     if pip_options and against is None:
         raise UsageError("--pip-options are for --against, which is not given")
@@ -206,7 +218,7 @@ def run(
         base, new = run_against(against, resolved, pip_options=_words(pip_options), **asked)
         _print_comparison(base.path, new.path, open_page)
         return
-    result = runner.run(resolved, resume=resume, **asked)
+    result = runner.run(resolved, resume=resume, cluster=cluster, **asked)
     if pytest_json is not None:
         from convbench.results.storage.pytest_benchmark import write_pytest_benchmark
 

@@ -28,7 +28,7 @@ from convbench.suites.processes.protocol import (
     Survey,
     SurveyJob,
 )
-from convbench.suites.processes.supervisor import ExitStatus, Supervisor
+from convbench.suites.processes.supervisor import ExitStatus, JobRunner, Supervisor
 
 SURVEY_SECONDS = 600.0  # a first use may download the dataset
 PEAKS_SECONDS = 60.0  # it takes one or two; a dtype that the device has to emulate, more
@@ -41,7 +41,7 @@ Peaks = dict[str, dict[str, dict[str, float]]]  # by device and dtype
 
 
 def survey(
-    supervisor: Supervisor,
+    supervisor: JobRunner,
     dataset: str,
     data_dir: Path | str | None,
     say: Say = lambda text: None,
@@ -86,7 +86,7 @@ def ask_interference(plugins: Sequence[Plugin]) -> list[Plugin]:
 
 
 def find_unavailable(
-    supervisor: Supervisor,
+    supervisor: JobRunner,
     backends: Sequence[str],
     seconds: float | None = None,
     distributions: tuple[str, ...] | None = None,
@@ -110,7 +110,7 @@ def find_unavailable(
 
 
 def find_misfits(
-    supervisor: Supervisor, networks: Mapping[str, tuple[int, int, int]], num_classes: int
+    supervisor: JobRunner, networks: Mapping[str, tuple[int, int, int]], num_classes: int
 ) -> dict[str, str]:
     """Why networks cannot take images of these shapes (C, H, W), by name; those that can are left out."""
     misfits: dict[str, str] = {}
@@ -124,7 +124,7 @@ def find_misfits(
 
 
 def find_peaks(
-    supervisor: Supervisor,
+    supervisor: JobRunner,
     wanted: Iterable[tuple[str, str]],
     say: Say,
     *,

@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from textwrap import shorten
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from convbench.registry import ConvbenchError
 from convbench.suites.processes.protocol import (
@@ -60,6 +60,16 @@ class ExitStatus:
         return f"exited with code {self.code}"
 
 
+class JobRunner(Protocol):
+    """Runs jobs in worker processes: a supervisor, or one on another machine."""
+
+    def run(self, job: Job, timeout: float, on_event: Callable[[Event], None] = ...) -> ExitStatus:
+        """As `Supervisor.run` does."""
+
+    def now(self) -> float:
+        """The clock of the machine that runs them, in seconds; within `on_event`, when the event came there."""
+
+
 class Supervisor:
     """Starts workers from a fork server, one after the other, and outlives whatever they do.
 
@@ -73,6 +83,7 @@ class Supervisor:
         first: Path | None = None,
         *,
         preload: bool = True,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start the fork server.
 
@@ -83,12 +94,14 @@ class Supervisor:
             first: a directory in which workers look for packages before all others.
             preload: import torch before the first job. Without it the server starts within 0.2 s, and takes jobs
                 that need no torch.
+            environment: the variables of workers; those of this process when None.
 
         Raises:
             ConvbenchError: it does not start; the log has the reason.
         """
         self._log = log.open("a+b", buffering=0)
-        self._threads, self._first, self._preload = threads, first, preload
+        self._threads, self._preload = threads, preload
+        self._environment = python_environment(first) if environment is None else dict(environment)
         self.data = _data_file()
         self._jobs = 0
         try:
@@ -147,6 +160,10 @@ class Supervisor:
                 _seal(self.data)
             self._shorten_log(printed)
 
+    def now(self) -> float:
+        """The clock of this process, in seconds."""
+        return time.monotonic()
+
     def close(self) -> None:
         """Kill what is left and release everything."""
         try:
@@ -177,7 +194,7 @@ class Supervisor:
     def _start(self) -> None:
         self._control, other = socket.socketpair()
         began = os.fstat(self._log.fileno()).st_size
-        environment = python_environment(self._first)
+        environment = dict(self._environment)
         if self._threads is not None:
             environment |= dict.fromkeys(THREAD_VARIABLES, str(self._threads))
             environment.setdefault("OMP_PROC_BIND", "true")  # a thread that wanders between cores is slower

@@ -49,7 +49,7 @@ class Outlook:
         return max(0.0, min(max(0.0, self.current - passed) + self.ahead, self.limit - passed))
 
 
-Slot = tuple[str, int, Combination]  # identifies a task
+TaskId = tuple[str, int, Combination]
 
 
 @dataclass
@@ -72,11 +72,11 @@ class Agenda:
     forecast: Forecast
     blocked: Callable[[Task], bool]
     timed: Callable[[Combination], Iterable[Row]]
-    done: Iterable[Slot] = ()
+    done: Iterable[TaskId] = ()
     deadline: float = math.inf
     now: Callable[[], float] = time.monotonic
     order: Iterator[int] = field(default_factory=itertools.count)
-    _waiting: OrderedDict[Slot, Task] = field(init=False)
+    _waiting: OrderedDict[TaskId, Task] = field(init=False)
     _current: Task | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -90,6 +90,19 @@ class Agenda:
             del self._waiting[slot(chosen)]
             self._current = replace(chosen, order=next(self.order))
         return self._current
+
+    def take(self, task: Task) -> Task:
+        """A task that others have chosen, with its share of the total budget; it no longer waits."""
+        self._waiting.pop(slot(task), None)
+        if not self.limited or task.kind == "verify":
+            return task
+        if task.kind == "train":
+            return self._training_for(task, max(self.left, 0.0))
+        return replace(task, share=self._round_share())
+
+    def give_back(self, tasks: Iterable[Task]) -> None:
+        """Tasks that were taken wait again."""
+        self._waiting.update((slot(task), task) for task in tasks)
 
     def left_out(self) -> list[tuple[Task, str]]:
         """The tasks that do not fit into the total budget, and why; called once `next` has returned None."""
@@ -256,7 +269,7 @@ def rounds_of(numbers: Sequence[str]) -> str:
     return f"round{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
 
 
-def slot(task: Task) -> Slot:
+def slot(task: Task) -> TaskId:
     """The kind, round and combination, which identify a task."""
     return task.kind, task.round, task.combination
 

@@ -19,7 +19,7 @@ from convbench.suites.config.suite import Suite, load_suite
 from convbench.suites.machine.resources import usable_cores
 from convbench.suites.processes import probe
 from convbench.suites.processes.protocol import Survey
-from convbench.suites.processes.supervisor import Supervisor
+from convbench.suites.processes.supervisor import JobRunner, Supervisor
 from convbench.suites.runner.progress import Watcher
 
 THREADS_PER_CORE = 8  # at most; more is taken for a typing error
@@ -69,7 +69,7 @@ def checked_suite(
     return suite
 
 
-def plan_here(suite: Suite, registry: Registry, supervisor: Supervisor, survey: Survey) -> list[Planned]:
+def plan_here(suite: Suite, registry: Registry, supervisor: JobRunner, survey: Survey) -> list[Planned]:
     """Every combination of the suite, and why some cannot run on this machine with this data.
 
     Raises:

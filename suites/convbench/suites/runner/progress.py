@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 LONGEST_TEXT = 240  # characters; results.csv has the whole
 LINE_SECONDS = 30.0  # between lines that say how far a process is, where there is no terminal
 BAR_WIDTH = 20
+MOST_RUNNING = 8  # processes that are shown, of those that run on a cluster
 
 
 class Watcher:
@@ -54,6 +55,9 @@ class Watcher:
 
     def finish(self, task: Task, row: Row) -> None:
         """A process has ended and its row is written."""
+
+    def lose(self, task: Task) -> None:
+        """A process was lost with its machine, and is started again on another one."""
 
     def outlook(self, outlook: Outlook) -> None:
         """What is left, as it looks now."""
@@ -143,7 +147,7 @@ class Bar(Counting):
         self._console = console(stderr=True)
         self._began = now()
         self._stage: Running | None = None
-        self._running: Running | None = None
+        self._running: dict[str, Running] = {}  # by label; one, but on a cluster
         self._left: tuple[float, Outlook] | None = None  # when it was said
         self._common: set[str] = set()  # the parts that the labels of all tasks have
         self._accuracy: dict[str, float] = {}
@@ -170,11 +174,11 @@ class Bar(Counting):
 
     def start(self, task: Task) -> None:
         super().start(task)
-        self._running = Running(self._name(task), self._now())
+        self._running[task.label] = Running(self._name(task), self._now())
         self._live.refresh()
 
     def beat(self, task: Task, beat: Beat) -> None:
-        if (running := self._running) is not None:
+        if (running := self._running.get(task.label)) is not None:
             accuracy = self._accuracy.get(task.label)
             running.reached = reached(task, beat) + (
                 f", accuracy {accuracy:.3f}" if accuracy is not None else ""
@@ -186,8 +190,11 @@ class Bar(Counting):
         super().progress(task, epoch)
 
     def finish(self, task: Task, row: Row) -> None:
-        self._running = None
+        self._running.pop(task.label, None)
         super().finish(task, row)
+
+    def lose(self, task: Task) -> None:
+        self._running.pop(task.label, None)
 
     def ended(self, task: Task, row: Row) -> None:
         if row.status != "ok":
@@ -216,10 +223,12 @@ class Bar(Counting):
             words.append("the total budget is spent" if late else f"about {clock(left)} left")
         lines = ["  ".join(words)]
         # the display's thread is here while the run goes on: what it looks at may change meanwhile
-        running = self._stage or self._running
-        if running is not None:
+        processes = [self._stage] if self._stage else list(self._running.values())
+        for running in processes[:MOST_RUNNING]:
             detail = f": {running.reached}" if running.reached else ""
             lines.append(f"{running.name}{detail} ({clock(now - running.since)})")
+        if len(processes) > MOST_RUNNING:
+            lines.append(f"and {len(processes) - MOST_RUNNING} more")
         if self._left is not None and self._left[1].words:
             lines.append(f"then {self._left[1].words}")
         text = Text("\n".join(lines), no_wrap=True, overflow="ellipsis")

@@ -36,17 +36,19 @@ class Quiet:
         watcher: Watcher,
         *,
         look: Callable[[], Observation] | None = None,
+        cpus: int | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limit, self._waited = limit, 0.0
         self._watcher, self._look, self._now = watcher, look or look_now, now
+        self._cpus = cpus  # of the machine that is looked at
         self._suspicious = True
 
     def wait(self) -> None:
         """Return once no other program is busy, or there is no time left to wait."""
         if not self._suspicious or self._waited >= self._limit:
             return
-        began, cpus, told = self._now(), len(allowed_cpus()), False
+        began, cpus, told = self._now(), self._cpus or len(allowed_cpus()), False
         while "busy" in (seen := self._look()).flags(cpus):
             left = self._limit - self._waited - (self._now() - began)
             if left <= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -41,7 +42,7 @@ NOUNS: Mapping[Kind, str] = {"verify": "verification", "time": "timing", "train"
 class Circumstances:
     """What results depend on besides the suite: versions, machine, data.
 
-    `versions` are those of distributions that workers find in place of the installed ones.
+    `versions` are those of distributions that workers find in place of the installed ones, and `node` is the host.
     """
 
     convbench_version: str
@@ -51,6 +52,7 @@ class Circumstances:
     images: ImageFile
     registry: Registry
     versions: Mapping[str, str] = field(default_factory=dict)
+    node: str | None = None
 
     @classmethod
     def of_run(cls, registry: Registry, survey: Survey, other: OtherVersion | None) -> Circumstances:
@@ -64,6 +66,7 @@ class Circumstances:
             images=survey.images,
             registry=registry,
             versions=versions,
+            node=platform.node() or None,
         )
 
     def version(self, plugin: Plugin) -> str:
@@ -157,6 +160,7 @@ class Recorder:
             "torch_version": self.facts.torch_version,
             "device_name": self.facts.device_names.get(combination.device),
             "machine_id": self.facts.machine_id,
+            "node": self.facts.node,
             "recipe": f"lr={recipe.lr:g} epochs={recipe.epochs} resize={resize} init={recipe.init}",
             **shared,
             **result.measures,
@@ -198,7 +202,9 @@ class Recorder:
         if row.kind == "time":
             self._timed[row.combination].append(row)
         if row.kind == "verify":
-            self._verified[row.combination] = row
+            known = self._verified.get(row.combination)
+            if known is None or row.round == known.round or known.status in MEASURED:
+                self._verified[row.combination] = row  # right on one kind of machine is not right on another
         elif row.is_measured:
             self._measured.add(row.combination)
 

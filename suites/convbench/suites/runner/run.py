@@ -60,6 +60,7 @@ def run(
     train: bool = True,
     registry: Registry | None = None,
     watcher: Watcher | None = None,
+    cluster: str | None = None,
 ) -> RunResult:
     """Run a suite and write its results directory.
 
@@ -74,13 +75,15 @@ def run(
         train: train.
         registry: what is registered; discovered when None.
         watcher: told what happens.
+        cluster: the address of a Ray cluster that measures, `auto` for the one that this machine belongs to,
+            `local` for one of this machine alone; no Ray when None.
 
     Raises:
         UsageError: a name, value or directory that cannot be used.
         NothingRan: not one combination could be measured. The rows say why.
         KeyboardInterrupt: interrupted; what was measured is kept.
     """
-    steps = Run(suite, out, resume, data_dir, time, train, registry, watcher).steps()
+    steps = Run(suite, out, resume, data_dir, time, train, registry, watcher, cluster=cluster).steps()
     while True:
         try:
             next(steps)
@@ -108,22 +111,20 @@ class Run:
     watcher: Watcher | None = None
     run_id: str | None = None
     other: OtherVersion | None = None
+    cluster: str | None = None
 
     def steps(self) -> Generator[None, None, RunResult]:
         """Yield before the first process and after each; returns what `run` returns."""
         registry, watcher = self.registry or discover(), self.watcher or Watcher()
         suite = checked_suite(self.suite, registry, self.resume)
-        suite = suite.override({"timing.threads": suite.timing.threads or usable_cores()})
+        if self.resume is not None and self.cluster is None:
+            _check_resumed_here(Path(self.resume))
         store, made = (
             (RunStore.open(self.resume), []) if self.resume is not None else _create_store(suite, self.out)
         )
         with store:
             try:
-                watcher.stage("starting the process that measures")
-                with Supervisor(
-                    store.path / "run.log", suite.timing.threads, self.other.path if self.other else None
-                ) as supervisor:
-                    yield from self._measure(suite, registry, supervisor, store, watcher)
+                yield from self._measured(suite, registry, store, watcher)
             except (ConvbenchError, KeyboardInterrupt) as error:
                 empty = self.resume is None and not store.rows()
                 if empty:
@@ -147,6 +148,30 @@ class Run:
         if not result.measured:
             raise NothingRan(f"nothing could be measured; {result.path}/results.csv says why")
         return result
+
+    def _measured(
+        self, suite: Suite, registry: Registry, store: RunStore, watcher: Watcher
+    ) -> Generator[None, None, None]:
+        """Measure on this machine, or on a cluster."""
+        if self.cluster is not None:
+            from convbench.suites.cluster.grid import run_on_cluster
+
+            yield from run_on_cluster(
+                self.cluster,
+                suite,
+                registry,
+                store,
+                watcher,
+                self.data_dir,
+                time=self.time and "time" in suite.kinds,
+                train=self.train and "train" in suite.kinds,
+            )
+            return
+        suite = suite.override({"timing.threads": suite.timing.threads or usable_cores()})
+        watcher.stage("starting the process that measures")
+        first = self.other.path if self.other else None
+        with Supervisor(store.path / "run.log", suite.timing.threads, first) as supervisor:
+            yield from self._measure(suite, registry, supervisor, store, watcher)
 
     def _measure(
         self, suite: Suite, registry: Registry, supervisor: Supervisor, store: RunStore, watcher: Watcher
@@ -253,6 +278,16 @@ def _deadline(suite: Suite, began: float, kept: Sequence[Row]) -> float:
     if suite.budget.total_seconds is None:
         return math.inf
     return began + suite.budget.total_seconds - sum(row.process_seconds or 0.0 for row in kept)
+
+
+def _check_resumed_here(directory: Path) -> None:
+    """Refuse to go on here with a run of a cluster: everything would be measured again."""
+    try:
+        environment = json.loads((directory / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if isinstance(environment, dict) and environment.get("nodes"):
+        raise UsageError(f"{directory} is a run on a cluster; --cluster ADDRESS goes on with it")
 
 
 def directory_of(suite: Suite, out: Path | str | None) -> Path:

@@ -29,7 +29,7 @@ from convbench.suites.processes.protocol import (
     Tried,
     Trying,
 )
-from convbench.suites.processes.supervisor import ExitStatus, Supervisor
+from convbench.suites.processes.supervisor import ExitStatus, JobRunner
 from convbench.suites.runner.plausibility import Watch, impossible_rate, wrong_clock, wrong_counts
 from convbench.suites.runner.progress import Watcher
 from convbench.suites.runner.recorder import Recorder, utc_now
@@ -44,7 +44,7 @@ class RunContext:
     survey: Survey
     peaks: Peaks
     num_classes: int
-    supervisor: Supervisor
+    supervisor: JobRunner
     recorder: Recorder
     watcher: Watcher
 
@@ -59,17 +59,21 @@ class RunContext:
         if obstacle is not None:
             row = self.recorder.write(task, Measured(*obstacle))
         else:
-            run = TaskRun(self, task)
-            exit_status = self.supervisor.run(self.job(task), timeout, run.handle_event)
-            result = run.result(exit_status, timeout)
+            result, started_at = self.measure(task, timeout)
             if changed := ", ".join(self.recorder.store.restore()):
                 reason = f"{changed} of the run was changed while its process ran, and put back"
                 self.watcher.note(f"{task.label}: {reason}")
                 if set(self.distributions(task)) != {PROJECT}:
                     result = Measured("incorrect", reason, result.measures)
-            row = self.recorder.write(task, result, run.started_at)
+            row = self.recorder.write(task, result, started_at)
         self.watcher.finish(task, row)
         return row
+
+    def measure(self, task: Task, timeout: float) -> tuple[Measured, str]:
+        """Run a task in a worker process; returns its result, and when it started."""
+        run = TaskRun(self, task)
+        exit_status = self.supervisor.run(self.job(task), timeout, run.handle_event)
+        return run.result(exit_status, timeout), run.started_at
 
     def leave_out(self, left: Sequence[tuple[Task, str]]) -> None:
         """Write the rows of tasks that the total budget has no time for, and name them."""
@@ -128,10 +132,13 @@ class TaskRun:
     measures: dict[str, Any] = field(default_factory=dict)
     trying: Trying | None = None
     dropped: bool = False
-    watch: Watch = field(default_factory=Watch)
+    watch: Watch = field(init=False)
     claimed_seconds: float = 0.0  # of timed steps or of a training
     images: int = 0  # of a training
     doubt: str | None = None  # what cannot be about what was sent
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(now=self.context.supervisor.now)
 
     def handle_event(self, event: Event) -> None:
         """Show, store or remember what the worker sends. Epochs and samples are stored at once."""
