@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convbench.registry import Backend, Unsupported, use_backend
-from convbench.registry.conformance.cases import conformance_cases
+from convbench.registry.conformance.cases import chain, conformance_cases
 from convbench.registry.conformance.fused_cases import fused_cases
 from convbench.registry.conformance.verify import check
 from convbench.registry.integrity.monkeypatch_guard import IntegrityError
@@ -207,3 +207,13 @@ def test_parameters_must_fit_the_layers() -> None:
         sequential(IMAGES, weight, bias, layers=(("dense", "none"),))
     with pytest.raises(TypeError, match="wieght0"):
         sequential(IMAGES, wieght0=weight, layers=layers)
+
+
+def test_torchs_own_layers_are_within_the_bounds_where_windows_share_pixels() -> None:
+    """A gradient is a sum over windows there, which cancels, and is as far off as its terms are large."""
+    layer = ("conv2d_activation_max_pool2d", 1, 0, 1, 2, "relu", 3, 1)
+    case = chain((40, 2, 22, 7), ((6, 1, 5, 4), layer), bias=False)
+    torchs = Backend("layers", "torch's own", lambda: {"sequential": OPS["sequential"].reference})
+    for seed in (0, 3, 13, 16):
+        outcome = check(torchs, OPS["sequential"], case, "float32", "cpu", seed=seed)
+        assert outcome.state == "passed", outcome.message

@@ -262,7 +262,8 @@ class _Layer:
         of_any, of_sizes = partial(pooling.of_any, chosen=self.y), partial(pooling.of_sizes, values=self.y)
         value = pulled(of_any, given.value)
         handed_on = sizes.back(pulled(of_sizes, sizes.of(given.error)))
-        error = self.rounding.together(handed_on, self.rounding.kept * value)
+        summed = pulled(of_any, given.value.abs())  # a sum of many windows may have cancelled
+        error = self.rounding.together(handed_on, self.rounding.kept * summed)
         if pooling.op.multilinear:
             return _Given(value, error, pulled(of_any, given.doubt))
         off = confidence(self.y.numel()) * self.of_y + 4 * self.rounding.kept * self.y.abs()

@@ -66,7 +66,11 @@ class Originals:
         if replaced:
             more = f", and {len(replaced) - 1} more were" if len(replaced) > 1 else ""
             raise IntegrityError(f"{replaced[0]}{more}")
-        check_references()
+        try:
+            check_references()
+        except IntegrityError:
+            self.check_kernels()  # which says more
+            raise
 
     def check_kernels(self) -> None:
         """Raise IntegrityError where torch's dispatcher has another kernel for what networks are trained with.
