@@ -7,7 +7,7 @@ layers instead, and so does whoever asks for gradients of gradients.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -27,7 +27,9 @@ from convbench.registry import Unsupported
 from convbench.registry.authoring.conv_op import output_size
 from convbench.registry.ops.activations import activation_of
 from convbench.registry.ops.call_arguments import being_traced, convolution_options, pooling_options
-from convbench.registry.ops.sequential import Layers, in_order, in_turn, sequential, with_parameters
+from convbench.registry.ops.contract import OPS, Op
+from convbench.registry.ops.fused import decompose
+from convbench.registry.ops.sequential import STAGES, Layers, in_order, in_turn, sequential, with_parameters
 from convbench.registry.ops.window import IntPair
 
 
@@ -154,22 +156,9 @@ def network(input: Tensor, *parameters: Tensor | None, layers: Layers, **named: 
     return output
 
 
-def _one_by_one(
-    name: str,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    activation: str,
-    kernel_size: IntPair,
-    pool_stride: IntPair | None = None,
-) -> Tensor:
-    """The layers of the stage of that name."""
-    convolved = CONVOLUTIONS["conv2d"](input, weight, bias, stride, padding, dilation, groups)
-    return POOLING[name.removeprefix("conv2d_")](convolved, kernel_size, pool_stride, activation=activation)
+def _one_by_one(op: Op) -> Callable[..., Tensor]:
+    """The layers of a stage."""
+    return lambda *arguments: decompose(op, {**CONVOLUTIONS, **POOLING}, arguments, {})
 
 
 def _alone(name: str) -> Callable[..., Tensor]:
@@ -193,6 +182,5 @@ def _alone(name: str) -> Callable[..., Tensor]:
     return stage
 
 
-_STAGES = ("conv2d_activation_max_pool2d", "conv2d_activation_avg_pool2d")
-_ONE_BY_ONE = {name: partial(_one_by_one, name) for name in _STAGES}
-NETWORKS = {**{name: _alone(name) for name in _STAGES}, "sequential": network}
+_ONE_BY_ONE = {name: _one_by_one(OPS[name]) for name in STAGES}
+NETWORKS = {**{name: _alone(name) for name in STAGES}, "sequential": network}
