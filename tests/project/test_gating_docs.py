@@ -9,6 +9,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+import yaml
 
 from convbench.results.cli.compare import compare
 from convbench.suites.cli.run import run
@@ -40,7 +41,6 @@ def test_every_option_of_its_commands_exists(page: str) -> None:
 
 
 def test_the_workflow_installs_measures_and_gates_in_one_job() -> None:
-    yaml = pytest.importorskip("yaml")
     workflow = yaml.safe_load((ROOT / PAGES[2]).read_text(encoding="utf-8"))
     (job,) = workflow["jobs"].values()
     scripts = [step["run"] for step in job["steps"] if "run" in step]
