@@ -94,7 +94,7 @@ def arguments(needs: Iterable[str] = ("input", "weight", "bias")) -> dict[str, A
 def call(**changes: Any) -> Call:
     """The call that is made with such arguments."""
     values = tuple((arguments() | changes).values())
-    return call_of(OPS["conv2d"], dispatch._seen(values, 3))
+    return call_of(OPS["conv2d"], dispatch._seen(values, -4))
 
 
 def dispatched(

@@ -56,10 +56,27 @@ def in_order(parameters: Sequence[Tensor | None], named: Mapping[str, Any]) -> t
         raise TypeError(
             f"sequential takes its input, {', '.join(PARAMETERS)} and layers, not {sorted(named)}"
         )
-    given = [*parameters, *(named.get(name) for name in PARAMETERS[len(parameters) :])]
-    while given and given[-1] is None and given[-2] is None:
-        del given[-2:]
-    return tuple(given)
+    return _given([*parameters, *(named.get(name) for name in PARAMETERS[len(parameters) :])])
+
+
+def _given(parameters: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """Without those of layers that are not there."""
+    end = len(parameters)
+    while end and parameters[end - 1] is None and parameters[end - 2] is None:
+        end -= 2
+    return tuple(parameters[:end])
+
+
+def by_position(implementation: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same, which takes its arguments by position as well, `layers` as the last one."""
+
+    def call(*args: Any, **named: Any) -> Tensor:
+        if named:
+            return implementation(*args, **named)
+        input, *parameters, layers = args
+        return implementation(input, *_given(parameters), layers=layers)
+
+    return call
 
 
 def with_parameters(parameters: Sequence[Any], layers: Layers) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:

@@ -204,11 +204,13 @@ class _Fuse:
             given = [each for layer in parameters for each in (layer.weight, layer.bias)]
             described = tuple(
                 (
-                    f"conv2d_activation_{LAYERS[type(pool)]}", conv.stride, conv.padding, conv.dilation,
-                    conv.groups, NAMES[type(activation)], pool.kernel_size, pool.stride,
+                    f"conv2d_activation_{LAYERS[type(pool)]}",
+                    *map(_fixed, (conv.stride, conv.padding, conv.dilation)),
+                    *(conv.groups, NAMES[type(activation)]),
+                    *map(_fixed, (pool.kernel_size, pool.stride)),
                 )
                 for conv, activation, pool in triples
-            )  # fmt: skip
+            )
             return route(input, *given, layers=described + ends)
 
         return FusedStep(layers[:at], chain)
@@ -276,6 +278,11 @@ def _is_overwritten(layers: Sequence[Any]) -> bool:
 def _is_whole(flatten: Any) -> bool:
     """Whether it leaves the images alone, and makes one row of each."""
     return bool(flatten.start_dim == 1 and flatten.end_dim == -1)
+
+
+def _fixed(sizes: Any) -> Any:
+    """An option that backends can look up; torch takes lists as well."""
+    return tuple(sizes) if type(sizes) is list else sizes
 
 
 def _is_plain(pool: Any) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 OPS = (
     "conv2d", "max_pool2d", "avg_pool2d",
     "conv2d_activation", "activation_max_pool2d", "activation_avg_pool2d",
-    "conv2d_activation_max_pool2d", "conv2d_activation_avg_pool2d",
+    "conv2d_activation_max_pool2d", "conv2d_activation_avg_pool2d", "sequential",
 )  # fmt: skip
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 

@@ -21,6 +21,7 @@ from convbench.registry.known_faults import KnownFault, in_wider_dtype
 from convbench.registry.ops.contract import OPS
 from convbench.registry.ops.fused import decompose
 from convbench.registry.ops.op import Op
+from convbench.registry.ops.sequential import by_position, in_order, in_turn
 
 OURSELVES = "auto"
 BASELINE = "torch"
@@ -45,10 +46,13 @@ class Candidate:
         return f"{self.release}, sources {self.sources}"
 
     def op(self, name: str) -> Callable[..., Any]:
-        """Its implementation of an op that it offers; of fused ops the baseline offers their definition."""
-        if self.name == BASELINE and OPS[name].base is not None:
-            return self.backend.ops.get(name, OPS[name].reference)
-        return self.backend.ops[name]
+        """Its implementation of an op that it offers, which takes all arguments by position.
+
+        Of fused ops the baseline offers their definition.
+        """
+        op, ops = OPS[name], self.backend.ops
+        found = ops.get(name, op.reference) if self.name == BASELINE and op.base is not None else ops[name]
+        return by_position(found) if op.chain else found
 
     def parts(self, name: str) -> Parts | None:
         """The parts of that implementation, where it has any."""
@@ -76,9 +80,13 @@ def layer_by_layer(routes: Mapping[str, Callable[..., Any]]) -> Candidate:
     """Serves fused ops by the ops that they stand for, which `routes` has by name."""
 
     def apart(op: Op) -> Callable[..., Any]:
+        if op.chain:
+            return lambda input, *given, layers, **named: in_turn(
+                routes, input, in_order(given, named), layers
+            )
         return lambda *args, **kwargs: decompose(op, routes, args, kwargs)
 
-    ops = {name: apart(op) for name, op in OPS.items() if op.base is not None and not op.chain}
+    ops = {name: apart(op) for name, op in OPS.items() if op.base is not None}
     backend = Backend(APART, "layer by layer", lambda: ops, ("cpu", "cuda"), DTYPES)
     return Candidate(APART, backend, "", "")
 

@@ -40,6 +40,7 @@ from convbench.plugins.backends.auto.tuner import choose, implementation
 from convbench.registry import Unsupported, discover
 from convbench.registry.known_faults import safe_torch_op
 from convbench.registry.ops.contract import OPS, Op
+from convbench.registry.ops.sequential import by_position
 
 SMALL = 100_000  # FLOPs of a forward pass: below, most of the time is overhead, and the baseline computes it
 MOST = 10_000  # calls that are kept; no network has more
@@ -92,9 +93,7 @@ class Decisions:
     @cached_property
     def _apart(self) -> Mapping[str, Candidate]:
         """Computes fused ops by the ops that they stand for, for which backends are chosen as well."""
-        return {
-            APART: layer_by_layer({name: Dispatched(op, self) for name, op in OPS.items() if not op.chain})
-        }
+        return {APART: layer_by_layer({name: Dispatched(op, self) for name, op in OPS.items()})}
 
     @cached_property
     def candidates(self) -> Mapping[str, Candidate]:
@@ -162,7 +161,8 @@ class Dispatched:
     def __init__(self, op: Op, decisions: Decisions) -> None:
         self._op = op
         self._decisions = decisions
-        self._baseline = safe_torch_op(op)  # torch, and another dtype where torch has a known fault
+        # torch, and another dtype where torch has a known fault
+        self._baseline = by_position(safe_torch_op(op)) if op.chain else safe_torch_op(op)
         self._fused = op.base is not None
         self._plans: dict[Any, Plan] = {}
         self._computes: dict[Any, Implementation] = {}
@@ -171,13 +171,15 @@ class Dispatched:
         )  # what compiled code calls; it would also depend on a list's length
         parameters = op.signature.parameters
         self._names = tuple(parameters)
-        self._tensors = len(op.tensors)  # which come first
+        self._tensors = len(op.tensors) - len(parameters)  # which come first, up to there
         self._defaults = tuple(parameter.default for parameter in parameters.values())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return self._compiled(*args, **kwargs)
-        if kwargs or len(args) < len(self._names):
+        if self._op.chain and len(kwargs) == 1 and "layers" in kwargs:
+            args = *args, kwargs["layers"]
+        elif kwargs or len(args) < len(self._names):
             args = tuple(self._op.bind(args, kwargs).values())
         if self._fused and args[0].dtype.itemsize < 4:
             # torch would round in between, and of equals another one may be the largest then
@@ -261,7 +263,7 @@ _constant.__dict__["_dynamo_marked_constant"] = True
 
 
 def _seen(args: tuple[Any, ...], tensors: int) -> Any:
-    """The key of a call; the first `tensors` arguments are tensors, or None. It has to be fast to make."""
+    """The key of a call; the arguments up to `tensors` are tensors, or None. It has to be fast to make."""
     return (
         torch.get_num_threads(),
         torch._C._is_any_autocast_enabled(),
@@ -284,4 +286,4 @@ def _may_time(tensor: Tensor) -> bool:
 def dispatched() -> Mapping[str, Dispatched]:
     """The ops, which choose among all registered backends."""
     decisions = Decisions(lambda: candidates_of(discover()), directory())
-    return {name: Dispatched(op, decisions) for name, op in OPS.items() if not op.chain}
+    return {name: Dispatched(op, decisions) for name, op in OPS.items()}

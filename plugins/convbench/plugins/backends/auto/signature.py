@@ -82,6 +82,8 @@ class Call:
 
         Channels are left as they are where they come in groups.
         """
+        if self.record.chain:  # one layer takes what another one gives
+            return self.on(1)
         few = channels if dict(self.options).get("groups", 1) == 1 else None
         most = {"input": (1, few, pixels, pixels), "weight": (few, few, None, None), "bias": (few,)}
 
@@ -156,7 +158,7 @@ class Call:
         shapes = [
             "x".join(map(str, memory.shape))
             for name, memory in self.tensors
-            if memory is not None and name != "bias"
+            if memory is not None and not name.startswith("bias")
         ]
         defaults = {name: each.default for name, each in self.record.signature.parameters.items()}
         options = [
@@ -173,6 +175,9 @@ def call_of(op: Op, seen: tuple[Any, ...]) -> Call:
     A tensor stands there as its shape, stride, dtype, device, and whether it requires a gradient.
     """
     _, autocast, recording, *values = seen
+    wanted = len(op.signature.parameters)
+    at = len(op.tensors) - wanted
+    values[at:at] = [None] * (wanted - len(values))  # parameters of layers that are not there
     tensors: list[tuple[str, Memory | None]] = []
     options = []
     needs = []
@@ -192,6 +197,8 @@ def call_of(op: Op, seen: tuple[Any, ...]) -> Call:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, tuple) and any(isinstance(each, tuple) for each in value):  # layers
+        return ", ".join(name for name, *_ in value)
     if isinstance(value, tuple):
         return "x".join(map(str, value)) if len(set(value)) > 1 else str(value[0])
     return str(value)

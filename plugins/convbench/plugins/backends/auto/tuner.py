@@ -70,7 +70,7 @@ class Trial:
             for name, value in self.arguments.items()
         }
         with torch.no_grad():
-            output = call.record.reference(*self.plain.values())
+            output = call.record.reference(**self.plain)
         self.size = output.shape
         self.grad_output = torch.randn_like(output)  # with the strides of the output
 
