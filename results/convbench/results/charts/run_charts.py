@@ -35,7 +35,7 @@ from convbench.results.charts.charts import (
     step_times,
 )
 from convbench.results.charts.render import write_files
-from convbench.results.schema import PHASES, Epoch
+from convbench.results.schema import PHASES, PHASES_TOGETHER, Epoch
 from convbench.results.storage.csv_format import Process
 from convbench.results.tables.escaping import flatten
 from convbench.results.wording import number
@@ -146,10 +146,12 @@ def phases(lines: Sequence[Line], styles: Styles, note: str) -> Chart | None:
     parts: list[dict[str, Any]] = []
     for line in lines:
         own = styles[line.name]
-        taken = {phase: middle(getattr(row, phase) for row in line.timed) or 0.0 for phase in PHASES}
+        taken = {phase: middle(getattr(row, phase) for row in line.timed) or 0.0 for phase in PHASES_TOGETHER}
         whole = sum(taken.values())
         if positive(whole) and all(each >= 0 for each in taken.values()):
             for phase, each in taken.items():
+                if not each and phase not in PHASES:
+                    continue  # of one process alone
                 part = phase.removesuffix("_ms")
                 label = f"{own['name']}, {part}: {each / whole:.0%}, {each:.3g} ms"
                 parts.append({**own, "part": part, "share": each / whole, "label": label})

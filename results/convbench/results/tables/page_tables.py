@@ -23,7 +23,7 @@ from convbench.results.wording import EMPTY, number, share
 BEFORE = ("verification", "share of FLOPs")
 AFTER = ("claims", "derived backward", "max error", "plugin")
 NOTE = "note"
-CONDITIONS = ("device", "dtype", "batch_size", "memory_format", "mode")
+CONDITIONS = ("device", "dtype", "batch_size", "memory_format", "mode", "world_size")
 
 
 def results_table(contents: Contents) -> HtmlTable | None:
