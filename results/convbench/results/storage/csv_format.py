@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from convbench.registry.errors import UsageError, shown
-from convbench.results.schema import COMBINATION, Column, Combination, Combined, Sample, columns
+from convbench.results.columns import Column
+from convbench.results.schema import COMBINATION, Combination, Combined, Sample, columns
 from convbench.results.storage.files import opened
 from convbench.results.wording import UNSEEN
 

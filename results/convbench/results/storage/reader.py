@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from convbench.registry.errors import UsageError, shown
-from convbench.results.schema import KINDS, STATUSES, Column, Row, columns
+from convbench.results.columns import Column
+from convbench.results.schema import KINDS, STATUSES, Row, columns
 from convbench.results.storage.csv_format import from_cell, unguard
 from convbench.results.storage.environment import available_memory_gb
 from convbench.results.storage.files import NUL, Opened, not_utf_8, opened
