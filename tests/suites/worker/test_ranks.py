@@ -31,8 +31,8 @@ from convbench.suites.measure.ranks import (
     with_norms_of_ranks,
 )
 from convbench.suites.measure.training import train
-from convbench.suites.processes.protocol import Samples
-from convbench.suites.worker.ranks import slowest
+from convbench.suites.processes.protocol import Failed, Samples, Waited
+from convbench.suites.worker.ranks import _failure, obstacle_to_ranks, slowest
 
 pytestmark = pytest.mark.usefixtures("preloaded_servers")
 
@@ -225,3 +225,39 @@ def test_each_step_is_that_of_the_slowest_rank() -> None:
     assert slowest([first, second]) == Samples(
         (2.0, 5.0), {"forward_ms": (0.25, 3.0), "backward_ms": (1.75, 2.0)}
     )
+
+
+def test_a_torch_without_gloo_is_unavailable_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch.distributed as dist
+
+    assert obstacle_to_ranks("cpu") is None
+    monkeypatch.setattr(dist, "is_backend_available", lambda name: name != "gloo")
+    missing = "this torch is built without gloo, by which processes train together"
+    assert obstacle_to_ranks("cpu") == missing
+    monkeypatch.setattr(dist, "is_available", lambda: False)
+    assert obstacle_to_ranks("cuda:0") == "this torch is built without torch.distributed"
+
+
+@pytest.mark.parametrize(
+    ("waited", "died", "error"),
+    [
+        (
+            {0: Waited(7, "gloo")},
+            {1: -11},
+            "rank 1: its process was killed by signal 11 (SIGSEGV) without a result",
+        ),
+        ({0: Waited(7, "gloo")}, {}, "rank 1: its process ended without a result"),
+        ({0: Waited(7)}, {}, "rank 1: no end after 9 s, while the others waited for it; all were killed"),
+        (
+            {0: Waited(7), 1: Waited(6)},
+            {},
+            "rank 1: no end after 9 s, while the others waited for it; all were killed",
+        ),
+        ({0: Waited(7), 1: Waited(7)}, {0: 1}, "no end after 9 s; its processes were killed"),
+        ({0: Waited(7, "gloo"), 1: Waited(7, "gloo")}, {0: 1}, "the ranks lost each other: gloo"),
+    ],
+)
+def test_who_is_behind_is_named(waited: dict[int, Waited], died: dict[int, int], error: str) -> None:
+    failed = _failure(waited, died, [0, 1], 9.0)
+    assert isinstance(failed, Failed)
+    assert failed.error == error

@@ -148,6 +148,11 @@ def with_norms_of_ranks(model: nn.Module) -> nn.Module:
     return model
 
 
+def has_norms_of_ranks(model: nn.Module) -> bool:
+    """Whether it has a batch norm that is taken over all ranks."""
+    return any(isinstance(module, _BatchNormOfRanks) for module in model.modules())
+
+
 class _BatchNormOfRanks(_BatchNorm):
     """A batch norm whose mean and variance are those of the images of all ranks, while it has any."""
 

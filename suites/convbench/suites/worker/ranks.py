@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -175,14 +176,14 @@ def merged(
         job: of all.
     """
     for rank, result in ended.items():
-        if isinstance(result, Failed):
-            return replace(result, error=f"rank {rank}: {result.error}")
-        if isinstance(result, Measured) and result.status not in WELL:
-            return replace(result, error=f"rank {rank}: {result.error}")
+        if isinstance(result, (Failed, Measured)) and result.status not in WELL:
+            where = "" if result.status == "unsupported" else f"rank {rank}: "  # all of them say so
+            return replace(result, error=f"{where}{result.error}")
     ranks = range(job.combination.world_size)
     results = [each for each in map(ended.get, ranks) if isinstance(each, Measured)]
     if len(results) < len(ranks):
-        return _failure(waited, died, [rank for rank in ranks if rank not in ended], job)
+        missing = [rank for rank in ranks if rank not in ended]
+        return _failure(waited, died, missing, job.timeout_seconds or 0.0)
     if samples:
         send(slowest([samples[rank] for rank in ranks]))
     measures = dict(results[0].measures)
@@ -199,7 +200,7 @@ def merged(
 
 
 def _failure(
-    waited: Mapping[int, Waited], died: Mapping[int, int], missing: Sequence[int], job: CombinationJob
+    waited: Mapping[int, Waited], died: Mapping[int, int], missing: Sequence[int], timeout: float
 ) -> Result:
     """Why there is no result: the rank that died, or else the one for which the others have waited."""
     for rank, code in died.items():
@@ -214,7 +215,7 @@ def _failure(
         return Failed("error", f"the ranks lost each other: {errors[0]}")
     if errors:
         return Failed("crashed", f"rank {behind[0]}: its process ended without a result")
-    seconds = f"no end after {round(job.timeout_seconds or 0.0, 1):g} s"
+    seconds = f"no end after {round(timeout, 1):g} s"
     if len(behind) == len(missing):
         return Failed("timeout", f"{seconds}; its processes were killed")
     names = ", ".join(map(str, behind))
@@ -288,7 +289,7 @@ def _rank(
             tell(message)
 
     load_jobs()
-    ranks = _join(job.combination.device, rank, world_size)
+    ranks = _join(job, rank)
     if job.timeout_seconds is not None:
         _end_in_time(began + job.timeout_seconds, job.timeout_seconds, ranks, send)
     ready = time.monotonic() - began
@@ -309,18 +310,19 @@ def _measure(job: CombinationJob, send: Send, data: int, ranks: Ranks) -> Result
     return measure_combination(job, send, data, ranks)
 
 
-def _join(device: str, rank: int, world_size: int) -> Ranks:
+def _join(job: CombinationJob, rank: int) -> Ranks:
     """Meet the other ranks. Decisions go by gloo, which keeps no GPU waiting."""
-    if device == "cpu":
-        dist.init_process_group("gloo")
-        return Ranks(rank, world_size, dist.new_group(backend="gloo"), dist.new_group(backend="gloo"))
     import torch
 
-    first = torch.device(device)
-    own = torch.device(first.type, (first.index or 0) + rank)
-    torch.cuda.set_device(own)
-    dist.init_process_group("nccl", device_id=own)
-    return Ranks(rank, world_size, dist.new_group(backend="gloo"), dist.new_group(backend="nccl"))
+    # none waits longer than the job may take; the default is half an hour
+    waits = timedelta(seconds=job.timeout_seconds) if job.timeout_seconds else None
+    device, backend = torch.device(job.combination.device), "gloo"
+    if device.type == "cuda":
+        device, backend = torch.device("cuda", (device.index or 0) + rank), "nccl"
+        torch.cuda.set_device(device)
+    dist.init_process_group(backend, timeout=waits, device_id=device if backend == "nccl" else None)
+    control, tensors = (dist.new_group(backend=each, timeout=waits) for each in ("gloo", backend))
+    return Ranks(rank, job.combination.world_size, control, tensors)
 
 
 def _end_in_time(deadline: float, timeout: float, ranks: Ranks, send: Callable[[Waited], Any]) -> None:

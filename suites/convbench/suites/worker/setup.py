@@ -35,7 +35,13 @@ from convbench.suites.measure.data import (
     translated,
 )
 from convbench.suites.measure.devices import check_capability, obstacle_to_graphs, select
-from convbench.suites.measure.ranks import Ranks, ShareOfBatches, together, with_norms_of_ranks
+from convbench.suites.measure.ranks import (
+    Ranks,
+    ShareOfBatches,
+    has_norms_of_ranks,
+    together,
+    with_norms_of_ranks,
+)
 from convbench.suites.measure.training import prime
 from convbench.suites.processes.protocol import CombinationJob
 
@@ -96,6 +102,8 @@ class Setup:
             initialise(model, self.recipe.init)
         if not ranks.alone:
             model = with_norms_of_ranks(model)
+            if self.mode == "compile" and has_norms_of_ranks(model):
+                raise Unsupported(f"world size {ranks.world_size}: batch norms over ranks cannot be compiled")
             torch.manual_seed(self.seed + ranks.rank)  # no two drop out the same
         self.model = model.to(self.device, dtype).to(memory_format=MEMORY_FORMATS[self.memory_format])
         self._model_state = ModelState(self.model)
