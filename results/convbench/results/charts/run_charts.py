@@ -321,7 +321,7 @@ def scalings(contents: Contents) -> Iterator[Chart]:
         ]  # fmt: skip
         for each in here:
             batch = each.base.batch_size
-            name = flatten(f"{each.line.architecture}, {each.line.backend}, batch {batch}")
+            name = flatten(f"{each.line.architecture} {each.line.backend} {batch}")
             role = "torch" if each.line.backend == BASELINE else "fastest"
             for size, speedup in ((1, 1.0), (each.line.world_size, each.speedup)):
                 label = f"{name}: {number(speedup)}× with {size}"
