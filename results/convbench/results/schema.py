@@ -8,13 +8,24 @@ tables and the documentation take `columns(record)`, so each fact about a column
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Literal, get_args, get_type_hints
 
 from convbench.registry.errors import shown
-from convbench.results.wording import EMPTY, number, percent, share
+from convbench.results.columns import (
+    Column,
+    about,
+    accuracy,
+    factor,
+    later,
+    optional,
+    rounded,
+    significant,
+    whole,
+)
+from convbench.results.wording import number, percent, share
 
 Kind = Literal["verify", "time", "train"]
 Status = Literal[
@@ -32,6 +43,8 @@ Status = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 STATUSES: tuple[Status, ...] = get_args(Status)
 PHASES = ("data_ms", "forward_ms", "backward_ms", "optimizer_ms")  # of a step, in their order
+# of a step of several processes, where the backward pass ends with the process's own gradients
+PHASES_TOGETHER = (*PHASES[:3], "allreduce_ms", *PHASES[3:])
 CONDITIONS = (  # columns of a combination's surroundings: only what was measured alike is compared
     "machine_id",
     "device_name",
@@ -49,69 +62,6 @@ MEASURED: tuple[Status, ...] = ("ok", "budget")  # the rest carry no speed and n
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column: what it is called, what it holds (`str`, `int` or `float`), what it means, how it is shown."""
-
-    name: str
-    type: type
-    required: bool
-    later: bool  # added after the documented columns; files without it can be read
-    unit: str
-    description: str
-    heading: str  # for people, with the unit
-    format: Callable[[float], str]
-
-    def text(self, value: Any) -> str:
-        """A value for people to read; `EMPTY` where there is none."""
-        if value is None or value == "" or value != value:
-            return EMPTY
-        return str(value) if self.type is str else self.format(value)
-
-
-def about(
-    description: str,
-    unit: str = "",
-    *,
-    later: bool = False,
-    heading: str = "",
-    format: Callable[[float], str] | None = None,
-) -> Mapping[str, Any]:
-    """Document a field: its meaning and unit, and how tables name and format it."""
-    return {"description": description, "unit": unit, "later": later, "heading": heading, "format": format}
-
-
-def optional(description: str, unit: str = "", **more: Any) -> Any:
-    """A documented field that may be empty."""
-    return field(default=None, metadata=about(description, unit, **more))
-
-
-later = partial(optional, later=True)
-
-
-def whole(value: float) -> str:
-    """A count."""
-    return f"{value:,.0f}"
-
-
-def factor(value: float) -> str:
-    """How many times as fast."""
-    return f"{number(value)}×"
-
-
-def rounded(spec: str) -> Callable[[float], str]:
-    """A number by Python's format specification."""
-    return lambda value: format(value, spec)
-
-
-def significant(value: float) -> str:
-    """Three significant digits, and all of an integer part."""
-    return f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
-
-
-accuracy = rounded(".3f")
-
-
-@dataclass(frozen=True)
 class Setting:
     """What is measured, and how: one architecture on one backend, under one set of conditions."""
 
@@ -122,6 +72,13 @@ class Setting:
     batch_size: int = field(metadata=about("images per step", "images", heading="batch size"))
     memory_format: str = field(metadata=about("`contiguous` or `channels_last`"))
     mode: str = field(metadata=about("`eager`, `compile` or `graph` (launch cost is hidden by a graph)"))
+    world_size: int = field(
+        default=1,
+        kw_only=True,
+        metadata=about(
+            "processes that train together, each on its share of a batch", "processes", later=True
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -133,8 +90,14 @@ class Combination(Setting):
     @property
     def label(self) -> str:
         """All of it in one word, such as `lenet/im2col/cpu/float32/b128/contiguous/eager/s0`."""
-        where = f"{self.architecture}/{self.backend}/{self.device}/{self.dtype}/b{self.batch_size}"
+        batch = f"b{self.batch_size}" + f"w{self.world_size}" * (self.world_size > 1)
+        where = f"{self.architecture}/{self.backend}/{self.device}/{self.dtype}/{batch}"
         return f"{where}/{self.memory_format}/{self.mode}/s{self.seed}"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Its fields; without `world_size` where it is 1, so that keys of older runs stay the same."""
+        return {name: value for name, value in vars(self).items() if (name, value) != ("world_size", 1)}
 
 
 COMBINATION = {f.name: f.metadata for f in fields(Combination)}
@@ -308,6 +271,12 @@ class Row(Combined, OfProcess):
         "how long the worker process took from its start to its end, checks and evaluation included", "s"
     )
 
+    allreduce_ms: float | None = later(
+        "median time from when a process has its own gradients to when it has the mean over all that train "
+        "together: what its backward pass did not hide of the all-reduce, and its wait for slower ones",
+        "ms",
+    )
+
     node: str | None = later("host that measured")
     block: str | None = later(
         "round of a comparison group, or verification or training, which one machine of a cluster did as a whole: "
@@ -360,6 +329,7 @@ class Sample(Trace):
     backward_ms: float | None = optional("time of the backward pass", "ms")
     optimizer_ms: float | None = optional("time of the update", "ms")
     step_ms: float | None = optional("time of the whole step", "ms")
+    allreduce_ms: float | None = later("time from a process's own gradients to the mean of all", "ms")
 
 
 FILES: Mapping[str, type[Combined]] = {"results.csv": Row, "curves.csv": Epoch, "samples.csv": Sample}
@@ -481,8 +451,10 @@ def read_columns(record: type[Combined | Summary]) -> tuple[Column, ...]:
         kind = next((kind for kind in (float, int) if kind in kinds), str)
         words = {**f.metadata, "heading": f.metadata["heading"] or heading(f.name, f.metadata["unit"])}
         words["format"] = words["format"] or (number if kind is float else whole)
-        found.append(Column(name=f.name, type=kind, required=f.default is MISSING, **words))
-    return tuple(found)
+        required = f.default is MISSING
+        default = None if required else f.default
+        found.append(Column(name=f.name, type=kind, required=required, default=default, **words))
+    return tuple(sorted(found, key=lambda each: each.later))
 
 
 def heading(name: str, unit: str) -> str:

@@ -151,7 +151,7 @@ def test_curves_and_samples_are_as_safe(tmp_path: Path) -> None:
     for record in samples([-1.5], backend="=1+1"):
         line = to_line(record)
         assert ",'=1+1," in line
-        assert line.endswith(",-1.5\n")
+        assert line.endswith(",-1.5,1,\n")  # with the world size, and no all-reduce
 
 
 @pytest.mark.parametrize(("column", "value"), [("round", 1.5), ("steps", "x"), ("error", 3), ("suite", None)])

@@ -61,7 +61,7 @@ def test_a_suite_may_be_a_file_and_a_wrong_command_has_no_completions(words: str
 # what has no names to complete: numbers, texts of one's own, and devices, which torch would have to list
 FREE = {
     *(f"run {name}" for name in ("device", "batch_size", "seed", "budget_total", "settings", "against")),
-    *("run pip_options", "verify device", "summary shape", "summary options"),
+    *("run world_size", "run pip_options", "verify device", "summary shape", "summary options"),
     *("run cluster", "cluster status address"),
     *("new backend name", "new architecture name"),
 }

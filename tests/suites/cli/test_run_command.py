@@ -279,6 +279,7 @@ SAID = {
     "memory-format": "channels_last",
     "mode": "compile",
     "seed": "5",
+    "world-size": "2",
     "dataset": "other",
     "lr": "0.5",
     "epochs": "6",

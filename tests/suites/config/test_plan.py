@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -135,3 +136,50 @@ def test_a_translation_leaves_something_of_the_image() -> None:
         match=r"test_translation_px is 6; it must be less than the height and width .* of tiny, 6x8",
     ):
         check_translation(6, (6, 8), "tiny")
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({}, None),
+        (
+            {"world_sizes": (1, 3), "batch_sizes": (16,)},
+            "world size 3: a batch of 16 images cannot be shared out equally",
+        ),
+        ({"world_sizes": (8,)}, "world size 8: each process needs a thread, and there are 4"),
+        (
+            {"modes": ("graph",), "devices": ("cuda:0",)},
+            "world size 2: mode 'graph' captures the steps of one process",
+        ),
+        ({"devices": ("cuda:0",)}, None),
+        ({"devices": ("cuda:1",)}, "world size 2: each process needs a GPU, and from cuda:1 on there are 1"),
+        ({"devices": ("mps",)}, "backend 'torch' runs on device"),
+        (
+            {"architectures": ("edge_detector",)},
+            "world size 2: edge_detector has no images that could be shared out",
+        ),
+    ],
+)
+def test_ranks_need_devices_and_equal_shares(keys: dict[str, Any], words: str | None) -> None:
+    values = {"architectures": ("lenet",), "backends": ("torch",), "batch_sizes": (128,), "world_sizes": (2,)}
+    suite = fakes(**values | keys).override({"timing.threads": 4})
+    planned = plan(suite, discover(installed=()), [*MACHINE, "mps"], {})
+    reasons = [entry.obstacle for entry in planned if entry.combination.world_size > 1]
+    if words is None:
+        assert reasons == [None]
+    else:
+        assert [(status, words in reason) for status, reason in filter(None, reasons)] == [
+            ("unsupported", True)
+        ]
+    assert [entry.obstacle for entry in planned if entry.combination.world_size == 1] in ([], [None])
+
+
+def test_one_process_leaves_labels_and_keys_as_they_were(registry: Registry) -> None:
+    one, two = (
+        entry.combination
+        for entry in plan(fakes(batch_sizes=(8,), world_sizes=(1, 2)), registry, ["cpu"], {})
+    )
+    assert one.label == "tiny/right/cpu/float32/b8/contiguous/eager/s0"
+    assert two.label == "tiny/right/cpu/float32/b8w2/contiguous/eager/s0"
+    assert "world_size" not in one.identity
+    assert two.identity["world_size"] == 2

@@ -63,7 +63,15 @@ def text_frame(rows: Iterable[Row]) -> pd.DataFrame:
     )
 
 
-SHARED = ("device", "dtype", "batch_size", "memory_format", "mode", "ranked")  # shown where they differ
+SHARED = (
+    "device",
+    "dtype",
+    "batch_size",
+    "memory_format",
+    "mode",
+    "world_size",
+    "ranked",
+)  # where they differ
 
 
 def alike(found: Sequence[Line], name: str) -> bool:

@@ -54,12 +54,14 @@ class Conditions:
     batch_size: int
     memory_format: str
     mode: str
+    world_size: int = 1
 
     @property
     def title(self) -> str:
         """In words, such as `lenet on cpu, float32, batch 128`."""
         usual = ("contiguous", "eager")
         rest = [word for word in (self.memory_format, self.mode) if word not in usual]
+        rest += [f"{self.world_size} processes"] * (self.world_size > 1)
         return ", ".join([f"{self.shared} on {self.device}", self.dtype, f"batch {self.batch_size}", *rest])
 
 
@@ -225,7 +227,9 @@ def latest_rows(rows: Iterable[Row]) -> list[Row]:
 
 def conditions_of(row: Row, shared: str) -> Conditions:
     """The conditions of the group that a row belongs to."""
-    return Conditions(shared, row.device, row.dtype, row.batch_size, row.memory_format, row.mode)
+    return Conditions(
+        shared, row.device, row.dtype, row.batch_size, row.memory_format, row.mode, row.world_size
+    )
 
 
 def summed_up(
@@ -264,6 +268,7 @@ def summed_up(
         batch_size=first.batch_size,
         memory_format=first.memory_format,
         mode=first.mode,
+        world_size=first.world_size,
         status=worst(rows),
         flags=flag_counts(rows) or None,
         parameters=next((row.parameters for row in rows if row.parameters is not None), None),

@@ -13,6 +13,7 @@ import pandas as pd
 from convbench.results.analysis.contents import Contents, read_contents
 from convbench.results.analysis.coverage import Rank
 from convbench.results.analysis.roofline import Roof, positive, reached, roof
+from convbench.results.analysis.scaling import scaling
 from convbench.results.analysis.significance import Scatter, time_interval
 from convbench.results.analysis.standings import (
     BASELINE,
@@ -35,7 +36,7 @@ from convbench.results.charts.charts import (
     step_times,
 )
 from convbench.results.charts.render import write_files
-from convbench.results.schema import PHASES, Epoch
+from convbench.results.schema import PHASES, PHASES_TOGETHER, Epoch
 from convbench.results.storage.csv_format import Process
 from convbench.results.tables.escaping import flatten
 from convbench.results.wording import number
@@ -146,10 +147,12 @@ def phases(lines: Sequence[Line], styles: Styles, note: str) -> Chart | None:
     parts: list[dict[str, Any]] = []
     for line in lines:
         own = styles[line.name]
-        taken = {phase: middle(getattr(row, phase) for row in line.timed) or 0.0 for phase in PHASES}
+        taken = {phase: middle(getattr(row, phase) for row in line.timed) or 0.0 for phase in PHASES_TOGETHER}
         whole = sum(taken.values())
         if positive(whole) and all(each >= 0 for each in taken.values()):
             for phase, each in taken.items():
+                if not each and phase not in PHASES:
+                    continue  # of one process alone
                 part = phase.removesuffix("_ms")
                 label = f"{own['name']}, {part}: {each / whole:.0%}, {each:.3g} ms"
                 parts.append({**own, "part": part, "share": each / whole, "label": label})
@@ -303,6 +306,43 @@ def rooflines(contents: Contents) -> Iterator[Chart]:
         note = f"the first {SPOTS} of {len(here)} combinations" if len(here) > SPOTS else ""
         frame = pd.DataFrame([{**each._asdict(), "label": peaks(each)} for each in roofs if each])
         yield roofline(pd.DataFrame(spots), frame, f"Roofline of {flatten(device)}", note)
+
+
+def scalings(contents: Contents) -> Iterator[Chart]:
+    """The speed of several processes by how many they are, with the line of what is possible."""
+    found = scaling(contents.table.lines)
+    for kind, device in dict.fromkeys((each.kind, each.line.device) for each in found):
+        here = [each for each in found if (each.kind, each.line.device) == (kind, device)]
+        sizes = sorted({1, *(each.line.world_size for each in here)})
+        points = [
+            {"name": "ideal", "role": "other", "series": 0, "processes": size,
+             "speedup": 1 if device == "cpu" else size, "label": "what is possible"}
+            for size in sizes
+        ]  # fmt: skip
+        for each in here:
+            batch = each.base.batch_size
+            name = flatten(f"{each.line.architecture} {each.line.backend} {batch}")
+            role = "torch" if each.line.backend == BASELINE else "fastest"
+            for size, speedup in ((1, 1.0), (each.line.world_size, each.speedup)):
+                label = f"{name}: {number(speedup)}× with {size}"
+                points.append(
+                    {
+                        "name": name,
+                        "role": role,
+                        "series": 0,
+                        "processes": size,
+                        "speedup": speedup,
+                        "label": label,
+                    }
+                )
+        batches = "one batch, divided among them" if kind == "strong" else "a batch for each"
+        frame = pd.DataFrame(points).drop_duplicates(["name", "processes"])
+        frame = frame.sort_values(["name", "processes"], kind="stable")
+        title = f"{kind.capitalize()} scaling on {flatten(device)}"
+        yield curves(
+            frame, title, ("processes", "processes"), ("speedup", f"speed relative to one process; {batches}"),
+            start=1.0,
+        )  # fmt: skip
 
 
 def peaks(limit: Roof) -> str:

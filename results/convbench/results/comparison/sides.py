@@ -14,7 +14,7 @@ from convbench.registry.errors import UsageError
 from convbench.results.analysis.significance import OnMachine
 from convbench.results.schema import COMBINATION, CONDITIONS, MEASURED, Combination, Row, columns
 from convbench.results.storage.pytest_benchmark import looks_like_json, read_pytest_benchmark
-from convbench.results.storage.reader import read_table, results_file, row_place
+from convbench.results.storage.reader import read_table, results_file, row_place, with_defaults
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,7 +107,7 @@ def load(source: Path | str | pd.DataFrame) -> pd.DataFrame:
         wanted = (*COMBINATION, *CONDITIONS, *PROCESS, *VALUES)
         if missing := [name for name in wanted if name not in source and name not in LATER]:
             raise UsageError(f"the table lacks the columns {', '.join(missing)}")
-        return source.reindex(columns=[*wanted, *OPTIONAL])
+        return with_defaults(source.reindex(columns=[*wanted, *OPTIONAL]))
     path = Path(source)
     if path.is_dir() and not (path / "results.csv").exists() and (files := sorted(path.glob("*.json"))):
         return read_pytest_benchmark(files)
@@ -269,4 +269,4 @@ def keys(frame: pd.DataFrame, combination: NDArray[np.int64]) -> Iterator[tuple[
     found, first = np.unique(combination, return_index=True)
     rows = frame.iloc[first][list(COMBINATION)].astype(object)
     for code, values in zip(found.tolist(), rows.to_numpy().tolist(), strict=True):
-        yield code, Combination(*values)
+        yield code, Combination(**dict(zip(COMBINATION, values, strict=True)))

@@ -21,7 +21,7 @@ from convbench.results.analysis.contents import Contents
 from convbench.results.analysis.flags import flags_in_words
 from convbench.results.charts.comparison_charts import comparison_charts
 from convbench.results.charts.render import figure
-from convbench.results.charts.run_charts import group_charts, overview, rooflines
+from convbench.results.charts.run_charts import group_charts, overview, rooflines, scalings
 from convbench.results.comparison.compare import Comparison
 from convbench.results.comparison.formats import legend as verdict_legend
 from convbench.results.report import findings as narrative
@@ -35,6 +35,7 @@ from convbench.results.tables.page_tables import (
     peaks_table,
     results_table,
     rows_table,
+    scaling_table,
     served_table,
     shared_remarks,
     terms,
@@ -77,6 +78,8 @@ def report_html(contents: Contents) -> str:
         under_roof=narrative.roofline_findings(contents),
         rooflines=[figure(chart) for chart in rooflines(contents)],
         peaks=peaks_table(contents),
+        scalings=[figure(chart) for chart in scalings(contents)],
+        scaling=scaling_table(contents),
         served=served_table(contents),
         failures=failures_table(contents),
         not_run=f"{not_run(contents.table)}." if contents.table.not_run else "",

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from convbench.registry.errors import UsageError, shown
-from convbench.results.schema import COMBINATION, Column, Combination, Combined, Sample, columns
+from convbench.results.columns import Column
+from convbench.results.schema import COMBINATION, Combination, Combined, Sample, columns
 from convbench.results.storage.files import opened
 from convbench.results.wording import UNSEEN
 
@@ -116,7 +117,7 @@ def from_cell(cell: str, column: Column, where: str) -> str | int | float | None
     if cell == "":
         if column.required:
             raise UsageError(f"{where}: column {column.name} is empty")
-        return None
+        return column.default  # type: ignore[no-any-return]
     if column.type is str:
         return unguard(cell)
     wanted = "a whole number" if column.type is int else "a number"
@@ -189,7 +190,8 @@ def step_times(path: Path) -> Mapping[Process, list[float]]:
     first: dict[tuple[str, ...], str] = {}  # where its first step is, to be named in errors
     known = next(column for column in columns(Sample) if column.name == "step_ms")
     with opened(path, Sample) as file:
-        keys = [file.names.index(name) for name in (*COMBINATION, "round")]
+        names = [name for name in (*COMBINATION, "round") if name in file.names]
+        keys = [file.names.index(name) for name in names]
         step = file.names.index("step_ms")
         for where, cells in file.rows():
             if cells[step]:
@@ -200,13 +202,14 @@ def step_times(path: Path) -> Mapping[Process, list[float]]:
                 if not 0 < step_ms < math.inf:
                     raise UsageError(f"{where}: step_ms is {step_ms:g}; a time is a number above zero")
                 times[key].append(step_ms)
-    return {process(cells, first[cells]): values for cells, values in times.items()}
+    return {process(names, cells, first[cells]): values for cells, values in times.items()}
 
 
-def process(cells: tuple[str, ...], where: str) -> Process:
+def process(names: Sequence[str], cells: tuple[str, ...], where: str) -> Process:
     """Read combination and round back from their cells."""
     known = {column.name: column for column in columns(Sample)}
-    values = [
-        from_cell(cell, known[name], where) for name, cell in zip((*COMBINATION, "round"), cells, strict=True)
-    ]
-    return Combination(*values[:-1]), int(values[-1] or 0)  # type: ignore[arg-type]  # typed by their columns
+    values: dict[str, Any] = {
+        name: from_cell(cell, known[name], where) for name, cell in zip(names, cells, strict=True)
+    }
+    number = values.pop("round")
+    return Combination(**values), int(number or 0)

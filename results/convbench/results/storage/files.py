@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from convbench.registry.errors import UsageError
-from convbench.results.schema import FILES, Column, Combined, columns
+from convbench.results.columns import Column
+from convbench.results.schema import FILES, Combined, columns
 
 UTF_16, UTF_32 = (f"is UTF-{bits} text: save it in UTF-8" for bits in (16, 32))
 FORMATS = (

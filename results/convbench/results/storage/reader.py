@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from convbench.registry.errors import UsageError, shown
-from convbench.results.schema import KINDS, STATUSES, Column, Row, columns
+from convbench.results.columns import Column
+from convbench.results.schema import KINDS, STATUSES, Row, columns
 from convbench.results.storage.csv_format import from_cell, unguard
 from convbench.results.storage.environment import available_memory_gb
 from convbench.results.storage.files import NUL, Opened, not_utf_8, opened
@@ -114,7 +115,17 @@ def read_table(path: Path, wanted: Collection[str] | None = None) -> pd.DataFram
         if column.later and column.name not in frame and (wanted is None or column.name in wanted):
             # None is missing in every type; pandas 3 makes no float of NA
             frame[column.name] = pd.Series(None, index=frame.index, dtype=parsed(column.name, column))
-    return finished(frame, path)
+    return with_defaults(finished(frame, path))
+
+
+def with_defaults(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with the default of a column in its empty cells, where it has one: a world size is 1."""
+    defaults = {
+        name: column.default
+        for name in frame.columns
+        if (column := DOCUMENTED.get(name)) is not None and column.default is not None
+    }
+    return frame.fillna(defaults) if defaults else frame
 
 
 def dtype(name: str, column: Column | None) -> str:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from convbench.registry.cli import terminal
 from convbench.results.analysis.coverage import Rank
+from convbench.results.analysis.scaling import Scaling, scaling
 from convbench.results.analysis.standings import Accuracy, Failure, Group, Line, Table, comparison_table
 from convbench.results.schema import MEASURED, Row, Summary, column
 from convbench.results.tables.escaping import code, escape, flatten
-from convbench.results.wording import EMPTY, number, share
+from convbench.results.wording import EMPTY, number, percent, share
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,6 +49,9 @@ def markdown(table: Table, environment: Mapping[str, Any]) -> str:
         parts += [f"- {', '.join(map(code, names))}: {escape(note)}" for note, names in notes.items()]
         if notes:
             parts.append("")
+    if found := scaling(table.lines):
+        lines = [SCALING, ["---"] * len(SCALING), *(list(map(escape, scaling_cells(each))) for each in found)]
+        parts += ["## Several processes beside one\n", *(f"| {' | '.join(cells)} |" for cells in lines), ""]
     if table.not_run:
         parts.append(f"{escape(not_run(table))}\n")
     if table.failures:
@@ -60,6 +64,29 @@ def markdown(table: Table, environment: Mapping[str, Any]) -> str:
     if table.groups:
         parts.append(legend(table) + "\n")
     return "\n".join(parts)
+
+
+SCALING = (
+    "scaling", "architecture", "backend", "device", "processes", "batch size", "images/s", "speed-up",
+    "efficiency", "all-reduce",
+)  # fmt: skip
+
+
+def scaling_cells(found: Scaling) -> list[str]:
+    """A line of the table with these headings."""
+    line = found.line
+    return [
+        found.kind,
+        line.architecture,
+        line.backend,
+        line.device,
+        str(line.world_size),
+        str(line.batch_size),
+        number(line.images_per_second or 0.0),
+        f"{number(found.speedup)}×",
+        percent(found.efficiency),
+        EMPTY if found.allreduce_share is None else percent(found.allreduce_share),
+    ]
 
 
 def not_run(table: Table) -> str:

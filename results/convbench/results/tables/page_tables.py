@@ -11,19 +11,28 @@ from convbench.results.analysis.contents import Contents
 from convbench.results.analysis.coverage import names, shares
 from convbench.results.analysis.flags import flagged
 from convbench.results.analysis.roofline import peaks_of, reached
+from convbench.results.analysis.scaling import scaling
 from convbench.results.analysis.standings import BASELINE, Line
 from convbench.results.comparison.compare import Comparison
 from convbench.results.comparison.formats import Section, sections
 from convbench.results.comparison.pairing import PARTS, without_shared
 from convbench.results.schema import STATUSES, Epoch, Row, Summary, column
-from convbench.results.tables.comparison_table import COVERAGE, QUANTILES, Column, of, spread
+from convbench.results.tables.comparison_table import (
+    COVERAGE,
+    QUANTILES,
+    SCALING,
+    Column,
+    of,
+    scaling_cells,
+    spread,
+)
 from convbench.results.tables.html import HtmlTable, records_table, state, table
 from convbench.results.wording import EMPTY, number, share
 
 BEFORE = ("verification", "share of FLOPs")
 AFTER = ("claims", "derived backward", "max error", "plugin")
 NOTE = "note"
-CONDITIONS = ("device", "dtype", "batch_size", "memory_format", "mode")
+CONDITIONS = ("device", "dtype", "batch_size", "memory_format", "mode", "world_size")
 
 
 def results_table(contents: Contents) -> HtmlTable | None:
@@ -132,6 +141,12 @@ def peaks_table(contents: Contents) -> HtmlTable | None:
             for device, roof in peaks_of(contents.environment)
         ],
     )
+
+
+def scaling_table(contents: Contents) -> HtmlTable | None:
+    """How much faster several processes are than one, and which share of what is possible that is."""
+    found = scaling(contents.table.lines)
+    return table("scaling", "Several processes beside one", list(SCALING), list(map(scaling_cells, found)))
 
 
 def failures_table(contents: Contents) -> HtmlTable | None:

@@ -37,7 +37,8 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: str | No
 
 
 HELP = {
-    "What to run": "suite architecture backend device dtype batch-size memory-format mode seed fuse dataset set",
+    "What to run": "suite architecture backend device dtype batch-size memory-format mode seed world-size fuse "
+    "dataset set",
     "How long it may take": "budget budget-total timeout memory dry-run no-train no-time",
     "Training": "lr epochs data-dir",
     "Timing": "rounds max-rounds warmup-steps steps max-steps precision threads against pip-options",
@@ -84,6 +85,7 @@ class GroupedHelp(click.Command):
 @many("--memory-format", "contiguous or channels_last.", complete=allowed("memory_formats"))
 @many("--mode", "eager, compile or graph.", complete=allowed("modes"))
 @many("--seed", "Seeds of weights and batch order.", numbers=True)
+@many("--world-size", "Processes that train together, each on its share of a batch.", numbers=True)
 @click.option("--fuse/--no-fuse", default=None, help="Compute neighbouring layers by a backend's fused ops.")
 @click.option("--dataset", metavar="NAME", shell_complete=registered("datasets"), help="Dataset to train on.")
 @click.option("--lr", type=float, help="Learning rate.")
@@ -261,6 +263,7 @@ OPTION_KEYS = {
     "memory-format": "memory_formats",
     "mode": "modes",
     "seed": "seeds",
+    "world-size": "world_sizes",
     "fuse": "fuse",
     "dataset": "dataset",
     "lr": "recipe.lr",

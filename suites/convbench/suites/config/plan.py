@@ -11,6 +11,7 @@ from typing import Any
 from convbench.registry import NothingRan, Problem, Recipe, Registry, UnknownName, UsageError
 from convbench.results.schema import Combination, Status
 from convbench.suites.config.suite import Suite
+from convbench.suites.machine.resources import usable_cores
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,13 @@ def plan(
         architecture = registry.architecture(architecture_name)
         recipe = resolve_recipe(architecture.recipe, suite)
         own = suite.of_backend(backend_name)
-        for device, dtype, memory_format, mode, seed, batch_size in product(
+        for device, dtype, memory_format, mode, seed, world_size, batch_size in product(
             _matching_devices(own.devices, devices),
             own.dtypes,
             own.memory_formats,
             own.modes,
             own.seeds,
+            own.world_sizes,
             own.batch_sizes or (recipe.batch_size,),
         ):
             combination = Combination(
@@ -63,8 +65,11 @@ def plan(
                 memory_format=memory_format,
                 mode=mode,
                 seed=seed,
+                world_size=world_size,
             )
-            obstacle = _obstacle(combination, registry, unavailable)
+            obstacle = _obstacle(combination, registry, unavailable) or _obstacle_to_ranks(
+                combination, architecture.problem, devices, suite.timing.threads or usable_cores()
+            )
             combinations.append(Planned(combination, recipe, obstacle, architecture.problem))
     return combinations
 
@@ -208,3 +213,27 @@ def _obstacle(
     if combination.mode == "graph" and device_type != "cuda":
         return "unsupported", f"mode 'graph' captures CUDA graphs; {combination.device} has none"
     return None
+
+
+def _obstacle_to_ranks(
+    combination: Combination, problem: Problem | None, devices: Sequence[str], threads: int
+) -> tuple[Status, str] | None:
+    """Why so many processes cannot train a combination together on these devices."""
+    size, (kind, _, first) = combination.world_size, combination.device.partition(":")
+    if size == 1:
+        return None
+    why = ""
+    if problem is not None:
+        why = f"{combination.architecture} has no images that could be shared out"
+    elif combination.batch_size % size:
+        why = f"a batch of {combination.batch_size} images cannot be shared out equally"
+    elif combination.mode == "graph":
+        why = "mode 'graph' captures the steps of one process"
+    elif kind not in ("cpu", "cuda"):
+        why = f"processes train together on cpu and cuda, not on {kind}"
+    elif kind == "cpu" and size > threads:
+        why = f"each process needs a thread, and there are {threads}"
+    elif kind == "cuda" and any(f"cuda:{int(first) + rank}" not in devices for rank in range(size)):
+        there = sum(device.startswith("cuda:") for device in devices)
+        why = f"each process needs a GPU, and from {combination.device} on there are {there - int(first)}"
+    return ("unsupported", f"world size {size}: {why}") if why else None

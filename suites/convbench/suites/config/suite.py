@@ -173,7 +173,8 @@ class Suite:
 
     An empty `batch_sizes` takes each architecture's own. `kinds` says what is done with a combination; it is
     verified in any case. With `test_translation_px`, a trained network is also tested on images that are moved by
-    up to so many pixels. With `fuse`, neighbouring layers are one op where a backend has one for them.
+    up to so many pixels. `world_sizes` are numbers of processes that train together, each on its share of a batch.
+    With `fuse`, neighbouring layers are one op where a backend has one for them.
     `per_backend` replaces values for the backends that match its globs, such as the batch size of a slow one. A
     glob that matches no backend is no error; where several match, the last one holds.
     """
@@ -189,6 +190,7 @@ class Suite:
     memory_formats: tuple[str, ...] = _key(("contiguous",), allowed=MEMORY_FORMATS)
     modes: tuple[str, ...] = _key(("eager",), allowed=MODES)
     seeds: tuple[int, ...] = _key((0,), least=0, most=2**63 - 1)
+    world_sizes: tuple[int, ...] = _key((1,), least=1, most=1024)
     kinds: tuple[str, ...] = _key(KINDS, allowed=KINDS)
     test_translation_px: int | None = _key(None, least=1, most=MANY)
     fuse: bool = _key(False)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from convbench.results.storage.environment import output, read_text
@@ -207,6 +208,15 @@ def allowed_cpus() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+@cache
+def first_allowed_cpus() -> list[int]:
+    """The CPUs that this process could run on when this was first asked.
+
+    The server of workers asks before OpenMP is loaded, which binds the thread that loads it to one of them.
+    """
+    return allowed_cpus()
 
 
 def cpu_seconds(cpus: Iterable[int]) -> tuple[float, float] | None:

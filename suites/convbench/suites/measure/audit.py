@@ -66,6 +66,8 @@ class Audit:
         arithmetic: of the combination.
         mode: of the combination; only in mode `eager` can calls be looked at.
         secret: from which it is drawn what is audited.
+        alone: whether no other process trains with this one. Otherwise torch takes the step of all of them on the
+            whole batch, and random numbers are never the same.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Audit:
         arithmetic: Arithmetic,
         mode: str,
         secret: int,
+        alone: bool = True,
     ) -> None:
         self._model, self._data, self._lr, self._amp = model, data, lr, amp
         self.eager, self._random = mode == "eager", Random(secret)
@@ -86,7 +89,7 @@ class Audit:
         self._calls = StepAudit(backend, arithmetic.factor_error, IMAGES)
         self.backend = self._calls.backend if self.eager else backend
         self._precision = max(float(torch.finfo(arithmetic.tensors).eps), arithmetic.factor_error)
-        self._marks = 0
+        self._marks, self._alone = 0, alone
         self._found: IntegrityError | None = None  # about a step that nothing announced
         self._peak_memory_mb: float | None = None
 
@@ -222,7 +225,8 @@ class Audit:
 
         wrong = [name for name in given if excess(name) > 0]
         random = not torch.equal(drawn, self._random_state)
-        if not wrong or (random and not (self.eager and torch.equal(drawn, random_state))):
+        same_random = self._alone and self.eager and torch.equal(drawn, random_state)
+        if not wrong or (random and not same_random):
             return  # other random numbers make another step
         noisy, _ = self._torchs_step(index, noise=max(self._precision, 1e-5))
         for name in wrong:

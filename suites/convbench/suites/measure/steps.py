@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from convbench.registry.integrity.model_state import OptimizerState
-from convbench.results.schema import PHASES
+from convbench.results.schema import PHASES, PHASES_TOGETHER
 from convbench.suites.config.suite import Timing
 from convbench.suites.machine.load import Observation, since, snapshot
 from convbench.suites.measure.amp import Amp
@@ -21,6 +21,7 @@ from convbench.suites.measure.audit import Audit
 from convbench.suites.measure.cuda_graphs import GraphedStep
 from convbench.suites.measure.data import Batches
 from convbench.suites.measure.devices import clock, flusher, synchronize
+from convbench.suites.measure.ranks import Ranks
 from convbench.suites.measure.stopping import steps_suffice
 
 Step = Callable[[Tensor, Callable[[], None]], None]  # takes a batch, and marks its beginning, phases and end
@@ -66,6 +67,7 @@ def time_steps(
     amp: Amp | None = None,
     graphed: GraphedStep | None = None,
     audit: Audit | None = None,
+    ranks: Ranks | None = None,
     beat: Callable[[int], None] = lambda steps: None,
     running: Callable[[bool], None] = lambda on: None,
 ) -> Steps:
@@ -76,9 +78,11 @@ def time_steps(
     where they would take longer than `max_seconds`. `cold_steps` follow, each on flushed caches. With `graphed`,
     captured steps are replayed, with their own learning rate and batch size. About once a second, between two
     steps, `beat` is called with the number of timed steps. Between two of them, too, `audit` looks at steps that
-    are not timed. Where nothing is trained, every step finds other numbers in the same tensors. `running` is told
-    when timed steps begin, and when they end.
+    are not timed. Where nothing is trained, every step finds other numbers in the same tensors. `ranks` train
+    together: all of them take as many steps, and begin each at the same time. `running` is told when timed steps
+    begin, and when they end.
     """
+    ranks = ranks or Ranks()
     device = data.device
     warmup_steps, steps, max_seconds = timing.warmup_steps, timing.steps, timing.max_seconds
     amp = amp or Amp()
@@ -102,6 +106,7 @@ def time_steps(
             objective = data.objective(model(x), y)
         mark()
         optimizer.zero_grad()
+        ranks.mark = _nothing if retained else mark  # an audit counts marks
         amp.backward(objective, data.grad_output, retained)
         del x, y, objective  # what comes of freeing the graph belongs to the step
         mark()
@@ -110,7 +115,7 @@ def time_steps(
 
     began = _now()
     step: Step = eager
-    names: tuple[str, ...] = PHASES
+    names: tuple[str, ...] = PHASES if ranks.alone else PHASES_TOGETHER
     if graphed is not None:
         names = ("step_ms",)
         graphed.capture(batch_size)
@@ -129,7 +134,7 @@ def time_steps(
         renew()
         latest = batches[number % len(batches)]
         step(latest, ticks.mark)
-        if device.type == "cpu" and _now() >= deadline:
+        if device.type == "cpu" and not ranks.all(_now() < deadline):
             break
     synchronize(device)
 
@@ -139,6 +144,7 @@ def time_steps(
     called: list[float] = []
     taken, in_time, host_seconds = 0, True, 0.0
     next_beat = _now() + BEAT_SECONDS
+    ranks.all(True)
     running(True)
     while in_time and taken < most:
         ticks = clock(device)
@@ -164,6 +170,7 @@ def time_steps(
                 audit.after(index)
                 renew()
                 step(index, clock(device).mark)  # the caches are again those of a step
+                ranks.all(True)
                 running(True)
                 start += _now() - paused
                 deadline += _now() - paused
@@ -174,7 +181,7 @@ def time_steps(
             moment = _now()
             called.append(1000 * (moment - began))
             taken += 1
-            in_time = moment < deadline
+            in_time = ranks.all(moment < deadline)
             if not in_time:
                 break
             if moment >= next_beat:
@@ -182,7 +189,7 @@ def time_steps(
                 beat(taken)
         host_seconds += _now() - start
         _add(parts, ticks.milliseconds())
-        if steps_suffice(_whole(parts), timing.precision):
+        if ranks.all(steps_suffice(_whole(parts), timing.precision)):
             break
     running(False)
     if kept is not None:
@@ -197,7 +204,7 @@ def time_steps(
         renew()
         flush()
         step(batches[(warmup_steps + number) % len(batches)], ticks.mark)
-        if _now() >= deadline:
+        if not ranks.all(_now() < deadline):
             break
     _add(cold, ticks.milliseconds())
     return Steps(
@@ -209,6 +216,10 @@ def time_steps(
         called_ms=median(called),
         cold_ms=_whole(cold),
     )
+
+
+def _nothing() -> None:
+    """Where no mark is wanted."""
 
 
 def _replaying(graphed: GraphedStep) -> Step:

@@ -16,6 +16,7 @@ from convbench.suites.measure.audit import Audit, Evaluation
 from convbench.suites.measure.cuda_graphs import GraphedStep
 from convbench.suites.measure.data import Batches
 from convbench.suites.measure.devices import run_ahead_limit, synchronize
+from convbench.suites.measure.ranks import Ranks, share_of_images
 
 BEAT_SECONDS = 1.0
 CHECK_SECONDS = 1.0  # that torch may take to evaluate what was evaluated
@@ -62,6 +63,7 @@ def train(
     amp: Amp | None = None,
     graphed: GraphedStep | None = None,
     audit: Audit | None = None,
+    ranks: Ranks | None = None,
     running: Callable[[bool], None] = lambda on: None,
 ) -> Iterator[Progress]:
     """Train until the epochs or the budget end, whichever is first, and say where it stands after each epoch.
@@ -71,9 +73,10 @@ def train(
     evaluation ends with the budget too. About once a second, `beat` is called with the steps, the epochs, and
     this epoch's mean loss so far where reading it does not stall the device. With `graphed`, captured steps are
     replayed, with their own learning rate and batch size. While `audit` looks at what a step did, the clock
-    stands. `running` is told when it is started, and when it is stopped.
+    stands. `ranks` train together, and share out the evaluations. `running` is told when the clock is started, and
+    when it is stopped.
     """
-    device = data.device
+    device, ranks = data.device, ranks or Ranks()
     amp = amp or Amp()
     optimizer = amp.sgd(model, lr)
     kept = OptimizerState(optimizer)
@@ -112,7 +115,7 @@ def train(
                 pause()
                 if done and graphed is None:
                     audit.unannounced(latest)
-                audit.before(float(total_loss))
+                audit.before(ranks.mean(float(total_loss)))
                 deadline = resume()
             if graphed is None:
                 x, y = data.batch(index)
@@ -129,10 +132,10 @@ def train(
             latest = index
             if watched and audit is not None:
                 pause()
-                audit.after(index, float(total_loss))
+                audit.after(index, ranks.mean(float(total_loss)))
                 deadline = resume()
             moment = now()
-            if moment >= deadline:
+            if not ranks.all(moment < deadline):
                 break
             if moment >= next_beat:
                 next_beat = moment + BEAT_SECONDS
@@ -146,17 +149,25 @@ def train(
         if spent * len(validation) > budget_seconds * images:
             limit = budget_seconds
             evaluating()
-        within_budget = seen == len(data) and (spent < budget_seconds or epoch + 1 == epochs)
+        within_budget = seen == len(data) and (ranks.all(spent < budget_seconds) or epoch + 1 == epochs)
         last = not within_budget or epoch + 1 == epochs
         found = audited_evaluation(
-            audit, model, validation, batch_size, limit, now, amp, share=1.0 if last else 1 / epochs
+            audit,
+            model,
+            share_of_images(validation, ranks),
+            batch_size // ranks.world_size,
+            limit,
+            now,
+            amp,
+            share=1.0 if last else 1 / epochs,
         )
+        found = _of_all(found, ranks)
         progress = Progress(
             epochs=epoch + seen / len(data),
             steps=steps,
             images=images,
             train_seconds=spent,
-            train_loss=float(total_loss) / done,
+            train_loss=ranks.mean(float(total_loss)) / done,
             val_loss=found.loss,
             val_accuracy=found.accuracy,
             evaluated=found.images,
@@ -165,6 +176,14 @@ def train(
         yield progress
         if progress.diverged or not progress.within_budget:
             return
+
+
+def _of_all(found: Evaluation, ranks: Ranks) -> Evaluation:
+    """The evaluation of all images, of which each rank has evaluated a share."""
+    if ranks.alone:
+        return found
+    images, loss, right = ranks.sums(found.images, found.loss * found.images, found.accuracy * found.images)
+    return Evaluation(loss / images, right / images, int(images))
 
 
 def prime(model: nn.Module, data: Batches, batch_size: int, amp: Amp | None = None) -> None:

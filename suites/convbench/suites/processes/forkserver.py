@@ -21,6 +21,7 @@ import time
 from contextlib import suppress
 from typing import Any, NoReturn
 
+from convbench.suites.machine.load import first_allowed_cpus
 from convbench.suites.processes.protocol import SurveyJob, decode_job, dumps
 
 LONGEST_FILE = 2**30  # bytes a worker may write into one file: the log is one
@@ -35,6 +36,7 @@ def main(descriptor: int, preload: bool = True) -> NoReturn:
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # while the imports keep us from looking at the socket
     if preload:
+        first_allowed_cpus()
         _preload()
     _prctl(PR_SET_PDEATHSIG, 0)  # from here on we have something to clean up first
     server = _Server(control)

@@ -18,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from convbench.registry import Accuracy, Recipe
 from convbench.registry.conformance.report import Outcome
 from convbench.registry.errors import shown
-from convbench.results.schema import PHASES, Combination, Kind, Row, Status, columns
+from convbench.results.schema import PHASES_TOGETHER, Combination, Kind, Row, Status, columns
 from convbench.suites.config.suite import Timing
 
 LONGEST_LINE = 64 * 1024 * 1024  # bytes that may be sent without a line end
@@ -95,6 +95,8 @@ class CombinationJob(Job):
     """Verify, time or train a combination, with torch's threads resolved.
 
     What is audited, when and on which data, is drawn from `secret`, so that no backend can know it beforehand.
+    Where several processes train together, each has so many `threads`, and the worker that starts them ends them
+    just before it is killed itself, `timeout_seconds` after its start.
     """
 
     kind: Kind
@@ -110,6 +112,7 @@ class CombinationJob(Job):
     timing: Timing = field(default_factory=Timing)
     train_seconds: float = 0.0
     secret: int = field(default_factory=lambda: SystemRandom().getrandbits(48))
+    timeout_seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +180,7 @@ class Samples:
         if not self.step_ms:
             raise ProtocolError("Samples.step_ms is empty")
         for name, times in self.phases.items():
-            if name not in PHASES or len(times) != len(self.step_ms):
+            if name not in PHASES_TOGETHER or len(times) != len(self.step_ms):
                 raise ProtocolError(
                     f"Samples.phases has {len(times)} of {name} for {len(self.step_ms)} steps"
                 )
@@ -214,6 +217,17 @@ class Misfit:
 
     architecture: str
     error: str
+
+
+@dataclass(frozen=True)
+class Waited:
+    """From a rank to the process that started it: it could not go on, for another one did not.
+
+    `exchanges` is how many it had begun with the others by then: who is behind has begun fewer.
+    """
+
+    exchanges: int
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -315,7 +329,7 @@ class Conformance:
     derived: tuple[str, ...]
 
 
-Event = Note | Beat | Running | EpochEnd | Samples | Trying | Tried | Availability | Misfit | Dropped
+Event = Note | Beat | Running | EpochEnd | Samples | Trying | Tried | Availability | Misfit | Waited | Dropped
 Result = Failed | Done | Loaded | Measured | Survey | Peak | Conformance
 Send = Callable[[Event | Result], None]  # what a worker sends by
 SENT = {kind.__name__: kind for kind in (*get_args(Event), *get_args(Result)) if kind is not Dropped}
@@ -342,6 +356,16 @@ def decode_event(message: Mapping[str, Any]) -> Event | Result:
     """An event or a result from its JSON object; raises ProtocolError."""
     event: Event | Result = _decode(message, SENT, "event")
     return event
+
+
+def event_of(message: dict[str, Any], token: str) -> Event | Result:
+    """What a worker has sent, if it carries the worker's token; what it is not, otherwise."""
+    if message.pop("token", None) != token:
+        return Dropped("it does not carry the token of its worker")
+    try:
+        return decode_event(message)
+    except ProtocolError as error:
+        return Dropped(str(error))
 
 
 def decode_job(message: Mapping[str, Any]) -> Job:

@@ -21,16 +21,14 @@ from typing import Any, Protocol
 
 from convbench.registry import ConvbenchError
 from convbench.suites.processes.protocol import (
-    Dropped,
     Event,
     Job,
     Lines,
-    ProtocolError,
     Result,
     SurveyJob,
-    decode_event,
     dumps,
     encode,
+    event_of,
 )
 from convbench.suites.processes.versions import python_environment
 
@@ -146,7 +144,7 @@ class Supervisor:
             results: list[Result] = []
 
             def receive(message: dict[str, Any]) -> None:
-                event = _event(message, token)
+                event = event_of(message, token)
                 if isinstance(event, Result):
                     results.append(event)
                 else:
@@ -301,16 +299,6 @@ class Supervisor:
             self._control.sendall(dumps(message))
         except OSError:
             pass  # the server is gone, which the caller is about to read
-
-
-def _event(message: dict[str, Any], token: str) -> Event | Result:
-    """What a worker has sent, if it carries the worker's token; what it is not, otherwise."""
-    if message.pop("token", None) != token:
-        return Dropped("it does not carry the token of its worker")
-    try:
-        return decode_event(message)
-    except ProtocolError as error:
-        return Dropped(str(error))
 
 
 def _data_file() -> int:

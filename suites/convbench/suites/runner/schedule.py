@@ -88,7 +88,7 @@ def task_key(planned: Planned, kind: Kind, suite: Suite, circumstances: Any) -> 
     """A hash of all that a result depends on: if it is the same, a resumed run need not measure again."""
     timing = suite.timing
     content = {
-        "combination": asdict(planned.combination),
+        "combination": planned.combination.identity,
         "recipe": asdict(planned.recipe),
         "threads": timing.threads,
         "cudnn": timing.cudnn,

@@ -72,7 +72,8 @@ class RunContext:
     def measure(self, task: Task, timeout: float) -> tuple[Measured, str]:
         """Run a task in a worker process; returns its result, and when it started."""
         run = TaskRun(self, task)
-        exit_status = self.supervisor.run(self.job(task), timeout, run.handle_event)
+        job = replace(self.job(task), timeout_seconds=timeout)
+        exit_status = self.supervisor.run(job, timeout, run.handle_event)
         return run.result(exit_status, timeout), run.started_at
 
     def leave_out(self, left: Sequence[tuple[Task, str]]) -> None:
@@ -110,7 +111,7 @@ class RunContext:
             recipe=task.planned.recipe,
             images=self.survey.images,
             num_classes=self.num_classes,
-            threads=timing.threads,
+            threads=max(1, timing.threads // combination.world_size),
             test_translation_px=suite.test_translation_px,
             fuse=suite.fuse,
             peaks=self.peaks.get(combination.device, {}).get(combination.dtype),
@@ -220,10 +221,15 @@ class TaskRun:
                 rate * verified.step_flops_per_image / 1e9,
                 context.recorder.facts.registry.backend(combination.backend),
                 combination.device,
-                peaks["gflops_per_second"],
+                peaks["gflops_per_second"] * self.devices,
                 self.peak_now,
             )
         return doubt
+
+    @property
+    def devices(self) -> int:
+        """On how many devices it computes: ranks share the cores of a machine, and each has a GPU of its own."""
+        return 1 if self.task.combination.device == "cpu" else self.task.combination.world_size
 
     def peak_now(self) -> float | None:
         """The peak of the device in 10^9 FLOP/s; None where it cannot be known now."""
@@ -232,7 +238,9 @@ class TaskRun:
         job = PeaksJob(device=combination.device, dtype=combination.dtype, threads=threads)
         result = self.context.supervisor.run(job, PEAKS_SECONDS).result
         known = isinstance(result, Peak) and not result.busy
-        return result.peaks["gflops_per_second"] if known and isinstance(result, Peak) else None
+        return (
+            result.peaks["gflops_per_second"] * self.devices if known and isinstance(result, Peak) else None
+        )
 
 
 def figures(samples: Samples, batch_size: int) -> dict[str, float]:

@@ -18,6 +18,7 @@ from convbench.registry.records import choices_of
 from convbench.registry.routing.dispatch import Routed, use_backend
 from convbench.suites.machine.load import CpuUse, allowed_cpus, drifts, since, snapshot
 from convbench.suites.measure.op_counter import count_ops
+from convbench.suites.measure.ranks import Ranks, trained_images
 from convbench.suites.measure.roofline import Roof
 from convbench.suites.measure.steps import Steps, time_steps
 from convbench.suites.measure.training import Progress, audited_evaluation, prime, train
@@ -42,18 +43,21 @@ DOING = {"verify": "verifying", "time": "timing", "train": "training"}
 _now = time.perf_counter  # bound here, so that a plugin cannot replace it
 
 
-def run_combination(job: CombinationJob, send: Send, data: int) -> Measured:
-    """Verify, time or train a combination."""
+def measure_combination(job: CombinationJob, send: Send, data: int, ranks: Ranks) -> Measured:
+    """Verify, time or train a combination, the latter two together with other ranks where there are some."""
     work = {"verify": verify_combination, "time": time_combination, "train": train_combination}
     try:
-        return work[job.kind](job, send, data)
+        return work[job.kind](job, send, data, ranks)
     except IntegrityError as error:  # of an audit in the midst of it
         return Measured("incorrect", f"wrong while {DOING[job.kind]}: {error}")
 
 
-def verify_combination(job: CombinationJob, send: Send, data: int) -> Measured:
-    """Hold the backend against the reference on every op call of this model, at this batch and dtype."""
-    setup = Setup(job, data)
+def verify_combination(job: CombinationJob, send: Send, data: int, ranks: Ranks) -> Measured:
+    """Hold the backend against the reference on every op call of this model, at this batch and dtype.
+
+    Where several processes train together, one alone does this, on a rank's share of the batch.
+    """
+    setup = Setup(job, data, ranks)
     model, cases = setup.model, setup.cases()
     verdict = setup.verify(cases, seed=job.secret, attempt=Attempts(send))
     with setup.amp.autocast():
@@ -67,7 +71,8 @@ def verify_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         "arithmetic_intensity": counts.step_flops / counts.step_bytes if counts.step_bytes else None,
     }
     if job.peaks:
-        measures["roofline_step_ms"] = 1000 * Roof(**job.peaks).seconds(counts.step)
+        sharing = job.combination.world_size if setup.device.type == "cpu" else 1  # the machine's peaks
+        measures["roofline_step_ms"] = 1000 * Roof(**job.peaks).seconds(counts.step) * sharing
     if verdict.status != "ok":  # a model with wrong results would only raise further errors
         return Measured(verdict.status, verdict.error, measures | setup.conditions())
     routed = use_backend(model, setup.backend, fuse=setup.fuse)
@@ -81,25 +86,27 @@ def verify_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     return Measured("ok", None, measures | setup.conditions(), tuple(notes))
 
 
-def time_combination(job: CombinationJob, send: Send, data: int) -> Measured:
+def time_combination(job: CombinationJob, send: Send, data: int, ranks: Ranks) -> Measured:
     """Time training steps, then verify once more on new data."""
     began = _now()
-    setup, timing = Setup(job, data), job.timing
+    setup, timing = Setup(job, data, ranks), job.timing
     audit = setup.audit(job.secret)
     model = setup.runnable(audit.backend)
     graphed = setup.graphed_step(model)
+    trained, batches = setup.together(model)
     ready = _now() - began
     use = CpuUse(lambda on: send(Running(on)))
     steps = time_steps(
-        model,
-        setup.train_data,
+        trained,
+        batches,
         timing,
         lr=setup.recipe.lr,
-        batch_size=setup.batch_size,
+        batch_size=job.combination.batch_size,
         seed=setup.seed,
         amp=setup.amp,
         graphed=graphed,
         audit=audit,
+        ranks=ranks,
         beat=lambda taken: send(Beat(taken)),
         running=use.turn,
     )
@@ -129,15 +136,16 @@ def time_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     return Measured("ok", None, measures | setup.conditions(), tuple(notes))
 
 
-def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
+def train_combination(job: CombinationJob, send: Send, data: int, ranks: Ranks) -> Measured:
     """Train until the epochs or the budget end; an event for every epoch."""
     began = _now()
-    setup = Setup(job, data)
+    setup, batch_size = Setup(job, data, ranks), job.combination.batch_size
     audit = setup.audit(job.secret)
     model = setup.runnable(audit.backend)
     graphed = setup.graphed_step(model)
+    trained, batches = setup.together(model)
     if graphed is None:
-        prime(model, setup.train_data, setup.batch_size, setup.amp)
+        prime(trained, batches, batch_size, setup.amp)
     else:
         graphed.capture(*filter(None, (setup.batch_size, len(setup.train_data) % setup.batch_size)))
     setup_seconds = _now() - began
@@ -147,12 +155,12 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
     best, images = 0.0, 0
     budget = job.train_seconds
     for progress in train(
-        model,
-        setup.train_data,
+        trained,
+        batches,
         setup.test_data,
         lr=setup.recipe.lr,
         epochs=setup.recipe.epochs,
-        batch_size=setup.batch_size,
+        batch_size=batch_size,
         seed=setup.seed,
         budget_seconds=budget,
         evaluating=lambda: send(Note(f"train {job.combination.label}: evaluating, for at most {budget:g} s")),
@@ -160,10 +168,12 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         amp=setup.amp,
         graphed=graphed,
         audit=audit,
+        ranks=ranks,
         running=use.turn,
     ):
+        images += trained_images(progress.images - (last.images if last else 0), batch_size, ranks)
+        images += progress.evaluated // ranks.world_size
         last, best = progress, max(best, progress.val_accuracy)  # NaN is never the larger
-        images += progress.evaluated
         send(
             EpochEnd(
                 epoch=progress.epochs,
@@ -197,7 +207,6 @@ def train_combination(job: CombinationJob, send: Send, data: int) -> Measured:
         measures["shifted_val_accuracy"] = shifted.accuracy
         images += shifted.images
         notes += _left_out("shifted:", shifted.images, len(setup.translated_data))
-    images += last.images
     again = recheck(setup, job.secret, model, images=images, trained=True, graphed=graphed)
     if again.status != "ok":
         return Measured(again.status, f"wrong after training: {again.error}", setup.conditions())

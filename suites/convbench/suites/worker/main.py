@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from typing import Any
 
 from convbench.registry import ConvbenchError, Unsupported, UsageError
 from convbench.registry.discovery.plugins import describe
@@ -44,11 +45,12 @@ FUNCTIONS: Mapping[type[Job], tuple[str, str]] = {
     FitJob: ("probe_jobs", "fit"),
     PluginsJob: ("probe_jobs", "load_plugins"),
     PeaksJob: ("probe_jobs", "peaks"),
-    CombinationJob: ("jobs", "run_combination"),
+    CombinationJob: ("ranks", "run_combination"),
     ConformJob: ("conform", "conform"),
 }
 
 
+Function = Callable[[Any, Send, int], Result]
 MOST_CHANGES = 3  # that a row names
 
 
@@ -64,6 +66,14 @@ def work(job: Job, token: str, results: int, data: int) -> int:
     Returns:
         the process's exit code, 0 whenever the result was written.
     """
+    send = sender(token, results)
+    _forward_notes(send)
+    send(outcome(_function(type(job)), job, send, data))
+    return 0
+
+
+def sender(token: str, descriptor: int) -> Send:
+    """What writes messages there, each with the token."""
     lock = threading.RLock()
 
     def send(message: Event | Result) -> None:
@@ -71,13 +81,17 @@ def work(job: Job, token: str, results: int, data: int) -> int:
         line = b"\n" + dumps({**encode(message), "token": token})
         with lock:
             while line:
-                line = line[os.write(results, line) :]
+                line = line[os.write(descriptor, line) :]
 
-    _forward_notes(send)
+    return send
+
+
+def outcome(function: Function, job: Job, send: Send, data: int) -> Result:
+    """Do a job; any exception becomes its result, and so do changes of what no plugin may replace."""
     # in this frame, whose code no plugin can replace: the job's own checks can be replaced
     changes = _originals() if isinstance(job, (CombinationJob, ConformJob)) else list
     try:
-        result = _function(type(job))(job, send, data)
+        result = function(job, send, data)
     except BaseException as error:  # noqa: BLE001 - the worker's edge: whatever it is becomes a row
         _log_traceback()
         ours = isinstance(error, ConvbenchError)
@@ -87,8 +101,7 @@ def work(job: Job, token: str, results: int, data: int) -> int:
         for change in found:  # in what the result is sent with, too
             change.undo()
         result = Failed("incorrect", "; ".join(change.text for change in found[:MOST_CHANGES]))
-    send(result)
-    return 0
+    return result
 
 
 def load_jobs() -> None:
@@ -108,11 +121,9 @@ def _originals() -> Callable[[], list[Change]]:
     return originals().changes
 
 
-def _function(kind: type[Job]) -> Callable[[Job, Send, int], Result]:
+def _function(kind: type[Job]) -> Function:
     module, name = FUNCTIONS[kind]
-    function: Callable[[Job, Send, int], Result] = getattr(
-        import_module(f"convbench.suites.worker.{module}"), name
-    )
+    function: Function = getattr(import_module(f"convbench.suites.worker.{module}"), name)
     return function
 
 

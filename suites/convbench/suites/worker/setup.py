@@ -35,6 +35,13 @@ from convbench.suites.measure.data import (
     translated,
 )
 from convbench.suites.measure.devices import check_capability, obstacle_to_graphs, select
+from convbench.suites.measure.ranks import (
+    Ranks,
+    ShareOfBatches,
+    has_norms_of_ranks,
+    together,
+    with_norms_of_ranks,
+)
 from convbench.suites.measure.training import prime
 from convbench.suites.processes.protocol import CombinationJob
 
@@ -55,8 +62,9 @@ class Verdict:
 class Setup:
     """One combination, ready to be measured in this process."""
 
-    def __init__(self, job: CombinationJob, data: int) -> None:
+    def __init__(self, job: CombinationJob, data: int, ranks: Ranks | None = None) -> None:
         combination = job.combination
+        self.ranks = ranks = ranks or Ranks()
         self._flushed = set_process(job.threads)
         self.arithmetic = arithmetic(combination.dtype)
         self.arithmetic.set()
@@ -68,11 +76,13 @@ class Setup:
         self.architecture: Architecture = registry.architecture(combination.architecture)
         self.backend: Backend = registry.backend(combination.backend)
         self.recipe = job.recipe
-        self.batch_size = combination.batch_size
+        self.batch_size = combination.batch_size // combination.world_size  # of this process
         self.mode = combination.mode
         self.fuse = job.fuse
         self.seed = combination.seed
         self.device = torch.device(combination.device)
+        if ranks.rank and self.device.index is not None:
+            self.device = torch.device(self.device.type, self.device.index + ranks.rank)
         select(self.device)
         self.memory_format = combination.memory_format
         check_capability(self.device, self.arithmetic)
@@ -90,6 +100,11 @@ class Setup:
         if self.recipe.init != self.architecture.recipe.init:
             torch.manual_seed(self.seed)
             initialise(model, self.recipe.init)
+        if not ranks.alone:
+            model = with_norms_of_ranks(model)
+            if self.mode == "compile" and has_norms_of_ranks(model):
+                raise Unsupported(f"world size {ranks.world_size}: batch norms over ranks cannot be compiled")
+            torch.manual_seed(self.seed + ranks.rank)  # no two drop out the same
         self.model = model.to(self.device, dtype).to(memory_format=MEMORY_FORMATS[self.memory_format])
         self._model_state = ModelState(self.model)
         self.train_data: Batches
@@ -156,7 +171,14 @@ class Setup:
             arithmetic=self.arithmetic,
             mode=self.mode,
             secret=secret,
+            alone=self.ranks.alone,
         )
+
+    def together(self, model: nn.Module) -> tuple[nn.Module, Batches]:
+        """What is trained, and on what, by this process and the other ranks; for one alone, as it is."""
+        if self.ranks.alone:
+            return model, self.train_data
+        return together(model, self.ranks, self.device), ShareOfBatches(self.train_data, self.ranks)
 
     def runnable(self, backend: Backend) -> nn.Module:
         """The model on its backend, which an audit may stand before, in its mode."""
