@@ -20,6 +20,10 @@ CONDITIONS = {
     "recipe": "lr=0.1 epochs=10",
 }
 
+BASE = [10.0, 10.1, 9.9]
+SLOWER = [12.0, 12.1, 11.9]
+QUIET = [10.0, 10.01, 9.99]
+
 
 def row(**values: Any) -> Row:
     """A row of LENET, with what is given in place of its own."""
