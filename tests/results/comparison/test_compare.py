@@ -18,7 +18,12 @@ from convbench.results.comparison.formats import as_json, as_markdown, as_table
 from convbench.results.comparison.sides import read_side
 from convbench.results.report.page import comparison_html
 from convbench.results.storage.store import RunStore
-from result_rows import BASE, LENET, QUIET, SLOWER, row, timed, trained, write
+from result_rows import BASE, LENET, QUIET, SLOWER, comparing, row, timed, trained, write
+
+
+@pytest.fixture
+def against(tmp_path: Path) -> Any:
+    return comparing(tmp_path)
 
 
 @pytest.mark.parametrize(

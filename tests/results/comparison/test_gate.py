@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,15 @@ from convbench.results.comparison.compare import Comparison, compare_times
 from convbench.results.comparison.pairing import Match
 from convbench.results.comparison.sides import Measured
 from convbench.results.schema import Combination
-from result_rows import BASE, QUIET, SLOWER, row, timed, trained
+from result_rows import BASE, QUIET, SLOWER, comparing, row, timed, trained
 
 LIMIT, NOISE = 0.05, 0.02
 TRIALS = 400
+
+
+@pytest.fixture
+def against(tmp_path: Path) -> Any:
+    return comparing(tmp_path)
 
 
 def passes(random: np.random.Generator, pairs: int, processes: int, slower: float) -> bool:
