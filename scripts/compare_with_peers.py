@@ -152,7 +152,7 @@ def train_d2l(root: Path, epochs: int, seed: int) -> Outcome:
     from torch import nn
 
     class LeNet(d2l.Classifier):  # the book's, 7.6
-        def __init__(self, lr: float = 0.1, num_classes: int = 10) -> None:
+        def __init__(self, lr: float = 0.1) -> None:
             super().__init__()
             self.save_hyperparameters()
             self.net = nn.Sequential(
@@ -163,7 +163,7 @@ def train_d2l(root: Path, epochs: int, seed: int) -> Outcome:
                 nn.Flatten(),
                 nn.LazyLinear(120), nn.Sigmoid(),
                 nn.LazyLinear(84), nn.Sigmoid(),
-                nn.LazyLinear(num_classes),
+                nn.LazyLinear(10),
             )  # fmt: skip
 
     def init_cnn(module: nn.Module) -> None:

@@ -120,8 +120,10 @@ def preloaded_servers(preloaded: Preloaded) -> Iterator[None]:
 def nothing_late() -> Iterator[None]:
     """Wrong answers of a module's tests are not watched for late writes: none of them is one."""
     from convbench.registry.conformance import aliasing
+    from convbench.registry.integrity.monkeypatch_guard import originals
     from preloaded import take_for_granted
 
+    originals()  # of other modules' tests, before anything is replaced
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aliasing, "GRACE_SECONDS", 0.0)
         take_for_granted(patch)

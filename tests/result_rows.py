@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from convbench.results import Combination, Row, Sample
+from convbench.results import Combination, Comparison, Row, Sample, compare
 from convbench.results.storage.csv_format import header, to_line
 
 LENET = Combination("lenet", "im2col", "cpu", "float32", 128, "contiguous", "eager", 0)
@@ -19,6 +19,10 @@ CONDITIONS = {
     "machine_id": "0123456789ab",
     "recipe": "lr=0.1 epochs=10",
 }
+
+BASE = [10.0, 10.1, 9.9]
+SLOWER = [12.0, 12.1, 11.9]
+QUIET = [10.0, 10.01, 9.99]
 
 
 def row(**values: Any) -> Row:
@@ -49,3 +53,13 @@ def write(path: Path, rows: Iterable[Row]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(header(Row) + "".join(map(to_line, rows)), encoding="utf-8")
     return path
+
+
+def comparing(directory: Path) -> Callable[..., Comparison]:
+    """Compares lists of rows as if they were files."""
+
+    def compare_rows(*sides: Iterable[Row], **options: Any) -> Comparison:
+        paths = [write(directory / f"run{index}" / "results.csv", side) for index, side in enumerate(sides)]
+        return compare(*paths, **options)
+
+    return compare_rows

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from convbench.registry import AmbiguousName, UnknownName, errors
-from convbench.registry.errors import ConvbenchError, choices
+from convbench.registry.errors import ConvbenchError, choices, listed
 
 
 def tree(kind: type[ConvbenchError] = ConvbenchError) -> list[type[ConvbenchError]]:
@@ -51,3 +51,13 @@ def test_a_long_list_of_choices_is_cut() -> None:
     names = [f"family/{number}" for number in range(100)] + ["lenet", "mlp"]
     message = str(UnknownName("architecture", "lenett", names))
     assert "did you mean 'lenet'? available: lenet, mlp and 100 more" in message
+
+
+def test_a_list_of_a_sentence_never_leaves_out_a_single_word() -> None:
+    assert [listed(["a", "b", "c", "d"][:length], 2) for length in range(5)] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+        "a, b and 2 more",
+    ]

@@ -15,7 +15,7 @@ import torch
 from conftest import Install
 from convbench.registry import OPS, Backend, UnknownName, verify
 from convbench.registry.conformance.cases import Case, conformance_cases, conv2d, refused_calls
-from convbench.registry.conformance.repro import python_of
+from convbench.registry.conformance.minimize import python_of
 from convbench.registry.conformance.verify import whole_contract
 from convbench.registry.pytest_plugin import convbench_cases
 

@@ -14,7 +14,7 @@ ConvbenchError                2   anything a user or a plugin author can put rig
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 MANY = 40  # names in one message
 LONG = 200  # characters of one value in a message
@@ -80,8 +80,15 @@ def choices(name: str, available: Iterable[str]) -> str:
     near = difflib.get_close_matches(name.lower(), by_lower, n=1)
     hint = f"did you mean {by_lower[near[0]]!r}? " if near else ""
     shown = names if len(names) <= MANY else [each for each in names if "/" not in each][:MANY]
-    more = f" and {len(names) - len(shown)} more" if len(shown) < len(names) else ""
-    return f"{hint}available: {', '.join(shown) or 'none'}{more}"
+    rest = len(names) - len(shown)
+    return f"{hint}available: {listed([*shown, f'{rest} more']) if rest else ', '.join(shown) or 'none'}"
+
+
+def listed(words: Sequence[str], most: int | None = None, last: str = " and ") -> str:
+    """Words as a list of a sentence: "a, b and c", and where more than one is above `most`, "a and 2 more"."""
+    if most is not None and len(words) > most + 1:
+        words, last = [*words[:most], f"{len(words) - most:,} more"], " and "
+    return last.join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def shown(value: object) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 EMPTY = "–"  # where there is no value
 # C0 and C1 control characters, among them those that begin a terminal's escape sequences; line separators;
 # and the marks that turn the direction of a text around (Boucher and Anderson, "Trojan Source", 2021). As the
@@ -19,11 +17,6 @@ def count(amount: int, noun: str, plural: str = "") -> str:
 def some(names: set[str], noun: str) -> str:
     """One thing by its name, several by their number."""
     return next(iter(names)) if len(names) == 1 else count(len(names), noun)
-
-
-def listed(words: Sequence[str]) -> str:
-    """Words as a list of a sentence."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def times(ratio: float) -> str:

@@ -15,10 +15,9 @@ from torch import Tensor
 from conftest import Install
 from convbench.registry import OPS, Backend, verify
 from convbench.registry.conformance.cases import Case, conformance_cases, conv2d, pool
-from convbench.registry.conformance.minimize import shrink, simpler
+from convbench.registry.conformance.minimize import literal, shrink, simpler
 from convbench.registry.conformance.random_cases import generated_cases
 from convbench.registry.conformance.report import Outcome
-from convbench.registry.conformance.repro import literal
 from convbench.registry.conformance.verify import check
 
 pytestmark = pytest.mark.usefixtures("one_thread", "nothing_late")

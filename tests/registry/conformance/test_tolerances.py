@@ -17,8 +17,8 @@ from torch import Tensor
 from conftest import exhaustive
 from convbench.registry import OPS, Backend, derived_backward
 from convbench.registry.conformance.cases import Case, chain, conv2d, fused, pool, stage
-from convbench.registry.conformance.chain_reference import chain_reference_answers
-from convbench.registry.conformance.reference import OUTPUT, gradient_of, reference_answers
+from convbench.registry.conformance.reference.answers import OUTPUT, gradient_of
+from convbench.registry.conformance.reference.call import reference_answers
 from convbench.registry.conformance.tolerances import ELEMENTWISE, error_ratio, unit_roundoff
 from convbench.registry.conformance.verify import Outcome, check
 from convbench.registry.ops.dtypes import arithmetic
@@ -97,10 +97,7 @@ def off_by(
         def nudged(answer: Tensor) -> Tensor:
             arrived = grad_output[0] if grad_output else torch.zeros_like(answer)
             with torch.enable_grad():
-                if op.chain:
-                    truth = chain_reference_answers(op, arguments, arrived, ELEMENTWISE, factors)
-                else:
-                    truth = reference_answers(op, case, arguments, arrived, ELEMENTWISE, factors)
+                truth = reference_answers(op, arguments, arrived, ELEMENTWISE, factors)
             bounds = truth.tolerance(name, dtype, ELEMENTWISE)
             error = share * bounds
             if everywhere:
@@ -165,7 +162,7 @@ def test_the_bound_is_the_formula() -> None:
     case = conv2d((2, 3, 6, 5), (4, 3, 3, 2))
     arguments = case.arguments(torch.float32, torch.device("cpu"), seed=0)
     grad_output = case.grad_output(torch.Size((2, 4, 4, 4)), torch.float32, torch.device("cpu"), seed=0)
-    truth = reference_answers(OPS["conv2d"], case, arguments, grad_output, ELEMENTWISE)
+    truth = reference_answers(OPS["conv2d"], arguments, grad_output, ELEMENTWISE)
     images, kernels, bias = (arguments[name].double() for name in ("input", "weight", "bias"))
     windows = images.unfold(2, 3, 1).unfold(3, 2, 1)  # (N, C, H', W', kh, kw)
     products = windows[:, None] * kernels[None, :, :, None, None]  # (N, O, C, H', W', kh, kw)

@@ -11,19 +11,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from convbench.registry import OPS, Backend, UnknownName, Unsupported, verify
 from convbench.registry.conformance.cases import (
-    LAYOUTS,
     Case,
-    conformance_cases,
     conv2d,
-    model_cases,
     pool,
-    refused_calls,
 )
-from convbench.registry.conformance.random_cases import generated_cases
 from convbench.registry.conformance.verify import check, check_refusal
 
 SMALL = conv2d((2, 3, 8, 8), (4, 3, 3, 3), padding=1)
@@ -276,13 +271,6 @@ def test_an_answer_where_torch_raises_is_a_failure() -> None:
     assert check_refusal(backend(conv2d=F.conv2d), OPS["conv2d"], case, "float32", "cpu").state == "passed"
 
 
-@pytest.mark.parametrize("op", OPS)
-def test_torch_itself_refuses_every_refused_call(op: str) -> None:
-    for case in refused_calls(op):
-        with pytest.raises((RuntimeError, ValueError)):
-            OPS[op].reference(**case.arguments(torch.float32, torch.device("cpu"), seed=0))
-
-
 ONLY = {needs: conv2d((2, 3, 6, 7), (4, 3, 3, 3), padding=1, needs=needs) for needs in (
     ("input",), ("weight",), ("bias",), ("input", "weight"), (),
 )}  # fmt: skip
@@ -494,68 +482,6 @@ def test_a_backend_that_declines_everything_has_not_passed() -> None:
         assert report.failures == ()
     offered = {outcome.op: outcome.message for outcome in verify(backend()).outcomes}
     assert offered == {name: "not offered" for name, op in OPS.items() if op.base is None}
-
-
-@pytest.mark.parametrize("op", OPS)
-def test_cases_reach_what_the_contract_names(op: str) -> None:
-    cases = conformance_cases(op)
-    assert len(set(cases)) == len(cases)
-    assert {case.layout for case in cases} == set(LAYOUTS) - {"scalar"}
-    assert {"contiguous", "channels_last", "strided", "scalar"} <= {case.grad_output_layout for case in cases}
-    assert {None, ()} <= {case.needs for case in cases}
-    assert {case.order for case in cases} == {1, 2}
-    assert any(case.special for case in cases)
-    assert any(dict(case.shapes)["input"][0] == 0 for case in cases)  # an empty batch
-    options = {name for case in cases for name, _ in case.options}
-    parameters = set(OPS[op].signature.parameters)
-    assert options == parameters - set(OPS[op].tensors)
-
-
-def both_two(stride: Any, dilation: Any) -> bool:
-    """Whether both are 2 along a row."""
-    return all((each[-1] if isinstance(each, (tuple, list)) else each) == 2 for each in (stride, dilation))
-
-
-def last_column_lost(op: str) -> Callable[..., Tensor]:
-    """Right, but for the last column where stride and dilation are 2 together."""
-
-    def wrong(*args: Any, **kwargs: Any) -> Tensor:
-        call = OPS[op].bind(args, kwargs)
-        output: Tensor = OPS[op].reference(**call)
-        if both_two(call["stride"], call["dilation"]):
-            output = torch.cat((output[..., :-1], output[..., -1:] * 0), dim=-1)
-        return output
-
-    return wrong
-
-
-@pytest.mark.parametrize("make", [conformance_cases, lambda op: generated_cases(op, 200)])
-@pytest.mark.parametrize("op", ["conv2d", "max_pool2d"])
-def test_a_stride_and_a_dilation_together_are_asked_for(op: str, make: Callable[[str], list[Case]]) -> None:
-    cases = [
-        case
-        for case in make(op)
-        if both_two(dict(case.options).get("stride"), dict(case.options).get("dilation"))
-        and dict(case.shapes)["input"][0]
-        and case.order == 1  # the planted backend claims no more
-    ]
-    assert len(cases) >= 4
-    paddings = {bool(dict(case.options).get("padding")) for case in cases}
-    assert paddings == {False, True}
-    results = [outcome(last_column_lost(op), case) for case in cases]
-    assert {result.state for result in results} == {"failed"}, [each.message for each in results]
-
-
-def test_the_cases_of_a_model_are_its_calls() -> None:
-    model = nn.Sequential(
-        nn.Conv2d(1, 2, 3, stride=2), nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1), nn.MaxPool2d(2)
-    )
-    cases = model_cases(model, torch.zeros(4, 1, 9, 9))
-    assert [case.op for case in cases] == ["conv2d", "conv2d", "max_pool2d"]  # equal calls count once
-    assert dict(cases[0].shapes) == {"input": (4, 1, 9, 9), "weight": (2, 1, 3, 3), "bias": (2,)}
-    assert dict(cases[0].options)["stride"] == (2, 2)
-    report = verify(backend(conv2d=F.conv2d, max_pool2d=F.max_pool2d), cases={"conv2d": cases[:2]})
-    assert report.passed
 
 
 def test_an_unknown_backend() -> None:

@@ -28,6 +28,7 @@ class Derivative(Protocol):
     def __call__(self, calls: Any, ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]: ...
 
 
+Kernel = Callable[..., Any]
 Keep = Callable[[Any, tuple[Any, ...], Any], None]
 
 
@@ -46,14 +47,7 @@ class Registered:
         self.eager: Any = SimpleNamespace()
         self.kernels: Any = SimpleNamespace()
 
-    def add(
-        self,
-        schema: str,
-        kernel: Callable[..., Any],
-        fake: Callable[..., Any],
-        derivative: Derivative,
-        keep: Keep,
-    ) -> None:
+    def add(self, schema: str, kernel: Kernel, fake: Kernel, derivative: Derivative, keep: Keep) -> None:
         """Make both ops of a kernel.
 
         Args:
@@ -87,14 +81,7 @@ class Registered:
         setattr(self.eager, name, Eager.apply)
         self.define(schema, kernel, fake, backward, setup_context)
 
-    def define(
-        self,
-        schema: str,
-        kernel: Callable[..., Any],
-        fake: Callable[..., Any],
-        backward: Any,
-        setup_context: Any,
-    ) -> None:
+    def define(self, schema: str, kernel: Kernel, fake: Kernel, backward: Any, setup_context: Any) -> None:
         """Register the op with torch."""
         raise NotImplementedError
 
@@ -113,14 +100,7 @@ class Library(Registered):
         self._library = torch.library.Library(namespace, "FRAGMENT")
         self._key = device_type.upper()
 
-    def define(
-        self,
-        schema: str,
-        kernel: Callable[..., Any],
-        fake: Callable[..., Any],
-        backward: Any,
-        setup_context: Any,
-    ) -> None:
+    def define(self, schema: str, kernel: Kernel, fake: Kernel, backward: Any, setup_context: Any) -> None:
         name = schema.partition("(")[0]
         qualified = f"{self.namespace}::{name}"
         self._library.define(schema)

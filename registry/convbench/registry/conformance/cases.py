@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -157,48 +157,24 @@ def _call(op: str, shapes: tuple[tuple[str, tuple[int, ...]], ...], rest: Mappin
 
 def conformance_cases(op: str) -> list[Case]:
     """The calls of one op that every backend is held against, or says that it does not support."""
+    if op in _CASES:
+        return list(_CASES[op]())
     base = OPS[op].base
-    if OPS[op].chain:
-        return list(_chain_cases())
-    if OPS[op].pooled is not None:
-        return list(_staged_cases(op))
-    return list(_CASES[op]() if base is None else _fused_cases(op, base.name))
+    assert base is not None
+    return list(_fused_cases(op, base.name) if OPS[op].pooled is None else _staged_cases(op))
 
 
 def refused_calls(op: str) -> list[Case]:
     """Calls that torch refuses, and so must a backend."""
     base = OPS[op].base
-    if base is None:
+    if op in _REFUSED or base is None:
         return list(_REFUSED[op])
-    if OPS[op].chain:
-        first, *_ = _chain_cases()
-        return [
-            replace(first, options=(("layers", layers),))
-            for layers in (
-                (_MEANS, ("flatten",), ("linear", "relu")),  # too few for its parameters
-                (_MEANS, ("flatten",), ("linear", "relu"), ("linear", "relu"), ("linear", "none")),
-                (_MEANS, ("flatten",), ("linear", "relu"), ("linear", "gelu")),
-                ((*_MEANS[:-1], 9), ("flatten",), ("linear", "relu"), ("linear", "none")),
-                (_MEANS, ("linear", "relu"), ("linear", "none")),
-            )
-        ]
-    if OPS[op].pooled is not None:
-        plain = conv2d((2, 2, 4, 5), (4, 1, 3, 3), padding=1, groups=2)
-        windows = ((0, None), (2, 0), (6, None))  # of no pixel, of no step, and larger than the image
-        return [
-            replace(
-                fused(op, plain, "relu"),
-                options=(
-                    *plain.options,
-                    ("activation", "relu"),
-                    ("kernel_size", kernel),
-                    ("pool_stride", step),
-                ),
-            )
-            for kernel, step in windows
-        ] + [fused(op, case, "relu") for case in _REFUSED[base.name]]
-    plain = conformance_cases(base.name)[0]
-    return [fused(op, plain, "none"), *(fused(op, case, "relu") for case in _REFUSED[base.name])]
+    plain = next(_CASES[base.name]())
+    refused = [fused(op, case, "relu") for case in _REFUSED[base.name]]
+    if OPS[op].pooled is None:
+        return [fused(op, plain, "none"), *refused]
+    windows = ((0, None), (2, 0), (6, None))  # of no pixel, of no step, and larger than the image
+    return [*(stage(op, plain, "relu", *window) for window in windows), *refused]
 
 
 def model_cases(model: nn.Module, *inputs: Tensor) -> list[Case]:
@@ -361,9 +337,6 @@ def _avg_pool2d_cases() -> Iterator[Case]:
     yield pool("avg_pool2d", (2, 3, 9, 7), kernel_size=3, padding=1, divisor_override=5)
 
 
-_CASES = {"conv2d": _conv2d_cases, "max_pool2d": _max_pool2d_cases, "avg_pool2d": _avg_pool2d_cases}
-
-
 def _fused_cases(op: str, base: str) -> Iterator[Case]:
     """The first case with every activation, the others with one after the other."""
     first, *others = _CASES[base]()
@@ -378,9 +351,8 @@ def _staged_cases(op: str) -> Iterator[Case]:
     windows: Iterator[tuple[Any, Any]] = itertools.cycle(
         ((2, None), (2, 2), (3, 2), ((1, 2), None), (2, (1, 3)))
     )
-    first = conv2d((2, 2, 4, 5), (4, 1, 3, 3), padding=1, groups=2)
+    first, *others = _conv2d_cases()
     yield from (stage(op, first, activation, 2) for activation in ACTIVATIONS)
-    _, *others = _conv2d_cases()
     for like, activation in zip(others, itertools.cycle(ACTIVATIONS), strict=False):
         case = stage(op, like, activation, *next(windows))
         if has_output(case):
@@ -427,7 +399,13 @@ def _chain_cases() -> Iterator[Case]:
     yield chain((20, 2, 6, 7), ((4, 2, 3, 3), _MEANS), *linear, order=2)
 
 
-_REFUSED = {
+_CASES: Mapping[str, Callable[[], Iterator[Case]]] = {
+    "conv2d": _conv2d_cases,
+    "max_pool2d": _max_pool2d_cases,
+    "avg_pool2d": _avg_pool2d_cases,
+    "sequential": _chain_cases,
+}
+_REFUSED: Mapping[str, tuple[Case, ...]] = {
     "conv2d": (
         conv2d((2, 3, 8, 8), (4, 2, 3, 3)),  # channels that do not match
         conv2d((2, 3, 8, 8), (4, 3, 3, 3), groups=2),
@@ -451,6 +429,16 @@ _REFUSED = {
         pool("avg_pool2d", (2, 3, 8, 8), kernel_size=2, padding=2),
         pool("avg_pool2d", (2, 3, 2, 2), kernel_size=3),
         pool("avg_pool2d", (2, 3, 8, 8), kernel_size=2, divisor_override=0),
+    ),
+    "sequential": tuple(
+        replace(next(_chain_cases()), options=(("layers", layers),))
+        for layers in (
+            (_MEANS, ("flatten",), ("linear", "relu")),  # too few for its parameters
+            (_MEANS, ("flatten",), ("linear", "relu"), ("linear", "relu"), ("linear", "none")),
+            (_MEANS, ("flatten",), ("linear", "relu"), ("linear", "gelu")),
+            ((*_MEANS[:-1], 9), ("flatten",), ("linear", "relu"), ("linear", "none")),
+            (_MEANS, ("linear", "relu"), ("linear", "none")),
+        )
     ),
 }
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convbench.registry.conformance.reference import OUTPUT
+from convbench.registry.conformance.reference.answers import OUTPUT
 from convbench.registry.discovery.plugins import describe
 from convbench.registry.ops.fused import pooling_of
 from convbench.registry.ops.op import Op

@@ -19,16 +19,15 @@ from convbench.registry.conformance.batch_sampling import (
     unsampled,
 )
 from convbench.registry.conformance.cases import REPEATING, Case
-from convbench.registry.conformance.chain_reference import chain_reference_answers
 from convbench.registry.conformance.diagnosis import Suspects, backward_fault, diagnose
-from convbench.registry.conformance.reference import (
+from convbench.registry.conformance.reference.answers import (
     OUTPUT,
     Reference,
     answers_of,
     directions,
     gradient_of,
-    reference_answers,
 )
+from convbench.registry.conformance.reference.call import reference_answers
 from convbench.registry.conformance.tolerances import ELEMENTWISE, error_ratio, rms_error_ratio
 from convbench.registry.integrity.model_state import tensors_kept
 from convbench.registry.ops.contract import Op
@@ -97,12 +96,10 @@ def run_case(
     if known is not None:
         truth, right_output = None, sampled(sample, known[OUTPUT])
     else:
-        further = accuracy, arithmetic.factor_error
-        if op.chain:
-            directed = directions({name: call[name] for name in tensors}) if case.order == 2 else {}
-            truth = chain_reference_answers(op, call, suspects.grad_output, *further, directed=directed)
-        else:
-            truth = reference_answers(op, case, call, suspects.grad_output, *further)
+        directed = directions({name: call[name] for name in tensors}) if case.order == 2 else {}
+        truth = reference_answers(
+            op, call, suspects.grad_output, accuracy, arithmetic.factor_error, directed=directed
+        )
         right_output = truth.answers[OUTPUT]
 
     def compare(name: str, answer: Tensor) -> float:

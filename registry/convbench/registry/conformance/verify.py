@@ -21,6 +21,7 @@ from convbench.registry.authoring.derived_backward import backward_is_derived
 from convbench.registry.conformance.aliasing import History, can_refill, same
 from convbench.registry.conformance.cases import Case, conformance_cases, refused_calls
 from convbench.registry.conformance.diagnosis import UNKNOWN, crash_cause, crash_message
+from convbench.registry.conformance.minimize import literal, python_of, shrink
 from convbench.registry.conformance.random_cases import generated_cases
 from convbench.registry.conformance.report import (
     CASE,
@@ -33,7 +34,6 @@ from convbench.registry.conformance.report import (
     Report,
     State,
 )
-from convbench.registry.conformance.repro import literal, python_of
 from convbench.registry.conformance.run_case import NOT_DETERMINISTIC, Mismatch, call_once, run_case
 from convbench.registry.conformance.tolerances import ELEMENTWISE
 from convbench.registry.discovery.plugins import describe, discover
@@ -349,8 +349,6 @@ class _Verifier:
 
     def minimized(self, found: Found) -> Iterator[Outcome]:
         """The outcomes, the first that fails in each way with the smallest case that fails so."""
-        from convbench.registry.conformance.minimize import shrink
-
         done: list[Outcome] = []
         for case, outcome in found:
             if case is None or not outcome.is_failure or any(outcome.fails_as(other) for other in done):

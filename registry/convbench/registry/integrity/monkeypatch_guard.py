@@ -8,7 +8,7 @@ before any plugin is loaded, and compared again before every conclusion.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from convbench.registry.integrity import fingerprint
-from convbench.registry.integrity.fingerprint import Change, Owner, loaded, private_copy
+from convbench.registry.integrity.fingerprint import Change, loaded, private_copy
 from convbench.registry.integrity.foundations import ROOMS, foundations
 from convbench.registry.ops.contract import OPS
 
@@ -50,9 +50,9 @@ class IntegrityError(Exception):
 class Originals:
     """Functions, classes and constants, as they are when this is made."""
 
-    def __init__(self, owners: Iterable[Owner] | None = None) -> None:
+    def __init__(self) -> None:
         own = [module.__name__ for module in loaded(ROOMS)]
-        before = _PRIVATE.Fingerprint(foundations() if owners is None else owners, own, _WRAPPERS)
+        before = _PRIVATE.Fingerprint(foundations(), own, _WRAPPERS)
         self.changes: Callable[[], list[Change]] = before.changes
         self._kernels = _kernels()
 

@@ -32,17 +32,9 @@ from convbench.registry.conformance.batch_sampling import (
     scattered,
 )
 from convbench.registry.conformance.cases import Case, case_of
-from convbench.registry.conformance.chain_reference import chain_reference_answers
 from convbench.registry.conformance.diagnosis import diagnose
-from convbench.registry.conformance.reference import (
-    ANY_DATA,
-    OUTPUT,
-    Reference,
-    fused_reference_answers,
-    gradient_of,
-    partial_sums_of,
-    terms_of,
-)
+from convbench.registry.conformance.reference.answers import ANY_DATA, OUTPUT, gradient_of
+from convbench.registry.conformance.reference.call import reference_answers
 from convbench.registry.conformance.tolerances import ELEMENTWISE
 from convbench.registry.errors import Unsupported
 from convbench.registry.integrity.model_state import tensors_kept
@@ -200,22 +192,17 @@ class _Answer:
 
     def compare(self, answers: Mapping[str, Tensor], grad_output: Tensor) -> None:
         """Raise IntegrityError where one of the answers, of the sampled images, is wrong."""
-        op, arguments, accuracy = self.op, self.arguments, self.accuracy
+        op, accuracy = self.op, Accuracy(growth=self.accuracy.growth)
         # real numbers do not cancel as random ones do: the sum of magnitudes counts, not the root of their squares
-        if op.chain:
-            truth = chain_reference_answers(op, arguments, grad_output, accuracy, self.factor_error, ANY_DATA)
-        elif op.base is not None:
-            truth = fused_reference_answers(
-                op, arguments, grad_output, {}, accuracy, ANY_DATA, self.factor_error
-            )
-        else:
-            wanted = self.wanted if set(answers) - {OUTPUT} else []
-            truth = _exact(op, arguments, wanted, grad_output, self.factor_error)
+        wanted = self.wanted if set(answers) - {OUTPUT} else []
+        truth = reference_answers(
+            op, self.arguments, grad_output, accuracy, self.factor_error, ANY_DATA, wanted=wanted
+        )
         for name, answer in answers.items():
             right, size = truth.answers[name], truth.magnitudes[name] / math.sqrt(truth.terms[name])
             if not right.numel() or _overflows(right, size, answer.dtype):
                 continue
-            admissible = truth.tolerance(name, answer.dtype, Accuracy(growth=accuracy.growth))
+            admissible = truth.tolerance(name, answer.dtype, accuracy)
             answer = answer.double()
             if name != OUTPUT and not (op.base or op).multilinear:
                 # the zeros of a ReLU tie, and which of them has the gradient is the op's choice: hold whole planes
@@ -258,41 +245,6 @@ class _Gradients:
                 raise IntegrityError(f"{self.answer.case}: no gradient reaches {name}")
             answers[gradient_of(name)] = sampled(sample, gradient) if name == "input" else gradient
         self.answer.compare(answers, grad_output)
-
-
-def _exact(
-    op: Op, arguments: Mapping[str, Any], wanted: list[str], grad_output: Tensor, factor_error: float
-) -> Reference:
-    exact = _reference(op, arguments, wanted, grad_output, torch.clone)
-    size = _reference(op, arguments, wanted, grad_output, torch.abs) if op.multilinear else exact
-    terms, bias = terms_of(op, arguments, exact[OUTPUT]), arguments.get("bias")
-    magnitudes = {name: math.sqrt(terms[name]) * each.abs() for name, each in size.items()}
-    bias = bias.detach().double() if isinstance(bias, Tensor) else None
-    return Reference(
-        exact, magnitudes, terms, partial_sums_of(arguments), bias, op.factor_error(factor_error)
-    )
-
-
-def _reference(
-    op: Op,
-    arguments: Mapping[str, Any],
-    wanted: list[str],
-    grad_output: Tensor,
-    view: Callable[[Tensor], Tensor],
-) -> dict[str, Tensor]:
-    """The exact output and gradients, of the tensors as `view` has them."""
-    with torch.enable_grad():
-        wide = {
-            name: view(value.detach().double()) if isinstance(value, Tensor) else value
-            for name, value in arguments.items()
-        }
-        leaves = [wide[name].requires_grad_() for name in wanted]
-        output = op.reference(**wide)
-        answers = {OUTPUT: output.detach()}
-        if leaves and output.shape == grad_output.shape:
-            gradients = torch.autograd.grad(output, leaves, view(grad_output.double()))
-            answers |= {gradient_of(name): each for name, each in zip(wanted, gradients, strict=True)}
-    return answers
 
 
 def _overflows(exact: Tensor, magnitude: Tensor, dtype: torch.dtype) -> bool:

@@ -66,38 +66,34 @@ def activation_avg_pool2d(
     )
 
 
-def conv2d_activation_max_pool2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    activation: str = "relu",
-    kernel_size: Any = 2,
-    pool_stride: Any = None,
-) -> Tensor:
-    """max_pool2d(activation(conv2d(...))), (N, C, H, W) -> (N, O, H', W'); the pooling has no padding."""
-    activated = conv2d_activation(input, weight, bias, stride, padding, dilation, groups, activation)
-    return F.max_pool2d(activated, kernel_size, pool_stride)
+def _stage(name: str, pooling: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def stage(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        activation: str = "relu",
+        kernel_size: Any = 2,
+        pool_stride: Any = None,
+    ) -> Tensor:
+        """pooling(activation(conv2d(...))), (N, C, H, W) -> (N, O, H', W'); the pooling has no padding."""
+        activated = conv2d_activation(input, weight, bias, stride, padding, dilation, groups, activation)
+        return pooling(activated, kernel_size, pool_stride)
+
+    stage.__name__ = name
+    return stage
 
 
-def conv2d_activation_avg_pool2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    activation: str = "relu",
-    kernel_size: Any = 2,
-    pool_stride: Any = None,
-) -> Tensor:
-    """avg_pool2d(activation(conv2d(...))), (N, C, H, W) -> (N, O, H', W'); the pooling has no padding."""
-    activated = conv2d_activation(input, weight, bias, stride, padding, dilation, groups, activation)
-    return F.avg_pool2d(activated, kernel_size, pool_stride)
+STAGES: Mapping[str, Callable[..., Tensor]] = {
+    name: _stage(name, pooling)
+    for name, pooling in (
+        ("conv2d_activation_max_pool2d", F.max_pool2d),
+        ("conv2d_activation_avg_pool2d", F.avg_pool2d),
+    )
+}
 
 
 def pooling_of(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -126,10 +122,7 @@ def fused_ops(conv2d: Op, max_pool2d: Op, avg_pool2d: Op) -> tuple[Op, ...]:
         fused(avg_pool2d, activation_avg_pool2d, activated="input"),
         *(
             fused(conv2d, reference, activated="output", pooled=pooling, flops=_flops(conv2d, pooling))
-            for pooling, reference in (
-                (max_pool2d, conv2d_activation_max_pool2d),
-                (avg_pool2d, conv2d_activation_avg_pool2d),
-            )
+            for pooling, reference in zip((max_pool2d, avg_pool2d), STAGES.values(), strict=True)
         ),
     )
 

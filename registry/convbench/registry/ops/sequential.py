@@ -13,16 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convbench.registry.ops.activations import activation_of
-from convbench.registry.ops.fused import conv2d_activation_avg_pool2d, conv2d_activation_max_pool2d
+from convbench.registry.ops.fused import STAGES
 from convbench.registry.ops.op import Op
 
 Layers = tuple[tuple[Any, ...], ...]
 
 MOST = 8  # layers with parameters
 PARAMETERS = tuple(f"{kind}{number}" for number in range(MOST) for kind in ("weight", "bias"))
-STAGES: Mapping[str, Callable[..., Tensor]] = {
-    op.__name__: op for op in (conv2d_activation_max_pool2d, conv2d_activation_avg_pool2d)
-}
 
 
 def sequential(input: Tensor, *parameters: Tensor | None, layers: Layers, **named: Tensor | None) -> Tensor:

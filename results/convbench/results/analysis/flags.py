@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from convbench.registry.errors import listed
 from convbench.results.schema import Row
-from convbench.results.wording import count, listed
+from convbench.results.wording import count
 
 FLAGS = {
     "busy": "while other programs were running",
@@ -37,11 +38,10 @@ def flags_in_words(rows: Sequence[Row]) -> list[str]:
     said = []
     for flag, processes in struck.items():
         names = list(dict.fromkeys(f"{row.architecture} with {row.backend}" for row in processes))
-        rest = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
         said.append(
             f"{count(len(processes), 'process', 'processes')} of {len(rows)} ran "
             f"{FLAGS.get(flag, 'under a flag of another version')} ({flag}); treat these times with care: "
-            f"{listed([*names[:NAMED], *rest])}."
+            f"{listed(names, NAMED)}."
         )
     return said
 

@@ -14,6 +14,8 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from convbench.registry.errors import listed
+
 # report.css has a variable for each of these colours, so that the page follows light and dark schemes
 BLUE, ORANGE, GREY = "#2d6edd", "#a76213", "#868e99"
 INK, FAINT, GRID, PAPER = "#1a1d23", "#565d6b", "#e6e9ee", "#fefefe"
@@ -324,8 +326,9 @@ def merged(frame: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     for own_names, _, own in drawn:
         role = min((roles[name] for name in own_names), key=list(ROLES).index)
         first = sorted(own_names, key=lambda name: roles[name] != role)
-        both = " and ".join(first) if len(first) == 2 else f"{first[0]} and {len(first) - 1} more"
-        kept.append(own.assign(role=role) if len(first) == 1 else own.assign(role=role, name=both))
+        kept.append(
+            own.assign(role=role) if len(first) == 1 else own.assign(role=role, name=listed(first, 1))
+        )
     return pd.concat(kept, ignore_index=True)
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, fields
 from typing import NamedTuple
 
 from convbench.registry.cli.terminal import PIPED, Column, table_text, wrapped
+from convbench.registry.errors import listed
 from convbench.results.analysis.significance import ALPHA, MIN_POINTS, effect
 from convbench.results.comparison.compare import AccuracyPair, Comparison, TimePair
 from convbench.results.comparison.history import Trend
@@ -188,8 +189,7 @@ def of_all(names: Sequence[str], number: int) -> str:
     """Some names of a number of names, in a line."""
     if len(names) == number > 1:
         return "all of these"
-    rest = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + rest
+    return listed(names, NAMED, last=", ")
 
 
 def column(heading: str, cells: list[str], headings: list[str]) -> Column:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
 
+from convbench.registry.errors import listed
 from convbench.results.analysis.significance import machines_of
 from convbench.results.comparison.sides import LATER, Measured, Side
 from convbench.results.schema import COMBINATION, CONDITIONS, Combination
@@ -149,13 +150,9 @@ def nothing_shared(left: Sequence[Left]) -> str:
     for part in COMBINATION:
         first, second = ({str(getattr(each, part)) for each in those} for those in sides.values())
         if first.isdisjoint(second):
-            differences.append(f"{part} ({some_of(first)}; {some_of(second)})")
+            of_first, of_second = (listed(sorted(each), 1, last=", ") for each in (first, second))
+            differences.append(f"{part} ({of_first}; {of_second})")
     return f"; they differ in {', '.join(differences)}" if differences else ""
-
-
-def some_of(names: Iterable[str]) -> str:
-    first, *others = sorted(names)
-    return f"{first} and {len(others):,} more" if len(others) > 1 else ", ".join([first, *others])
 
 
 def without_shared(names: Sequence[str]) -> tuple[Sequence[str], str]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from convbench.registry.errors import listed
 from convbench.results.analysis.contents import Contents
 from convbench.results.analysis.coverage import left_to_torch
 from convbench.results.analysis.roofline import Reached, Roof, reached, roof
@@ -26,7 +27,7 @@ from convbench.results.comparison.compare import Comparison, TimePair
 from convbench.results.comparison.history import Trend
 from convbench.results.comparison.pairing import name
 from convbench.results.schema import Status
-from convbench.results.wording import count, listed, number, share, some, times
+from convbench.results.wording import count, number, share, some, times
 
 NAMED = 4  # backends in one sentence
 SPOKEN = 6  # networks whose roofline gets a sentence
@@ -139,8 +140,7 @@ def ranked(standing: Standing, what: str) -> str:
     first, tied = standing.timed[0].name, [line.name for line in standing.tied]
     if not tied:
         return f"{first} is clearly fastest: {what}."
-    rest = [f"{len(tied) - NAMED} more"] if len(tied) > NAMED else []
-    names = listed([*tied[:NAMED], *rest])
+    names = listed(tied, NAMED)
     if all(standing.verdicts[name] == "same" for name in tied):
         return f"{first} and {names} are equally fast, to within {MIN_EFFECT:.0%}: {what}."
     return f"{first} came out first, with {what}, but this data cannot tell it from {names}."
@@ -199,12 +199,9 @@ def not_ranked(standing: Standing) -> list[str]:
     speeds = [
         f"{line.name} ({number(line.images_per_second)} images/s; torch computed "
         f"{' and '.join(left_to_torch(line.attribution))})"
-        for line in standing.unranked[:NAMED]
+        for line in standing.unranked
     ]
-    more = len(standing.unranked) - NAMED
-    return [
-        f"Not ranked, because they left work to torch: {listed([*speeds, *[f'{more} more'] * (more > 0)])}."
-    ]
+    return [f"Not ranked, because they left work to torch: {listed(speeds, NAMED)}."]
 
 
 def untimed(standing: Standing) -> list[str]:

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from convbench.registry.errors import UsageError, shown
+from convbench.registry.errors import UsageError, listed, shown
 from convbench.results.columns import Column
 from convbench.results.schema import COMBINATION, Combination, Combined, Sample, columns
 from convbench.results.storage.files import opened
@@ -163,15 +163,12 @@ def read_records(path: Path, record: type[Record]) -> list[Record]:
 
 def difference(names: Sequence[str], record: type[Combined]) -> str:
     """Say which columns are missing and which are unknown, eight of each at most."""
-
-    def listed(what: str, names: list[str]) -> list[str]:
-        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-        return [f"{what}: {', '.join(names[:8])[:200]}{more}"] if names else []
-
     expected = [column.name for column in columns(record)]
-    missing = [name for name in expected if name not in names]
-    unknown = [name for name in names if name not in expected]
-    parts = listed("missing", missing) + listed("unknown", unknown)
+    lacking = {
+        "missing": [name for name in expected if name not in names],
+        "unknown": [name[:40] for name in names if name not in expected],
+    }
+    parts = [f"{what}: {listed(those, 8, last=', ')}" for what, those in lacking.items() if those]
     return f" ({'; '.join(parts)})" if parts else " (another order)" * (list(names) != expected)
 
 

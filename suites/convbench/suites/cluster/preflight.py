@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from convbench.registry import ConvbenchError
+from convbench.registry.errors import listed
 from convbench.registry.hookspecs import PROJECT
 from convbench.results.storage.environment import cpu_flags, cpu_model
-from convbench.results.wording import listed
 from convbench.suites.machine.load import allowed_cpus
 from convbench.suites.machine.resources import free_memory_mb, usable_cores
 
@@ -73,8 +73,7 @@ def differences(ours: Description, theirs: Description) -> list[str]:
             found.append(f"plugin package {package!r} is {'missing' if there is None else 'only there'}")
         elif here != there:
             files = sorted(name for name in {*here, *there} if here.get(name) != there.get(name))
-            more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
-            found.append(f"plugin package {package!r} has other content: {listed(files[:NAMED])}{more}")
+            found.append(f"plugin package {package!r} has other content: {listed(files, NAMED)}")
     return found
 
 

@@ -117,14 +117,14 @@ def block_deviation(times: Sequence[float]) -> float:
     return statistics.stdev(map(math.log, medians))
 
 
-def rounds_needed(deviation: float, effect: float = EFFECT, most: int = 100) -> int | None:
-    """The fewest rounds with which `convbench compare` could see such an effect.
+def rounds_needed(deviation: float) -> int | None:
+    """The fewest rounds with which `convbench compare` could see an effect of `EFFECT`.
 
     At best: processes differ by more than the blocks of one, such as by where their memory lies.
     """
-    for rounds in range(2, most + 1):
+    for rounds in range(2, 101):
         margin = t_quantile(1 - ALPHA / 2, 2 * (rounds - 1)) * deviation * math.sqrt(2 / rounds)
-        if margin <= math.log1p(effect):
+        if margin <= math.log1p(EFFECT):
             return max(rounds, 3)
     return None
 

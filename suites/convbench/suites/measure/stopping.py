@@ -31,14 +31,14 @@ def half_width(bounds: Interval) -> float:
     return max(bounds.high - bounds.value, bounds.value - bounds.low) / bounds.value
 
 
-def median_bounds(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
+def median_bounds(values: Sequence[float]) -> Interval | None:
     """The median and an interval for it from the ranks of the values; None where they are too few.
 
     It assumes no distribution: the number of values below the true median is binomial (Le Boudec, "Performance
     Evaluation of Computer and Communication Systems", 2010, section 2.2; Hoefler & Belli, SC15).
     """
     count = len(values)
-    outside = (1 - confidence) / 2
+    outside = (1 - CONFIDENCE) / 2
     below, rank = 0.0, 0  # the chance that fewer than `rank` values lie below the true median
     while rank < count // 2:
         ways = math.lgamma(count + 1) - math.lgamma(rank + 1) - math.lgamma(count - rank + 1)

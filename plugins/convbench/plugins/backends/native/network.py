@@ -28,8 +28,8 @@ from convbench.registry.authoring.conv_op import output_size
 from convbench.registry.ops.activations import activation_of
 from convbench.registry.ops.call_arguments import being_traced, convolution_options, pooling_options
 from convbench.registry.ops.contract import OPS, Op
-from convbench.registry.ops.fused import decompose
-from convbench.registry.ops.sequential import STAGES, Layers, in_order, in_turn, sequential, with_parameters
+from convbench.registry.ops.fused import STAGES, decompose
+from convbench.registry.ops.sequential import Layers, in_order, in_turn, sequential, with_parameters
 from convbench.registry.ops.window import IntPair
 
 

@@ -10,27 +10,19 @@ op is opaque: a `torch.library.custom_op`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from convbench.plugins.backends.triton import interpreted
-from convbench.registry.authoring.torch_library import Registered
+from convbench.registry.authoring.torch_library import Kernel, Registered
 
 
 class TritonLibrary(Registered):
     """A namespace whose ops launch Triton kernels, through `launch`."""
 
-    def define(
-        self,
-        schema: str,
-        kernel: Callable[..., Any],
-        fake: Callable[..., Any],
-        backward: Any,
-        setup_context: Any,
-    ) -> None:
+    def define(self, schema: str, kernel: Kernel, fake: Kernel, backward: Any, setup_context: Any) -> None:
         name, parenthesis, signature = schema.partition("(")
         make: Any = torch.library.custom_op if interpreted() else torch.library.triton_op
         op = make(f"{self.namespace}::{name}", kernel, mutates_args=(), schema=parenthesis + signature)

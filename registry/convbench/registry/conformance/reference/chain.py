@@ -11,24 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convbench.registry.conformance.reference import (
-    ACTIVATION_ERROR,
+from convbench.registry.conformance.reference.answers import (
     OUTPUT,
-    RANDOM_DATA,
-    Pooling,
+    Directed,
     Reference,
     Sizes,
     answers_in_float64,
     gradient_of,
     magnitude_of,
 )
+from convbench.registry.conformance.reference.fused import ACTIVATION_ERROR, Pooling
 from convbench.registry.conformance.tolerances import confidence, rms_tolerance, unit_roundoff
 from convbench.registry.ops.activations import ACTIVATIONS
 from convbench.registry.ops.contract import OPS
@@ -40,27 +38,23 @@ from convbench.registry.records import Accuracy
 Product = Callable[..., Tensor]
 
 
-def chain_reference_answers(
+def chain_reference(
     op: Op,
     arguments: Mapping[str, Any],
     grad_output: Tensor,
     accuracy: Accuracy,
-    factor_error: float = 0.0,
-    sizes: Sizes = RANDOM_DATA,
-    directed: Mapping[str, Tensor] = MappingProxyType({}),
+    factor_error: float,
+    sizes: Sizes,
+    directed: Directed,
 ) -> Reference:
-    """The reference of a chain of layers on `arguments`, with gradients; as `fused_reference_answers`.
-
-    Gradients of second order are held against their largest, and their layers should be smooth.
-    """
+    """As `reference_answers`; gradients of second order are held against their largest, of smooth layers."""
     layers, input = arguments["layers"], arguments["input"]
     tensors = [name for name in op.tensors if isinstance(arguments.get(name), Tensor)]
-    truth = answers_in_float64(
-        partial(op.reference, layers=layers), arguments, tensors, grad_output, directed
-    )
+    reference = partial(op.reference, layers=layers)
+    truth = answers_in_float64(reference, arguments, tensors, grad_output, directed)
     wide = [arguments.get(name) for name in PARAMETERS]
     parameters = [None if each is None else each.detach().double() for each in wide]
-    rounding = _Rounding(input.dtype, accuracy, sizes, op.factor_error(factor_error))
+    rounding = _Rounding(input.dtype, accuracy, sizes, factor_error)
     x = input.detach().double()
     e = torch.zeros_like(x)
     passed = []
@@ -89,7 +83,7 @@ def chain_reference_answers(
         largest = truth[name].abs().nan_to_num(0.0, 0.0).max() if truth[name].numel() else 0.0
         magnitudes[name] = terms[name] ** 0.5 * largest * torch.ones_like(truth[name])
     images = {name: len(input) for name in magnitudes if name != OUTPUT}
-    return Reference(truth, magnitudes, terms, images, None, op.factor_error(factor_error), errors, doubts)
+    return Reference(truth, magnitudes, terms, images, None, factor_error, errors, doubts)
 
 
 def _finite(errors: Tensor) -> Tensor:
