@@ -189,7 +189,7 @@ def random_networks(count: int, seed: int) -> Iterator[Case]:
         yield chain((images, *start), *layers, bias=draw.random() < 0.7)
 
 
-@pytest.mark.parametrize("cases", [6, exhaustive(150)])
+@pytest.mark.parametrize("cases", [6, exhaustive(60)])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_random_networks_on_every_instruction_set(cases: int, threads: int, instruction_set: str) -> None:
     torch.set_num_threads(threads)
