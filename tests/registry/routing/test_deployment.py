@@ -264,6 +264,15 @@ def test_export_has_the_right_graph(name: str, make: Callable[[], nn.Module], im
         torch.testing.assert_close(program.module()(inputs), model(inputs), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", SOME)
+def test_export_for_any_batch(name: str, images: Tensor) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.MaxPool2d(2)).eval()  # not too small for `auto`
+    batch = {0: torch.export.Dim("batch", min=2)}
+    program = torch.export.export(use_backend(model, name), (images,), dynamic_shapes=((batch,),))
+    inputs = torch.cat([images, images + 1, images])
+    torch.testing.assert_close(program.module()(inputs), model(inputs), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("make", MODELS)
 @pytest.mark.parametrize("name", AVAILABLE)

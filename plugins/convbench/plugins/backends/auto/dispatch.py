@@ -225,6 +225,8 @@ class Dispatched:
         values = [*args, *self._defaults[len(args) :]]
         for name in kwargs:
             values[self._names.index(name)] = kwargs[name]
+        if torch.compiler.is_exporting() and any(map(_of_any_size, values)):
+            return self._baseline(*values)  # a decision is for one size
         seen = []
         for value in values:
             if isinstance(value, Tensor):
@@ -252,6 +254,11 @@ class Dispatched:
             name = f"call_{len(vars(self._constants))}"  # compiled code keeps using it, also after later decisions
             setattr(self._constants, name, plan.compute)
             return name
+
+
+def _of_any_size(value: Any) -> bool:
+    sizes = (*value.shape, *value.stride()) if isinstance(value, Tensor) else (value,)
+    return any(isinstance(size, torch.SymInt) for size in sizes)
 
 
 def _constant(op: Dispatched, recording: bool, values: tuple[Any, ...]) -> str:
