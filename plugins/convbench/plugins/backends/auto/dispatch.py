@@ -39,6 +39,7 @@ from convbench.plugins.backends.auto.signature import Call, call_of
 from convbench.plugins.backends.auto.tuner import choose, implementation
 from convbench.registry import Unsupported, discover
 from convbench.registry.known_faults import safe_torch_op
+from convbench.registry.ops.call_arguments import unobserved
 from convbench.registry.ops.contract import OPS, Op
 from convbench.registry.ops.sequential import by_position
 
@@ -207,10 +208,11 @@ class Dispatched:
 
     def _decided(self, seen: Any, tensor: Tensor) -> Implementation:
         """The implementation for a call with a new key; deciding takes time."""
-        with _deciding:
+        may_time = _may_time(tensor)
+        with _deciding, unobserved():
             if seen in self._computes:  # decided by another thread meanwhile
                 return self._computes[seen]
-            plan = self._decisions.plan(call_of(self._op, seen), _may_time(tensor))
+            plan = self._decisions.plan(call_of(self._op, seen), may_time)
             if plan is None:
                 return self._baseline
             if len(self._computes) >= MOST:
