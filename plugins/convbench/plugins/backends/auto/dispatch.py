@@ -120,11 +120,17 @@ class Decisions:
         if flops < SMALL:
             return self._planned(call, whole(BASELINE, rule="a small call"))
         key = key_of(call, {**self._lasting, **passing(call.device)})
+        kind = torch.device(call.device).type
+        able = {
+            name: each
+            for name, each in self._candidates_for(call).items()
+            if name == BASELINE or each.claims(call.op, kind, call.dtype)
+        }
         known = load(self._root, key)
-        if known is not None:
+        if known is not None and able.keys() >= {*known.winner.values()}:  # somebody may have edited it
             try:
                 return self._planned(call, known)
-            except (KeyError, AssertionError):  # it names backends that are not here
+            except (KeyError, AssertionError):  # it is no decision of such a call
                 pass
         larger = self._larger.get(call.on(0))
         # the last batch of an epoch is smaller: it is not worth timing
@@ -132,12 +138,6 @@ class Decisions:
             return Plan(call, replace(larger.decision, rule="as for more images"), larger.compute)
         if not may_time:
             return None
-        kind = torch.device(call.device).type
-        able = {
-            name: each
-            for name, each in self._candidates_for(call).items()
-            if name == BASELINE or each.claims(call.op, kind, call.dtype)
-        }
         try:
             with self._progress.of(call):
                 decision = self._chooser(call, able)
