@@ -367,6 +367,15 @@ MISTAKES: dict[str, tuple[Ops, str]] = {
     "a parameter has another name": ({"conv2d": other_names}, LIKE_TORCH),
     "a parameter has no default": ({"conv2d": positional}, LIKE_TORCH),
     "parameters in another order": ({"conv2d": other_order}, LIKE_TORCH),
+    "parameters by name only": ({"conv2d": lambda *, input, weight, **rest: None}, LIKE_TORCH),
+    "parameters in another order, and others": (
+        {"conv2d": lambda input, weight, bias=None, padding=0, **rest: None},
+        LIKE_TORCH,
+    ),
+    "parameters in another order, and any": (
+        {"conv2d": lambda weight, input, *rest, **named: None},
+        LIKE_TORCH,
+    ),
     "KeyError": (
         conv(lambda x, w, *rest: KERNELS[tuple(w.shape[2:])](x, w, *rest)),
         RAISES.format("KeyError"),

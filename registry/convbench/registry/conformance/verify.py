@@ -285,15 +285,12 @@ def check_signature(backend: Backend, op: Op) -> Outcome | None:
     try:
         for called_with in (names, required):
             signature.bind(**dict.fromkeys(called_with))
+        placed = {} if op.chain else signature.bind(*names).arguments  # as models call it
     except TypeError as error:
         problem = str(error)
     else:
-        moved = [
-            name for name, own in zip(names, signature.parameters.values(), strict=False) if own.name != name
-        ]
-        if not moved or any(
-            own.kind in (own.VAR_POSITIONAL, own.VAR_KEYWORD) for own in signature.parameters.values()
-        ):
+        moved = [name for own, name in placed.items() if own != name and not isinstance(name, tuple)]
+        if not moved:
             return None
         problem = f"{moved[0]} has another place among its parameters"
     code = getattr(inspect.unwrap(implementation), "__code__", None)
