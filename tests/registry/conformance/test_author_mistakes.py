@@ -435,6 +435,16 @@ def test_an_exception_says_where_it_was_raised() -> None:
     assert f"{__file__}, line " in outcome.message
 
 
+def test_an_op_that_ends_the_process_fails() -> None:
+    def exiting(*call: Any) -> Tensor:
+        raise SystemExit("no such kernel")
+
+    (line, outcome), (refusal, _) = first_lines(conv(exiting))
+    assert line == RAISES.format("SystemExit")
+    assert outcome.message.startswith("SystemExit: no such kernel")
+    assert refusal.startswith("it ends the process where torch raises RuntimeError: ")
+
+
 def test_what_does_not_compile_has_one_short_line() -> None:
     def guarded(x: Tensor, *rest: Any) -> Tensor:
         return x if float(x.sum()) > 1e30 else F.conv2d(x, *rest)

@@ -225,7 +225,7 @@ def check_with(
         ):
             cause = NOT_DETERMINISTIC
         return outcome("failed", str(mismatch), cause=cause)
-    except Exception as crash:  # noqa: BLE001 - a backend's code: anything can come out of it
+    except (Exception, SystemExit) as crash:  # noqa: BLE001 - a backend's code: anything can come out of it
         cause = crash_cause(crash)
         return replace(outcome("crashed", crash_message(crash), cause=cause), memory=out_of_memory(crash))
     return outcome("passed", error=error)
@@ -255,12 +255,14 @@ def check_refusal(backend: Backend, op: Op, case: Case, dtype: str, device: str)
     """Make a call that torch refuses with an exception; the backend must raise one too."""
     arguments = case.arguments(arithmetic(dtype).tensors, torch.device(device), seed=0)
     label = f"{case}, which torch refuses"
+    message = "an answer was given where torch raises"
     try:
         backend.ops[op.name](**arguments)
     except Exception as error:  # noqa: BLE001 - any exception is the right answer here
         return Outcome(op.name, label, dtype, device, "passed", describe(error), kind="refusal")
+    except SystemExit:
+        message = "it ends the process where torch raises"
     python = python_of(backend.name, case, dtype, device, refused=True)
-    message = "an answer was given where torch raises"
     try:
         op.reference(**arguments)
     except Exception as error:  # noqa: BLE001 - whatever torch says of the call
