@@ -44,7 +44,8 @@ def refusal_of(op: Op, backend: Backend) -> Refusal:
     It takes whether a compiler traces the call, whose tensors have a device and a dtype and no more, and the
     arguments.
     """
-    names, products = op.tensors, op.multiplies
+    names, count, products = frozenset(op.tensors), len(op.tensors), op.multiplies
+    seen = set[tuple[Any, ...]]()  # kinds of tensors that were claimed
     claimed = {
         (device, ARITHMETICS[dtype].tensors)
         for device in backend.devices
@@ -53,10 +54,17 @@ def refusal_of(op: Op, backend: Backend) -> Refusal:
     }
 
     def refusal(compiling: bool, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-        if not compiling and (reason := _followed()):
-            return reason
         cast = products and torch._C._is_any_autocast_enabled()
-        for at, name in enumerate(names):
+        if not compiling:
+            if reason := _followed():
+                return reason
+            if not cast and kwargs.keys().isdisjoint(names):
+                for value in args[:count]:
+                    if value is not None and (type(value) not in _KINDS or _kind(value) not in seen):
+                        break
+                else:
+                    return None
+        for at, name in enumerate(op.tensors):
             value = args[at] if at < len(args) else kwargs.get(name)
             if value is None:
                 continue
@@ -66,6 +74,8 @@ def refusal_of(op: Op, backend: Backend) -> Refusal:
             dtype = cast_to(device, value.dtype) if cast else value.dtype
             if (device, dtype) not in claimed:
                 return f"{str(dtype).removeprefix('torch.')} on {device}, which the backend does not claim"
+            if not (cast or compiling):
+                seen.add(_kind(value))
         return None
 
     return refusal
@@ -83,6 +93,11 @@ def _followed() -> str | None:
     ):
         return "a call that is traced"
     return None
+
+
+def _kind(value: Any) -> tuple[Any, ...]:
+    """All that a claim depends on, but for autocast."""
+    return type(value), _keys(value).raw_repr(), value.dtype
 
 
 def _plain_on(value: Any) -> str | None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from convbench.registry.routing.fusion import FusedStep, Steps
 from convbench.registry.routing.routes import Routes
-from convbench.registry.routing.stock import LAYERS, call_of, has_stock_class, is_stock, is_untouched
+from convbench.registry.routing.stock import LAYERS, are_untouched, call_of, has_stock_class, is_stock
 
 
 class Plan:
@@ -44,7 +44,7 @@ class Plan:
     def holds(self) -> bool:
         """Whether all modules are there, and as stock as they were."""
         return (
-            all(map(is_untouched, self._stock))
+            are_untouched(self._stock)
             and all(map(has_stock_class, self._kinds))
             and [*map(type, self._stock)] == self._types
             and all([*children.values()] == before for children, before in self._children)

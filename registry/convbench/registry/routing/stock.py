@@ -9,8 +9,7 @@ somebody patched is not certain.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from operator import itemgetter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -30,9 +29,6 @@ OTHERS = (  # call no op of the contract
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh, nn.Softmax,
 )  # fmt: skip
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_hooks_of = itemgetter(*HOOKS)
-_NO_HOOKS: tuple[dict[str, Any], ...] = ({},) * len(HOOKS)
-_CALLED = frozenset({"forward", "_conv_forward", "_compiled_call_impl"})  # where a module has such of its own
 
 
 def _is_torchs(function: Any) -> bool:
@@ -56,7 +52,7 @@ def is_stock(module: nn.Module) -> bool:
 
     A layer of `LAYERS` calls its op then, and nothing else.
     """
-    return has_stock_class(type(module)) and is_untouched(module)
+    return has_stock_class(type(module)) and are_untouched((module,))
 
 
 def has_stock_class(kind: Any) -> bool:
@@ -71,18 +67,26 @@ def has_stock_class(kind: Any) -> bool:
     )
 
 
-def is_untouched(module: nn.Module) -> bool:
-    """Whether a module has no hook and no method of its own, and does no more than call its op.
+def are_untouched(modules: Iterable[nn.Module]) -> bool:
+    """Whether modules have no hook and no method of their own, and do no more than call their op.
 
-    It is asked of every layer in every pass, and so in few calls.
+    It is asked of every layer in every pass, and so without any further call.
     """
-    own = module.__dict__
-    return (
-        _hooks_of(own) == _NO_HOOKS
-        and own.keys().isdisjoint(_CALLED)
-        and own.get("padding_mode", "zeros") == "zeros"
-        and not own.get("return_indices")
-    )
+    for module in modules:
+        own = module.__dict__
+        if (
+            own["_forward_hooks"]
+            or own["_forward_pre_hooks"]
+            or own["_backward_hooks"]
+            or own["_backward_pre_hooks"]
+            or "forward" in own
+            or "_conv_forward" in own
+            or "_compiled_call_impl" in own
+            or own.get("padding_mode", "zeros") != "zeros"
+            or own.get("return_indices")
+        ):
+            return False
+    return True
 
 
 def nothing_is_global() -> bool:

@@ -62,8 +62,11 @@ class _Network(Function):
             return first, None, None, *(next(found) if wanted else None for wanted in needed)
         gradient = torch.empty_like(input, memory_format=torch.contiguous_format) if of_input else None
         gradients: list[Tensor] = []
-        for weight in parameters[::2]:
-            gradients += weight.new_empty(weight.shape), weight.new_empty(weight.shape[:1])
+        for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
+            gradients += (
+                torch.empty_like(weight, memory_format=torch.contiguous_format),
+                weight.new_empty(len(weight)) if bias is None else torch.empty_like(bias),
+            )
         call(
             "network_gradients", ctx.network, grad_output, input, kept, gradient, *parameters, *gradients,
             listed=True,

@@ -24,6 +24,28 @@
 
 namespace ISA {
 
+// Along one side of the kernel: tap u of output i is at `i · step + reaches[u]` of an image of `size`.
+struct Side {
+    Index count = 0;
+    const Index *reaches = nullptr;
+    Index step = 1, size = 0;
+
+    // Taps [begin, end) that see the image from some output in [first, last]; the others are in the padding.
+    void seen(Index first, Index last, Index &begin, Index &end) const {
+        const auto hidden = [&](Index u) {
+            return last * step + reaches[u] < 0 || first * step + reaches[u] >= size;
+        };
+        begin = 0, end = count;
+        while (begin < end && hidden(begin)) begin++;
+        while (begin < end && hidden(end - 1)) end--;
+    }
+};
+
+// Taps of a block: `runs` of them, one every `step`.
+struct Taps {
+    Index runs, count, step;
+};
+
 // One dense correlation; a strided gradient is several of them.
 template <class T>
 struct Correlation {
@@ -43,19 +65,26 @@ struct Correlation {
     Index to_row, to_column, to_filter, to_image;
     T floor;                          // what is less becomes this: 0 of a ReLU, else -inf
     Index activation;
+    Side across = {};                 // columns of the kernel, if taps are in the order [rows][columns][channels]
 
     // Taps [begin, end) that see rows of the image from some output in [first_row, last_row]; the others are in the
     // padding above or below. In the gradient of a 5x5 kernel on 14x14 pixels that is every fourth multiplication.
     void seen(Index first_row, Index last_row, Index &begin, Index &end) const {
         const Index of_row = kernel_rows ? taps / kernel_rows : 0;
-        Index first = 0, last = kernel_rows;
-        const auto hidden = [&](Index u) {
-            return last_row * step + reaches[u] < 0 || first_row * step + reaches[u] >= height;
-        };
-        while (first < last && hidden(first)) first++;
-        while (first < last && hidden(last - 1)) last--;
-        begin = first * of_row;
-        end = last * of_row;
+        Side{kernel_rows, reaches, step, height}.seen(first_row, last_row, begin, end);
+        begin *= of_row;
+        end *= of_row;
+    }
+
+    // Of these, those that see columns from some output in [first, last], as runs from `begin` on.
+    Taps seen_across(Index first, Index last, Index &begin, Index end) const {
+        const Index of_row = kernel_rows ? taps / kernel_rows : 0;
+        Index left = 0, right = across.count;
+        across.seen(first, last, left, right);
+        if (!of_row || right - left == across.count) return {1, end - begin, 0};
+        const Index rows_ = (end - begin) / of_row, of_column = of_row / across.count;
+        begin += left * of_column;
+        return {rows_, (right - left) * of_column, of_row};
     }
 };
 
@@ -168,7 +197,7 @@ struct FilterLanes {
 // --- lanes are positions ----------------------------------------------------------------------------------------
 
 template <class T, int L, int B, int S>
-void position_block(const T *const *sources, const Index *offsets, Index taps, const T *weights, const T *bias,
+void position_block(const T *const *sources, const Index *offsets, Taps taps, const T *weights, const T *bias,
                     T *const *to, Index to_filter, T floor) {
     typedef Lanes<T, L> Lane;
     typename Lane::Vector sums[B][S];
@@ -176,12 +205,15 @@ void position_block(const T *const *sources, const Index *offsets, Index taps, c
     UNROLL for (int s = 0; s < S; s++) pixels[s] = sources[s];
     UNROLL for (int b = 0; b < B; b++)
         UNROLL for (int s = 0; s < S; s++) sums[b][s] = typename Lane::Vector{} + bias[b];
-    for (Index k = 0; k < taps; k++, weights += B) {
-        const Index offset = offsets[k];
-        typename Lane::Vector x[S];
-        UNROLL for (int s = 0; s < S; s++) x[s] = Lane::load(pixels[s] + offset);
-        UNROLL for (int b = 0; b < B; b++)
-            UNROLL for (int s = 0; s < S; s++) sums[b][s] += x[s] * weights[b];
+    for (; taps.runs > 0; taps.runs--, offsets += taps.step, weights += taps.step * B) {
+        const T *w = weights;
+        for (Index k = 0; k < taps.count; k++, w += B) {
+            const Index offset = offsets[k];
+            typename Lane::Vector x[S];
+            UNROLL for (int s = 0; s < S; s++) x[s] = Lane::load(pixels[s] + offset);
+            UNROLL for (int b = 0; b < B; b++)
+                UNROLL for (int s = 0; s < S; s++) sums[b][s] += x[s] * w[b];
+        }
     }
     UNROLL for (int s = 0; s < S; s++)
         UNROLL for (int b = 0; b < B; b++) Lane::store(to[s] + b * to_filter, not_below<T, L>(floor, sums[b][s]));
@@ -192,7 +224,7 @@ struct PositionLanes {
     typedef ISA::Source Source;
     static constexpr int IMAGES = 1;
     static constexpr bool ACTIVATES = false;  // more than the floor does
-    typedef void (*Block)(const T *const *, const Index *, Index, const T *, const T *, T *const *, Index, T);
+    typedef void (*Block)(const T *const *, const Index *, Taps, const T *, const T *, T *const *, Index, T);
 
     template <int B, int... S>
     static Block pick(Index vectors, std::integer_sequence<int, S...>) {
@@ -251,8 +283,8 @@ struct PositionLanes {
                         places[s] = target + (begin + r) * c.to_row + left * c.to_column;
                         targets[s] = direct ? places[s] : tile + s * L;
                     }
-                    block(filters, here)(sources, c.offsets + tap, last - tap, weights + tap * filters, bias, targets,
-                                         direct ? c.to_filter : 8 * L, c.floor);
+                    block(filters, here)(sources, c.offsets + tap, {1, last - tap, 0}, weights + tap * filters, bias,
+                                         targets, direct ? c.to_filter : 8 * L, c.floor);
                     if (!direct) {
                         const Index wide = smaller(L, c.columns);
                         for (Index f = 0; f < filters; f++)

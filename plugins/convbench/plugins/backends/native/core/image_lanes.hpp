@@ -122,17 +122,19 @@ struct ImageLanes : PositionLanes<T, L> {
         const Index pieces = divided_up(c.columns, slots(static_cast<int>(filters)));
         for (Index r = 0; r < rows; r++) {
             const T *pixels = source + group * c.channels * c.source_channel + r * c.source_row;
-            Index tap, last;
-            c.seen(row + r, row + r, tap, last);
+            Index first_tap, last;
+            c.seen(row + r, row + r, first_tap, last);
             for (Index piece = 0; piece < pieces; piece++) {
                 const Index left = c.columns * piece / pieces, right = c.columns * (piece + 1) / pieces;
+                Index tap = first_tap;
+                const Taps taps = c.seen_across(left, right - 1, tap, last);
                 const T *sources[8];
                 T *targets[8];
                 for (Index s = 0; s < right - left; s++) {
                     sources[s] = pixels + (left + s) * c.source_column;
                     targets[s] = to + (r * c.columns + left + s) * L;
                 }
-                PositionLanes<T, L>::block(filters, right - left)(sources, c.offsets + tap, last - tap,
+                PositionLanes<T, L>::block(filters, right - left)(sources, c.offsets + tap, taps,
                                                                  weights + tap * filters, bias, targets, to_filter,
                                                                  c.floor);
             }

@@ -109,7 +109,7 @@ bool network_forward(const Network &n, const T *input, const T *const *parameter
         for (Index i = 0; i < plan.layers; i++) {
             const Layer<T> &l = plan.layer[i];
             offsets[i] = room.take<Index>(l.linear ? 0 : l.taps);
-            reaches[i] = room.take<Index>(l.s.conv.kernel_y);
+            reaches[i] = room.take<Index>(l.s.conv.kernel_y + l.s.conv.kernel_x);
             packed[i] = room.take<T>(l.linear ? 0 : l.weights());
         }
         order = room.take<Index>(plan.most([](auto &l) { return l.taps; }));
@@ -173,7 +173,7 @@ bool network_gradients(const Network &n, const T *upstream, const T *input, cons
             const Index convolved = !l.linear, back = convolved && (i || gradient);
             offsets[i] = room.take<Index>(convolved * l.taps);
             back_offsets[i] = room.take<Index>(back * l.taps_of_input);
-            reaches[i] = room.take<Index>(back * l.s.conv.kernel_y);
+            reaches[i] = room.take<Index>(back * (l.s.conv.kernel_y + l.s.conv.kernel_x));
             packed[i] = room.take<T>(back * l.weights());
             inner[i] = room.take<T>(convolved * team.threads * l.upstream.size());
             sums[i] = room.take<T>(convolved * chunks * of_chunk(l));
@@ -199,7 +199,8 @@ bool network_gradients(const Network &n, const T *upstream, const T *input, cons
         l.offsets_of_weights(offsets[i]);
         if (i || gradient) c[i] = l.backward(parameters[2 * i], zeros, back_offsets[i], reaches[i], order, packed[i]);
     }
-    parallel(team, chunks, [&](Index chunk, int worker) {
+    parallel(team, chunks, [&](Index task, int worker) {
+        const Index chunk = chunks - 1 - task;
         for (Index i = 0; i < plan.layers; i++) {
             const Layer<T> &l = plan.layer[i];
             if (l.linear) continue;
@@ -207,7 +208,8 @@ bool network_gradients(const Network &n, const T *upstream, const T *input, cons
             std::memset(sums[i] + chunk * of_chunk(l), 0, of_chunk(l) * sizeof(T));
         }
         ready[worker] = true;
-        for (Index block = plan.blocks * chunk / chunks; block < plan.blocks * (chunk + 1) / chunks; block++) {
+        const Index begin = plan.blocks * chunk / chunks, end = plan.blocks * (chunk + 1) / chunks;
+        for (Index block = end - 1; block >= begin; block--) {  // what was written last is still in the cache
             const Index images = plan.images(block);
             const T *of_block = kept + block * plan.kept;
             T *up = passed + 2 * worker * numbers, *down = up + numbers, *copy = copies + worker * source;

@@ -65,18 +65,20 @@ struct StagePlan {
         return {copy + source.offset(0, s.conv.pad_y, s.conv.pad_x), source.channel(), source.row()};
     }
 
-    // The convolution: `offsets` and `reaches` of its taps and `packed` weights are filled.
+    // The convolution: `offsets` and `reaches` of its taps, of rows and then of columns, and `packed` weights are filled.
     Correlation<T> forward(const T *weight, const T *biases, Index *offsets, Index *reaches, Index *places,
                            T *packed) const {
         const Geometry &g = s.conv;
         Index tap = 0;
         for (Index y = 0; y < g.kernel_y; y++) {
             reaches[y] = y * g.dilation_y - g.pad_y;
-            for (Index c = 0; c < channels; c++)
-                for (Index x = 0; x < g.kernel_x; x++, tap++) {
+            for (Index x = 0; x < g.kernel_x; x++) {
+                reaches[g.kernel_y + x] = x * g.dilation_x - g.pad_x;
+                for (Index c = 0; c < channels; c++, tap++) {
                     offsets[tap] = source.offset(c, y * g.dilation_y, x * g.dilation_x);
                     places[tap] = c * kernel + y * g.kernel_x + x;
                 }
+            }
         }
         for (Index group = 0; group < g.groups; group++) {
             const T *from = weight + group * filters * taps;
@@ -87,7 +89,7 @@ struct StagePlan {
                 packed, filters * taps, biases, filters, g.rows, g.columns,
                 g.stride_y * source.row(), source.column(), source.channel(),
                 g.columns * L, L, plane * L, 0, g.activation == RELU ? T(0) : -T(__builtin_huge_val()),
-                g.activation > RELU ? g.activation : NONE};
+                g.activation > RELU ? g.activation : NONE, {g.kernel_x, reaches + g.kernel_y, g.stride_x, g.width}};
     }
 
     // The gradient of its input, a convolution of the upstream one; likewise, with zeros for `biases`.
@@ -98,12 +100,14 @@ struct StagePlan {
         // pixel (p, q) of the input sees output (p + pad_y - y · dilation_y, ...) by tap (y, x)
         for (Index y = 0; y < g.kernel_y; y++) {
             reaches[y] = g.pad_y - y * g.dilation_y;
-            for (Index f = 0; f < filters; f++)
-                for (Index x = 0; x < g.kernel_x; x++, tap++) {
+            for (Index x = 0; x < g.kernel_x; x++) {
+                reaches[g.kernel_y + x] = g.pad_x - x * g.dilation_x;
+                for (Index f = 0; f < filters; f++, tap++) {
                     offsets[tap] = upstream.offset(f, halo_y + g.pad_y - y * g.dilation_y,
                                                    halo_x + g.pad_x - x * g.dilation_x);
                     places[tap] = f * taps + y * g.kernel_x + x;
                 }
+            }
         }
         for (Index group = 0; group < g.groups; group++) {
             const T *from = weight + group * filters * taps;
@@ -113,7 +117,7 @@ struct StagePlan {
         return {g.groups, filters, channels, taps_of_input, offsets, g.kernel_y, reaches, 1, g.rows,
                 packed, channels * taps_of_input, biases, channels, g.height, g.width,
                 upstream.row(), L, upstream.channel(), g.width * L, L, g.height * g.width * L, 0,
-                -T(__builtin_huge_val()), NONE};
+                -T(__builtin_huge_val()), NONE, {g.kernel_x, reaches + g.kernel_y, 1, g.columns}};
     }
 
     // Call f(first row, first column, row, column of the pooled one) for every window of a plane.
