@@ -73,11 +73,20 @@ class Unsupported(ConvbenchError):
     """An op call that a backend does not implement; raise it from the op, and routing falls back to torch."""
 
 
+MEANT = {  # what others call the names here; a device that is like `cpu` by letters alone is none of them
+    "gpu": "cuda", "xpu": "", "npu": "", "tpu": "",
+    "fp64": "float64", "double": "float64", "fp32": "float32", "float": "float32", "single": "float32",
+    "fp16": "float16", "half": "float16", "bf16": "bfloat16",
+    "nhwc": "channels_last", "nchw": "contiguous",
+}  # fmt: skip
+
+
 def choices(name: str, available: Iterable[str]) -> str:
     """Say what is allowed instead of `name`, nearest match first; of a long list only names without a `/`."""
     names = sorted(available)
     by_lower = {candidate.lower(): candidate for candidate in names}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    meant = MEANT.get(name.lower(), name.lower())
+    near = difflib.get_close_matches(meant, by_lower, n=1)
     hint = f"did you mean {by_lower[near[0]]!r}? " if near else ""
     shown = names if len(names) <= MANY else [each for each in names if "/" not in each][:MANY]
     rest = len(names) - len(shown)

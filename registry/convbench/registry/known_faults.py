@@ -11,7 +11,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from operator import index
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from convbench.registry.conformance.cases import Case
 from convbench.registry.errors import Unsupported
+from convbench.registry.ops.call_arguments import is_observed, unobserved
 from convbench.registry.ops.contract import OPS
 from convbench.registry.ops.op import Op
 from convbench.registry.ops.window import conv2d_window, pair, pool2d_window
@@ -237,8 +238,10 @@ def safe_torch_op(op: Op, on_fault: Callable[[KnownFault], object] | None = None
         nested = isinstance(input, Tensor) and input.is_nested  # has no shape to look at
         known = None if nested else concerned.get((device, dtype))
         if known is not None:
-            key = _key((*zip(names, args, strict=False), *kwargs.items()))
-            name = _fault_of(base, known, device, key)
+            seen = not torch.compiler.is_compiling() and is_observed()
+            with unobserved() if seen else nullcontext():
+                key = _key((*zip(names, args, strict=False), *kwargs.items()))
+                name = _fault_of(base, known, device, key)
             if name:
                 if on_fault is not None:
                     on_fault(faults[name])

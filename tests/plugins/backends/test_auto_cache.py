@@ -144,10 +144,37 @@ def decided(root: Path, code_digest: str = "1", release: str = "1.0", *, steady:
         return whole("torch", steady=steady)
 
     backend = Backend("torch", "", lambda: {"conv2d": F.conv2d})
-    candidates = {"torch": Candidate("torch", backend, release, code_digest)}
+    doubles = Backend("doubles", "", lambda: {"conv2d": F.conv2d}, dtypes=("float64",))
+    pools = Backend("pools", "", lambda: {"max_pool2d": F.max_pool2d})
+    candidates = {
+        each.name: Candidate(each.name, each, release, code_digest) for each in (backend, doubles, pools)
+    }
     op = Dispatched(OPS["conv2d"], Decisions(lambda: candidates, root, chooser))
     op(torch.randn(16, 3, 12, 12), torch.randn(8, 3, 3, 3))
     return asked
+
+
+@pytest.mark.parametrize(
+    "winner",
+    [
+        {"whole": "doubles"},
+        {"whole": "pools"},
+        {"whole": "nobody"},
+        {"forward": "torch", "input gradient": "torch", "weight gradient": "doubles"},
+    ],
+    ids=str,
+)
+def test_a_file_that_names_a_backend_without_such_calls_is_decided_anew(
+    tmp_path: Path, winner: dict[str, str]
+) -> None:
+    assert len(decided(tmp_path)) == 1
+    (file,) = tmp_path.iterdir()
+    entry = json.loads(file.read_text())
+    entry["decision"]["winner"] = winner
+    file.write_text(json.dumps(entry))
+    assert len(list(decisions.entries(tmp_path))) == 1  # it is a decision, of another call
+    assert len(decided(tmp_path)) == 1
+    assert not decided(tmp_path)
 
 
 def test_a_decision_holds_until_a_version_or_a_source_changes(tmp_path: Path) -> None:

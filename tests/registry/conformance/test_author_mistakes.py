@@ -367,6 +367,15 @@ MISTAKES: dict[str, tuple[Ops, str]] = {
     "a parameter has another name": ({"conv2d": other_names}, LIKE_TORCH),
     "a parameter has no default": ({"conv2d": positional}, LIKE_TORCH),
     "parameters in another order": ({"conv2d": other_order}, LIKE_TORCH),
+    "parameters by name only": ({"conv2d": lambda *, input, weight, **rest: None}, LIKE_TORCH),
+    "parameters in another order, and others": (
+        {"conv2d": lambda input, weight, bias=None, padding=0, **rest: None},
+        LIKE_TORCH,
+    ),
+    "parameters in another order, and any": (
+        {"conv2d": lambda weight, input, *rest, **named: None},
+        LIKE_TORCH,
+    ),
     "KeyError": (
         conv(lambda x, w, *rest: KERNELS[tuple(w.shape[2:])](x, w, *rest)),
         RAISES.format("KeyError"),
@@ -424,6 +433,16 @@ def test_an_exception_says_where_it_was_raised() -> None:
     (_, outcome), *_ = first_lines(MISTAKES["KeyError"][0])
     assert outcome.message.startswith("KeyError: ")
     assert f"{__file__}, line " in outcome.message
+
+
+def test_an_op_that_ends_the_process_fails() -> None:
+    def exiting(*call: Any) -> Tensor:
+        raise SystemExit("no such kernel")
+
+    (line, outcome), (refusal, _) = first_lines(conv(exiting))
+    assert line == RAISES.format("SystemExit")
+    assert outcome.message.startswith("SystemExit: no such kernel")
+    assert refusal.startswith("it ends the process where torch raises RuntimeError: ")
 
 
 def test_what_does_not_compile_has_one_short_line() -> None:

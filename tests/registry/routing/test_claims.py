@@ -162,6 +162,27 @@ def test_every_backend_takes_gradients_that_are_not_plain(name: str, op: str, im
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("fuse", [False, True])
+@pytest.mark.parametrize("name", AVAILABLE)
+def test_many_gradients_at_once(name: str, fuse: bool) -> None:
+    """What `vmap` hands to a backward pass has no memory to read."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 6, 5), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(6, 16, 3), nn.Tanh(), nn.MaxPool2d(2)
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, 5))
+    images, directions = torch.randn(2, 1, 16, 16, requires_grad=True), torch.randn(3, 2, 5)
+    found: list[list[Tensor]] = []
+    for network in (model, use_backend(model, name, fuse=fuse)):
+        wanted, output = [images, *model.parameters()], network(images)
+        batched = torch.autograd.grad(output, wanted, directions, is_grads_batched=True, retain_graph=True)
+        mapped = vmap(lambda each: torch.autograd.grad(output, wanted, each, retain_graph=True))(directions)  # noqa: B023
+        (first,) = torch.autograd.grad(output.square().sum(), images, create_graph=True)
+        again = torch.autograd.grad(first, images, torch.stack([first, -first]), is_grads_batched=True)
+        found.append([*batched, *mapped, *again])
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", AVAILABLE)
 @pytest.mark.parametrize("op", LAYERS)
 def test_meta_tensors_have_shapes(name: str, op: str, images: Tensor) -> None:

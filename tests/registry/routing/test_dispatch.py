@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any
 
 import pytest
@@ -318,6 +319,21 @@ class Headed(nn.Module):
         return self.head(self.body(images))  # type: ignore[no-any-return]
 
 
+class Copying(nn.Module):
+    def __init__(self, model: nn.Module, copied: Callable[[Any], Any], whole: bool) -> None:
+        super().__init__()
+        self.model, self.copied, self.whole = model, [copied], whole
+
+    def forward(self, images: Tensor) -> Any:
+        (copied,) = self.copied
+        if self.whole:
+            self.copied = []  # pickle does not take a lambda
+            copy = copied(self)
+            self.copied = [copied]
+            return copy.model(images)
+        return copied(self.model)(images)
+
+
 CHANGES: dict[str, Callable[[Headed], Any]] = {
     "replaced": lambda model: setattr(model, "head", nn.Conv2d(2, 3, 1)),
     "replaced in a Sequential": lambda model: model.body.__setitem__(2, nn.AvgPool2d(2)),
@@ -336,6 +352,16 @@ def test_a_fused_model_may_be_changed(inner: bool, change: str) -> None:
     routed(images)
     CHANGES[change](model)
     torch.testing.assert_close(routed(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("copied", [deepcopy, copy, lambda module: pickle.loads(pickle.dumps(module))])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_fused_model_may_copy_itself(whole: bool, copied: Callable[[Any], Any]) -> None:
+    torch.manual_seed(0)
+    model, images = Copying(Headed(), copied, whole), torch.randn(2, 1, 16, 16)
+    torch.testing.assert_close(
+        use_backend(model, "native", fuse=True)(images), model(images), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d, nn.AvgPool2d])

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +16,12 @@ import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    checkpoint_sequential,
+    create_selective_checkpoint_contexts,
+)
 
 from convbench.registry import Backend, use_backend
 
@@ -316,6 +322,29 @@ class _NotCheckpointed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model.inner(images)
+
+
+@pytest.mark.parametrize("name", ["native", "auto"])
+def test_a_selective_checkpoint(name: str, images: Tensor) -> None:
+    """It keeps what ops computed, in their order: nothing may be computed beside them once and not again."""
+
+    def policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+        return CheckpointPolicy.MUST_SAVE if "conv" in str(op) else CheckpointPolicy.PREFER_RECOMPUTE
+
+    class Checkpointed(nn.Sequential):
+        def forward(self, input: Tensor) -> Any:
+            contexts = partial(create_selective_checkpoint_contexts, policy)
+            return checkpoint(super().forward, input, use_reentrant=False, context_fn=contexts)
+
+    model = Checkpointed(nn.Conv2d(3, 5, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(5, 3, 2))
+    gradients = []
+    for network in (model, use_backend(model, name)):
+        for _ in range(2):
+            inputs = images.clone().requires_grad_()
+            network(inputs).sum().backward()
+            gradients.append(inputs.grad)
+    for ours in gradients[1:]:
+        torch.testing.assert_close(ours, gradients[0], rtol=1e-4, atol=1e-4)
 
 
 def test_a_routed_model_in_a_checkpoint(images: Tensor) -> None:

@@ -111,7 +111,7 @@ def mix(tap: Tensor, pixels: Tensor, groups: int) -> Tensor:
     matrices = tap.unflatten(0, (groups, -1))  # (groups, O/groups, C/groups)
     columns = pixels.flatten(2).unflatten(1, (groups, -1))  # (N, groups, C/groups, H'·W')
     mixed: Tensor = matrices @ columns
-    return mixed.view(len(pixels), len(tap), *pixels.shape[2:])
+    return mixed.view(pixels.shape[0], tap.shape[0], *pixels.shape[2:])
 
 
 def load() -> Mapping[str, Any]:

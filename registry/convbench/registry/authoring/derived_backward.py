@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convbench.registry.authoring.conv_op import output_size
-from convbench.registry.authoring.conv_parts import Gradients, Needs, Parts
-from convbench.registry.authoring.torch_library import Forward, Pair, opaque
+from convbench.registry.authoring.conv_parts import TORCHS, Gradients, Needs, Parts
+from convbench.registry.authoring.torch_library import Forward, Pair, has_memory, opaque
 from convbench.registry.errors import PluginError, Unsupported
 from convbench.registry.ops.window import IntPair, conv2d_window
 
@@ -177,6 +177,9 @@ class _Convolution(torch.autograd.Function):
 
 def _gradients(grad_output: Tensor, input: Tensor, weight: Tensor, call: Any, needs: Needs) -> Gradients:
     """Of input, weight and bias; `call` is a forward, stride, padding, dilation and groups."""
+    if not has_memory(grad_output):
+        _, *options = call
+        return TORCHS.backward(grad_output, input, weight, *options, needs)  # type: ignore[call-arg]
     if grad_output.is_complex():  # torch's gradients are those of the conjugates
         input, weight = input.conj_physical(), weight.conj_physical()
     of_input = _gradient_of_input(grad_output, input, weight, *call) if needs[0] else None

@@ -315,7 +315,7 @@ def _of_maximum_gradient(calls: Any, ctx: Any, change: Tensor) -> tuple[Any, ...
     rows = i[:, None] * stride[0] + place // kernel[1] * dilation[0] - padding[0]
     columns = j * stride[1] + place % kernel[1] * dilation[1] - padding[1]
     flat = (rows * change.shape[3] + columns).flatten(2)
-    chosen = change.flatten(2).gather(2, flat).reshape(places.shape)
+    chosen = change.reshape(*change.shape[:2], -1).gather(2, flat).reshape(places.shape)
     return chosen, *[None] * 7
 
 

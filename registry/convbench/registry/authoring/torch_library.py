@@ -68,8 +68,11 @@ class Registered:
 
             @staticmethod
             def backward(ctx: Any, *grad_outputs: Any) -> Any:
+                gradients = [*map(_in_memory, grad_outputs)]
                 calls = registered.eager if torch.is_grad_enabled() else registered.kernels
-                return derivative(calls, ctx, *map(_in_memory, grad_outputs))
+                if not all(map(has_memory, gradients)):
+                    calls = registered.ops
+                return derivative(calls, ctx, *gradients)
 
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # torch passes names
             keep(ctx, inputs, output)
@@ -90,6 +93,11 @@ def _in_memory(gradient: Tensor | None) -> Tensor | None:
     """A gradient whose memory holds its numbers: torch has some with a negative bit, and zeros without memory."""
     odd = gradient is not None and (gradient.is_neg() or gradient._is_zerotensor())
     return gradient.clone() if odd else gradient  # type: ignore[union-attr]
+
+
+def has_memory(gradient: Tensor | None) -> bool:
+    """Whether a kernel can read it; not where it stands for many (`is_grads_batched`, `torch.func.vmap`)."""
+    return gradient is None or torch.compiler.is_compiling() or torch._C._has_storage(gradient)
 
 
 class Library(Registered):

@@ -345,7 +345,7 @@ def _raised_at(error: BaseException) -> str:
     return ""
 
 
-def crash_cause(error: Exception) -> str:
+def crash_cause(error: BaseException) -> str:
     """What an exception of a plugin is about, and what to do."""
     text = str(error)
     if "being used in an in-place operation" in text or "written-to tensor refers to a single memory" in text:

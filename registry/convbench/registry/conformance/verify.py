@@ -225,7 +225,7 @@ def check_with(
         ):
             cause = NOT_DETERMINISTIC
         return outcome("failed", str(mismatch), cause=cause)
-    except Exception as crash:  # noqa: BLE001 - a backend's code: anything can come out of it
+    except (Exception, SystemExit) as crash:  # noqa: BLE001 - a backend's code: anything can come out of it
         cause = crash_cause(crash)
         return replace(outcome("crashed", crash_message(crash), cause=cause), memory=out_of_memory(crash))
     return outcome("passed", error=error)
@@ -255,12 +255,14 @@ def check_refusal(backend: Backend, op: Op, case: Case, dtype: str, device: str)
     """Make a call that torch refuses with an exception; the backend must raise one too."""
     arguments = case.arguments(arithmetic(dtype).tensors, torch.device(device), seed=0)
     label = f"{case}, which torch refuses"
+    message = "an answer was given where torch raises"
     try:
         backend.ops[op.name](**arguments)
     except Exception as error:  # noqa: BLE001 - any exception is the right answer here
         return Outcome(op.name, label, dtype, device, "passed", describe(error), kind="refusal")
+    except SystemExit:
+        message = "it ends the process where torch raises"
     python = python_of(backend.name, case, dtype, device, refused=True)
-    message = "an answer was given where torch raises"
     try:
         op.reference(**arguments)
     except Exception as error:  # noqa: BLE001 - whatever torch says of the call
@@ -285,15 +287,12 @@ def check_signature(backend: Backend, op: Op) -> Outcome | None:
     try:
         for called_with in (names, required):
             signature.bind(**dict.fromkeys(called_with))
+        placed = {} if op.chain else signature.bind(*names).arguments  # as models call it
     except TypeError as error:
         problem = str(error)
     else:
-        moved = [
-            name for name, own in zip(names, signature.parameters.values(), strict=False) if own.name != name
-        ]
-        if not moved or any(
-            own.kind in (own.VAR_POSITIONAL, own.VAR_KEYWORD) for own in signature.parameters.values()
-        ):
+        moved = [name for own, name in placed.items() if own != name and not isinstance(name, tuple)]
+        if not moved:
             return None
         problem = f"{moved[0]} has another place among its parameters"
     code = getattr(inspect.unwrap(implementation), "__code__", None)

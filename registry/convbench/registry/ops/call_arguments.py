@@ -6,11 +6,14 @@ take as long as a small layer. One that a compiler traces is resolved as it is.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from convbench.registry.ops.window import conv2d_window, pool2d_window, whole
 
@@ -91,3 +94,20 @@ def _pooling_of(size: torch.Size, *options: Any) -> PoolingOptions:
 def _pooling(input: Tensor, *options: Any) -> PoolingOptions:
     window = pool2d_window(input, *options)
     return window.output_size, window.kernel_size, window.stride, window.before, window.dilation
+
+
+def is_observed() -> bool:
+    """Whether a tracer or a dispatch mode sees what torch computes in this thread."""
+    return torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack() > 0
+
+
+@contextmanager
+def unobserved() -> Iterator[None]:
+    """Neither a tracer nor a dispatch mode sees what is computed here: it is about a call, and no part of it."""
+    tracing = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        with _disable_current_modes():
+            yield
+    finally:
+        torch._C._set_tracing_state(tracing)  # type: ignore[attr-defined]

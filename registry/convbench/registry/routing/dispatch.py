@@ -20,7 +20,7 @@ from convbench.registry.ops.contract import OPS
 from convbench.registry.records import Backend
 from convbench.registry.routing.fusion import fused_copy, fused_steps, fused_view
 from convbench.registry.routing.plan import Plan
-from convbench.registry.routing.routes import Routes, Tally
+from convbench.registry.routing.routes import Routes, Tally, is_watched
 from convbench.registry.routing.stock import nothing_is_global
 
 _OWN = (
@@ -80,7 +80,7 @@ class Routed(nn.Module):
             self._look_at_model()
             model, view, plan = self._eager
         self._routes.begin_pass()
-        if len(args) != 1 or kwargs or not nothing_is_global() or self._routes.is_active():
+        if len(args) != 1 or kwargs or not nothing_is_global() or is_watched() or self._routes.is_active():
             return self._routes.run(view, *args, **kwargs)
         (output,) = args
         for call in plan.calls:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from convbench.registry.ops.activations import ACTIVATIONS
 from convbench.registry.ops.sequential import MOST
+from convbench.registry.routing.routes import is_watched
 from convbench.registry.routing.stock import (
     LAYERS,
     Route,
@@ -47,7 +48,7 @@ class FusedStep:
         if torch.compiler.is_compiling():
             return not any(has_hooks(layer) for layer in self.layers)
         plain = type(input) is Tensor or type(input) is nn.Parameter
-        return plain and all(is_stock(layer) for layer in self.layers) and nothing_is_global()
+        return plain and all(map(is_stock, self.layers)) and nothing_is_global() and not is_watched()
 
     def __call__(self, input: Any) -> Any:
         if not self.applies(input):
@@ -105,7 +106,8 @@ def fused_view(model: nn.Module, steps: Steps) -> nn.Module:
     def viewed(module: nn.Module, children: dict[str, Any], own: Any) -> nn.Module:
         kind = type(module)
         view: nn.Module = object.__new__(_views_of(kind, fused=own is not None))
-        for name, value in {"__dict__": vars(module), "_modules": children, "_steps": own}.items():
+        slots = {"__dict__": vars(module), "_modules": children, "_steps": own, "_viewed": module}
+        for name, value in slots.items():
             object.__setattr__(view, name, value)
         return view
 
@@ -120,8 +122,11 @@ def _views_of(kind: type[nn.Module], fused: bool) -> type[nn.Module]:
         return kind.__getattr__(self, name) if child is None else child
 
     members: dict[str, Any] = {
-        "__slots__": ("_modules", "_steps"),
+        "__slots__": ("_modules", "_steps", "_viewed"),
         "__getattr__": child_or_attribute,
+        "__reduce_ex__": lambda self, protocol: self._viewed.__reduce_ex__(
+            protocol
+        ),  # copies are the module's
         "__class__": property(lambda self: kind),
     }
     if fused:

@@ -1,13 +1,14 @@
 """Where the calls of a forward pass go: to the backend, or to torch; and how many went where.
 
-A torch function mode sees every call of the pass's thread, from whatever code: layers, functions, hooks.
+A torch function mode sees every call of the pass's thread, from whatever code: layers, functions, hooks. Modes of
+the user's see the calls before it does, as they see those of a model that is not routed.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
@@ -17,7 +18,8 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
+from torch.utils._device import DeviceContext
 
 from convbench.registry.errors import Unsupported
 from convbench.registry.known_faults import KnownFault, safe_torch_op
@@ -82,8 +84,21 @@ class Routes(TorchFunctionMode):
 
     def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function, and route what it calls; where calls are routed already, that is enough."""
-        with nullcontext() if self.is_active() else self:
+        if self.is_active():
             return function(*args, **kwargs)
+        with self._below_other_modes():
+            return function(*args, **kwargs)
+
+    @contextmanager
+    def _below_other_modes(self) -> Iterator[None]:
+        """Route calls, each when the modes of the user's have seen it and pass it on."""
+        modes = _taken_off()
+        watching = next((at for at, mode in enumerate(modes) if not _watches(mode)), len(modes))
+        _put_on([*modes[:watching], self, *modes[watching:]])
+        try:
+            yield
+        finally:
+            _put_on([mode for mode in _taken_off() if mode is not self])
 
     def reset_counts(self) -> None:
         """Start counting anew."""
@@ -219,3 +234,24 @@ class Routes(TorchFunctionMode):
             recompute.routed_by = (*routed_by, self)  # type: ignore[attr-defined]
             setattr(checkpoint, name, recompute)
         return function is not None
+
+
+def is_watched() -> bool:
+    """Whether a function mode of the user's sees the calls of this thread."""
+    return bool(torch._C._len_torch_function_stack()) and any(
+        map(_watches, _get_current_function_mode_stack())
+    )
+
+
+def _watches(mode: TorchFunctionMode) -> bool:
+    return not isinstance(mode, (Routes, DeviceContext))
+
+
+def _taken_off() -> list[TorchFunctionMode]:
+    """All function modes of this thread, the one that sees calls first to begin with; none is on then."""
+    return [_pop_mode() for _ in range(torch._C._len_torch_function_stack())]
+
+
+def _put_on(modes: list[TorchFunctionMode]) -> None:
+    for mode in reversed(modes):
+        _push_mode(mode)

@@ -39,6 +39,7 @@ from convbench.plugins.backends.auto.signature import Call, call_of
 from convbench.plugins.backends.auto.tuner import choose, implementation
 from convbench.registry import Unsupported, discover
 from convbench.registry.known_faults import safe_torch_op
+from convbench.registry.ops.call_arguments import unobserved
 from convbench.registry.ops.contract import OPS, Op
 from convbench.registry.ops.sequential import by_position
 
@@ -119,11 +120,17 @@ class Decisions:
         if flops < SMALL:
             return self._planned(call, whole(BASELINE, rule="a small call"))
         key = key_of(call, {**self._lasting, **passing(call.device)})
+        kind = torch.device(call.device).type
+        able = {
+            name: each
+            for name, each in self._candidates_for(call).items()
+            if name == BASELINE or each.claims(call.op, kind, call.dtype)
+        }
         known = load(self._root, key)
-        if known is not None:
+        if known is not None and able.keys() >= {*known.winner.values()}:  # somebody may have edited it
             try:
                 return self._planned(call, known)
-            except (KeyError, AssertionError):  # it names backends that are not here
+            except (KeyError, AssertionError):  # it is no decision of such a call
                 pass
         larger = self._larger.get(call.on(0))
         # the last batch of an epoch is smaller: it is not worth timing
@@ -131,12 +138,6 @@ class Decisions:
             return Plan(call, replace(larger.decision, rule="as for more images"), larger.compute)
         if not may_time:
             return None
-        kind = torch.device(call.device).type
-        able = {
-            name: each
-            for name, each in self._candidates_for(call).items()
-            if name == BASELINE or each.claims(call.op, kind, call.dtype)
-        }
         try:
             with self._progress.of(call):
                 decision = self._chooser(call, able)
@@ -207,10 +208,11 @@ class Dispatched:
 
     def _decided(self, seen: Any, tensor: Tensor) -> Implementation:
         """The implementation for a call with a new key; deciding takes time."""
-        with _deciding:
+        may_time = _may_time(tensor)
+        with _deciding, unobserved():
             if seen in self._computes:  # decided by another thread meanwhile
                 return self._computes[seen]
-            plan = self._decisions.plan(call_of(self._op, seen), _may_time(tensor))
+            plan = self._decisions.plan(call_of(self._op, seen), may_time)
             if plan is None:
                 return self._baseline
             if len(self._computes) >= MOST:
@@ -225,6 +227,8 @@ class Dispatched:
         values = [*args, *self._defaults[len(args) :]]
         for name in kwargs:
             values[self._names.index(name)] = kwargs[name]
+        if torch.compiler.is_exporting() and any(map(_of_any_size, values)):
+            return self._baseline(*values)  # a decision is for one size
         seen = []
         for value in values:
             if isinstance(value, Tensor):
@@ -252,6 +256,11 @@ class Dispatched:
             name = f"call_{len(vars(self._constants))}"  # compiled code keeps using it, also after later decisions
             setattr(self._constants, name, plan.compute)
             return name
+
+
+def _of_any_size(value: Any) -> bool:
+    sizes = (*value.shape, *value.stride()) if isinstance(value, Tensor) else (value,)
+    return any(isinstance(size, torch.SymInt) for size in sizes)
 
 
 def _constant(op: Dispatched, recording: bool, values: tuple[Any, ...]) -> str:

@@ -25,6 +25,7 @@ from convbench.plugins.backends.native.library import function, lanes
 from convbench.plugins.backends.native.pooling import POOLING
 from convbench.registry import Unsupported
 from convbench.registry.authoring.conv_op import output_size
+from convbench.registry.authoring.torch_library import has_memory
 from convbench.registry.ops.activations import activation_of
 from convbench.registry.ops.call_arguments import being_traced, convolution_options, pooling_options
 from convbench.registry.ops.contract import OPS, Op
@@ -49,12 +50,14 @@ class _Network(Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         input, kept, *parameters = ctx.saved_tensors
         of_input, _, _, *needed = ctx.needs_input_grad
-        if torch.is_grad_enabled():
+        again = torch.is_grad_enabled()
+        if again or not has_memory(grad_output):
             tensors = [
                 each for each, wanted in zip((input, *parameters), (of_input, *needed), strict=True) if wanted
             ]
-            output = in_turn(_ONE_BY_ONE, input, parameters, ctx.layers)
-            found = iter(torch.autograd.grad(output, tensors, grad_output, create_graph=True))
+            with torch.enable_grad():
+                output = in_turn(_ONE_BY_ONE, input, parameters, ctx.layers)
+            found = iter(torch.autograd.grad(output, tensors, grad_output, create_graph=again))
             first = next(found) if of_input else None
             return first, None, None, *(next(found) if wanted else None for wanted in needed)
         gradient = torch.empty_like(input, memory_format=torch.contiguous_format) if of_input else None
