@@ -1,4 +1,4 @@
-"""Runs on a real Ray of three machines, which are processes of this one: what is lost, and what must not be."""
+"""Runs on a real Ray of a few machines, which are processes of this one: what is lost, and what must not be."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from convbench.suites.runner.progress import Watcher
 from convbench.suites.runner.schedule import Task
 
 ray = pytest.importorskip("ray")
-pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(240)]
 
 STORE_BYTES = 80 * 1024 * 1024
 SUITE = Suite(
@@ -52,12 +52,19 @@ SUITE = Suite(
     budget=Budget(train_seconds=0.5, timeout_seconds=100.0),
     timing=Timing(rounds=3, warmup_steps=1, steps=3, threads=1, quiet_seconds=0),
 )
-PLANNED = Counter(
-    (kind, number, backend)
-    for kind, rounds in (("verify", 1), ("time", 3), ("train", 1))
-    for number in range(rounds)
-    for backend in SUITE.backends
-)
+ONE_ROUND = SUITE.override({"timing.rounds": 1})
+SECONDS = 120.0  # for a command, on a busy machine
+
+
+def planned(suite: Suite) -> Counter[tuple[str, int, str]]:
+    """The processes of a suite, by kind, round and backend."""
+    rounds = {"verify": 1, "time": suite.timing.rounds, "train": 1}
+    return Counter(
+        (kind, number, backend)
+        for kind in suite.kinds
+        for number in range(rounds[kind])
+        for backend in suite.backends
+    )
 
 
 class Machines:
@@ -83,6 +90,14 @@ class Machines:
         self.nodes.append(node)
         return node
 
+    def have(self, number: int) -> Machines:
+        """So many machines that offer their cores."""
+        while len(self.nodes) > number:
+            self.kill(self.nodes[-1])
+        while len(self.nodes) < number:
+            self.add()
+        return self
+
     def kill(self, node: Any) -> None:
         """As when a machine loses its power."""
         self.nodes.remove(node)
@@ -106,10 +121,23 @@ def machines() -> Iterator[Machines]:
 
 
 @pytest.fixture
+def two(machines: Machines) -> Machines:
+    return machines.have(2)
+
+
+@pytest.fixture
 def three(machines: Machines) -> Machines:
-    while len(machines.nodes) < 3:
-        machines.add()
-    return machines
+    return machines.have(3)
+
+
+@pytest.fixture(autouse=True)
+def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this process write no report: it takes longer than what they measure."""
+    monkeypatch.setattr("convbench.suites.runner.run._write_pages", lambda store: None)
+
+
+class Stop(Exception):
+    """Ends a run that has shown what it was to show."""
 
 
 class Notes(Watcher):
@@ -138,9 +166,9 @@ def once(wanted: Callable[[Task], bool], act: Callable[[Task], object]) -> Calla
     return on_start
 
 
-def check_whole(rows: tuple[Row, ...] | list[Row]) -> None:
+def check_whole(rows: tuple[Row, ...] | list[Row], suite: Suite = SUITE) -> None:
     """Every planned process has one row, and no block was divided among machines."""
-    assert Counter((row.kind, row.round, row.backend) for row in rows) == PLANNED
+    assert Counter((row.kind, row.round, row.backend) for row in rows) == planned(suite)
     assert {row.status for row in rows} <= {"ok", "budget"}
     places: dict[str | None, set[str | None]] = {}
     for row in rows:
@@ -149,13 +177,13 @@ def check_whole(rows: tuple[Row, ...] | list[Row]) -> None:
     assert None not in places
 
 
-def check_samples(path: Path) -> None:
+def check_samples(path: Path, suite: Suite = SUITE) -> None:
     """Of each timing and each training there is what one process has left."""
     with RunStore.open(path) as store:
         steps = Counter((sample.backend, sample.round, sample.step) for sample in store.samples())
         epochs = Counter((epoch.backend, epoch.epoch) for epoch in store.epochs())
     assert set(steps.values()) == {1}
-    assert len(steps) == len(SUITE.backends) * 3 * 3
+    assert len(steps) == len(suite.backends) * suite.timing.rounds * suite.timing.steps
     assert set(epochs.values()) == {1}
 
 
@@ -290,25 +318,25 @@ def test_machines_that_are_killed_and_replaced_at_random_cost_nothing(
     wait_for(lambda: not servers())
 
 
-def test_a_machine_that_hangs_is_taken_for_lost(three: Machines, tmp_path: Path) -> None:
+def test_a_machine_that_hangs_is_taken_for_lost(two: Machines, tmp_path: Path) -> None:
     stopped: list[psutil.Process] = []
 
     def stop(task: Task) -> None:
-        node = three.of(task)
+        node = two.of(task)
         raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
         for each in [raylet, *raylet.children(recursive=True)]:
             each.suspend()
             stopped.append(each)
 
     watcher = Notes(once(lambda task: task.kind == "time", stop))
-    result = run(SUITE, out=tmp_path / "run", cluster=three.address, watcher=watcher)
+    result = run(SUITE, out=tmp_path / "run", cluster=two.address, watcher=watcher)
     check_whole(result.rows)
     check_samples(result.path)
     for each in stopped:
         each.resume()
     wait_for(lambda: not servers())  # its daemon sees that it was given up, and ends
-    (dead,) = (node for node in three.nodes if stopped[0].pid in pids(node))
-    three.kill(dead)
+    (dead,) = (node for node in two.nodes if stopped[0].pid in pids(node))
+    two.kill(dead)
 
 
 def pids(node: Any) -> set[int]:
@@ -316,20 +344,26 @@ def pids(node: Any) -> set[int]:
 
 
 def test_a_process_of_ray_that_is_killed_costs_its_block_and_is_started_again(
-    three: Machines, tmp_path: Path
+    two: Machines, tmp_path: Path
 ) -> None:
     def kill(task: Task) -> None:
-        (server,) = (each for each in servers() if psutil.Process(each.ppid()).ppid() in pids(three.of(task)))
+        (server,) = (each for each in servers() if psutil.Process(each.ppid()).ppid() in pids(two.of(task)))
         psutil.Process(server.ppid()).kill()
 
     watcher = Notes(once(lambda task: task.kind == "time", kill))
-    result = run(SUITE, out=tmp_path / "run", cluster=three.address, watcher=watcher)
+    result = run(SUITE, out=tmp_path / "run", cluster=two.address, watcher=watcher)
     check_whole(result.rows)
     check_samples(result.path)
+    wait_for(lambda: not servers())
 
 
 def command(address: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "convbench", "run", "--cluster", address, *arguments]
+
+
+def finish(words: list[str]) -> subprocess.CompletedProcess[str]:
+    """What a command says, until it has ended."""
+    return subprocess.run(words, capture_output=True, text=True, timeout=SECONDS)
 
 
 def start(address: str, *arguments: str, until: str) -> subprocess.Popen[str]:
@@ -346,22 +380,20 @@ def start(address: str, *arguments: str, until: str) -> subprocess.Popen[str]:
     raise AssertionError(f"it has ended: {''.join(said)}")
 
 
-def test_a_driver_that_is_killed_is_resumed(three: Machines, tmp_path: Path) -> None:
+def test_a_driver_that_is_killed_is_resumed(two: Machines, tmp_path: Path) -> None:
     suite, directory = tmp_path / "small.toml", tmp_path / "run"
     suite.write_text(SUITE.to_toml())
-    driver = start(three.address, "--suite", str(suite), "--out", str(directory), until="time round")
+    driver = start(two.address, "--suite", str(suite), "--out", str(directory), until="time round")
     driver.kill()
     driver.communicate()
     wait_for(lambda: not servers())
     with RunStore.open(directory) as store:
         before = store.rows()
     assert before
-    ended = subprocess.run(
-        [sys.executable, "-m", "convbench", "run", "--resume", str(directory)], capture_output=True, text=True
-    )
+    ended = finish([sys.executable, "-m", "convbench", "run", "--resume", str(directory)])
     assert ended.returncode == 2
     assert "is a run on a cluster; --cluster ADDRESS goes on with it" in ended.stderr
-    ended = subprocess.run(command(three.address, "--resume", str(directory)), capture_output=True, text=True)
+    ended = finish(command(two.address, "--resume", str(directory)))
     assert ended.returncode == 0, ended.stderr
     with RunStore.open(directory) as store:
         rows = store.rows()
@@ -372,36 +404,44 @@ def test_a_driver_that_is_killed_is_resumed(three: Machines, tmp_path: Path) -> 
     wait_for(lambda: not servers())
 
 
-def test_an_interrupted_run_leaves_no_process(three: Machines, tmp_path: Path) -> None:
+def test_an_interrupted_run_leaves_no_process(two: Machines, tmp_path: Path) -> None:
     driver = start("auto", "--suite", "smoke", "--out", str(tmp_path / "run"), until="verify")
     driver.send_signal(signal.SIGINT)
-    _, said = driver.communicate(timeout=60)
+    _, said = driver.communicate(timeout=SECONDS)
     assert driver.returncode == 130, said
     assert "to go on: convbench run --resume" in said
     wait_for(lambda: not servers())
 
 
 def test_a_machine_that_joins_late_gets_work(machines: Machines, tmp_path: Path) -> None:
-    while len(machines.nodes) > 1:
-        machines.kill(machines.nodes[-1])
-    while not machines.nodes:
-        machines.add()
-    late = SUITE.override({"timing.rounds": 12, "timing.steps": 30})
-    watcher = Notes(once(lambda task: task.kind == "verify", lambda task: machines.add()))
-    result = run(late, out=tmp_path / "run", cluster=machines.address, watcher=watcher)
+    machines.have(1)
+    late = SUITE.override({"timing.rounds": 200})
+    places: set[str | None] = set()
+
+    class UntilBoth(Notes):
+        def finish(self, task: Task, row: Row) -> None:
+            places.update({row.node} if row.kind == "time" and row.is_measured else ())
+            if len(places) == 2:
+                raise Stop
+
+    watcher = UntilBoth(once(lambda task: task.kind == "verify", lambda task: machines.add()))
+    with pytest.raises(Stop):
+        run(late, out=tmp_path / "run", cluster=machines.address, watcher=watcher)
     assert any(note.endswith("has joined") for note in watcher.notes)
-    assert len({row.node for row in result.rows if row.kind == "time"}) == 2
+    with RunStore.open(tmp_path / "run") as store:
+        assert {row.node for row in store.rows() if row.kind == "time"} == places
+    wait_for(lambda: not servers())
 
 
-def test_a_machine_with_another_plugin_is_refused_by_name(three: Machines, tmp_path: Path) -> None:
+def test_a_machine_with_another_plugin_is_refused_by_name(two: Machines, tmp_path: Path) -> None:
     site = misbehaving.install(tmp_path / "site")
-    odd = three.add(env_vars={"PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])})
+    odd = two.add(env_vars={"PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])})
     watcher = Notes()
     try:
-        result = run(SUITE, out=tmp_path / "run", cluster=three.address, watcher=watcher)
+        result = run(ONE_ROUND, out=tmp_path / "run", cluster=two.address, watcher=watcher)
     finally:
-        three.kill(odd)
-    check_whole(result.rows)
+        two.kill(odd)
+    check_whole(result.rows, ONE_ROUND)
     (refused,) = (note for note in watcher.notes if "is not used" in note)
     assert odd.node_id[:6] in refused
     assert "plugin package 'misbehaving_plugins' is only there" in refused
@@ -430,12 +470,10 @@ def test_a_cluster_of_this_machine_alone(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv(AUTH_MODE, raising=False)
-    suite, before = SUITE.override({"timing.rounds": 1}), daemons()
+    before = daemons()
     directory, file = tmp_path / "run", tmp_path / "small.toml"
-    file.write_text(suite.to_toml())
-    ended = subprocess.run(
-        command("local", "--suite", str(file), "--out", str(directory)), capture_output=True, text=True
-    )
+    file.write_text(ONE_ROUND.to_toml())
+    ended = finish(command("local", "--suite", str(file), "--out", str(directory)))
     assert ended.returncode == 0, ended.stderr
     assert "ray" not in ended.stdout.lower()
     with RunStore.open(directory) as store:
@@ -449,14 +487,17 @@ def test_a_cluster_of_this_machine_alone(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_status_says_what_runs_where_and_what_waits(three: Machines, tmp_path: Path) -> None:
     asked: list[subprocess.CompletedProcess[str]] = []
+    show = [sys.executable, "-m", "convbench", "cluster", "status", "--address", three.address]
 
     def ask(task: Task) -> None:
-        show = [sys.executable, "-m", "convbench", "cluster", "status", "--address", three.address]
-        for options in ((), ("--json",)):
-            asked.append(subprocess.run([*show, *options], capture_output=True, text=True))
+        asked.extend(finish([*show, *options]) for options in ((), ("--json",)))
+        raise Stop
 
     watcher = Notes(once(lambda task: task.kind == "train", ask))
-    run(SUITE, out=tmp_path / "looked-at", cluster=three.address, watcher=watcher)
+    long = ONE_ROUND.override({"budget.train_seconds": SECONDS, "recipe.epochs": 1000})
+    with pytest.raises(Stop):
+        run(long, out=tmp_path / "looked-at", cluster=three.address, watcher=watcher)
+    assert len(asked) == 2
     for each in asked:
         assert each.returncode == 0, each.stderr
     table, found = asked[0].stdout, json.loads(asked[1].stdout)
@@ -465,8 +506,8 @@ def test_status_says_what_runs_where_and_what_waits(three: Machines, tmp_path: P
     assert any(slot["doing"].startswith("train lenet/") for slot in found["slots"])
     assert "looked-at: train lenet/" in table
     assert "looked-at: waits for work" in table or table.count("looked-at: train") >= 2
-    show = [sys.executable, "-m", "convbench", "cluster", "status", "--address", three.address]
-    idle = subprocess.run(show, capture_output=True, text=True)
+    wait_for(lambda: not servers())
+    idle = finish(show)
     assert idle.stdout.count("free") == 3, idle.stdout + idle.stderr
 
 
