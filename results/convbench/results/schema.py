@@ -460,6 +460,11 @@ class Summary(Setting):
         heading="FLOPs per byte",
         format=rounded(".3g"),
     )
+    machine_kind: str | None = optional(
+        "model of the processor or accelerator, where speeds differ between those of a cluster: then there is a "
+        "line for each",
+        heading="machine",
+    )
 
 
 def columns(record: type) -> tuple[Column, ...]:
