@@ -460,11 +460,7 @@ class Summary(Setting):
         heading="FLOPs per byte",
         format=rounded(".3g"),
     )
-    machine_kind: str | None = optional(
-        "model of the processor or accelerator, where speeds differ between those of a cluster: then there is a "
-        "line for each",
-        heading="machine",
-    )
+    machine_kind: str | None = optional("its model, where speeds differ between models", heading="machine")
 
 
 def columns(record: type) -> tuple[Column, ...]:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from convbench.results.schema import Row
 from convbench.results.storage.store import RunStore
 from convbench.suites import Suite
 from convbench.suites.cluster import grid
+from convbench.suites.cluster import run as cluster_run
 from convbench.suites.cluster.blocks import Slot
 from convbench.suites.cluster.connection import CPU_SLOT, Lost
 from convbench.suites.cluster.preflight import Description, describe
@@ -178,7 +180,7 @@ Go = Callable[..., tuple[list[Row], list[str]]]
 @pytest.fixture
 def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Go]:
     """Runs a suite on machines; with `resume`, on with what is there."""
-    monkeypatch.setattr(grid, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(grid, "LOOK_SECONDS", 0.01)
     before = set(threading.enumerate())
 
     def go(*machines: Machine, suite: Suite = SUITE, resume: bool = False) -> tuple[list[Row], list[str]]:
@@ -440,6 +442,27 @@ def test_a_slot_that_was_lost_is_asked_again_while_its_machine_is_there(
     assert counted(rows) == planned()
     assert {row.status for row in rows} == {"ok"}
     assert notes.count("a has joined") == 2
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_dry_run_has_the_slots_and_the_blocks_and_measures_nothing(
+    monkeypatch: pytest.MonkeyPatch, measured: bool
+) -> None:
+    ray = Ray(Machine("a"), Machine("b", replace(HERE, processor="another"), gpus=2))
+    watcher = Notes()
+    monkeypatch.setattr(cluster_run, "connected", lambda address: nullcontext(ray))
+    monkeypatch.setattr(grid, "RemoteNode", ray.node)
+    plan = cluster_run.preview_on_cluster(
+        "any", SUITE, discover(installed=()), watcher, None, time=measured, train=measured
+    )
+    assert set(plan.slots) == {"a", "b", "b cuda:0", "b cuda:1"}
+    groups = 2 * 2  # networks, and kinds of devices; the processors are of two kinds
+    blocks = {"verify": groups + 2, **({"time": 3 * groups, "train": 2 * groups} if measured else {})}
+    assert plan.blocks == blocks
+    assert str(plan).startswith("on 4 slots (")
+    assert {each.combination.device for each in plan.planned} == {"cpu", "cuda:0"}
+    assert not any(isinstance(job, CombinationJob) for machine in ray.machines for job in machine.did)
+    assert not any("results go to" in note for note in watcher.notes)
 
 
 @pytest.mark.exhaustive

@@ -212,3 +212,10 @@ def devices_of(members: Sequence[Member]) -> dict[str, str]:
     """The devices of these slots, by torch's names, with one model's name each."""
     found = {member.torch_device: member.survey.devices[member.torch_device] for member in members}
     return dict(sorted(found.items()))
+
+
+def environment_of(members: Sequence[Member]) -> dict[str, Any]:
+    """What environment.json has of one machine, the peaks of all, and what each of them is."""
+    peaks = {device: own for member in reversed(members) for device, own in member.peaks.items()}
+    nodes = {member.name: member.facts for member in members}
+    return {**members[0].survey.environment, "peaks": peaks, "nodes": nodes}

@@ -193,6 +193,10 @@ class Waiting:
             return block
         return None
 
+    def counted(self) -> Counter[str]:
+        """How many there are of each kind, without optional rounds."""
+        return Counter(block.kind for block in self._blocks if not block.optional)
+
     def put_back(self, block: Block) -> None:
         """The machine of a block was lost: another one takes it, before all others."""
         self._blocks.insert(0, replace(block, attempt=block.attempt + 1))

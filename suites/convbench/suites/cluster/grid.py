@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import threading
 import time as clock
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -22,18 +25,19 @@ from convbench.registry import ConvbenchError, Registry
 from convbench.results.analysis.standings import BASELINE
 from convbench.results.schema import Combination, Row
 from convbench.results.storage.store import RunStore
-from convbench.suites.cluster.admission import Admission, Member, Reference
+from convbench.suites.cluster.admission import Admission, Member, Reference, environment_of
 from convbench.suites.cluster.block_run import Done, Relay, do_block
 from convbench.suites.cluster.blocks import (
     MOST_ATTEMPTS,
+    Slot,
     Waiting,
     blocks_of,
     verified_on_each,
     whole_blocks,
 )
-from convbench.suites.cluster.connection import CPU_SLOT, Lost, RemoteNode, connected, slots_of
+from convbench.suites.cluster.connection import CPU_SLOT, Lost, RemoteNode, slots_of
 from convbench.suites.config.durations import span
-from convbench.suites.config.plan import check_possible
+from convbench.suites.config.plan import Planned, check_possible
 from convbench.suites.config.suite import Suite
 from convbench.suites.processes.protocol import Measured
 from convbench.suites.runner.agenda import Agenda, slot
@@ -44,11 +48,10 @@ from convbench.suites.runner.recorder import Circumstances, Recorder
 from convbench.suites.runner.schedule import Task, left_alone, planned_processes, schedule, still_valid
 
 LOOK_SECONDS = 5.0  # between two looks for machines that have joined
+HEAD_SECONDS = 30.0  # without an answer of the head; Ray would end this process after a minute
 BUSY_SECONDS = 30.0  # for which the run waits, at first, for slots that other runs hold
 ALONE_SECONDS = 120.0  # without any machine for what is left, before the run gives up
-AGAIN_SECONDS = (
-    15.0  # until a slot is asked again that was lost: it takes Ray a while to see that a machine is gone
-)
+AGAIN_SECONDS = 15.0  # until a lost slot is asked again: it takes Ray a while to see that a machine is gone
 THREAD_SECONDS = 10.0  # for a thread to end
 ANY_MACHINE = "one of a cluster"  # of which machine it is, no key of a task depends
 
@@ -70,10 +73,13 @@ class Grid:
         self._messages: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._nodes: dict[tuple[str, str, int], RemoteNode] = {}  # the last of each slot
         self._members: list[Member] = []
+        self.planned: list[Planned] = []
         self._threads: list[threading.Thread] = []
         self._refused: list[str] = []
         self._again: dict[tuple[str, str, int], float] = {}  # when a slot that was lost may be asked again
         self._joining = 0
+        self._over = threading.Event()
+        self._silent = 0.0  # for how many seconds the head has not answered
         self._changed = True  # since blocks were handed out
         self._admission = Admission(suite, registry, data_dir, self._refuse, self._note)
         self._reference: Reference | None = None
@@ -86,12 +92,24 @@ class Grid:
             yield
             yield from self._work()
         finally:
+            self._over.set()
             for node in self._nodes.values():
                 node.close()  # which ends what its thread waits for
             for member in self._members:
                 member.inbox.put(None)
+            until = clock.monotonic() + THREAD_SECONDS
             for thread in self._threads:  # one that asked Ray for something later on would start another Ray
-                thread.join(THREAD_SECONDS)
+                thread.join(max(0.0, until - clock.monotonic()))
+
+    @property
+    def machines(self) -> dict[str, str]:
+        """The kind of machine that each slot is on, by name."""
+        return {member.name: member.machine_kind for member in self._members}
+
+    @property
+    def blocks(self) -> Counter[str]:
+        """How many blocks of each kind wait for a slot, without optional rounds."""
+        return self._waiting.counted()
 
     # --- machines ---
 
@@ -172,8 +190,21 @@ class Grid:
 
         self._messages.put(write)
 
-    def _look_for_machines(self) -> None:
-        for place in slots_of(self._ray.nodes()):
+    def _watch(self) -> None:
+        """Ask the head which machines there are, and tell all of them that the run is there.
+
+        In a thread of its own, for a head that is lost does not answer.
+        """
+        while not self._over.wait(LOOK_SECONDS):
+            for node in [*self._nodes.values()]:
+                node.say()
+            with suppress(Exception):  # the head is lost, which the main thread notices, or the run is over
+                places = slots_of(self._ray.nodes())
+                self._messages.put(partial(self._look_for_machines, places))
+
+    def _look_for_machines(self, places: Sequence[Slot]) -> None:
+        self._silent = 0.0
+        for place in places:
             if clock.monotonic() >= self._again.get(place.key, 0.0):
                 self._join(self._asked(place))
 
@@ -190,7 +221,7 @@ class Grid:
         planned = [each for kind in kinds for each in self._reference.planned.get(kind, ())]
         if not store.rows():
             check_possible(planned)
-        self._watcher.note(f"results go to {store.path}")
+        self.planned = planned
         self._facts = Circumstances(
             convbench_version=registry.version,
             torch_version=survey.torch_version,
@@ -270,26 +301,21 @@ class Grid:
         self._waiting.add(blocks_of((task for task in tasks if slot(task) not in known), self._kinds))
 
     def _describe(self, tasks: Sequence[Task]) -> None:
-        """Write environment.json: that of one machine, and what each of them is."""
-        peaks: dict[str, Any] = {}
-        for member in self._members:
-            for device, own in member.peaks.items():
-                peaks.setdefault(device, own)
-        environment = {
-            **self._members[0].survey.environment,
-            "peaks": peaks,
-            "planned_processes": planned_processes(tasks, self._others),
-            "nodes": {member.name: member.facts for member in self._members},
-        }
+        """Write environment.json."""
+        planned = {"planned_processes": planned_processes(tasks, self._others)}
+        environment = {**environment_of(self._members), **planned}
         self._store.write("environment.json", json.dumps(environment, indent=2) + "\n")
 
     # --- the work ---
 
     def _work(self) -> Generator[None, None, None]:
         """Hand out blocks until none is left."""
+        self._watcher.note(f"results go to {self._store.path}")
         for member in self._members:
             self._begin(member)
-        look_at = clock.monotonic() + LOOK_SECONDS
+        self._start(self._watch)
+        now = clock.monotonic()
+        look_at = now + LOOK_SECONDS
         idle_since: float | None = None
         while True:
             if self._changed:
@@ -308,10 +334,16 @@ class Grid:
             except Empty:
                 pass
             self._handle_messages()
-            if clock.monotonic() >= look_at:
-                self._look_for_machines()
+            before, now = now, clock.monotonic()
+            self._silent += min(now - before, 2.0)  # more only where this process itself was stopped
+            if self._silent > HEAD_SECONDS:
+                raise ConvbenchError(
+                    f"the head of the Ray cluster has not answered for {HEAD_SECONDS:g} s: it is gone, or hangs; "
+                    f"convbench run --resume {shlex.quote(str(self._store.path))} --cluster ADDRESS goes on"
+                )
+            if now >= look_at:
                 self._say_what_is_left()
-                look_at = clock.monotonic() + LOOK_SECONDS
+                look_at = now + LOOK_SECONDS
             yield
         for task, reason in self._agenda.left_out() if self._agenda.limited else ():
             obstacle = self._obstacle(task)
@@ -462,21 +494,3 @@ class Grid:
 def raise_(error: BaseException) -> None:
     """Raise an exception of another thread."""
     raise error
-
-
-def run_on_cluster(
-    address: str,
-    suite: Suite,
-    registry: Registry,
-    store: RunStore,
-    watcher: Watcher,
-    data_dir: Path | str | None,
-    *,
-    time: bool,
-    train: bool,
-) -> Generator[None, None, None]:
-    """Run a suite on the cluster of that address; what `Run` does on one machine."""
-    data_dir = None if data_dir is None else Path(data_dir).absolute()  # machines work in other directories
-    watcher.stage("starting Ray" if address == "local" else "joining the cluster")
-    with connected(address) as ray:
-        yield from Grid(ray, suite, registry, store, watcher, data_dir).run(time=time, train=train)
