@@ -175,6 +175,7 @@ def test_an_interrupted_run_leaves_no_process(two: Machines, tmp_path: Path) -> 
     wait_for(lambda: not servers())
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hangs"])
 def test_a_head_that_is_lost_ends_the_run_with_one_sentence(
     two: Machines, tmp_path: Path, how: signal.Signals

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import secrets
 import signal
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -94,8 +94,9 @@ def connected(address: str) -> Iterator[Any]:
             ending = Thread(target=ray.shutdown, daemon=True)
             ending.start()
             ending.join(SHUTDOWN_SECONDS)
-            if ending.is_alive():
-                atexit.unregister(ray.shutdown)
+            raised = sys.exc_info()[1]
+            if ending.is_alive() and isinstance(raised, ConvbenchError):
+                raised.stuck = True
 
 
 @contextmanager
