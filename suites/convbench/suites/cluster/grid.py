@@ -53,6 +53,7 @@ BUSY_SECONDS = 30.0  # for which the run waits, at first, for slots that other r
 ALONE_SECONDS = 120.0  # without any machine for what is left, before the run gives up
 AGAIN_SECONDS = 15.0  # until a lost slot is asked again: it takes Ray a while to see that a machine is gone
 THREAD_SECONDS = 10.0  # for a thread to end
+RESTORE_EVERY = 100  # times as long as it takes to look after the files of the run
 ANY_MACHINE = "one of a cluster"  # of which machine it is, no key of a task depends
 
 
@@ -73,12 +74,12 @@ class Grid:
         self._messages: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._nodes: dict[tuple[str, str, int], RemoteNode] = {}  # the last of each slot
         self._members: list[Member] = []
-        self.planned: list[Planned] = []
         self._threads: list[threading.Thread] = []
         self._refused: list[str] = []
         self._again: dict[tuple[str, str, int], float] = {}  # when a slot that was lost may be asked again
         self._joining = 0
         self._over = threading.Event()
+        self._restore_at = 0.0
         self._silent = 0.0  # for how many seconds the head has not answered
         self._changed = True  # since blocks were handed out
         self._admission = Admission(suite, registry, data_dir, self._refuse, self._note)
@@ -100,16 +101,12 @@ class Grid:
             until = clock.monotonic() + THREAD_SECONDS
             for thread in self._threads:  # one that asked Ray for something later on would start another Ray
                 thread.join(max(0.0, until - clock.monotonic()))
+            self._restore()
 
-    @property
-    def machines(self) -> dict[str, str]:
-        """The kind of machine that each slot is on, by name."""
-        return {member.name: member.machine_kind for member in self._members}
-
-    @property
-    def blocks(self) -> Counter[str]:
-        """How many blocks of each kind wait for a slot, without optional rounds."""
-        return self._waiting.counted()
+    def outline(self) -> tuple[list[Planned], dict[str, str], Counter[str]]:
+        """What is planned, the kind of machine of each slot, and how many blocks of each kind wait for one."""
+        kinds = {member.name: member.machine_kind for member in self._members}
+        return self._planned, kinds, self._waiting.counted()
 
     # --- machines ---
 
@@ -221,7 +218,7 @@ class Grid:
         planned = [each for kind in kinds for each in self._reference.planned.get(kind, ())]
         if not store.rows():
             check_possible(planned)
-        self.planned = planned
+        self._planned = planned
         self._facts = Circumstances(
             convbench_version=registry.version,
             torch_version=survey.torch_version,
@@ -335,7 +332,7 @@ class Grid:
                 pass
             self._handle_messages()
             before, now = now, clock.monotonic()
-            self._silent += min(now - before, 2.0)  # more only where this process itself was stopped
+            self._silent += min(now - before, 2.0)  # longer only if this process was stopped
             if self._silent > HEAD_SECONDS:
                 raise ConvbenchError(
                     f"the head of the Ray cluster has not answered for {HEAD_SECONDS:g} s: it is gone, or hangs; "
@@ -439,8 +436,8 @@ class Grid:
             "concurrent_devices": max(place.accelerators - 1, 0) if place.device != "cpu" else 0,
         }
         again = (f"attempt {block.attempt}: the machine before was lost",) if block.attempt > 1 else ()
-        if changed := ", ".join(self._store.restore()):
-            self._watcher.note(f"{member.name}: {changed} of the run was changed meanwhile, and put back")
+        if clock.monotonic() >= self._restore_at:
+            self._restore()
         wrong = {task.combination for task, _, _ in done.results if self._obstacle(task) is not None}
         self._store.append_epochs(each for each in done.epochs if each.combination not in wrong)
         self._store.append_samples(each for each in done.samples if each.combination not in wrong)
@@ -454,6 +451,13 @@ class Grid:
             member.quiet.learn(row)
         member.block = None
         self._waiting.end(block)
+
+    def _restore(self) -> None:
+        """Put back what others have changed in the files: less often as these grow, for all of them is read."""
+        began = clock.monotonic()
+        if changed := ", ".join(self._store.restore()):
+            self._watcher.note(f"{changed} of the run was changed meanwhile, and put back")
+        self._restore_at = began + RESTORE_EVERY * (clock.monotonic() - began)
 
     def _lost(self, member: Member, reason: str) -> None:
         """A machine is gone: its block goes to another one, unless that has happened too often."""

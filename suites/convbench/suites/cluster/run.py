@@ -74,6 +74,6 @@ def preview_on_cluster(
             grid = Grid(ray, suite, registry, store, watcher, data_dir)
             with closing(grid.run(time=time, train=train)) as steps:
                 next(steps)  # it has planned, and nothing has begun
-                return ClusterPlan(grid.planned, grid.machines, grid.blocks)
+                return ClusterPlan(*grid.outline())
     finally:
         watcher.end()
