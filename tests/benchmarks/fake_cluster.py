@@ -48,6 +48,7 @@ def main(directory: Path) -> None:
         for _ in steps:
             pass
         ended = time.process_time()
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
         rows = store.rows()
     found = {
         "combinations": len({row.combination for row in rows}),
@@ -56,7 +57,7 @@ def main(directory: Path) -> None:
         "machines": len({row.node for row in rows}),
         "plan_seconds": planned - began,
         "run_seconds": ended - planned,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+        "peak_mb": peak_mb,
     }
     print(json.dumps(found))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -105,6 +105,7 @@ class Admission:
     refuse: Callable[[Member, ConvbenchError], None]
     say: Callable[[str], None]
     ours: Description = field(default_factory=describe)
+    plans: deque[list[Planned]] = field(default_factory=lambda: deque(maxlen=4))  # alike ones are kept once
 
     def admit(
         self, members: Sequence[Member], reference: Reference | None = None
@@ -166,7 +167,9 @@ class Admission:
         if member.data != data:
             raise Refused(f"its images of {name} are not those of the other machines")
         planned = plan_here(self.suite, self.registry, member.node, replace(member.survey, devices=devices))
-        member.planned = [each for each in planned if device_type(each.combination) == member.device]
+        found = [each for each in planned if device_type(each.combination) == member.device]
+        member.planned = next((known for known in tuple(self.plans) if known == found), found)
+        self.plans.append(member.planned)
 
     def _compare(self, member: Member, reference: Reference) -> None:
         """Refuse a machine that can run less or more than the others; measure the peaks of the others."""
