@@ -24,6 +24,7 @@ class ConvbenchError(Exception):
     """Base of every error convbench raises on purpose; its text is one clear sentence."""
 
     exit_code = 2
+    stuck = False  # whether a library hangs in a thread, with which Python cannot end as usual
 
 
 class UsageError(ConvbenchError):

@@ -430,6 +430,7 @@ class Summary(Setting):
         heading="FLOPs per byte",
         format=rounded(".3g"),
     )
+    machine_kind: str | None = optional("its model, where speeds differ between models", heading="machine")
 
 
 def columns(record: type) -> tuple[Column, ...]:

@@ -60,6 +60,15 @@ def refused(*arguments: str, site: Path, cwd: Path) -> str:
             ["--suite", "lenet", "--budget-total", "5m", "--against", "x==1"],
             "--against and --budget-total exclude each other",
         ),
+        (
+            ["--suite", "lenet", "--cluster", "auto", "--against", "x==1"],
+            "--cluster and --against exclude each other: the other version is installed on this machine alone; "
+            "run --against on each kind of machine",
+        ),
+        (
+            ["--suite", "lenet", "--cluster", "auto", "--against", "x==1", "--dry-run"],
+            "--cluster and --against exclude each other",
+        ),
         (["--suite", "lenet", "--epochs", "0"], "--epochs is 0; it must be at least 1"),
         (["--suite", "lenet", "--budget", "-1"], "--budget is -1.0; it must be more than 0"),
         (["--suite", "lenet", "--batch-size", "0"], "--batch-size is 0; it must be at least 1"),

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,30 +20,17 @@ from convbench.results.schema import Row
 from convbench.results.storage.store import RunStore
 from convbench.suites import Suite
 from convbench.suites.cluster import grid
-from convbench.suites.cluster.blocks import Slot
+from convbench.suites.cluster import run as cluster_run
 from convbench.suites.cluster.connection import CPU_SLOT, Lost
-from convbench.suites.cluster.preflight import Description, describe
 from convbench.suites.config.suite import Budget, RecipeOverrides, Timing
-from convbench.suites.machine.load import Observation
 from convbench.suites.processes.protocol import (
-    Availability,
-    AvailabilityJob,
     CombinationJob,
-    Done,
-    EpochEnd,
     Event,
-    ImageFile,
     Job,
     Measured,
-    Peak,
-    PeaksJob,
     Result,
-    Samples,
-    Survey,
-    SurveyJob,
 )
-from convbench.suites.processes.supervisor import ExitStatus
-from convbench.suites.runner.progress import Watcher
+from fake_machines import HERE, Machine, Notes, Ray
 
 SUITE = Suite(
     name="small",
@@ -55,122 +43,6 @@ SUITE = Suite(
     budget=Budget(train_seconds=0.5, timeout_seconds=100.0),
     timing=Timing(rounds=3, warmup_steps=1, steps=3, quiet_seconds=0),
 )
-HERE = describe()
-IMAGES = ImageFile(
-    "fashion-mnist-sample", {"train_images": (1000, 1, 28, 28), "test_images": (200, 1, 28, 28)}
-)
-
-
-class Machine:
-    """A made-up machine; `before` is called before each job, and may raise Lost."""
-
-    def __init__(
-        self,
-        name: str,
-        description: Description = HERE,
-        *,
-        digest: str = "same",
-        unavailable: tuple[str, ...] = (),
-        model: str = "a processor",
-        gpus: int = 0,
-        step_ms: float = 1.0,
-        before: Callable[[Job], None] = lambda job: None,
-    ) -> None:
-        self.name, self.description, self.digest = name, description, digest
-        self.unavailable, self.model, self.step_ms, self.before = unavailable, model, step_ms, before
-        self.gpus, self.alive, self.did = gpus, True, list[Job]()
-
-    def lose(self) -> None:
-        self.alive = False
-        raise Lost(f"{self.name} is gone")
-
-    def do(self, job: Job, on_event: Callable[[Event], None]) -> Result:
-        self.before(job)
-        if not self.alive:
-            self.lose()
-        self.did.append(job)
-        if isinstance(job, SurveyJob):
-            devices = {"cpu": self.model, **({"cuda:0": "a GPU"} if self.gpus else {})}
-            return Survey({"machine_id": f"m{self.name}"}, "2", devices, IMAGES)
-        if isinstance(job, AvailabilityJob):
-            for backend in job.backends:
-                on_event(Availability(backend, "no compiler" if backend in self.unavailable else None))
-        if isinstance(job, PeaksJob):
-            return Peak({"gflops_per_second": 1e9, "gb_per_second": 1.0}, busy=False)
-        if isinstance(job, CombinationJob):
-            if job.kind == "time":
-                on_event(Samples((self.step_ms,) * 3, {}))
-            if job.kind == "train":
-                on_event(EpochEnd(1.0, 10, 640, 0.1, 1.0, 1.0, 0.5))
-            return Measured("ok")
-        return Done()
-
-
-class Ray:
-    """What the grid asks of Ray."""
-
-    def __init__(self, *machines: Machine) -> None:
-        self.machines = list(machines)
-
-    def nodes(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "NodeID": machine.name,
-                "NodeManagerHostname": machine.name,
-                "Alive": machine.alive,
-                "Resources": {CPU_SLOT: 1, "GPU": machine.gpus},
-            }
-            for machine in self.machines
-        ]
-
-    def wait(self, references: list[Any], **options: Any) -> tuple[list[Any], list[Any]]:
-        return references, []
-
-    def node(self, ray: Ray, slot: Slot, run_id: str, on_printed: Any) -> Node:
-        (machine,) = (each for each in self.machines if each.name == slot.node_id)
-        return Node(machine, slot)
-
-
-class Node:
-    """Stands for a `RemoteNode`."""
-
-    def __init__(self, machine: Machine, slot: Slot) -> None:
-        self.machine, self.slot, self.described = machine, slot, object()
-
-    def describe(self) -> Description:
-        return self.machine.description
-
-    def start(self, threads: int) -> list[str]:
-        return []
-
-    def data_digest(self) -> str:
-        return self.machine.digest
-
-    def look(self) -> Observation:
-        return Observation(0.0, None, None, None, None)
-
-    def say(self, doing: str | None = None, left: str | None = None) -> None:
-        pass
-
-    def now(self) -> float:
-        return time.monotonic()
-
-    def run(
-        self, job: Job, timeout: float, on_event: Callable[[Event], None] = lambda event: None
-    ) -> ExitStatus:
-        return ExitStatus(0, self.machine.do(job, on_event))
-
-    def close(self) -> None:
-        pass
-
-
-class Notes(Watcher):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
 
 Go = Callable[..., tuple[list[Row], list[str]]]
 
@@ -178,7 +50,7 @@ Go = Callable[..., tuple[list[Row], list[str]]]
 @pytest.fixture
 def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Go]:
     """Runs a suite on machines; with `resume`, on with what is there."""
-    monkeypatch.setattr(grid, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(grid, "LOOK_SECONDS", 0.01)
     before = set(threading.enumerate())
 
     def go(*machines: Machine, suite: Suite = SUITE, resume: bool = False) -> tuple[list[Row], list[str]]:
@@ -442,6 +314,27 @@ def test_a_slot_that_was_lost_is_asked_again_while_its_machine_is_there(
     assert notes.count("a has joined") == 2
 
 
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_dry_run_has_the_slots_and_the_blocks_and_measures_nothing(
+    monkeypatch: pytest.MonkeyPatch, measured: bool
+) -> None:
+    ray = Ray(Machine("a"), Machine("b", replace(HERE, processor="another"), gpus=2))
+    watcher = Notes()
+    monkeypatch.setattr(cluster_run, "connected", lambda address: nullcontext(ray))
+    monkeypatch.setattr(grid, "RemoteNode", ray.node)
+    plan = cluster_run.preview_on_cluster(
+        "any", SUITE, discover(installed=()), watcher, None, time=measured, train=measured
+    )
+    assert set(plan.slots) == {"a", "b", "b cuda:0", "b cuda:1"}
+    groups = 2 * 2  # networks, and kinds of devices; the processors are of two kinds
+    blocks = {"verify": groups + 2, **({"time": 3 * groups, "train": 2 * groups} if measured else {})}
+    assert plan.blocks == blocks
+    assert str(plan).startswith("on 4 slots (")
+    assert {each.combination.device for each in plan.planned} == {"cpu", "cuda:0"}
+    assert not any(isinstance(job, CombinationJob) for machine in ray.machines for job in machine.did)
+    assert not any("results go to" in note for note in watcher.notes)
+
+
 @pytest.mark.exhaustive
 def test_the_time_of_the_driver_for_a_row_does_not_grow(go: Go) -> None:
     """A hundred machines that take no time."""
@@ -452,3 +345,20 @@ def test_the_time_of_the_driver_for_a_row_does_not_grow(go: Go) -> None:
         rows, _ = go(*(Machine(str(number)) for number in range(100)), suite=suite, resume=seeds > 25)
         seconds[len(rows)] = (time.process_time() - began) / len(rows)
     assert max(seconds.values()) < 0.005, seconds
+
+
+def test_files_that_are_changed_meanwhile_are_put_back_before_the_run_ends(
+    go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid, "RESTORE_EVERY", 1e9)  # looked at once, and then at the end
+    results = tmp_path / "run" / "results.csv"
+    jobs = iter(range(1000))
+
+    def before(job: Job) -> None:
+        if isinstance(job, CombinationJob) and next(jobs) == 12:
+            results.write_text(results.read_text().replace("lenet", "tenet"))
+
+    machine = Machine("a", before=before)
+    rows, notes = go(machine)
+    assert counted(rows) == planned()
+    assert any("results.csv of the run was changed meanwhile, and put back" in note for note in notes)

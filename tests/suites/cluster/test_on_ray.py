@@ -1,29 +1,22 @@
-"""Runs on a real Ray of three machines, which are processes of this one: what is lost, and what must not be."""
+"""Runs on a real Ray of a few machines: what is planned, refused and shown."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
 import misbehaving
-from conftest import SESSION, processes_with
 from convbench.registry import ConvbenchError, UsageError
 from convbench.results.schema import Row, columns
 from convbench.results.storage.store import RunStore
-from convbench.suites import Suite, run
+from convbench.suites import run
 from convbench.suites.cluster.connection import (
     AUTH_MODE,
     AUTH_TOKEN,
@@ -32,156 +25,28 @@ from convbench.suites.cluster.connection import (
     connected,
     slots_of,
 )
-from convbench.suites.config.suite import Budget, RecipeOverrides, Timing
-from convbench.suites.runner.agenda import Outlook
-from convbench.suites.runner.progress import Watcher
 from convbench.suites.runner.schedule import Task
-
-ray = pytest.importorskip("ray")
-pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(600)]
-
-STORE_BYTES = 80 * 1024 * 1024
-SUITE = Suite(
-    name="small",
-    dataset="fashion-mnist-sample",
-    architectures=("lenet",),
-    backends=("im2col", "torch"),
-    devices=("cpu",),
-    batch_sizes=(64,),
-    recipe=RecipeOverrides(lr=0.9, epochs=1),
-    budget=Budget(train_seconds=0.5, timeout_seconds=100.0),
-    timing=Timing(rounds=3, warmup_steps=1, steps=3, threads=1, quiet_seconds=0),
-)
-PLANNED = Counter(
-    (kind, number, backend)
-    for kind, rounds in (("verify", 1), ("time", 3), ("train", 1))
-    for number in range(rounds)
-    for backend in SUITE.backends
+from ray_machines import (
+    ONE_ROUND,
+    SECONDS,
+    STORE_BYTES,
+    SUITE,
+    Machines,
+    Notes,
+    Stop,
+    check_samples,
+    check_whole,
+    command,
+    daemons,
+    finish,
+    once,
+    servers,
+    wait_for,
 )
 
-
-class Machines:
-    """A Ray cluster whose head measures nothing."""
-
-    def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
-        quick = {
-            "health_check_initial_delay_ms": 0,
-            "health_check_period_ms": 500,
-            "health_check_timeout_ms": 1000,
-            "health_check_failure_threshold": 4,
-        }
-        self._common = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
-        self.cluster = Cluster(initialize_head=True, head_node_args={**self._common, "_system_config": quick})
-        self.address: str = self.cluster.address
-        self.nodes: list[Any] = []
-
-    def add(self, **options: Any) -> Any:
-        """A machine that offers its cores."""
-        node = self.cluster.add_node(resources={CPU_SLOT: 1}, **self._common, **options)
-        self.nodes.append(node)
-        return node
-
-    def kill(self, node: Any) -> None:
-        """As when a machine loses its power."""
-        self.nodes.remove(node)
-        self.cluster.remove_node(node, allow_graceful=False)
-
-    def of(self, task: Task) -> Any:
-        """The machine that a task runs on."""
-        (node,) = (node for node in self.nodes if task.side.endswith(node.node_id[:6]))
-        return node
-
-
-@pytest.fixture(scope="module")
-def machines() -> Iterator[Machines]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(
-            AUTH_MODE, "disabled"
-        )  # as `Cluster` has it; whether a token is in the home directory or not
-        machines = Machines()
-        yield machines
-        machines.cluster.shutdown()
-
-
-@pytest.fixture
-def three(machines: Machines) -> Machines:
-    while len(machines.nodes) < 3:
-        machines.add()
-    return machines
-
-
-class Notes(Watcher):
-    """Keeps notes, and calls `on_start` when a task starts."""
-
-    def __init__(self, on_start: Callable[[Task], None] = lambda task: None) -> None:
-        self.notes: list[str] = []
-        self._on_start = on_start
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def start(self, task: Task) -> None:
-        self._on_start(task)
-
-
-def once(wanted: Callable[[Task], bool], act: Callable[[Task], object]) -> Callable[[Task], None]:
-    """Act on the first task that is wanted."""
-    done: list[Task] = []
-
-    def on_start(task: Task) -> None:
-        if not done and wanted(task):
-            done.append(task)
-            act(task)
-
-    return on_start
-
-
-def check_whole(rows: tuple[Row, ...] | list[Row]) -> None:
-    """Every planned process has one row, and no block was divided among machines."""
-    assert Counter((row.kind, row.round, row.backend) for row in rows) == PLANNED
-    assert {row.status for row in rows} <= {"ok", "budget"}
-    places: dict[str | None, set[str | None]] = {}
-    for row in rows:
-        places.setdefault(row.block, set()).add(row.node)
-    assert all(len(nodes) == 1 for nodes in places.values())
-    assert None not in places
-
-
-def check_samples(path: Path) -> None:
-    """Of each timing and each training there is what one process has left."""
-    with RunStore.open(path) as store:
-        steps = Counter((sample.backend, sample.round, sample.step) for sample in store.samples())
-        epochs = Counter((epoch.backend, epoch.epoch) for epoch in store.epochs())
-    assert set(steps.values()) == {1}
-    assert len(steps) == len(SUITE.backends) * 3 * 3
-    assert set(epochs.values()) == {1}
-
-
-def servers() -> list[psutil.Process]:
-    """The processes of these tests that start workers."""
-    return [
-        each
-        for each in processes_with(os.environ[SESSION])
-        if any("processes.forkserver" in word for word in each.info["cmdline"] or ())
-    ]
-
-
-def daemons() -> set[int]:
-    """The processes of these tests that are of Ray."""
-    return {
-        each.pid
-        for each in processes_with(os.environ[SESSION])
-        if any("/ray/" in word or word.startswith("ray::") for word in (each.info["cmdline"] or [""])[:1])
-    }
-
-
-def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it has not come about"
-        time.sleep(0.2)
+pytest.importorskip("ray")
+pytest_plugins = ["ray_machines"]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(240), pytest.mark.usefixtures("no_pages")]
 
 
 def test_rows_are_as_without_a_cluster(three: Machines, tmp_path: Path) -> None:
@@ -198,7 +63,7 @@ def test_rows_are_as_without_a_cluster(three: Machines, tmp_path: Path) -> None:
     environment = json.loads((result.path / "environment.json").read_text())
     assert len(environment["nodes"]) == 3
     assert environment["planned_processes"] == {"verify": 2, "time": 6, "train": 2}
-    assert not ray.is_initialized()
+    assert not sys.modules["ray"].is_initialized()
     wait_for(lambda: not servers())
 
 
@@ -235,173 +100,35 @@ def test_workers_see_nothing_that_ray_set(three: Machines, tmp_path: Path) -> No
     wait_for(lambda: not servers())
 
 
-def test_a_machine_that_is_killed_in_the_middle_of_a_block_costs_nothing(
-    three: Machines, tmp_path: Path
-) -> None:
-    lost: list[str] = []
-
-    def kill(task: Task) -> None:
-        lost.append(task.side)
-        three.kill(three.of(task))
-
-    watcher = Notes(once(lambda task: task.kind == "time", kill))
-    result = run(SUITE, out=tmp_path / "run", cluster=three.address, watcher=watcher)
-    check_whole(result.rows)
-    check_samples(result.path)
-    again = [row for row in result.rows if "attempt 2" in (row.notes or "")]
-    assert {row.kind for row in again} == {"time"}
-    assert len({row.block for row in again}) == 1
-    assert not {row.node for row in again} & set(lost)
-    assert any(lost[0] in note and "goes to another machine" in note for note in watcher.notes)
-    wait_for(lambda: not servers())
-
-
-@pytest.mark.parametrize("seed", [1, 2])
-def test_machines_that_are_killed_and_replaced_at_random_cost_nothing(
-    three: Machines, tmp_path: Path, seed: int
-) -> None:
-    chance = random.Random(seed)
-
-    class Killer(Notes):
-        """Whatever happens, a machine may be killed."""
-
-        def __init__(self) -> None:
-            super().__init__(lambda task: self.kill())
-            self.killed, self.at = 0, time.monotonic() + chance.uniform(1, 4)
-
-        def kill(self) -> None:
-            if time.monotonic() >= self.at and self.killed < 5:
-                self.killed, self.at = self.killed + 1, time.monotonic() + chance.uniform(1, 6)
-                three.kill(chance.choice(three.nodes))
-                three.add()
-
-        def note(self, text: str) -> None:
-            super().note(text)
-            self.kill()
-
-        def outlook(self, outlook: Outlook) -> None:
-            self.kill()
-
-    watcher = Killer()
-    result = run(SUITE, out=tmp_path / "run", cluster=three.address, watcher=watcher)
-    assert watcher.killed
-    check_whole(result.rows)
-    check_samples(result.path)
-    wait_for(lambda: not servers())
-
-
-def test_a_machine_that_hangs_is_taken_for_lost(three: Machines, tmp_path: Path) -> None:
-    stopped: list[psutil.Process] = []
-
-    def stop(task: Task) -> None:
-        node = three.of(task)
-        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-        for each in [raylet, *raylet.children(recursive=True)]:
-            each.suspend()
-            stopped.append(each)
-
-    watcher = Notes(once(lambda task: task.kind == "time", stop))
-    result = run(SUITE, out=tmp_path / "run", cluster=three.address, watcher=watcher)
-    check_whole(result.rows)
-    check_samples(result.path)
-    for each in stopped:
-        each.resume()
-    wait_for(lambda: not servers())  # its daemon sees that it was given up, and ends
-    (dead,) = (node for node in three.nodes if stopped[0].pid in pids(node))
-    three.kill(dead)
-
-
-def pids(node: Any) -> set[int]:
-    return {each.process.pid for of_kind in node.all_processes.values() for each in of_kind}
-
-
-def test_a_process_of_ray_that_is_killed_costs_its_block_and_is_started_again(
-    three: Machines, tmp_path: Path
-) -> None:
-    def kill(task: Task) -> None:
-        (server,) = (each for each in servers() if psutil.Process(each.ppid()).ppid() in pids(three.of(task)))
-        psutil.Process(server.ppid()).kill()
-
-    watcher = Notes(once(lambda task: task.kind == "time", kill))
-    result = run(SUITE, out=tmp_path / "run", cluster=three.address, watcher=watcher)
-    check_whole(result.rows)
-    check_samples(result.path)
-
-
-def command(address: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "convbench", "run", "--cluster", address, *arguments]
-
-
-def start(address: str, *arguments: str, until: str) -> subprocess.Popen[str]:
-    """A run in a process of its own, which has said this by now."""
-    driver = subprocess.Popen(
-        command(address, *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    assert driver.stderr is not None
-    said = []
-    for line in driver.stderr:
-        said.append(line)
-        if until in line:
-            return driver
-    raise AssertionError(f"it has ended: {''.join(said)}")
-
-
-def test_a_driver_that_is_killed_is_resumed(three: Machines, tmp_path: Path) -> None:
-    suite, directory = tmp_path / "small.toml", tmp_path / "run"
-    suite.write_text(SUITE.to_toml())
-    driver = start(three.address, "--suite", str(suite), "--out", str(directory), until="time round")
-    driver.kill()
-    driver.communicate()
-    wait_for(lambda: not servers())
-    with RunStore.open(directory) as store:
-        before = store.rows()
-    assert before
-    ended = subprocess.run(
-        [sys.executable, "-m", "convbench", "run", "--resume", str(directory)], capture_output=True, text=True
-    )
-    assert ended.returncode == 2
-    assert "is a run on a cluster; --cluster ADDRESS goes on with it" in ended.stderr
-    ended = subprocess.run(command(three.address, "--resume", str(directory)), capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    with RunStore.open(directory) as store:
-        rows = store.rows()
-    check_whole(rows)
-    check_samples(directory)
-    kept = [row for row in before if row.kind == "verify"]
-    assert [row for row in rows if row.kind == "verify"] == kept
-    wait_for(lambda: not servers())
-
-
-def test_an_interrupted_run_leaves_no_process(three: Machines, tmp_path: Path) -> None:
-    driver = start("auto", "--suite", "smoke", "--out", str(tmp_path / "run"), until="verify")
-    driver.send_signal(signal.SIGINT)
-    _, said = driver.communicate(timeout=60)
-    assert driver.returncode == 130, said
-    assert "to go on: convbench run --resume" in said
-    wait_for(lambda: not servers())
-
-
 def test_a_machine_that_joins_late_gets_work(machines: Machines, tmp_path: Path) -> None:
-    while len(machines.nodes) > 1:
-        machines.kill(machines.nodes[-1])
-    while not machines.nodes:
-        machines.add()
-    late = SUITE.override({"timing.rounds": 12, "timing.steps": 30})
-    watcher = Notes(once(lambda task: task.kind == "verify", lambda task: machines.add()))
-    result = run(late, out=tmp_path / "run", cluster=machines.address, watcher=watcher)
+    machines.have(1)
+    late = SUITE.override({"timing.rounds": 200})
+    places: set[str | None] = set()
+
+    class UntilBoth(Notes):
+        def finish(self, task: Task, row: Row) -> None:
+            places.update({row.node} if row.kind == "time" and row.is_measured else ())
+            if len(places) == 2:
+                raise Stop
+
+    watcher = UntilBoth(once(lambda task: task.kind == "verify", lambda task: machines.add()))
+    with pytest.raises(Stop):
+        run(late, out=tmp_path / "run", cluster=machines.address, watcher=watcher)
     assert any(note.endswith("has joined") for note in watcher.notes)
-    assert len({row.node for row in result.rows if row.kind == "time"}) == 2
+    with RunStore.open(tmp_path / "run") as store:
+        assert {row.node for row in store.rows() if row.kind == "time"} == places
+    wait_for(lambda: not servers())
 
 
-def test_a_machine_with_another_plugin_is_refused_by_name(three: Machines, tmp_path: Path) -> None:
+def test_a_machine_with_another_plugin_is_refused_by_name(two: Machines, tmp_path: Path) -> None:
     site = misbehaving.install(tmp_path / "site")
-    odd = three.add(env_vars={"PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])})
+    odd = two.add(env_vars={"PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])})
     watcher = Notes()
     try:
-        result = run(SUITE, out=tmp_path / "run", cluster=three.address, watcher=watcher)
+        result = run(ONE_ROUND, out=tmp_path / "run", cluster=two.address, watcher=watcher)
     finally:
-        three.kill(odd)
-    check_whole(result.rows)
+        two.kill(odd)
+    check_whole(result.rows, ONE_ROUND)
     (refused,) = (note for note in watcher.notes if "is not used" in note)
     assert odd.node_id[:6] in refused
     assert "plugin package 'misbehaving_plugins' is only there" in refused
@@ -430,12 +157,10 @@ def test_a_cluster_of_this_machine_alone(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv(AUTH_MODE, raising=False)
-    suite, before = SUITE.override({"timing.rounds": 1}), daemons()
+    before = daemons()
     directory, file = tmp_path / "run", tmp_path / "small.toml"
-    file.write_text(suite.to_toml())
-    ended = subprocess.run(
-        command("local", "--suite", str(file), "--out", str(directory)), capture_output=True, text=True
-    )
+    file.write_text(ONE_ROUND.to_toml())
+    ended = finish(command("local", "--suite", str(file), "--out", str(directory)))
     assert ended.returncode == 0, ended.stderr
     assert "ray" not in ended.stdout.lower()
     with RunStore.open(directory) as store:
@@ -449,14 +174,17 @@ def test_a_cluster_of_this_machine_alone(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_status_says_what_runs_where_and_what_waits(three: Machines, tmp_path: Path) -> None:
     asked: list[subprocess.CompletedProcess[str]] = []
+    show = [sys.executable, "-m", "convbench", "cluster", "status", "--address", three.address]
 
     def ask(task: Task) -> None:
-        show = [sys.executable, "-m", "convbench", "cluster", "status", "--address", three.address]
-        for options in ((), ("--json",)):
-            asked.append(subprocess.run([*show, *options], capture_output=True, text=True))
+        asked.extend(finish([*show, *options]) for options in ((), ("--json",)))
+        raise Stop
 
     watcher = Notes(once(lambda task: task.kind == "train", ask))
-    run(SUITE, out=tmp_path / "looked-at", cluster=three.address, watcher=watcher)
+    long = ONE_ROUND.override({"budget.train_seconds": SECONDS, "recipe.epochs": 1000})
+    with pytest.raises(Stop):
+        run(long, out=tmp_path / "looked-at", cluster=three.address, watcher=watcher)
+    assert len(asked) == 2
     for each in asked:
         assert each.returncode == 0, each.stderr
     table, found = asked[0].stdout, json.loads(asked[1].stdout)
@@ -465,8 +193,8 @@ def test_status_says_what_runs_where_and_what_waits(three: Machines, tmp_path: P
     assert any(slot["doing"].startswith("train lenet/") for slot in found["slots"])
     assert "looked-at: train lenet/" in table
     assert "looked-at: waits for work" in table or table.count("looked-at: train") >= 2
-    show = [sys.executable, "-m", "convbench", "cluster", "status", "--address", three.address]
-    idle = subprocess.run(show, capture_output=True, text=True)
+    wait_for(lambda: not servers())
+    idle = finish(show)
     assert idle.stdout.count("free") == 3, idle.stdout + idle.stderr
 
 
@@ -481,3 +209,17 @@ def test_after_a_local_cluster_another_one_can_be_joined(
         node = RemoteNode(joined, slots_of(joined.nodes())[0], "test", lambda printed: None)
         assert node.describe().versions
         node.close()
+
+
+def test_a_dry_run_says_what_would_run_on_how_many_slots(two: Machines, tmp_path: Path) -> None:
+    file = tmp_path / "small.toml"
+    file.write_text(SUITE.to_toml())
+    shown = finish(command(two.address, "--suite", str(file), "--dry-run", "--out", str(tmp_path / "run")))
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.count("to run") == len(SUITE.backends)
+    assert "on 2 slots (2 with " in shown.stderr
+    assert "6 blocks (1 to verify, 3 to time and 2 to train)" in shown.stderr
+    assert "it takes " in shown.stderr
+    assert "results go to" not in shown.stderr
+    assert not (tmp_path / "run").exists()
+    wait_for(lambda: not servers())

@@ -80,6 +80,9 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
     except ConvbenchError as error:
         click.echo(f"convbench: {error}", err=True)
         code = error.exit_code
+        if error.stuck:
+            sys.stdout.flush()
+            os._exit(code)
     except OSError as error:  # standard output on a full disk, for one
         where = error.filename or "standard output"
         click.echo(f"convbench: {error.strerror or error}: {where}", err=True)

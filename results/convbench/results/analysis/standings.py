@@ -12,12 +12,13 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from convbench.results.analysis.coverage import Attribution, Rank, attribution, remarks
 from convbench.results.analysis.flags import flag_counts, flagged
+from convbench.results.analysis.machine_kinds import by_kind, differing, kinds_in, of_kind
 from convbench.results.analysis.significance import (
     MIN_EFFECT,
     OnMachine,
@@ -31,6 +32,8 @@ from convbench.results.analysis.significance import (
 from convbench.results.analysis.statistics import Interval, geometric_mean, median
 from convbench.results.schema import MEASURED, Row, Status, Summary
 from convbench.results.storage.csv_format import Process
+
+Grouped: TypeAlias = "dict[Conditions, dict[str, list[Row]]]"
 
 BASELINE = "torch"
 UNKNOWN = "no reason was recorded"
@@ -46,6 +49,7 @@ class Conditions:
     """The conditions that the lines of one group share.
 
     `shared` is the architecture that backends compete on, or the backend that architectures are compared on.
+    `machine_kind` is the model of the processor or accelerator, where speeds differ between those of a cluster.
     """
 
     shared: str
@@ -55,6 +59,7 @@ class Conditions:
     memory_format: str
     mode: str
     world_size: int = 1
+    machine_kind: str = ""
 
     @property
     def title(self) -> str:
@@ -62,6 +67,7 @@ class Conditions:
         usual = ("contiguous", "eager")
         rest = [word for word in (self.memory_format, self.mode) if word not in usual]
         rest += [f"{self.world_size} processes"] * (self.world_size > 1)
+        rest += [f"on {self.machine_kind}"] * bool(self.machine_kind)
         return ", ".join([f"{self.shared} on {self.device}", self.dtype, f"batch {self.batch_size}", *rest])
 
 
@@ -171,9 +177,11 @@ def comparison_table(rows: Iterable[Row], *, rank: Rank = "served") -> Table:
     latest = latest_rows(rows)
     alone = len({row.backend for row in latest}) == 1 and len({row.architecture for row in latest}) > 1
     subject, shared_by = ("architecture", "backend") if alone else ("backend", "architecture")
-    found: dict[Conditions, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    found: Grouped = defaultdict(lambda: defaultdict(list))
     for row in latest:
         found[conditions_of(row, getattr(row, shared_by))][getattr(row, subject)].append(row)
+    if not alone:
+        found = divided_by_kind(found)
     groups, failed, idle = [], [], []
     for conditions, competitors in found.items():
         idle += [(name, own) for name, own in competitors.items() if cannot_run(own)]
@@ -181,7 +189,12 @@ def comparison_table(rows: Iterable[Row], *, rank: Rank = "served") -> Table:
         failed += [row for own in competitors.values() for row in own]
         baseline = [] if alone else competitors.get(BASELINE, [])
         spread = scatter_of(competitors.values())
-        lines = [summed_up(name, own, baseline, rank, spread) for name, own in competitors.items()]
+        lines = [
+            replace(
+                summed_up(name, own, baseline, rank, spread), machine_kind=conditions.machine_kind or None
+            )
+            for name, own in competitors.items()
+        ]
         lines.sort(
             key=lambda each: (
                 each.images_per_second is None,
@@ -193,6 +206,42 @@ def comparison_table(rows: Iterable[Row], *, rank: Rank = "served") -> Table:
         if lines:
             groups.append(Group(conditions, subject, tuple(lines)))
     return Table(tuple(groups), tuple(failures(failed)), tuple(latest), tuple(not_run(idle, len(found))))
+
+
+def divided_by_kind(groups: Grouped) -> Grouped:
+    """The groups, each in which speeds differ between kinds of machines divided into one for each kind.
+
+    The times of a backend are compared with the baseline's of the same block, or the first backend's.
+    """
+    lines = []
+    for conditions, competitors in groups.items():
+        kinds = kinds_in(row for own in competitors.values() for row in own if row.block)
+        if len(kinds) < 2:
+            continue
+        sides = {
+            name: [step_ms_by_process(of_kind(own, kind)) for kind in kinds]
+            for name, own in competitors.items()
+            if measured(own, "time")
+        }
+        first = sides.pop(BASELINE if BASELINE in sides else next(iter(sides), ""), [])
+        lines += [
+            by_kind(conditions, dict(zip(kinds, zip(first, times, strict=True), strict=True)))
+            for times in sides.values()
+        ]
+    differ = {
+        line.group
+        for line, differs in zip(lines, differing(lines, math.log1p(MIN_EFFECT)), strict=True)
+        if differs
+    }
+    found: Grouped = {}
+    for conditions, competitors in groups.items():
+        if conditions not in differ:
+            found[conditions] = competitors
+            continue
+        for kind in kinds_in(row for own in competitors.values() for row in own):
+            parts = {name: of_kind(own, kind) for name, own in competitors.items()}
+            found[replace(conditions, machine_kind=kind)] = {name: own for name, own in parts.items() if own}
+    return found
 
 
 def cannot_run(rows: Sequence[Row]) -> bool:

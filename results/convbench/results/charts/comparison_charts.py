@@ -33,7 +33,11 @@ def comparison_charts(comparison: Comparison) -> list[Chart]:
                 "label": f"{whose}: {pair.ratio:.3f}, {pair.verdict}",
             }
             for pair in pairs[:DRAWN]
-            for whose in [named[pair.combination] + flatten(f" in {pair.file}") * several]
+            for whose in [
+                named[pair.combination]
+                + flatten(f" on {pair.machine_kind}") * bool(pair.machine_kind)
+                + flatten(f" in {pair.file}") * several
+            ]
         ]
         most = 1 + comparison.min_effect
         note = "lines: 95 % intervals; shaded: too little to matter"

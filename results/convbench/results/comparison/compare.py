@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from convbench.registry.errors import NothingRan, UsageError
 from convbench.registry.notebook import Displayed, html
 from convbench.results.analysis.coverage import served_change, unlike_shares
+from convbench.results.analysis.machine_kinds import by_kind, differing, machines_in_words
 from convbench.results.analysis.significance import (
     FLOOR_POINTS,
     MIN_EFFECT,
@@ -38,6 +39,7 @@ from convbench.results.comparison.pairing import (
     flags_of_both,
     joined,
     match,
+    name,
     reasons,
     time_apart,
 )
@@ -63,7 +65,8 @@ class TimePair:
     `new_served` are the shares of the FLOPs that the backend computed itself, None where a side does not tell.
     `base_flags` and `new_flags` count the processes that have each flag. `standard_error` is that of the
     ratio's logarithm; `processes_needed` estimates how many processes a side would decide an unclear pair, None
-    where it is decided or would take more than 1,000.
+    where it is decided or would take more than 1,000. `machine_kind` is the model of the processor or accelerator
+    that the pair is of, where the ratios differ between those of a cluster; empty where it is of all.
     """
 
     combination: Combination
@@ -87,6 +90,12 @@ class TimePair:
     new_flags: Mapping[str, int] = field(default_factory=dict)
     standard_error: float = 0.0
     processes_needed: int | None = None
+    machine_kind: str = ""
+
+    @property
+    def name(self) -> str:
+        """The combination's, and the kind of machine where the pair is of one."""
+        return name(self.combination) + f" on {self.machine_kind}" * bool(self.machine_kind)
 
     @property
     def served_less(self) -> bool:
@@ -206,6 +215,9 @@ def compare(
         left_out += left
         if any(each.base.step_ms and each.new.step_ms for each in found):
             remarks.append(time_apart(first, side))
+    for side in (first, *others):
+        if machines := machines_in_words(side.machines):
+            remarks.append(f"{side.name} was measured on {machines}")
     if not matches:
         raise NothingRan(f"nothing could be compared: {reasons(left_out)}")
     times = compare_times(matches, min_effect)
@@ -235,11 +247,12 @@ def labels(sources: Sequence[Source]) -> list[str]:
 def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair, ...]:
     """Judge the step times of all pairs together."""
     timed = [each for each in matches if each.base.step_ms and each.new.step_ms]
-    groups: dict[Combination, dict[tuple[str, Combination], Times]] = {}
+    timed = divided_by_kind(timed, math.log1p(min_effect))
+    groups: dict[Combination, dict[tuple[str, str, Combination], Times]] = {}
     for each in timed:
         lines = groups.setdefault(group_of(each.combination), {})
-        lines["", each.combination] = each.base.times
-        lines[each.file, each.combination] = each.new.times
+        lines["", each.machine_kind, each.combination] = each.base.times
+        lines[each.file, each.machine_kind, each.combination] = each.new.times
     spreads = {group: scatter(times.values() for times in lines.values()) for group, lines in groups.items()}
     gaps = [
         time_difference(each.base.times, each.new.times, spreads[group_of(each.combination)])
@@ -277,9 +290,35 @@ def compare_times(matches: Sequence[Match], min_effect: float) -> tuple[TimePair
             processes_needed=processes_to_decide(gap, matters, len(gaps))
             if judged.verdict == "unclear"
             else None,
+            machine_kind=each.machine_kind,
         )
         for each, gap, judged in zip(timed, gaps, judge(gaps, matters), strict=True)
     )
+
+
+def divided_by_kind(matches: Sequence[Match], matters: float) -> list[Match]:
+    """Matches whose ratios differ between kinds of machines are divided into one for each kind."""
+    lines = [
+        by_kind(
+            (each.file, group_of(each.combination)),
+            {kind: (base.times, new.times) for kind, (base, new) in each.kinds.items()},
+        )
+        for each in matches
+    ]
+    return [
+        part
+        for each, differs in zip(matches, differing(lines, matters), strict=True)
+        for part in (of_each_kind(each) if differs else [each])
+    ]
+
+
+def of_each_kind(match: Match) -> list[Match]:
+    """What each kind of machine has of a match."""
+    return [
+        match._replace(base=base, new=new, kinds={}, machine_kind=kind)
+        for kind, (base, new) in match.kinds.items()
+        if base.step_ms and new.step_ms
+    ]
 
 
 def group_of(combination: Combination) -> Combination:

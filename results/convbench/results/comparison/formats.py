@@ -40,10 +40,15 @@ def sections(comparison: Comparison) -> Iterator[Section]:
     if len(comparison.files) > 2:
         file, new = ["file"], "new"
     if comparison.times:
+        machine = ["machine"] * any(pair.machine_kind for pair in comparison.times)
+        headings = ["combination", f"{base}, ms", f"{new}, ms", "ratio (95 % interval)", "verdict", "note"]
         yield section(
             "Step time: a ratio above 1 is slower",
-            [*file, "combination", f"{base}, ms", f"{new}, ms", "ratio (95 % interval)", "verdict", "note"],
-            [[pair.file] * len(file) + time_cells(pair) for pair in comparison.times],
+            [*file, *machine, *headings],
+            [
+                [pair.file] * len(file) + [pair.machine_kind or "all"] * len(machine) + time_cells(pair)
+                for pair in comparison.times
+            ],
         )
     if comparison.accuracies:
         yield section(
@@ -124,6 +129,9 @@ HISTORY = (
 )
 
 
+BY_KIND = " machine: ratios that differ between kinds of machines have a line for each kind."
+
+
 def legend(comparison: Comparison) -> str:
     """What the verdicts mean, in this comparison."""
     return (
@@ -131,8 +139,8 @@ def legend(comparison: Comparison) -> str:
         f"{100 * comparison.min_effect:.3g} % of the base (for accuracies {100 * MIN_POINTS:.3g} percentage "
         f"point), and its p-value, corrected for all pairs, is below {ALPHA:g}. same: the interval lies within "
         "that. unclear: this data cannot tell; if a size is given, only a larger difference would show."
-        + HISTORY
-        * bool(comparison.trends)
+        + BY_KIND * any(pair.machine_kind for pair in comparison.times)
+        + HISTORY * bool(comparison.trends)
     )
 
 

@@ -36,7 +36,7 @@ def gate(comparison: Comparison, slower: float, *, allow_unclear: bool) -> str:
         worst = max(failed, key=lambda pair: pair.ratio)
         raise GateFailed(
             f"{len(failed)} of {len(comparison.times)} pairs are slower by more than {slower:.1%}, the worst "
-            f"by {effect(worst.ratio)}: {name(worst.combination)} in {worst.file}"
+            f"by {effect(worst.ratio)}: {worst.name} in {worst.file}"
         )
     if lost:
         first = f"{name(lost[0].combination)} {lost[0].reason}"
@@ -48,7 +48,7 @@ def gate(comparison: Comparison, slower: float, *, allow_unclear: bool) -> str:
         shares = unlike_shares(worst.base_served, worst.new_served)
         raise GateFailed(
             f"in {len(fallen)} of {len(comparison.times)} pairs the backend left to torch what it computed in the "
-            f"base: {name(worst.combination)} in {worst.file}, {shares}"
+            f"base: {worst.name} in {worst.file}, {shares}"
         )
     if not comparison.times:
         raise NothingRan("the gate has nothing to judge: no step time was compared")
@@ -59,7 +59,7 @@ def gate(comparison: Comparison, slower: float, *, allow_unclear: bool) -> str:
         advice = would_decide([processes_to_pass(gap(pair), limit, together) for pair in undecided])
         raise NothingRan(
             f"the gate cannot tell: in {len(undecided)} of {together} pairs a slow-down by "
-            f"{slower:.1%} is not ruled out; {name(worst_of.combination)} may be slower by up to "
+            f"{slower:.1%} is not ruled out; {worst_of.name} may be slower by up to "
             f"{effect(worst_of.upper)}. {advice[0].upper()}{advice[1:]} (--rounds), or fewer on a quieter machine"
         )
     passed = (

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from types import MappingProxyType
 from typing import NamedTuple
 
 from convbench.registry.errors import listed
@@ -28,13 +29,19 @@ def name(combination: Combination) -> str:
 
 
 class Match(NamedTuple):
-    """One combination, measured by both sides; `note` says what differs or failed."""
+    """One combination, measured by both sides; `note` says what differs or failed.
+
+    `kinds` has what each kind of machine measured of it, where there are several. `machine_kind` is the one that
+    this match is of, and empty where it is of all.
+    """
 
     file: str
     combination: Combination
     base: Measured
     new: Measured
     note: str
+    kinds: Mapping[str, tuple[Measured, Measured]] = MappingProxyType({})
+    machine_kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,12 @@ def match(base: Side, new: Side, *, force: bool) -> tuple[list[Match], list[Left
             left.append(Left(combination, new.name, f"unlike {unlike}"))
         else:
             note = joined("unlike " * bool(unlike) + unlike, failed(base.name, old), failed(new.name, fresh))
-            matches.append(Match(new.name, combination, old, fresh, note))
+            kinds = {
+                kind: (of_base[combination], new.kinds[kind][combination])
+                for kind, of_base in base.kinds.items()
+                if combination in of_base and combination in new.kinds.get(kind, ())
+            }
+            matches.append(Match(new.name, combination, old, fresh, note, kinds))
     only_new = (each for each in new.combinations if each not in base.combinations)
     left += [Left(combination, new.name, f"only in {new.name}") for combination in only_new]
     return matches, left

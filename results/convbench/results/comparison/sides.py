@@ -66,13 +66,16 @@ class Side:
     """A file of results under the name it is shown by.
 
     `runs` are the runs that its steps were timed in, and `period` when the first and the last of these processes
-    started, None where it does not tell.
+    started, None where it does not tell. `machines` has the model of each machine that they ran on; `kinds` what
+    was measured in blocks on machines of each model, where there are several.
     """
 
     name: str
     combinations: Mapping[Combination, Measured]
     runs: frozenset[str] = frozenset()
     period: tuple[datetime, datetime] | None = None
+    machines: Mapping[Hashable, str] = field(default_factory=dict)
+    kinds: Mapping[str, Mapping[Combination, Measured]] = field(default_factory=dict)
 
 
 def read_side(source: Path | str | pd.DataFrame, name: str) -> Side:
@@ -82,7 +85,16 @@ def read_side(source: Path | str | pd.DataFrame, name: str) -> Side:
         UsageError: it cannot be read.
     """
     frame = load(source)
-    return Side(name, summed_up(frame, source, name), *when(frame))
+    model = frame["device_name"].astype(object)
+    of_blocks = model[frame["block"].notna()].dropna().unique()
+    kinds = sorted(map(str, of_blocks)) if len(of_blocks) > 1 else []
+    return Side(
+        name,
+        summed_up(frame, source, name),
+        *when(frame),
+        machines_of(frame),
+        {kind: summed_up(frame[(model == kind).to_numpy()], source, name) for kind in kinds},
+    )
 
 
 def place(source: Path | str | pd.DataFrame, name: str, at: Any) -> str:
@@ -99,6 +111,15 @@ def when(frame: pd.DataFrame) -> tuple[frozenset[str], tuple[datetime, datetime]
     started = pd.to_datetime(timed["started_at"], utc=True, errors="coerce").dropna()
     period = (started.min().to_pydatetime(), started.max().to_pydatetime()) if len(started) else None
     return frozenset(map(str, timed["run_id"].dropna().unique())), period
+
+
+def machines_of(frame: pd.DataFrame) -> dict[Hashable, str]:
+    """The model of each machine that measured something."""
+    rows = frame.loc[frame["status"].isin(MEASURED).to_numpy(), ["node", "machine_id", "device_name"]]
+    rows = rows.drop_duplicates().astype(object).fillna("")
+    return {
+        node or machine: model or "unknown" for node, machine, model in rows.to_numpy() if node or machine
+    }
 
 
 def load(source: Path | str | pd.DataFrame) -> pd.DataFrame:

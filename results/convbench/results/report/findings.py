@@ -339,7 +339,7 @@ def comparison_findings(comparison: Comparison) -> list[str]:
 def largest(pair: TimePair) -> str:
     """A pair with its change."""
     interval = f"95 % interval {pair.low:.3f} to {pair.high:.3f}"
-    return f"{name(pair.combination)}, {size(pair.ratio)} (ratio {pair.ratio:.3f}, {interval})"
+    return f"{pair.name}, {size(pair.ratio)} (ratio {pair.ratio:.3f}, {interval})"
 
 
 def size(ratio: float) -> str:
@@ -349,7 +349,7 @@ def size(ratio: float) -> str:
 
 def fallen(pairs: Sequence[TimePair]) -> list[str]:
     """Where a time is no longer the backend's own."""
-    left = [name(pair.combination) for pair in pairs if pair.served_less]
+    left = [pair.name for pair in pairs if pair.served_less]
     if not left:
         return []
     others = f", and likewise in {count(len(left) - 1, 'other pair')}" if len(left) > 1 else ""

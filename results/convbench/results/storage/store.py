@@ -29,7 +29,7 @@ class RunStore:
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
         self._lock = lock
-        self._written: dict[str, bytes] = {}  # by file
+        self._written: dict[str, bytearray] = {}  # by file
 
     @classmethod
     def create(cls, directory: Path | str, *, exact: bool = False) -> RunStore:
@@ -214,11 +214,11 @@ class RunStore:
                 append_whole(path, data)
             except OSError as error:
                 raise ConvbenchError(f"cannot append to {path}: {error.strerror}") from error
-            self._written[name] = self._written.get(name, b"") + data
+            self._written.setdefault(name, bytearray()).extend(data)
 
     def _note(self, *names: str) -> None:
         """Take these files, or those of records, as they are for what was written."""
-        self._written |= {name: (self.path / name).read_bytes() for name in names or FILES}
+        self._written |= {name: bytearray((self.path / name).read_bytes()) for name in names or FILES}
 
     def _drop_orphans(self) -> None:
         rows = self.rows()

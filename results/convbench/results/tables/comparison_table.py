@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from convbench.registry.cli import terminal
 from convbench.results.analysis.coverage import Rank
+from convbench.results.analysis.machine_kinds import machines_in_words
 from convbench.results.analysis.scaling import Scaling, scaling
 from convbench.results.analysis.standings import Accuracy, Failure, Group, Line, Table, comparison_table
 from convbench.results.schema import MEASURED, Row, Summary, column
@@ -211,23 +212,23 @@ def warnings(table: Table, environment: Mapping[str, Any]) -> list[str]:
             "> **Denormal numbers were not flushed to zero: a CPU may slow down as training goes on.**"
         )
     if machines := machines_in(table.rows):
-        notes.append(machines)
+        divided = any(group.conditions.machine_kind for group in table.groups)
+        notes.append(machines + " Where they differ between kinds of machines, each has a table." * divided)
     return notes
 
 
 def machines_in(rows: Iterable[Row]) -> str:
     """How many machines of which kinds the rows come from; empty for one."""
     rows = [row for row in rows if row.node or row.machine_id]
-    models = {row.node or row.machine_id: row.device_name or "unknown" for row in rows}
-    if len(models) < 2:
+    machines = machines_in_words({row.node or row.machine_id: row.device_name or "unknown" for row in rows})
+    if not machines:
         return ""
-    kinds = ", ".join(f"{number} with {model}" for model, number in Counter(models.values()).most_common())
     how = (
         "Speeds are compared within blocks: one round on one machine."
         if all(row.block for row in rows if row.step_ms_median)
         else "They are no blocks of one run: speeds of different machines are compared."
     )
-    return f"> **These rows come from {len(models)} machines ({kinds}).** {how}"
+    return f"> **These rows come from {machines}.** {how}"
 
 
 def plain(warning: str) -> str:

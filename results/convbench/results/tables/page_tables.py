@@ -32,7 +32,7 @@ from convbench.results.wording import EMPTY, number, share
 BEFORE = ("verification", "share of FLOPs")
 AFTER = ("claims", "derived backward", "max error", "plugin")
 NOTE = "note"
-CONDITIONS = ("device", "dtype", "batch_size", "memory_format", "mode", "world_size")
+CONDITIONS = ("device", "dtype", "batch_size", "memory_format", "mode", "world_size", "machine_kind")
 
 
 def results_table(contents: Contents) -> HtmlTable | None:
@@ -52,7 +52,7 @@ def results_table(contents: Contents) -> HtmlTable | None:
         [
             [
                 line.name,
-                *(str(getattr(line, name)) for name in names),
+                *(str(getattr(line, name) or EMPTY) for name in names),
                 *(each.cell(with_roofline(line, by_step.get(id(line)))) for each in shown),
             ]
             for line in lines

@@ -176,10 +176,10 @@ def run(
             "--against and --budget-total exclude each other: two versions need the same rounds, "
             "however long they take"
         )
-    if cluster is not None and (against is not None or dry_run):
-        other = "--dry-run" if dry_run else "--against"
+    if cluster is not None and against is not None:
         raise UsageError(
-            f"--cluster and {other} exclude each other: machines are asked once the run has begun"
+            "--cluster and --against exclude each other: the other version is installed on this machine alone; "
+            "run --against on each kind of machine"
         )
     if pip_options and against is None:
         raise UsageError("--pip-options are for --against, which is not given")
@@ -198,8 +198,20 @@ def run(
             from convbench.suites.runner.ab_run import for_two_versions
 
             resolved = for_two_versions(resolved)
-        planned = preview(resolved, data_dir=data_dir, registry=registry, watcher=watcher_for())
-        _show_plan(planned, resolved, no_train, no_time, versions=1 if against is None else 2)
+        on_cluster = None
+        if cluster is None:
+            planned = preview(resolved, data_dir=data_dir, registry=registry, watcher=watcher_for())
+        else:
+            from convbench.suites.cluster.run import preview_on_cluster
+
+            kinds = {
+                "time": "time" in resolved.kinds and not no_time,
+                "train": "train" in resolved.kinds and not no_train,
+            }
+            on_cluster = preview_on_cluster(cluster, resolved, registry, watcher_for(), data_dir, **kinds)
+            planned = on_cluster.planned
+        versions = 1 if against is None else 2
+        _show_plan(planned, resolved, no_train, no_time, versions, on_cluster)
         return
     if pytest_json is not None:
         from convbench.results.report.write import check_writable
@@ -282,7 +294,9 @@ OPTION_KEYS = {
 }
 
 
-def _show_plan(planned: list[Any], suite: Any, no_train: bool, no_time: bool, versions: int) -> None:
+def _show_plan(
+    planned: list[Any], suite: Any, no_train: bool, no_time: bool, versions: int, on_cluster: Any
+) -> None:
     from convbench.suites.runner.forecast import before_anything
 
     for entry in planned:
@@ -297,7 +311,11 @@ def _show_plan(planned: list[Any], suite: Any, no_train: bool, no_time: bool, ve
         kinds.append(f"train for at most {suite.budget.train_seconds:g} s")
     each = "each" if versions == 1 else "each, for both versions"
     click.echo(f"{len(planned)} combination{'s' * (len(planned) != 1)}; {each}: {', '.join(kinds)}", err=True)
-    click.echo(before_anything(suite, planned * versions, time=time, train=train), err=True)
+    slots = 1
+    if on_cluster is not None:
+        click.echo(str(on_cluster), err=True)
+        slots = min(len(on_cluster.slots), sum(on_cluster.blocks.values())) or 1
+    click.echo(before_anything(suite, planned * versions, time=time, train=train, slots=slots), err=True)
 
 
 def _print_table(path: Path, open_page: bool) -> None:

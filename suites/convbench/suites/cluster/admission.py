@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -105,6 +105,7 @@ class Admission:
     refuse: Callable[[Member, ConvbenchError], None]
     say: Callable[[str], None]
     ours: Description = field(default_factory=describe)
+    plans: deque[list[Planned]] = field(default_factory=lambda: deque(maxlen=4))  # alike ones are kept once
 
     def admit(
         self, members: Sequence[Member], reference: Reference | None = None
@@ -166,7 +167,9 @@ class Admission:
         if member.data != data:
             raise Refused(f"its images of {name} are not those of the other machines")
         planned = plan_here(self.suite, self.registry, member.node, replace(member.survey, devices=devices))
-        member.planned = [each for each in planned if device_type(each.combination) == member.device]
+        found = [each for each in planned if device_type(each.combination) == member.device]
+        member.planned = next((known for known in tuple(self.plans) if known == found), found)
+        self.plans.append(member.planned)
 
     def _compare(self, member: Member, reference: Reference) -> None:
         """Refuse a machine that can run less or more than the others; measure the peaks of the others."""
@@ -212,3 +215,10 @@ def devices_of(members: Sequence[Member]) -> dict[str, str]:
     """The devices of these slots, by torch's names, with one model's name each."""
     found = {member.torch_device: member.survey.devices[member.torch_device] for member in members}
     return dict(sorted(found.items()))
+
+
+def environment_of(members: Sequence[Member]) -> dict[str, Any]:
+    """What environment.json has of one machine, the peaks of all, and what each of them is."""
+    peaks = {device: own for member in reversed(members) for device, own in member.peaks.items()}
+    nodes = {member.name: member.facts for member in members}
+    return {**members[0].survey.environment, "peaks": peaks, "nodes": nodes}

@@ -74,7 +74,7 @@ def device_type(combination: Combination) -> str:
 
 
 def group_of(combination: Combination) -> str:
-    """The comparison group: all of a combination but its backend and its seed."""
+    """The comparison group: all of a combination but its backend, its seed and its world size."""
     each = combination
     where = f"{each.architecture}/{device_type(each)}/{each.dtype}/b{each.batch_size}"
     return f"{where}/{each.memory_format}/{each.mode}"
@@ -192,6 +192,10 @@ class Waiting:
             del self._blocks[at]
             return block
         return None
+
+    def counted(self) -> Counter[str]:
+        """How many there are of each kind, without optional rounds."""
+        return Counter(block.kind for block in self._blocks if not block.optional)
 
     def put_back(self, block: Block) -> None:
         """The machine of a block was lost: another one takes it, before all others."""

@@ -7,10 +7,12 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from threading import Thread
 from typing import Any
 
 from convbench.registry import ConvbenchError, UsageError
@@ -28,6 +30,8 @@ STORE_BYTES = 100 * 1024 * 1024  # of Ray's object store on this machine; messag
 SILENT_SECONDS = 60.0  # beyond a job's timeout: then its machine is taken for lost
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 300.0  # for a question that takes seconds, and minutes on a slow file system
+LEASE_SECONDS = 60.0  # without a word of the run: then a machine ends what it runs for it
+SHUTDOWN_SECONDS = 15.0  # for Ray to end; a head that hangs would keep it for ever
 STATUS = "status"  # the group of methods that answer while a job runs
 
 
@@ -87,7 +91,12 @@ def connected(address: str) -> Iterator[Any]:
         try:
             yield ray
         finally:
-            ray.shutdown()
+            ending = Thread(target=ray.shutdown, daemon=True)
+            ending.start()
+            ending.join(SHUTDOWN_SECONDS)
+            raised = sys.exc_info()[1]
+            if ending.is_alive() and isinstance(raised, ConvbenchError):
+                raised.stuck = True
 
 
 @contextmanager
@@ -145,7 +154,9 @@ class RemoteNode:
         )
         name = f"{run_id}: {slot.name} {time.time_ns()}"
         self._actor = (
-            actor(Node).options(name=name, scheduling_strategy=affinity).remote(slot.device, run_id, slot.key)
+            actor(Node)
+            .options(name=name, scheduling_strategy=affinity)
+            .remote(slot.device, run_id, slot.key, LEASE_SECONDS)
         )
         self.described = self._actor.describe.remote()
 
@@ -198,6 +209,7 @@ class RemoteNode:
     def close(self) -> None:
         """Give the slot back; what runs there is killed."""
         with suppress(Exception):  # Ray may be gone
+            self._actor.end.options(concurrency_group=STATUS).remote()  # needs no head
             self._ray.kill(self._actor)
 
     def _next(self, stream: Any, deadline: float) -> Any:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import threading
 import time as clock
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -22,18 +25,19 @@ from convbench.registry import ConvbenchError, Registry
 from convbench.results.analysis.standings import BASELINE
 from convbench.results.schema import Combination, Row
 from convbench.results.storage.store import RunStore
-from convbench.suites.cluster.admission import Admission, Member, Reference
+from convbench.suites.cluster.admission import Admission, Member, Reference, environment_of
 from convbench.suites.cluster.block_run import Done, Relay, do_block
 from convbench.suites.cluster.blocks import (
     MOST_ATTEMPTS,
+    Slot,
     Waiting,
     blocks_of,
     verified_on_each,
     whole_blocks,
 )
-from convbench.suites.cluster.connection import CPU_SLOT, Lost, RemoteNode, connected, slots_of
+from convbench.suites.cluster.connection import CPU_SLOT, Lost, RemoteNode, slots_of
 from convbench.suites.config.durations import span
-from convbench.suites.config.plan import check_possible
+from convbench.suites.config.plan import Planned, check_possible
 from convbench.suites.config.suite import Suite
 from convbench.suites.processes.protocol import Measured
 from convbench.suites.runner.agenda import Agenda, slot
@@ -44,12 +48,12 @@ from convbench.suites.runner.recorder import Circumstances, Recorder
 from convbench.suites.runner.schedule import Task, left_alone, planned_processes, schedule, still_valid
 
 LOOK_SECONDS = 5.0  # between two looks for machines that have joined
+HEAD_SECONDS = 30.0  # without an answer of the head; Ray would end this process after a minute
 BUSY_SECONDS = 30.0  # for which the run waits, at first, for slots that other runs hold
 ALONE_SECONDS = 120.0  # without any machine for what is left, before the run gives up
-AGAIN_SECONDS = (
-    15.0  # until a slot is asked again that was lost: it takes Ray a while to see that a machine is gone
-)
+AGAIN_SECONDS = 15.0  # until a lost slot is asked again: it takes Ray a while to see that a machine is gone
 THREAD_SECONDS = 10.0  # for a thread to end
+RESTORE_EVERY = 100  # times as long as it takes to look after the files of the run
 ANY_MACHINE = "one of a cluster"  # of which machine it is, no key of a task depends
 
 
@@ -74,6 +78,9 @@ class Grid:
         self._refused: list[str] = []
         self._again: dict[tuple[str, str, int], float] = {}  # when a slot that was lost may be asked again
         self._joining = 0
+        self._over = threading.Event()
+        self._restore_at = 0.0
+        self._silent = 0.0  # for how many seconds the head has not answered
         self._changed = True  # since blocks were handed out
         self._admission = Admission(suite, registry, data_dir, self._refuse, self._note)
         self._reference: Reference | None = None
@@ -86,12 +93,20 @@ class Grid:
             yield
             yield from self._work()
         finally:
+            self._over.set()
             for node in self._nodes.values():
                 node.close()  # which ends what its thread waits for
             for member in self._members:
                 member.inbox.put(None)
+            until = clock.monotonic() + THREAD_SECONDS
             for thread in self._threads:  # one that asked Ray for something later on would start another Ray
-                thread.join(THREAD_SECONDS)
+                thread.join(max(0.0, until - clock.monotonic()))
+            self._restore()
+
+    def outline(self) -> tuple[list[Planned], dict[str, str], Counter[str]]:
+        """What is planned, the kind of machine of each slot, and how many blocks of each kind wait for one."""
+        kinds = {member.name: member.machine_kind for member in self._members}
+        return self._planned, kinds, self._waiting.counted()
 
     # --- machines ---
 
@@ -172,8 +187,21 @@ class Grid:
 
         self._messages.put(write)
 
-    def _look_for_machines(self) -> None:
-        for place in slots_of(self._ray.nodes()):
+    def _watch(self) -> None:
+        """Ask the head which machines there are, and tell all of them that the run is there.
+
+        In a thread of its own, for a head that is lost does not answer.
+        """
+        while not self._over.wait(LOOK_SECONDS):
+            for node in [*self._nodes.values()]:
+                node.say()
+            with suppress(Exception):  # the head is lost, which the main thread notices, or the run is over
+                places = slots_of(self._ray.nodes())
+                self._messages.put(partial(self._look_for_machines, places))
+
+    def _look_for_machines(self, places: Sequence[Slot]) -> None:
+        self._silent = 0.0
+        for place in places:
             if clock.monotonic() >= self._again.get(place.key, 0.0):
                 self._join(self._asked(place))
 
@@ -190,7 +218,7 @@ class Grid:
         planned = [each for kind in kinds for each in self._reference.planned.get(kind, ())]
         if not store.rows():
             check_possible(planned)
-        self._watcher.note(f"results go to {store.path}")
+        self._planned = planned
         self._facts = Circumstances(
             convbench_version=registry.version,
             torch_version=survey.torch_version,
@@ -270,26 +298,21 @@ class Grid:
         self._waiting.add(blocks_of((task for task in tasks if slot(task) not in known), self._kinds))
 
     def _describe(self, tasks: Sequence[Task]) -> None:
-        """Write environment.json: that of one machine, and what each of them is."""
-        peaks: dict[str, Any] = {}
-        for member in self._members:
-            for device, own in member.peaks.items():
-                peaks.setdefault(device, own)
-        environment = {
-            **self._members[0].survey.environment,
-            "peaks": peaks,
-            "planned_processes": planned_processes(tasks, self._others),
-            "nodes": {member.name: member.facts for member in self._members},
-        }
+        """Write environment.json."""
+        planned = {"planned_processes": planned_processes(tasks, self._others)}
+        environment = {**environment_of(self._members), **planned}
         self._store.write("environment.json", json.dumps(environment, indent=2) + "\n")
 
     # --- the work ---
 
     def _work(self) -> Generator[None, None, None]:
         """Hand out blocks until none is left."""
+        self._watcher.note(f"results go to {self._store.path}")
         for member in self._members:
             self._begin(member)
-        look_at = clock.monotonic() + LOOK_SECONDS
+        self._start(self._watch)
+        now = clock.monotonic()
+        look_at = now + LOOK_SECONDS
         idle_since: float | None = None
         while True:
             if self._changed:
@@ -308,10 +331,16 @@ class Grid:
             except Empty:
                 pass
             self._handle_messages()
-            if clock.monotonic() >= look_at:
-                self._look_for_machines()
+            before, now = now, clock.monotonic()
+            self._silent += min(now - before, 2.0)  # longer only if this process was stopped
+            if self._silent > HEAD_SECONDS:
+                raise ConvbenchError(
+                    f"the head of the Ray cluster has not answered for {HEAD_SECONDS:g} s: it is gone, or hangs; "
+                    f"convbench run --resume {shlex.quote(str(self._store.path))} --cluster ADDRESS goes on"
+                )
+            if now >= look_at:
                 self._say_what_is_left()
-                look_at = clock.monotonic() + LOOK_SECONDS
+                look_at = now + LOOK_SECONDS
             yield
         for task, reason in self._agenda.left_out() if self._agenda.limited else ():
             obstacle = self._obstacle(task)
@@ -407,8 +436,8 @@ class Grid:
             "concurrent_devices": max(place.accelerators - 1, 0) if place.device != "cpu" else 0,
         }
         again = (f"attempt {block.attempt}: the machine before was lost",) if block.attempt > 1 else ()
-        if changed := ", ".join(self._store.restore()):
-            self._watcher.note(f"{member.name}: {changed} of the run was changed meanwhile, and put back")
+        if clock.monotonic() >= self._restore_at:
+            self._restore()
         wrong = {task.combination for task, _, _ in done.results if self._obstacle(task) is not None}
         self._store.append_epochs(each for each in done.epochs if each.combination not in wrong)
         self._store.append_samples(each for each in done.samples if each.combination not in wrong)
@@ -422,6 +451,13 @@ class Grid:
             member.quiet.learn(row)
         member.block = None
         self._waiting.end(block)
+
+    def _restore(self) -> None:
+        """Put back what others have changed in the files: less often as these grow, for all of them is read."""
+        began = clock.monotonic()
+        if changed := ", ".join(self._store.restore()):
+            self._watcher.note(f"{changed} of the run was changed meanwhile, and put back")
+        self._restore_at = began + RESTORE_EVERY * (clock.monotonic() - began)
 
     def _lost(self, member: Member, reason: str) -> None:
         """A machine is gone: its block goes to another one, unless that has happened too often."""
@@ -462,21 +498,3 @@ class Grid:
 def raise_(error: BaseException) -> None:
     """Raise an exception of another thread."""
     raise error
-
-
-def run_on_cluster(
-    address: str,
-    suite: Suite,
-    registry: Registry,
-    store: RunStore,
-    watcher: Watcher,
-    data_dir: Path | str | None,
-    *,
-    time: bool,
-    train: bool,
-) -> Generator[None, None, None]:
-    """Run a suite on the cluster of that address; what `Run` does on one machine."""
-    data_dir = None if data_dir is None else Path(data_dir).absolute()  # machines work in other directories
-    watcher.stage("starting Ray" if address == "local" else "joining the cluster")
-    with connected(address) as ray:
-        yield from Grid(ray, suite, registry, store, watcher, data_dir).run(time=time, train=train)

@@ -7,6 +7,7 @@ measure must see none of it.
 from __future__ import annotations
 
 import hashlib
+import math
 import mmap
 import os
 import signal
@@ -53,11 +54,13 @@ class Doing:
 class Node:
     """The supervisor of one slot, which it holds as long as it lives."""
 
-    def __init__(self, device: str, run: str, slot: tuple[str, str, int]) -> None:
-        """Of a slot with that key and kind of device, for a run of that name."""
+    def __init__(self, device: str, run: str, slot: tuple[str, str, int], lease: float) -> None:
+        """Of a slot with that key and kind of device, for a run of that name, which is given up if it says nothing
+        for `lease` seconds."""
         self._device = device
         self._doing = Doing(run, slot, "prepares", time.time())
-        threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+        self._lease, self._heard = lease, math.inf  # which begins with the first word of the run
+        threading.Thread(target=self._end_with, args=(os.getppid(),), daemon=True).start()
         # priority and the like belong to a thread, and are inherited by what this thread starts
         self._thread = ThreadPoolExecutor(1, initializer=become_like, initargs=(os.getppid(),))
         self._printed = TemporaryFile()  # noqa: SIM115 - it goes with this process, however that ends
@@ -110,7 +113,8 @@ class Node:
         return self._thread.submit(look_now).result()
 
     def say(self, doing: str | None = None, left: str | None = None) -> None:
-        """Remember what it does, or what is left of its run, for those who ask."""
+        """Remember what it does, or what is left of its run, for those who ask, and that the run is there."""
+        self._heard = time.monotonic()
         if doing is not None:
             self._doing = replace(self._doing, what=doing, since=time.time())
         if left is not None:
@@ -120,12 +124,16 @@ class Node:
         """What it does."""
         return self._doing
 
+    def end(self) -> None:
+        """End this process, and with it its workers."""
+        os._exit(0)
 
-def end_with(daemon: int) -> None:
-    """End this process, and with it its workers, once Ray's daemon is gone; Ray leaves one that is at work."""
-    while os.getppid() == daemon:
-        time.sleep(1.0)
-    os._exit(1)
+    def _end_with(self, daemon: int) -> None:
+        """End it once Ray's daemon is gone, for Ray leaves a process that is at work, or once the run is silent,
+        for a daemon that hangs or is not reached ends nothing."""
+        while os.getppid() == daemon and time.monotonic() - self._heard < self._lease:
+            time.sleep(1.0)
+        self.end()
 
 
 def become_like(daemon: int) -> None:

@@ -116,22 +116,25 @@ class Forecast:
         return self._known.get((what, combination), self._known.get((what, any_seed(combination))))
 
 
-def before_anything(suite: Suite, planned: Sequence[Planned], *, time: bool, train: bool) -> str:
+def before_anything(
+    suite: Suite, planned: Sequence[Planned], *, time: bool, train: bool, slots: int = 1
+) -> str:
     """How long a run will take, in a sentence, before anything was measured.
 
-    Between a machine on which every process is over at once, and one on which each uses up its budget.
+    Between a machine on which every process is over at once, and one on which each uses up its budget; a cluster
+    has several `slots` for processes.
     """
     able = [entry for entry in planned if entry.obstacle is None]
     rounds = suite.timing.rounds if time else 0
     trained = sum(entry.trains for entry in able) if train else 0
     processes = len(able) * (1 + rounds) + trained
-    least = START_SECONDS + FASTEST_SECONDS * processes
+    least = START_SECONDS + FASTEST_SECONDS * processes / slots
     most = (
-        START_SECONDS
-        + SLOW_CHECK_SECONDS * processes
+        SLOW_CHECK_SECONDS * processes
         + 2 * suite.timing.max_seconds * len(able) * max(rounds, suite.timing.max_rounds or 0 if time else 0)
         + suite.budget.train_seconds * trained
     )
+    most = START_SECONDS + most / slots
     total, between = suite.budget.total_seconds, f"between {span(least)} and {span(most)}"
     if span(least) == span(most):
         between = f"about {span(most)}"

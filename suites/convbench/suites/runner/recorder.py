@@ -253,6 +253,7 @@ def without_figures(row: Row, **changes: Any) -> Row:
 
 def retract(store: RunStore, reason: str, wrong: Row) -> None:
     """Withdraw every timing and training of a wrong row's combination, with their samples and curves."""
+    store.restore()  # what is rewritten is taken for right from then on
     rows = [
         without_figures(row, status="incorrect", error=reason)
         if row.combination == wrong.combination and row.kind != "verify" and row.status in MEASURED

@@ -154,7 +154,7 @@ class Run:
     ) -> Generator[None, None, None]:
         """Measure on this machine, or on a cluster."""
         if self.cluster is not None:
-            from convbench.suites.cluster.grid import run_on_cluster
+            from convbench.suites.cluster.run import run_on_cluster
 
             yield from run_on_cluster(
                 self.cluster,
