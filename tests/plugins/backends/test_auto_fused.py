@@ -188,5 +188,4 @@ def test_a_network_of_layers_with_lists_is_routed() -> None:
         nn.AvgPool2d([2, 2], [1, 2]),
     )
     images = torch.randn(16, 1, 16, 16)
-    for backend in ("auto", "native"):
-        torch.testing.assert_close(use_backend(model, backend, fuse=True)(images), model(images))
+    torch.testing.assert_close(use_backend(model, "native", fuse=True)(images), model(images))

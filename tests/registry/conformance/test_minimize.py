@@ -27,8 +27,8 @@ def planted(wrong: Callable[..., bool]) -> Backend:
     """Twice the answer where the call is `wrong`."""
 
     def doubled(name: str) -> Callable[..., Tensor]:
-        def op(**arguments: Any) -> Tensor:
-            output: Tensor = OPS[name].reference(**arguments)
+        def op(*tensors: Any, **arguments: Any) -> Tensor:
+            output: Tensor = OPS[name].reference(*tensors, **arguments)
             return output * 2 if wrong(**arguments) else output
 
         return op

@@ -29,8 +29,8 @@ def report(conv2d: Callable[..., Tensor], accuracy: Accuracy | None) -> Report:
 def off_by(factor: float) -> Callable[..., Tensor]:
     """conv2d, wrong in the first corner by `factor` times what a normwise growth of `GROWTH` admits."""
 
-    def conv2d(input: Tensor, weight: Tensor, **options: Any) -> Tensor:
-        output = F.conv2d(input.double(), weight.double(), **options)
+    def conv2d(input: Tensor, weight: Tensor, *options: Any, **named: Any) -> Tensor:
+        output = F.conv2d(input.double(), weight.double(), *options, **named)
         error = torch.zeros_like(output)
         norms = [tensor.detach().double().square().mean(dim=(-2, -1)).sqrt() for tensor in (input, weight)]
         magnitude = 9 * norms[0] @ norms[1].T  # (N, O): summed over 3x3 taps and the channels

@@ -332,6 +332,8 @@ def crash_message(error: BaseException) -> str:
         text = _compiler_message(str(error)) or text
     else:
         where = _raised_at(error)
+    if isinstance(error, SystemExit):
+        text = f"it called sys.exit({error.code!r})"
     if len(text) > LONGEST:  # the beginning has its kind, and the end often the reason
         text = f"{text[: LONGEST // 2]}...{text[-LONGEST // 2 :]}"
     return text + where

@@ -255,19 +255,20 @@ def check_refusal(backend: Backend, op: Op, case: Case, dtype: str, device: str)
     """Make a call that torch refuses with an exception; the backend must raise one too."""
     arguments = case.arguments(arithmetic(dtype).tensors, torch.device(device), seed=0)
     label = f"{case}, which torch refuses"
-    message = "an answer was given where torch raises"
+    python = python_of(backend.name, case, dtype, device, refused=True)
+    answer = partial(Outcome, op.name, label, dtype, device, kind="refusal")
     try:
         backend.ops[op.name](**arguments)
     except Exception as error:  # noqa: BLE001 - any exception is the right answer here
-        return Outcome(op.name, label, dtype, device, "passed", describe(error), kind="refusal")
-    except SystemExit:
-        message = "it ends the process where torch raises"
-    python = python_of(backend.name, case, dtype, device, refused=True)
+        return answer("passed", describe(error))
+    except SystemExit as leaving:
+        return answer("crashed", crash_message(leaving), reproduction=python)
+    message = "an answer was given where torch raises"
     try:
         op.reference(**arguments)
     except Exception as error:  # noqa: BLE001 - whatever torch says of the call
         message += f" {crash_message(error)}; raise an exception as well"
-    return Outcome(op.name, label, dtype, device, "failed", message, kind="refusal", reproduction=python)
+    return answer("failed", message, reproduction=python)
 
 
 def _without_types(signature: inspect.Signature) -> str:

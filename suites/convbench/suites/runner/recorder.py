@@ -231,6 +231,7 @@ FIGURES = (
     "optimizer_ms",
     "data_ms",
     "host_ms",
+    "allreduce_ms",
     "cold_step_ms",
     "setup_seconds",
     "compile_seconds",
