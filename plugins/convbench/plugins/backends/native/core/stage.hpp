@@ -192,8 +192,9 @@ struct StagePlan {
                     for (Index u = 0; u < s.pool_y; u++)
                         for (Index v = 0; v < s.pool_x; v++) {
                             T *place = to + (y + u) * row + (x + v) * L;
-                            const auto mine = handed_back<T, L, A>(
-                                value, Lane::load(ours + ((y + u) * s.conv.columns + x + v) * L));
+                            const T *output = ours + ((y + u) * s.conv.columns + x + v) * L;
+                            __builtin_prefetch(output + s.stride_y * s.conv.columns * L);  // of the next windows
+                            const auto mine = handed_back<T, L, A>(value, Lane::load(output));
                             Lane::store(place, apart ? mine : Lane::load(place) + mine);
                         }
                 });
