@@ -155,6 +155,15 @@ def test_an_activation_and_its_gradients(name: str, activation: str) -> None:
         assert torch.autograd.gradgradcheck(call, images)
 
 
+def test_no_images_have_gradients_of_gradients() -> None:
+    images = torch.empty(0, 3, 6, 5, requires_grad=True)
+    output = OPS["plain"]["max_pool2d"](images, 2)
+    weights = torch.empty_like(output, requires_grad=True)
+    (gradient,) = torch.autograd.grad(output, images, weights, create_graph=True)
+    (found,) = torch.autograd.grad(gradient.sum(), weights)
+    assert found.shape == output.shape
+
+
 def test_gradients_have_the_layout_of_their_input() -> None:
     images = torch.randn(2, 3, 6, 5).to(memory_format=torch.channels_last).requires_grad_()
     for op in OPS["from_input"].values():

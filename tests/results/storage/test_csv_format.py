@@ -194,3 +194,10 @@ def test_a_last_line_cut_short_is_left_out_with_a_warning(tmp_path: Path) -> Non
     target.write_text(header(Sample) + "".join(map(to_line, samples([1.25, 2.25])))[:-2])
     with pytest.warns(UserWarning, match="the last line is cut short"):
         assert list(step_times(target).values()) == [[1.25]]
+
+
+def test_a_round_that_is_written_in_two_ways_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "samples.csv"
+    lines = [*map(to_line, samples([1.25, 2.25])), *map(to_line, samples([3.25]))]
+    path.write_text(header(Sample) + "".join(lines[:2]) + lines[2].replace(",0,", ", 0,"))
+    assert list(step_times(path).values()) == [[1.25, 2.25, 3.25]]

@@ -314,8 +314,9 @@ def _of_maximum_gradient(calls: Any, ctx: Any, change: Tensor) -> tuple[Any, ...
     i, j = (torch.arange(extent, device=change.device) for extent in places.shape[2:])
     rows = i[:, None] * stride[0] + place // kernel[1] * dilation[0] - padding[0]
     columns = j * stride[1] + place % kernel[1] * dilation[1] - padding[1]
-    flat = (rows * change.shape[3] + columns).flatten(2)
-    chosen = change.reshape(*change.shape[:2], -1).gather(2, flat).reshape(places.shape)
+    *planes, height, width = change.shape
+    flat = (rows * width + columns).flatten(2)
+    chosen = change.reshape(*planes, height * width).gather(2, flat).reshape(places.shape)
     return chosen, *[None] * 7
 
 

@@ -21,7 +21,9 @@ from convbench.registry.conformance.batch_sampling import (
 from convbench.registry.conformance.cases import REPEATING, Case
 from convbench.registry.conformance.diagnosis import Suspects, backward_fault, diagnose
 from convbench.registry.conformance.reference.answers import (
+    ANY_DATA,
     OUTPUT,
+    RANDOM_DATA,
     Reference,
     answers_of,
     directions,
@@ -97,8 +99,10 @@ def run_case(
         truth, right_output = None, sampled(sample, known[OUTPUT])
     else:
         directed = directions({name: call[name] for name in tensors}) if case.order == 2 else {}
+        # what repeats errs alike, and what an activation passes on does not cancel
+        sizes = ANY_DATA if repeats and op.base is not None else RANDOM_DATA
         truth = reference_answers(
-            op, call, suspects.grad_output, accuracy, arithmetic.factor_error, directed=directed
+            op, call, suspects.grad_output, accuracy, arithmetic.factor_error, sizes, directed
         )
         right_output = truth.answers[OUTPUT]
 

@@ -199,7 +199,10 @@ def step_times(path: Path) -> Mapping[Process, list[float]]:
                 if not 0 < step_ms < math.inf:
                     raise UsageError(f"{where}: step_ms is {step_ms:g}; a time is a number above zero")
                 times[key].append(step_ms)
-    return {process(names, cells, first[cells]): values for cells, values in times.items()}
+    found: dict[Process, list[float]] = defaultdict(list)
+    for key, values in times.items():  # a number may be written in several ways
+        found[process(names, key, first[key])] += values
+    return found
 
 
 def process(names: Sequence[str], cells: tuple[str, ...], where: str) -> Process:
