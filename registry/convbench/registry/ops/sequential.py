@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convbench.registry.ops.activations import activation_of
-from convbench.registry.ops.fused import STAGES
+from convbench.registry.ops.fused import STAGES, decompose
 from convbench.registry.ops.op import Op
 
 Layers = tuple[tuple[Any, ...], ...]
@@ -111,6 +111,13 @@ def in_turn(
         else:
             input = stages[name](input, weight, bias, *options)
     return input
+
+
+def in_parts(op: Op, routes: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+    """A fused op computed as what it stands for, by `routes`, ops by name."""
+    if op.chain:
+        return lambda input, *given, layers, **named: in_turn(routes, input, in_order(given, named), layers)
+    return lambda *args, **kwargs: decompose(op, routes, args, kwargs)
 
 
 def sequential_op(conv2d: Op, fused: Sequence[Op]) -> Op:

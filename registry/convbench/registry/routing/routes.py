@@ -24,8 +24,7 @@ from torch.utils._device import DeviceContext
 from convbench.registry.errors import Unsupported
 from convbench.registry.known_faults import KnownFault, safe_torch_op
 from convbench.registry.ops.contract import OPS, Op
-from convbench.registry.ops.fused import decompose
-from convbench.registry.ops.sequential import in_turn
+from convbench.registry.ops.sequential import in_parts
 from convbench.registry.records import Backend
 from convbench.registry.routing.autocast import autocasting
 from convbench.registry.routing.claims import refusal_of
@@ -178,12 +177,9 @@ class Routes(TorchFunctionMode):
 
     def _fallback(self, op: Op) -> Route:
         """What computes a call that the backend does not: torch, or for a fused op its parts."""
-        base = op.base
-        if base is None:
+        if op.base is None:
             return safe_torch_op(op, self.tallies[op.name].workaround)
-        if op.chain:
-            return lambda input, *parameters, layers: in_turn(self.by_op, input, parameters, layers)
-        return lambda *args, **kwargs: decompose(op, self.by_op, args, kwargs)
+        return in_parts(op, self.by_op)
 
     def _count(self, op: Op, served: bool, output: Any, args: Any, kwargs: Any) -> None:
         if not isinstance(output, Tensor) or torch._C._get_tracing_state() is not None:

@@ -19,9 +19,7 @@ from convbench.registry import Backend, Registry
 from convbench.registry.authoring.conv_parts import Parts, parts_of
 from convbench.registry.known_faults import KnownFault, in_wider_dtype
 from convbench.registry.ops.contract import OPS
-from convbench.registry.ops.fused import decompose
-from convbench.registry.ops.op import Op
-from convbench.registry.ops.sequential import by_position, in_order, in_turn
+from convbench.registry.ops.sequential import by_position, in_parts
 
 OURSELVES = "auto"
 BASELINE = "torch"
@@ -78,15 +76,7 @@ class Candidate:
 
 def layer_by_layer(routes: Mapping[str, Callable[..., Any]]) -> Candidate:
     """Serves fused ops by the ops that they stand for, which `routes` has by name."""
-
-    def apart(op: Op) -> Callable[..., Any]:
-        if op.chain:
-            return lambda input, *given, layers, **named: in_turn(
-                routes, input, in_order(given, named), layers
-            )
-        return lambda *args, **kwargs: decompose(op, routes, args, kwargs)
-
-    ops = {name: apart(op) for name, op in OPS.items() if op.base is not None}
+    ops = {name: in_parts(op, routes) for name, op in OPS.items() if op.base is not None}
     backend = Backend(APART, "layer by layer", lambda: ops, ("cpu", "cuda"), DTYPES)
     return Candidate(APART, backend, "", "")
 

@@ -28,9 +28,9 @@ from convbench.registry.authoring.conv_op import output_size
 from convbench.registry.authoring.torch_library import has_memory
 from convbench.registry.ops.activations import activation_of
 from convbench.registry.ops.call_arguments import being_traced, convolution_options, pooling_options
-from convbench.registry.ops.contract import OPS, Op
-from convbench.registry.ops.fused import STAGES, decompose
-from convbench.registry.ops.sequential import Layers, in_order, in_turn, sequential, with_parameters
+from convbench.registry.ops.contract import OPS
+from convbench.registry.ops.fused import STAGES
+from convbench.registry.ops.sequential import Layers, in_order, in_parts, in_turn, sequential, with_parameters
 from convbench.registry.ops.window import IntPair
 
 
@@ -162,11 +162,6 @@ def network(input: Tensor, *parameters: Tensor | None, layers: Layers, **named: 
     return output
 
 
-def _one_by_one(op: Op) -> Callable[..., Tensor]:
-    """The layers of a stage."""
-    return lambda *arguments: decompose(op, {**CONVOLUTIONS, **POOLING}, arguments, {})
-
-
 def _alone(name: str) -> Callable[..., Tensor]:
     def stage(
         input: Tensor,
@@ -188,5 +183,5 @@ def _alone(name: str) -> Callable[..., Tensor]:
     return stage
 
 
-_ONE_BY_ONE = {name: _one_by_one(OPS[name]) for name in STAGES}
+_ONE_BY_ONE = {name: in_parts(OPS[name], {**CONVOLUTIONS, **POOLING}) for name in STAGES}
 NETWORKS = {**{name: _alone(name) for name in STAGES}, "sequential": network}
