@@ -40,6 +40,10 @@ class Ranks:
             return value
         return self.sums(float(value))[0] == self.world_size
 
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        self.all(True)
+
     def mean(self, value: float) -> float:
         """The mean over ranks."""
         return value if self.alone else self.sums(value)[0] / self.world_size

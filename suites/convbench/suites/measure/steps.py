@@ -144,7 +144,7 @@ def time_steps(
     called: list[float] = []
     taken, in_time, host_seconds = 0, True, 0.0
     next_beat = _now() + BEAT_SECONDS
-    ranks.all(True)
+    ranks.barrier()
     running(True)
     while in_time and taken < most:
         ticks = clock(device)
@@ -170,7 +170,7 @@ def time_steps(
                 audit.after(index)
                 renew()
                 step(index, clock(device).mark)  # the caches are again those of a step
-                ranks.all(True)
+                ranks.barrier()
                 running(True)
                 start += _now() - paused
                 deadline += _now() - paused

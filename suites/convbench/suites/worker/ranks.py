@@ -293,7 +293,7 @@ def _rank(
     if job.timeout_seconds is not None:
         _end_in_time(began + job.timeout_seconds, job.timeout_seconds, ranks, send)
     ready = time.monotonic() - began
-    result = outcome(partial(_measure, ranks=ranks), job, send, data.fileno())
+    result = outcome(partial(measure_combination, ranks=ranks), job, send, data.fileno())
     if isinstance(result, Failed) and result.status == "error" and OF_OTHERS.search(result.error):
         send(Waited(ranks.exchanges, result.error))
         time.sleep(GRACE_SECONDS)
@@ -304,10 +304,6 @@ def _rank(
     send(result)
     if not (isinstance(result, Measured) and result.status in WELL):
         os._exit(1)  # which ends the others
-
-
-def _measure(job: CombinationJob, send: Send, data: int, ranks: Ranks) -> Result:
-    return measure_combination(job, send, data, ranks)
 
 
 def _join(job: CombinationJob, rank: int) -> Ranks:
