@@ -178,8 +178,8 @@ class _Convolution(torch.autograd.Function):
 def _gradients(grad_output: Tensor, input: Tensor, weight: Tensor, call: Any, needs: Needs) -> Gradients:
     """Of input, weight and bias; `call` is a forward, stride, padding, dilation and groups."""
     if not has_memory(grad_output):
-        _, *options = call
-        return TORCHS.backward(grad_output, input, weight, *options, needs)  # type: ignore[call-arg]
+        _, stride, padding, dilation, groups = call
+        return TORCHS.backward(grad_output, input, weight, stride, padding, dilation, groups, needs)
     if grad_output.is_complex():  # torch's gradients are those of the conjugates
         input, weight = input.conj_physical(), weight.conj_physical()
     of_input = _gradient_of_input(grad_output, input, weight, *call) if needs[0] else None

@@ -26,7 +26,7 @@ class Scaling:
     @property
     def ideal(self) -> int:
         """The speed-up that is possible."""
-        return 1 if self.line.device == "cpu" else self.line.world_size
+        return ideal_speedup(self.line.device, self.line.world_size)
 
     @property
     def efficiency(self) -> float:
@@ -38,6 +38,11 @@ class Scaling:
         """Which share of a step is all-reduce that the backward pass does not hide."""
         taken = middle(row.allreduce_ms for row in self.line.timed)
         return None if taken is None or not self.line.step_ms else taken / self.line.step_ms
+
+
+def ideal_speedup(device: str, processes: int) -> int:
+    """How much faster so many processes can be than one, on devices of that kind."""
+    return 1 if device == "cpu" else processes
 
 
 def scaling(lines: Iterable[Line]) -> list[Scaling]:

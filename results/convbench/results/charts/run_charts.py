@@ -13,7 +13,7 @@ import pandas as pd
 from convbench.results.analysis.contents import Contents, read_contents
 from convbench.results.analysis.coverage import Rank
 from convbench.results.analysis.roofline import Roof, positive, reached, roof
-from convbench.results.analysis.scaling import scaling
+from convbench.results.analysis.scaling import ideal_speedup, scaling
 from convbench.results.analysis.significance import Scatter, time_interval
 from convbench.results.analysis.standings import (
     BASELINE,
@@ -316,7 +316,7 @@ def scalings(contents: Contents) -> Iterator[Chart]:
         sizes = sorted({1, *(each.line.world_size for each in here)})
         points = [
             {"name": "ideal", "role": "other", "series": 0, "processes": size,
-             "speedup": 1 if device == "cpu" else size, "label": "what is possible"}
+             "speedup": ideal_speedup(device, size), "label": "what is possible"}
             for size in sizes
         ]  # fmt: skip
         for each in here:
